@@ -1,0 +1,92 @@
+"""Where allauth asks us."""
+
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from allauth.mfa.adapter import DefaultMFAAdapter
+from django import forms
+from django.contrib.sites.shortcuts import get_current_site
+from django.core.exceptions import ValidationError
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.utils.translation import get_language
+from django.utils.translation import gettext as _
+
+from accounts import services
+from accounts.models import User
+from derpmgmt.lib import crypto
+from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.mail import deliver
+
+
+class AccountAdapter(DefaultAccountAdapter):
+    """allauth's hooks for this panel."""
+
+    def get_client_ip(self, request: HttpRequest) -> str:
+        return client_ip(request)
+
+    def clean_username(self, username: str, shallow: bool = False) -> str:
+        """As allauth does, but a name that is taken is refused with a free one beside it."""
+        try:
+            return super().clean_username(username, shallow)
+        except ValidationError as error:
+            if error.code != "username_taken":
+                raise
+            free = services.suggest_username(username)
+            raise ValidationError(
+                _("The user name “%(taken)s” is taken. “%(free)s” is free.")
+                % {"taken": username, "free": free},
+                code="username_taken",
+            ) from error
+
+    def populate_username(self, request: HttpRequest, user: User) -> None:
+        """An empty user name is made from the address."""
+        if not user.username:
+            user.username = services.suggest_username(user.email)
+
+    def save_user(self, request: HttpRequest, user: User, form: forms.BaseForm, commit: bool = True) -> User:
+        """A new account keeps the language in which it was made."""
+        user.language = get_language() or user.language
+        return super().save_user(request, user, form, commit)
+
+    def render_mail(
+        self,
+        template_prefix: str,
+        email: str | list[str],
+        context: dict[str, Any],
+        headers: dict[str, str] | None = None,
+    ) -> EmailMessage:
+        """allauth's texts in our frame: plain text, and HTML made from the same words with the code or the link set out."""
+        message = super().render_mail(template_prefix, email, context, headers)
+        parts = [
+            {
+                "text": text,
+                "is_code": text == context.get("code"),
+                "is_link": text.startswith(("http://", "https://")),
+            }
+            for text in (part.strip() for part in str(message.body).split("\n\n"))
+            if text
+        ]
+        html = render_to_string("account/email/message.html", {"subject": message.subject, "parts": parts})
+        assert isinstance(message, EmailMultiAlternatives)
+        message.attach_alternative(html, "text/html")
+        return message
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        mail_context = {
+            "request": self.request,
+            "email": email,
+            "current_site": get_current_site(self.request),
+        } | context
+        deliver(self.render_mail(template_prefix, email, mail_context))
+
+
+class MFAAdapter(DefaultMFAAdapter):
+    """The authenticator apps' secrets and the recovery codes' seeds are encrypted with the panel's keys."""
+
+    def encrypt(self, text: str) -> str:
+        return crypto.encrypt(text)
+
+    def decrypt(self, encrypted_text: str) -> str:
+        return crypto.decrypt(encrypted_text)

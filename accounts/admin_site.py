@@ -1,0 +1,87 @@
+"""The admin's site object: who gets in, and by which door."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from allauth.account.authentication import get_authentication_records
+from django.contrib import admin, messages
+from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.decorators import method_decorator
+from django.utils.http import url_has_allowed_host_and_scheme, urlencode
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.cache import never_cache
+
+from accounts import services
+
+# These tables are changed by services and by the person himself, which log what they do; never row by row in the admin.
+HIDDEN_APPS = {"account", "auth", "mfa", "usersessions"}
+
+
+def used_second_factor(request: HttpRequest) -> bool:
+    """Whether this session was signed in, or confirmed since, with an authenticator, a passkey or a recovery code."""
+    user = request.user
+    return any(record.get("method") == "mfa" for record in get_authentication_records(request, user))
+
+
+class PanelAdminSite(admin.AdminSite):
+    """The operators' side of the panel: staff, with a second factor, used in this session."""
+
+    site_header = site_title = gettext_lazy("derpmgmt operations")
+    index_title = gettext_lazy("Overview")
+
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        models: Iterable[type[Model]] = (
+            [model_or_iterable] if isinstance(model_or_iterable, type) else model_or_iterable
+        )
+        shown = [model for model in models if model._meta.app_label not in HIDDEN_APPS]
+        super().register(shown, admin_class, **options)
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        user = request.user
+        return bool(
+            user.is_active
+            and user.is_staff
+            and services.has_second_factor(user)
+            and used_second_factor(request)
+        )
+
+    @method_decorator(never_cache)
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """No form of its own: each is sent to the page that gives him what he lacks, and told why."""
+        target = request.GET.get(REDIRECT_FIELD_NAME, "")
+        if not url_has_allowed_host_and_scheme(
+            target, {request.get_host()}, require_https=request.is_secure()
+        ):
+            target = reverse("admin:index")
+        if self.has_permission(request):
+            return HttpResponseRedirect(target)
+        if not request.user.is_authenticated:
+            door = "account_login"
+        elif not request.user.is_staff:
+            raise PermissionDenied(_("These pages are for operators."))
+        elif not services.has_second_factor(request.user):
+            messages.warning(
+                request,
+                _(
+                    "Operators sign in with two steps. Set up an authenticator app now; then the operators' pages open."
+                ),
+            )
+            door = "mfa_activate_totp"
+        else:
+            messages.warning(request, _("Confirm with your second factor to open the operators' pages."))
+            door = "mfa_reauthenticate"
+        return redirect(f"{reverse(door)}?{urlencode({REDIRECT_FIELD_NAME: target})}")
+
+    def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:  # type: ignore[override]
+        return redirect("account_logout")
+
+    def password_change(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:  # type: ignore[override]
+        return redirect("account_change_password")

@@ -1,0 +1,80 @@
+"""What people type about their account."""
+
+from typing import Any
+
+from allauth.account.adapter import get_adapter
+from allauth.account.forms import SignupForm as AllauthSignupForm
+from django import forms
+from django.conf import settings
+from django.utils.translation import gettext_lazy as _
+
+from accounts.models import USERNAME_VALIDATORS, User
+
+
+class SignupForm(AllauthSignupForm):
+    """Address, user name (suggested from the address by the page, or here when left empty) and one password."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        name = self.fields["username"]
+        name.label = _("User name")
+        name.help_text = _("Made from your address; you may choose another.")
+        name.widget.attrs |= {
+            "placeholder": "",
+            "maxlength": "30",
+            "data-suggest-from": "id_email",
+            "autocapitalize": "none",
+        }
+
+
+class ProfileForm(forms.ModelForm[User]):
+    """The person's own name and language."""
+
+    language = forms.ChoiceField(label=_("Language"), choices=settings.LANGUAGES)
+
+    class Meta:
+        model = User
+        fields = ["username", "language"]
+        labels = {"username": _("User name")}
+        help_texts = {"username": _("2 to 30 letters, digits, hyphens, dots or underscores.")}
+
+    def clean_username(self) -> str:
+        username = self.cleaned_data["username"].lower()
+        if username == self.instance.username:
+            return username
+        return str(get_adapter().clean_username(username))
+
+
+class UserCreateForm(forms.ModelForm[User]):
+    """A new account made in the admin: its address counts as confirmed, the password is set by "forgot password"."""
+
+    username = forms.CharField(
+        label=_("User name"),
+        required=False,
+        validators=USERNAME_VALIDATORS,
+        help_text=_("Empty: made from the address."),
+    )
+
+    class Meta:
+        model = User
+        fields = ["email", "username", "role"]
+
+    def clean_email(self) -> str:
+        return self.cleaned_data["email"].strip().lower()
+
+    def clean_username(self) -> str:
+        return self.cleaned_data["username"].strip().lower()
+
+
+class UserChangeForm(forms.ModelForm[User]):
+    """What an admin may change of an account; the rest is the person's own or has its own button."""
+
+    username = forms.CharField(label=_("User name"), validators=USERNAME_VALIDATORS)
+    language = forms.ChoiceField(label=_("Language"), choices=settings.LANGUAGES)
+
+    class Meta:
+        model = User
+        fields = ["username", "language", "role"]
+
+    def clean_username(self) -> str:
+        return self.cleaned_data["username"].strip().lower()

@@ -1,0 +1,201 @@
+"""What is done to accounts, and the activity log that every other room writes to."""
+
+import re
+import unicodedata
+from typing import Any
+
+from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal.auth import TOTP
+from allauth.usersessions.models import UserSession
+from django.db import transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from accounts.models import OperationLog, User
+from derpmgmt.lib.mail import send_mail
+
+
+class AccountExists(Exception):
+    """The e-mail address or the user name is taken."""
+
+
+class NotAllowed(Exception):
+    """Who asks may not do this; the text says why."""
+
+
+def log_operation(
+    *,
+    by: User | None,
+    action: str,
+    target: object = "",
+    subject: User | None = None,
+    is_success: bool = True,
+    ip: str | None = None,
+    **detail: Any,
+) -> OperationLog:
+    """Write one line of the activity log; `by` None means the system itself.
+
+    `detail` must be JSON and free of secrets.
+    """
+    return OperationLog.objects.create(
+        actor=by,
+        subject=subject,
+        action=action,
+        target=str(target)[:120],
+        is_success=is_success,
+        ip=ip,
+        detail=detail,
+    )
+
+
+def suggest_username(text: str) -> str:
+    """A free user name made from an e-mail address or from a name that is taken."""
+    base = unicodedata.normalize("NFKC", text.partition("@")[0]).lower()
+    base = re.sub(r"[^\w.-]", "", base)[:24]
+    if len(base) < 2:
+        base = f"user{base}"
+    taken = set(User.objects.filter(username__startswith=base).values_list("username", flat=True))
+    if base not in taken:
+        return base
+    return next(name for number in range(2, len(taken) + 3) if (name := f"{base}{number}") not in taken)
+
+
+@transaction.atomic
+def create_user(
+    *,
+    email: str,
+    username: str = "",
+    password: str | None = None,
+    role: str = User.Role.USER,
+    by: User | None = None,
+) -> User:
+    """Make an account whose address counts as confirmed (an operator vouches for it).
+
+    Without a user name one is made from the address; without a password the person sets one by "forgot password". Raises
+    `AccountExists`, and `NotAllowed` when a normal admin wants to make staff.
+    """
+    if by is not None and not by.is_superuser and role in {User.Role.ADMIN, User.Role.SUPERADMIN}:
+        raise NotAllowed(_("Only a super admin makes admins."))
+    email = email.strip().lower()
+    username = username.strip().lower() or suggest_username(email)
+    if User.objects.filter(email=email).exists():
+        raise AccountExists(_("There is an account with the address %(email)s already.") % {"email": email})
+    if User.objects.filter(username=username).exists():
+        raise AccountExists(_("The user name “%(name)s” is taken.") % {"name": username})
+    user = User(email=email, username=username, role=role)
+    if password:
+        user.set_password(password)
+    else:
+        user.set_unusable_password()
+    user.save()
+    EmailAddress.objects.create(user=user, email=email, verified=True, primary=True)
+    log_operation(by=by, action="user.created", target=email, subject=user, role=role)
+    return user
+
+
+def _ask_right_over(user: User, by: User | None) -> None:
+    """The rule for everything an admin does to another account; None is the console, which may do all."""
+    if by is not None and not by.is_superuser and (user.is_staff or not by.is_staff):
+        raise NotAllowed(_("Only a super admin changes an admin's account."))
+
+
+@transaction.atomic
+def change_user(*, user: User, by: User | None, username: str, language: str, role: str) -> None:
+    """Change what an admin, or for name and language the person himself, may change. Raises `AccountExists`, `NotAllowed`.
+
+    A changed role ends the account's sessions, so that rights never outlive it.
+    """
+    user = User.objects.select_for_update().get(pk=user.pk)
+    if by is None or by.pk != user.pk:
+        _ask_right_over(user, by)
+    if role != user.role and by is not None and not by.is_superuser:
+        raise NotAllowed(_("Only a super admin changes roles."))
+    username = username.strip().lower()
+    if User.objects.filter(username=username).exclude(pk=user.pk).exists():
+        raise AccountExists(_("The user name “%(name)s” is taken.") % {"name": username})
+    wanted = {"username": username, "language": language, "role": role}
+    before = {name: getattr(user, name) for name, value in wanted.items() if getattr(user, name) != value}
+    if not before:
+        return
+    for name in before:
+        setattr(user, name, wanted[name])
+    user.save(update_fields=before)
+    if "role" in before:
+        end_sessions(user)
+    after = {name: wanted[name] for name in before}
+    log_operation(by=by, action="user.changed", target=user, subject=user, before=before, after=after)
+
+
+def end_sessions(user: User) -> None:
+    """Sign the account out everywhere."""
+    for session in UserSession.objects.filter(user=user):
+        session.end()
+
+
+@transaction.atomic
+def ban_user(*, user: User, by: User | None, reason: str = "") -> bool:
+    """Shut the account out at once, open sessions included; False when it was already. Raises `NotAllowed`."""
+    _ask_right_over(user, by)
+    if by is not None and by.pk == user.pk:
+        raise NotAllowed(_("You cannot ban yourself."))
+    user = User.objects.select_for_update().get(pk=user.pk)
+    if user.banned_at:
+        return False
+    user.banned_at = timezone.now()
+    user.save(update_fields=["banned_at"])
+    end_sessions(user)
+    log_operation(by=by, action="user.banned", target=user, subject=user, reason=reason)
+    return True
+
+
+@transaction.atomic
+def unban_user(*, user: User, by: User | None) -> bool:
+    """Let a banned account in again; False when it was not banned. Raises `NotAllowed`."""
+    _ask_right_over(user, by)
+    user = User.objects.select_for_update().get(pk=user.pk)
+    if not user.banned_at:
+        return False
+    user.banned_at = None
+    user.save(update_fields=["banned_at"])
+    log_operation(by=by, action="user.unbanned", target=user, subject=user)
+    return True
+
+
+def has_second_factor(user: User) -> bool:
+    """Whether the account has an authenticator app, a security key or a passkey."""
+    kinds = [Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN]
+    return Authenticator.objects.filter(user=user, type__in=kinds).exists()
+
+
+def enrol_second_factor(*, user: User, secret: str) -> None:
+    """Give the account an authenticator app with this secret (base32), as set-up scripts need it."""
+    TOTP.activate(user, secret)
+    log_operation(
+        by=None, action="second_factor.added", target=user, subject=user, kind=Authenticator.Type.TOTP
+    )
+
+
+@transaction.atomic
+def reset_second_factor(*, user: User, by: User | None) -> int:
+    """Remove every second factor of a person who lost it, sign him out everywhere and tell him; returns how many there were.
+
+    Only a super admin may (`by` None is the console). Raises `NotAllowed`.
+    """
+    if by is not None and not (by.is_superuser and by.is_active):
+        raise NotAllowed(_("Only a super admin resets a second factor."))
+    kinds = list(Authenticator.objects.filter(user=user).values_list("type", flat=True))
+    Authenticator.objects.filter(user=user).delete()
+    end_sessions(user)
+    log_operation(by=by, action="second_factor.reset", target=user, subject=user, kinds=kinds)
+    if kinds:
+        transaction.on_commit(
+            lambda: send_mail(
+                to=user.email,
+                template="accounts/mail/second_factor_reset",
+                context={"user": user, "by": by},
+                language=user.language,
+            ),
+            robust=True,
+        )
+    return len(kinds)

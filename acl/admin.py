@@ -1,0 +1,116 @@
+"""Maps, for operators to read: versions are made by services only."""
+
+import json
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.db.models import Model
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from acl.models import AclConfig, AclEvent, MapRegion
+
+
+class ReadOnlyAdmin(admin.ModelAdmin[Any]):
+    """Rows of a rental that nobody edits by hand."""
+
+    list_select_related: ClassVar[tuple[str, ...]] = ("rental__user",)
+    search_fields: ClassVar[tuple[str, ...]] = ("rental__user__email", "rental__user__username")
+    show_facets = admin.ShowFacets.NEVER
+
+    def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return bool(request.user.is_active and request.user.is_staff)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    @admin.display(description=_("customer"), ordering="rental__user__email")
+    def customer(self, row: Any) -> SafeString:
+        """The customer and, behind it, the rental, both as links."""
+        return format_html(
+            '<a href="{}">{}</a> · <a href="{}">{}</a>',
+            reverse("admin:accounts_user_change", args=[row.rental.user_id]),
+            row.rental.user,
+            reverse("admin:serials_rental_change", args=[row.rental_id]),
+            _("rental"),
+        )
+
+
+@admin.register(AclConfig)
+class AclConfigAdmin(ReadOnlyAdmin):
+    """Versions of maps."""
+
+    list_display = ("customer", "version", "is_active", "created_at", "ends_at", "reason")
+    list_display_links = ("version",)
+    list_filter = ("is_active",)
+    date_hierarchy = "created_at"
+    fields = ("customer", "version", "is_active", "created_at", "ends_at", "reason", "map_text")
+    readonly_fields = fields
+
+    @admin.display(description=_("map"))
+    def map_text(self, row: AclConfig) -> SafeString:
+        """The map as it was handed out."""
+        return format_html("<pre>{}</pre>", json.dumps(row.derp_map, ensure_ascii=False, indent=2))
+
+
+@admin.register(AclEvent)
+class AclEventAdmin(ReadOnlyAdmin):
+    """What happened to maps."""
+
+    list_select_related = ("rental__user", "by")
+    list_display = (
+        "at",
+        "customer",
+        "kind",
+        "version",
+        "file_format",
+        "by",
+        "ip",
+        "place",
+        "reason_text",
+        "browser",
+    )
+    list_display_links = ("at",)
+    list_filter = ("kind", "file_format")
+    search_fields = (*ReadOnlyAdmin.search_fields, "ip")
+    date_hierarchy = "at"
+    fields = (
+        "at",
+        "customer",
+        "kind",
+        "version",
+        "file_format",
+        "reason_text",
+        "by",
+        "ip",
+        "place",
+        "browser",
+    )
+    readonly_fields = fields
+
+    @admin.display(description=_("reason"))
+    def reason_text(self, row: AclEvent) -> str:
+        """The reason in the reader's language."""
+        return row.reason_text
+
+
+@admin.register(MapRegion)
+class MapRegionAdmin(ReadOnlyAdmin):
+    """Region IDs and the relays that have them."""
+
+    list_select_related = ("rental__user", "relay__server")
+    list_display = ("region_id", "customer", "relay")
+    fields = ("region_id", "customer", "relay")
+    readonly_fields = fields

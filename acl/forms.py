@@ -1,0 +1,23 @@
+"""What customers type about their map."""
+
+from django import forms
+from django.utils.translation import gettext_lazy as _
+
+from acl.derpmap import FIRST_REGION_ID, LAST_REGION_ID
+
+
+class RegionIdForm(forms.Form):
+    """Another region ID for one relay; whether it can be had is decided by the service."""
+
+    region_id = forms.IntegerField(
+        label=_("region ID"),
+        error_messages={"invalid": _("Type a whole number."), "required": _("Type a number.")},
+        widget=forms.NumberInput(
+            attrs={
+                "min": FIRST_REGION_ID,
+                "max": LAST_REGION_ID,
+                "class": "form-control",
+                "inputmode": "numeric",
+            }
+        ),
+    )

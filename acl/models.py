@@ -1,0 +1,132 @@
+"""Maps of a customer's relays, and who took them away."""
+
+from datetime import timedelta
+from typing import Any, Self
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from containers.models import Relay
+from serials.models import Rental
+
+# How long a version of the map is valid.
+VALID_FOR = timedelta(days=32)
+
+
+class ByRentalQuerySet(models.QuerySet[Any]):
+    """Rows of a rental: admins see all, a customer his own."""
+
+    def visible_to(self, user: Any) -> Self:
+        if not user.is_authenticated:
+            return self.none()
+        return self.all() if user.is_staff else self.filter(rental__user=user)
+
+
+class MapRegion(models.Model):
+    """The DERP region ID (900–999) under which a relay stands in its customer's map.
+
+    A row outlives its relay: the relay that follows takes its number over, also when the customer chose it himself.
+    """
+
+    rental = models.ForeignKey(Rental, models.CASCADE, related_name="map_regions", verbose_name=_("rental"))
+    relay = models.OneToOneField(
+        Relay, models.SET_NULL, null=True, blank=True, related_name="map_region", verbose_name=_("relay")
+    )
+    region_id = models.PositiveSmallIntegerField(
+        _("region ID"), validators=[MinValueValidator(900), MaxValueValidator(999)]
+    )
+
+    objects = ByRentalQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("region ID")
+        verbose_name_plural = _("region IDs")
+        ordering = ["region_id"]
+        constraints = [
+            models.UniqueConstraint(name="region_id_once_a_rental", fields=["rental", "region_id"]),
+            models.CheckConstraint(name="region_id_is_the_users", condition=Q(region_id__range=(900, 999))),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.region_id)
+
+
+class AclConfig(models.Model):
+    """One version of a customer's derpMap. At most one is active a rental (`is_active` is NULL for the others)."""
+
+    rental = models.ForeignKey(Rental, models.PROTECT, related_name="acl_configs", verbose_name=_("rental"))
+    version = models.PositiveIntegerField(_("version"))
+    derp_map = models.JSONField(_("map"), help_text=_("The DERPMap as Tailscale's JSON."))
+    is_active = models.BooleanField(_("active"), null=True, default=True)
+    created_at = models.DateTimeField(_("made"), default=timezone.now)
+    ends_at = models.DateTimeField(_("valid until"))
+    reason = models.CharField(_("reason"), max_length=200)
+
+    objects = ByRentalQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("map version")
+        verbose_name_plural = _("map versions")
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(name="acl_version_once", fields=["rental", "version"]),
+            models.UniqueConstraint(name="acl_one_active", fields=["rental", "is_active"]),
+            models.CheckConstraint(
+                name="acl_inactive_is_null", condition=Q(is_active=True) | Q(is_active=None)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"v{self.version}"
+
+
+class AclEvent(models.Model):
+    """A version that was made or withdrawn, downloaded or refused: who, from where, when; append-only.
+
+    `reason` is kept in English, as it stands in the code; `reason_text` is it in the reader's language.
+    """
+
+    class Kind(models.TextChoices):
+        MADE = "made", _("made")
+        DOWNLOADED = "downloaded", _("downloaded")
+        REFUSED = "refused", _("refused")
+        WITHDRAWN = "withdrawn", _("withdrawn")
+
+    rental = models.ForeignKey(Rental, models.CASCADE, related_name="acl_events", verbose_name=_("rental"))
+    version = models.PositiveIntegerField(_("version"), null=True, blank=True)
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind)
+    file_format = models.CharField(_("format"), max_length=8, blank=True)
+    reason = models.CharField(_("reason"), max_length=200, blank=True)
+    at = models.DateTimeField(_("time"), default=timezone.now, db_index=True)
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("by"),
+        help_text=_("Empty = the system."),
+    )
+    ip = models.GenericIPAddressField(_("IP address"), null=True, blank=True)
+    place = models.CharField(_("place"), max_length=80, blank=True)
+    browser = models.CharField(_("browser"), max_length=200, blank=True)
+
+    objects = ByRentalQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("map event")
+        verbose_name_plural = _("map events")
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.at:%Y-%m-%d %H:%M}"
+
+    @property
+    def reason_text(self) -> str:
+        """The reason in the language of the page."""
+        return gettext(self.reason) if self.reason else ""

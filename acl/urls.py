@@ -1,0 +1,14 @@
+"""Addresses of the customer's map."""
+
+from django.urls import path
+
+from acl import views
+
+app_name = "acl"
+urlpatterns = [
+    path("map/how-to/", views.map_howto, name="map-howto"),
+    path("map/history/", views.map_history, name="map-history"),
+    path("map/regions/<int:pk>/", views.region_change, name="region-change"),
+    path("map/<slug:file_format>/copied/", views.map_copied, name="map-copied"),
+    path("map/<slug:file_format>/", views.map_download, name="map-download"),
+]

@@ -1,0 +1,146 @@
+"""The customer's map: download, copy, explanation, history."""
+
+from typing import cast
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+from django_htmx.middleware import HtmxDetails
+from django_tables2 import RequestConfig
+
+from accounts.models import User
+from acl import services
+from acl.derpmap import DEFAULT_MAP_URL, HEADSCALE_PATH, OLDEST_CLIENT, MapFormat
+from acl.forms import RegionIdForm
+from acl.models import AclEvent, MapRegion
+from acl.tables import MapHistoryTable
+from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.limits import consume
+from serials.models import Rental
+
+HAND_OUT_RATE = "60/10m"
+HISTORY_ROWS = 25
+
+
+class HtmxRequest(HttpRequest):
+    """What django-htmx's middleware makes of a request."""
+
+    htmx: HtmxDetails
+
+
+def _person(request: HttpRequest) -> User:
+    """Who is signed in."""
+    return cast(User, request.user)
+
+
+def _own_rental(request: HttpRequest) -> Rental | None:
+    """The customer's own rental; what others have is for the admin's pages."""
+    return Rental.objects.filter(user=_person(request)).first()
+
+
+def _hand_out(request: HttpRequest, file_format: str, *, is_copy: bool) -> services.MapFile:
+    try:
+        form = MapFormat(file_format)
+    except ValueError:
+        raise Http404 from None
+    consume(request, group="map", key=str(request.user.pk), rate=HAND_OUT_RATE)
+    return services.hand_out_map(
+        rental=_own_rental(request),
+        file_format=form,
+        by=_person(request),
+        ip=client_ip(request),
+        browser=request.headers.get("User-Agent", ""),
+        is_copy=is_copy,
+    )
+
+
+@login_required
+@require_GET
+def map_download(request: HttpRequest, file_format: str) -> HttpResponse:
+    """The map as a file; 403 with the reason when it may not be handed out."""
+    try:
+        file = _hand_out(request, file_format, is_copy=False)
+    except services.DownloadRefused as refusal:
+        response = render(request, "acl/map_refused.html", {"refusal": refusal}, status=403)
+    else:
+        response = HttpResponse(file.text, content_type=file.content_type)
+        response.headers["Content-Disposition"] = f'attachment; filename="{file.name}"'
+    response.headers["Cache-Control"] = "private, no-store"
+    return response
+
+
+@login_required
+@require_POST
+def map_copied(request: HttpRequest, file_format: str) -> HttpResponse:
+    """The page's word that its copy button was used, which counts as a download."""
+    try:
+        _hand_out(request, file_format, is_copy=True)
+    except services.DownloadRefused as refusal:
+        return HttpResponse(str(refusal), status=403, content_type="text/plain; charset=utf-8")
+    return HttpResponse(status=204)
+
+
+@login_required
+@require_POST
+def region_change(request: HtmxRequest, pk: int) -> HttpResponse:
+    """Another region ID for one relay: answers htmx with the map's part of the page, others with the home page."""
+    row = get_object_or_404(
+        MapRegion.objects.filter(rental__user=_person(request)).select_related("rental"), pk=pk
+    )
+    form = RegionIdForm(request.POST)
+    error = ""
+    if form.is_valid():
+        try:
+            services.change_region_id(
+                rental=row.rental,
+                map_region=row,
+                region_id=form.cleaned_data["region_id"],
+                by=_person(request),
+                ip=client_ip(request),
+            )
+        except services.RegionIdRefused as refusal:
+            error = str(refusal)
+    else:
+        error = str(form.errors["region_id"][0])
+    if request.htmx:
+        panel = services.describe_map(rental=row.rental, now=timezone.now())
+        return render(
+            request,
+            "acl/_map.html",
+            {"map": panel, "region_error": error, "region_failed": row.pk if error else None},
+        )
+    if error:
+        messages.error(request, error)
+    else:
+        messages.success(request, _("The region ID was changed. Paste the new version of the map."))
+    return redirect("home")
+
+
+@login_required
+@require_GET
+def map_howto(request: HttpRequest) -> HttpResponse:
+    """Where to paste the map, in five steps, and what the client prints afterwards."""
+    panel = services.describe_map(rental=_own_rental(request), now=timezone.now())
+    return render(
+        request,
+        "acl/map_howto.html",
+        {
+            "map": panel,
+            "oldest_client": OLDEST_CLIENT,
+            "headscale_path": HEADSCALE_PATH,
+            "default_map_url": DEFAULT_MAP_URL,
+        },
+    )
+
+
+@login_required
+@require_GET
+def map_history(request: HttpRequest) -> HttpResponse:
+    """The customer's versions and downloads, newest first."""
+    table = MapHistoryTable(AclEvent.objects.filter(rental__user=_person(request)))
+    RequestConfig(request, paginate={"per_page": HISTORY_ROWS}).configure(table)
+    return render(request, "acl/map_history.html", {"table": table})

@@ -1,0 +1,316 @@
+"""Make one relay's container on one Docker Engine match its spec; remove it; list what is ours there.
+
+No rows here: what is on the host is read from labels and names, so a host can be put right whatever was forgotten.
+Every function may be killed at any line and called again. Whatever the Engine refuses comes out as a RemoteError.
+"""
+
+import io
+import tarfile
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+
+from containers.image import LABEL_CONTENT, ImageArchive
+from containers.spec import (
+    FILES_DIR,
+    KIND_RELAY,
+    LABEL_KIND,
+    LABEL_PANEL,
+    LABEL_RELAY,
+    LABEL_SPEC,
+    NETWORK,
+    USER_ID,
+    RelaySpec,
+    relay_name,
+)
+from fleet.engine import Engine, EngineError, engine_errors, explain
+from fleet.ssh import RemoteError
+
+SETTLE_SECONDS = 0.1
+"""How long a relay must have stayed up: derper reads its flags and files at once, and ends when it dislikes them."""
+_BUSY_SECONDS = 10.0
+_LOG_LINES = 300
+
+# Limits that a host's kernel may not know: the Engine then warns and keeps them unset.
+_LIMITS = ("Memory", "MemorySwap", "PidsLimit")
+_UNSET = (None, 0, -1)
+
+
+class RelayStopped(RemoteError):
+    """The container did not stay up after its start; `detail` is the end of its log."""
+
+    code = "crashed"
+    sentence = _("The relay stopped right after its start.")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A container of this panel on a host, as its labels and the Engine's list tell.
+
+    `state` is the Engine's word: created, running, paused, restarting, exited, removing or dead. `is_wired` is false
+    when somebody renamed it or took it off the relays' network.
+    """
+
+    relay_id: int
+    container_id: str
+    name: str
+    state: str
+    spec_hash: str
+    kind: str
+    is_wired: bool
+
+
+def read_ours(engine: Engine, panel_id: str) -> list[Found]:
+    """Every container on the host that bears this panel's labels, by one call. Raises RemoteError."""
+    with engine_errors():
+        rows = engine.containers(all=True, filters={"label": [f"{LABEL_PANEL}={panel_id}"]})
+    return [_found(row) for row in rows if _relay_id(row) is not None]
+
+
+def read_volumes(engine: Engine, panel_id: str) -> set[int]:
+    """The ids of the relays that have a volume on the host, by one call. Raises RemoteError."""
+    labels = [f"{LABEL_PANEL}={panel_id}", f"{LABEL_KIND}={KIND_RELAY}"]
+    with engine_errors():
+        rows = engine.volumes(filters={"label": labels})["Volumes"] or []
+    return {relay_id for row in rows if (relay_id := _relay_id(row)) is not None}
+
+
+def read_differences(engine: Engine, spec: RelaySpec) -> list[str]:
+    """What of the relay's container is not as the spec says, by the names of the Engine API; empty when nothing.
+
+    Reads the whole container, so it also sees what somebody changed by hand (`docker update`, `docker rename`,
+    `docker network disconnect`), which the labels do not show. Whether it runs is not asked. A container that does
+    not exist is an EngineError with code not_found.
+    """
+    with engine_errors():
+        return _differences(engine.inspect_container(spec.container_name), spec)
+
+
+def ensure_network(engine: Engine) -> None:
+    """Make the bridge network that relays stand on, unless it is there. Raises RemoteError."""
+    try:
+        with engine_errors():
+            engine.inspect_network(NETWORK)
+    except EngineError as error:
+        if error.code != "not_found":
+            raise
+        with engine_errors():
+            engine.create_network(
+                NETWORK, driver="bridge", check_duplicate=True, labels={LABEL_KIND: "network"}
+            )
+
+
+def ensure_image(
+    engine: Engine, archive: ImageArchive, on_progress: Callable[[int, int], None] | None = None
+) -> bool:
+    """Load the image unless the host has it; returns whether it was loaded.
+
+    `on_progress(sent, total)` is told, in bytes, before each block is sent. Raises RemoteError; OSError when the
+    archive itself cannot be read.
+    """
+    if _has_image(engine, archive):
+        return False
+    with _Upload(archive.path, on_progress) as upload, engine_errors():
+        # The Engine answers 200 before it unpacks: what goes wrong then stands in the answer's lines.
+        lines = list(engine.load_image(upload))
+    if not _has_image(engine, archive):
+        raise explain(" ".join(str(line["error"]) for line in lines if "error" in line) or "no such image")
+    return True
+
+
+def make_so(
+    engine: Engine,
+    spec: RelaySpec,
+    archive: ImageArchive,
+    on_step: Callable[[str], None],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> bool:
+    """Make the host run exactly this container for the relay; returns whether anything was done.
+
+    Does nothing when it runs and nothing differs. One that was merely stopped is started. Anything else under the
+    relay's name or label is removed, with its volume, and made anew. `on_step(name)` is called before each step
+    begins: network, image, clean, volume, create, files, start, check. Raises RemoteError; the caller then calls
+    `remove_relay`, so that nothing half-made is left. `archive` must hold the image that the spec names
+    (ValueError).
+    """
+    if archive.tag != spec.image:
+        raise ValueError("the archive holds another image than the spec names")
+    state = _matching_state(engine, spec)
+    if state == "running":
+        return False
+    # A container that was created but never started may lack its files; one that ran has them.
+    if state != "exited":
+        on_step("network")
+        ensure_network(engine)
+        on_step("image")
+        ensure_image(engine, archive, on_progress)
+        on_step("clean")
+        remove_relay(engine, spec.panel_id, spec.relay_id)
+        on_step("volume")
+        with engine_errors():
+            engine.create_volume(spec.container_name, labels=spec.identity_labels)
+        on_step("create")
+        with engine_errors():
+            engine.create_container_from_config(spec.create_body, spec.container_name)
+        on_step("files")
+        with engine_errors():
+            engine.put_archive(spec.container_name, FILES_DIR, _files_archive(spec))
+    on_step("start")
+    with engine_errors():
+        engine.start(spec.container_name)
+    on_step("check")
+    time.sleep(SETTLE_SECONDS)
+    check_up(engine, spec)
+    return True
+
+
+def check_up(engine: Engine, spec: RelaySpec) -> None:
+    """Raise RelayStopped, with the end of its log, when the relay's container does not run or had to be restarted.
+
+    Also tells why a relay that `make_so` has just made does not answer. Raises RemoteError when the Engine cannot be
+    asked.
+    """
+    with engine_errors():
+        inspected = engine.inspect_container(spec.container_name)
+        if inspected["State"]["Status"] == "running" and inspected["RestartCount"] == 0:
+            return
+        log = engine.logs(spec.container_name, tail=_LOG_LINES)
+    # Indented lines are the list of flags that derper prints after an unknown one.
+    lines = [line for line in log.decode(errors="replace").splitlines() if line and not line[0].isspace()]
+    raise RelayStopped(detail="\n".join(lines[-5:]))
+
+
+def remove_relay(engine: Engine, panel_id: str, relay_id: int) -> None:
+    """Remove a relay's container, running or not, and its volume; what is not there is fine. Raises RemoteError."""
+    name = relay_name(panel_id, relay_id)
+    # By label as well as by name: somebody may have renamed the container.
+    for container in {row["Id"] for row in _rows_of(engine, panel_id, relay_id)} | {name}:
+        _remove(partial(engine.remove_container, container, v=True, force=True))
+    _remove(partial(engine.remove_volume, name))
+
+
+def remove_orphans(engine: Engine, panel_id: str, keep: Collection[int]) -> list[int]:
+    """Remove containers and volumes of this panel's relays other than `keep`; returns the relay ids. Raises RemoteError."""
+    present = {found.relay_id for found in read_ours(engine, panel_id) if found.kind == KIND_RELAY}
+    orphans = sorted((present | read_volumes(engine, panel_id)) - set(keep))
+    for relay_id in orphans:
+        remove_relay(engine, panel_id, relay_id)
+    return orphans
+
+
+def _rows_of(engine: Engine, panel_id: str, relay_id: int) -> list[dict[str, Any]]:
+    labels = [f"{LABEL_PANEL}={panel_id}", f"{LABEL_RELAY}={relay_id}", f"{LABEL_KIND}={KIND_RELAY}"]
+    with engine_errors():
+        return list(engine.containers(all=True, filters={"label": labels}))
+
+
+def _relay_id(row: dict[str, Any]) -> int | None:
+    text = (row["Labels"] or {}).get(LABEL_RELAY, "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _found(row: dict[str, Any]) -> Found:
+    labels = row["Labels"]
+    relay_id = int(labels[LABEL_RELAY])
+    name = (row["Names"] or [""])[0].lstrip("/")  # one that is being removed may have lost its name
+    networks = (row.get("NetworkSettings") or {}).get("Networks") or {}
+    return Found(
+        relay_id=relay_id,
+        container_id=row["Id"],
+        name=name,
+        state=row["State"],
+        spec_hash=labels.get(LABEL_SPEC, ""),
+        kind=labels.get(LABEL_KIND, ""),
+        is_wired=name == relay_name(labels[LABEL_PANEL], relay_id) and NETWORK in networks,
+    )
+
+
+def _matching_state(engine: Engine, spec: RelaySpec) -> str:
+    """The state of the relay's container when it is the only one and as the spec says, else an empty string."""
+    rows = _rows_of(engine, spec.panel_id, spec.relay_id)
+    if len(rows) != 1 or rows[0]["Labels"].get(LABEL_SPEC) != spec.spec_hash:
+        return ""
+    try:
+        with engine_errors():
+            inspected = engine.inspect_container(rows[0]["Id"])
+    except EngineError as error:
+        if error.code == "not_found":  # gone since the list was read
+            return ""
+        raise
+    return "" if _differences(inspected, spec) else str(inspected["State"]["Status"])
+
+
+def _differences(inspected: dict[str, Any], spec: RelaySpec) -> list[str]:
+    body, config, host = spec.create_body, inspected["Config"], inspected["HostConfig"]
+    differing = [key for key in ("Image", "Cmd", "User", "Labels") if not _agrees(config.get(key), body[key])]
+    for key, wanted in body["HostConfig"].items():
+        actual = host.get(key)
+        if actual != wanted and not (key in _LIMITS and actual in _UNSET):
+            differing.append(f"HostConfig.{key}")
+    if inspected["Name"].lstrip("/") != spec.container_name:
+        differing.append("Name")
+    if NETWORK not in inspected["NetworkSettings"]["Networks"]:
+        differing.append("NetworkSettings.Networks")
+    return differing
+
+
+def _agrees(actual: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict):  # labels: the image adds its own
+        return all((actual or {}).get(key) == value for key, value in wanted.items())
+    return bool(actual == wanted)
+
+
+def _has_image(engine: Engine, archive: ImageArchive) -> bool:
+    try:
+        with engine_errors():
+            labels = engine.inspect_image(archive.tag)["Config"].get("Labels") or {}
+    except EngineError as error:
+        if error.code in ("not_found", "image_missing"):
+            return False
+        raise
+    return bool(labels.get(LABEL_CONTENT) == archive.sha256)
+
+
+def _files_archive(spec: RelaySpec) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path, content in spec.files.items():
+            entry = tarfile.TarInfo(path.removeprefix(f"{FILES_DIR}/"))
+            entry.size, entry.mode, entry.uid, entry.gid = len(content), 0o600, USER_ID, USER_ID
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _remove(call: Callable[[], object]) -> None:
+    """Remove something that may be gone already, or that the Engine is just removing for somebody else."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            with engine_errors():
+                call()
+            return
+        except EngineError as error:
+            if error.code == "not_found":
+                return
+            if error.code != "busy" or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
+class _Upload(io.FileIO):
+    """A file that tells how far it has been read."""
+
+    def __init__(self, path: Path, on_progress: Callable[[int, int], None] | None) -> None:
+        super().__init__(path)
+        self.on_progress = on_progress
+        self.total = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.on_progress:
+            self.on_progress(self.tell(), self.total)
+        return super().read(-1 if size is None else size) or b""

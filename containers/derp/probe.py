@@ -1,0 +1,268 @@
+"""The proof that a relay works: a packet carried through it and compared, and STUN's answer compared, with times.
+
+The probe connects as two throw-away clients, so it needs nothing from a customer's devices. With the relay's mesh key,
+admission is not asked about them.
+"""
+
+import errno
+import ipaddress
+import secrets
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+from containers.derp import stun
+from containers.derp.client import (
+    ConnectionClosed,
+    DerpClient,
+    NotAdmitted,
+    PinMismatch,
+    ServerKeyMismatch,
+    TlsFailed,
+    check_pin,
+    open_tcp,
+    start_tls,
+)
+from containers.derp.frames import ProtocolError
+
+# Shaped like a full WireGuard packet, so that a path with a broken MTU shows.
+PACKET_BYTES = 1200
+
+# The share of the time limit that stays for STUN: a slow connection must not be reported as a closed UDP port.
+_STUN_SHARE = 0.3
+_MAX_DETAIL_CHARACTERS = 300
+
+CAUSES: dict[str, Promise] = {
+    "connect_refused": _(
+        "The relay's TCP port refuses connections: its container is not running, or the security group rejects the port."
+    ),
+    "connect_timed_out": _(
+        "The relay's TCP port does not answer: a firewall or security group drops the connection, or the server is down."
+    ),
+    "connect_unreachable": _("There is no network route to the server."),
+    "tls_timed_out": _("The relay's TCP port accepts connections, but nothing answers there: the relay hangs."),
+    "tls_closed": _("The relay's TCP port closes every connection before encryption starts: no relay runs behind it."),
+    "tls_failed": _("Another program than a relay listens on the relay's TCP port, or something tampers with the connection."),
+    "pin_mismatch": _("The relay's port serves another certificate than ours: another relay or an outdated one runs there."),
+    "handshake_timed_out": _("The relay accepted the connection but did not finish the handshake in time: it hangs or is overloaded."),
+    "handshake_closed": _("The relay closed the connection during the handshake: it is stopping, or limits new connections."),
+    "handshake_protocol": _("What answers on the relay's port does not speak DERP."),
+    "server_key_mismatch": _("The relay runs with another key than ours: its configuration is not the one we gave it."),
+    "not_admitted": _("The relay refused the test connection: admission said no, or the panel and the relay's mesh key differ."),
+    "packet_timed_out": _("The relay did not deliver the test packet in time: it is overloaded, limited, or the network loses packets."),
+    "packet_closed": _("The relay closed the connection while the test packet was on its way: it stopped or restarted."),
+    "packet_protocol": _("The relay answered the test packet with something that is not DERP."),
+    "packet_differs": _("The test packet arrived changed: something between here and the relay damages data."),
+    "stun_silent": _("The relay's UDP port does not answer: it is closed in the security group, or its mapping is missing."),
+    "stun_refused": _("The relay's UDP port is not in use on the server: the container's UDP port mapping is missing."),
+    "stun_unreachable": _("There is no network route to the relay's UDP port."),
+    "stun_protocol": _("What answers on the relay's UDP port does not speak STUN: another program uses the port."),
+    "mapped_differs": _(
+        "The relay sees another address than the one we come from: a userland proxy or a NAT in front of it rewrites addresses."
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ProbeTarget:
+    """Where a relay is and what is known of it.
+
+    `host` is an IP address; `cert_sha256` (of the certificate's DER bytes) and `public_key` are hexadecimal; `mesh_key` ""
+    means that admission is asked like for any stranger. `expect_source` is the address that STUN must see us come from;
+    None only records it.
+    """
+
+    host: str
+    derp_port: int
+    stun_port: int
+    cert_sha256: str
+    public_key: str
+    mesh_key: str = field(default="", repr=False)
+    expect_source: str | None = None
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found. Times are milliseconds, None when it did not get that far.
+
+    On failure `step` is where it stopped (connect, tls, pin, handshake, packet, stun, mapped), `cause` a key of CAUSES and
+    `detail` what was seen, in English. `mapped_address` is the address, without port, that STUN saw us come from.
+    """
+
+    ok: bool
+    step: str = ""
+    cause: str = ""
+    detail: str = ""
+    tcp_ms: float | None = None
+    tls_ms: float | None = None
+    handshake_ms: float | None = None
+    packet_ms: float | None = None
+    stun_ms: float | None = None
+    mapped_address: str = ""
+
+
+def probe_relay(
+    target: ProbeTarget, *, timeout: float = 5.0, on_step: Callable[[str], None] | None = None
+) -> ProbeResult:
+    """Prove a relay end to end within `timeout` seconds, whatever the far side does.
+
+    `on_step` is called with each step's name as it begins. A relay's faults are in the result; raises ValueError only when
+    `target.host` is not an IP address.
+    """
+    ipaddress.ip_address(target.host)
+    run = _Run(target, time.monotonic() + timeout, timeout * _STUN_SHARE, on_step)
+    try:
+        run.carry_packet()
+        run.ask_stun()
+    except _Failure as failure:
+        return replace(run.result, cause=failure.cause, detail=failure.detail[:_MAX_DETAIL_CHARACTERS])
+    return replace(run.result, ok=True, step="")
+
+
+def explain(result: ProbeResult) -> str:
+    """Return the likely cause of a failed probe as a sentence in the current language; "" when it succeeded."""
+    return str(CAUSES[result.cause]) if result.cause else ""
+
+
+class _Failure(Exception):
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.detail = detail
+
+
+class _Run:
+    """One probe and what it found so far."""
+
+    def __init__(
+        self, target: ProbeTarget, deadline: float, stun_seconds: float, on_step: Callable[[str], None] | None
+    ) -> None:
+        self.target = target
+        self.deadline = deadline
+        self.derp_deadline = deadline - stun_seconds
+        self.on_step = on_step
+        self.result = ProbeResult(ok=False)
+
+    def carry_packet(self) -> None:
+        """Connect two clients and carry one random packet from the first to the second."""
+        with self._connect(is_first=True) as sender, self._connect(is_first=False) as receiver:
+            self._enter("packet")
+            packet = secrets.token_bytes(PACKET_BYTES)
+            started = time.perf_counter()
+            try:
+                sender.send_packet(receiver.public_key, packet, timeout=self._left())
+                arrived = receiver.receive_packet(timeout=self._left())
+            except TimeoutError as error:
+                raise _Failure("packet_timed_out", str(error)) from error
+            except ConnectionClosed as error:
+                raise _Failure("packet_closed", str(error)) from error
+            except ProtocolError as error:
+                raise _Failure("packet_protocol", str(error)) from error
+            self._measure("packet_ms", started)
+            if arrived.source != sender.public_key:
+                raise _Failure("packet_differs", "a packet of another sender arrived")
+            if arrived.data != packet:
+                raise _Failure(
+                    "packet_differs", f"sent {len(packet)} bytes, {len(arrived.data)} other bytes arrived"
+                )
+
+    def ask_stun(self) -> None:
+        """Ask STUN for our address and compare it with the expected one."""
+        self._enter("stun")
+        try:
+            answer = stun.query(
+                self.target.host, self.target.stun_port, timeout=self.deadline - time.monotonic()
+            )
+        except TimeoutError as error:
+            raise _Failure("stun_silent", str(error)) from error
+        except ConnectionRefusedError as error:
+            raise _Failure("stun_refused", str(error)) from error
+        except ProtocolError as error:
+            raise _Failure("stun_protocol", str(error)) from error
+        except OSError as error:
+            raise _Failure("stun_unreachable", str(error)) from error
+        self.result = replace(self.result, stun_ms=answer.milliseconds, mapped_address=answer.address)
+        if self.target.expect_source is None:
+            return
+        self._enter("mapped")
+        if ipaddress.ip_address(answer.address) != ipaddress.ip_address(self.target.expect_source):
+            raise _Failure("mapped_differs", f"{answer.address} instead of {self.target.expect_source}")
+
+    def _connect(self, *, is_first: bool) -> DerpClient:
+        """Connect one client; only the first one's steps are announced and timed."""
+        connection = self._open(is_first=is_first)
+        try:
+            self._enter("pin", announce=is_first)
+            try:
+                check_pin(connection, self.target.cert_sha256)
+            except PinMismatch as error:
+                raise _Failure("pin_mismatch", str(error)) from error
+            self._enter("handshake", announce=is_first)
+            started = time.perf_counter()
+            client = DerpClient(connection, mesh_key=self.target.mesh_key)
+            self._introduce(client)
+            if is_first:
+                self._measure("handshake_ms", started)
+        except BaseException:
+            connection.close()
+            raise
+        return client
+
+    def _open(self, *, is_first: bool) -> ssl.SSLSocket:
+        self._enter("connect", announce=is_first)
+        started = time.perf_counter()
+        try:
+            connection = open_tcp(self.target.host, self.target.derp_port, timeout=self._left())
+        except TimeoutError as error:
+            raise _Failure("connect_timed_out", str(error)) from error
+        except OSError as error:
+            refused = error.errno in (errno.ECONNREFUSED, errno.ECONNRESET)
+            raise _Failure("connect_refused" if refused else "connect_unreachable", str(error)) from error
+        if is_first:
+            self._measure("tcp_ms", started)
+        self._enter("tls", announce=is_first)
+        started = time.perf_counter()
+        try:
+            encrypted = start_tls(connection, timeout=self._left())
+        except TimeoutError as error:
+            raise _Failure("tls_timed_out", str(error)) from error
+        except ConnectionClosed as error:
+            raise _Failure("tls_closed", str(error)) from error
+        except TlsFailed as error:
+            raise _Failure("tls_failed", str(error)) from error
+        if is_first:
+            self._measure("tls_ms", started)
+        return encrypted
+
+    def _introduce(self, client: DerpClient) -> None:
+        authority = f"{self.target.host}:{self.target.derp_port}"
+        try:
+            client.handshake(authority, server_key=self.target.public_key, timeout=self._left())
+        except TimeoutError as error:
+            raise _Failure("handshake_timed_out", str(error)) from error
+        except ServerKeyMismatch as error:
+            raise _Failure("server_key_mismatch", str(error)) from error
+        except NotAdmitted as error:
+            raise _Failure("not_admitted", str(error)) from error
+        except ConnectionClosed as error:
+            raise _Failure("handshake_closed", str(error)) from error
+        except ProtocolError as error:
+            raise _Failure("handshake_protocol", str(error)) from error
+
+    def _enter(self, step: str, *, announce: bool = True) -> None:
+        self.result = replace(self.result, step=step)
+        if announce and self.on_step is not None:
+            self.on_step(step)
+
+    def _measure(self, name: str, started: float) -> None:
+        measured: dict[str, Any] = {name: (time.perf_counter() - started) * 1000}
+        self.result = replace(self.result, **measured)
+
+    def _left(self) -> float:
+        """Return the seconds left for DERP; never 0, which would mean "do not wait" to a socket instead of a time-out."""
+        return max(self.derp_deadline - time.monotonic(), 0.001)

@@ -1,0 +1,164 @@
+"""STUN binding requests and answers, as far as DERP relays use them (RFC 5389; Tailscale's net/stun/stun.go).
+
+derper answers only requests that carry SOFTWARE = "tailnode" and end in a FINGERPRINT, so that it cannot be used by others.
+"""
+
+import ipaddress
+import secrets
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from containers.derp.frames import ProtocolError
+
+TRANSACTION_BYTES = 12
+
+_BINDING_REQUEST = 0x0001
+_BINDING_SUCCESS = 0x0101
+_COOKIE = 0x2112A442
+_SOFTWARE = 0x8022
+_FINGERPRINT = 0x8028
+_XOR_MAPPED_ADDRESS = 0x0020
+_SOFTWARE_NAME = b"tailnode"
+_HEADER = struct.Struct(">HHI12s")
+_ATTRIBUTE = struct.Struct(">HH")
+_FINGERPRINT_BYTES = 8
+# How long each try listens before the request is sent again; the last one listens as long as the caller lets it.
+_TRY_SECONDS = (0.5, 1.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class StunAnswer:
+    """What a relay's STUN service sees of us: our address and port from its side, and the time it took."""
+
+    address: str
+    port: int
+    milliseconds: float
+
+
+def query(host: str, port: int, *, timeout: float) -> StunAnswer:
+    """Ask a STUN server who we are, sending up to three requests within `timeout` seconds.
+
+    `host` is an IP address. Raises TimeoutError when nobody answers, ConnectionRefusedError when the host says that nobody
+    listens there, ProtocolError when what answers is not the answer to our question, OSError when the network has no way.
+    """
+    deadline = time.monotonic() + timeout
+    family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    failure: Exception = TimeoutError("no answer")
+    sent: dict[bytes, float] = {}
+    with socket.socket(family, socket.SOCK_DGRAM) as connection:
+        # A connected socket takes datagrams from this peer only, and learns of "port unreachable".
+        connection.connect((host, port))
+        for wait in _TRY_SECONDS:
+            try_until = min(time.monotonic() + wait, deadline)
+            transaction = secrets.token_bytes(TRANSACTION_BYTES)
+            sent[transaction] = time.perf_counter()
+            try:
+                connection.send(encode_request(transaction))
+                while (left := try_until - time.monotonic()) > 0:
+                    connection.settimeout(left)
+                    datagram = connection.recv(2048)
+                    try:
+                        return _read_answer(datagram, sent)
+                    except ProtocolError as error:
+                        failure = error
+            except TimeoutError:
+                continue
+            except ConnectionRefusedError as error:
+                failure = error
+                if wait != _TRY_SECONDS[-1]:
+                    time.sleep(max(0.0, try_until - time.monotonic()))
+    raise failure
+
+
+def _read_answer(datagram: bytes, sent: dict[bytes, float]) -> StunAnswer:
+    """Read the answer to any of our requests: a slow network answers the first one while we wait for the second."""
+    received = time.perf_counter()
+    transaction = datagram[8 : 8 + TRANSACTION_BYTES]
+    if transaction not in sent:
+        raise ProtocolError("the answer belongs to another request")
+    address, port = decode_answer(datagram, transaction)
+    return StunAnswer(address, port, (received - sent[transaction]) * 1000)
+
+
+def encode_request(transaction: bytes) -> bytes:
+    """Return a binding request with SOFTWARE and FINGERPRINT."""
+    software = _ATTRIBUTE.pack(_SOFTWARE, len(_SOFTWARE_NAME)) + _SOFTWARE_NAME
+    unsigned = (
+        _HEADER.pack(_BINDING_REQUEST, len(software) + _FINGERPRINT_BYTES, _COOKIE, transaction) + software
+    )
+    return unsigned + _ATTRIBUTE.pack(_FINGERPRINT, 4) + _fingerprint(unsigned)
+
+
+def decode_request(datagram: bytes) -> bytes:
+    """Return the transaction id of a well-formed request of a Tailscale client; raises ProtocolError for all else."""
+    kind, transaction, attributes = _split(datagram)
+    if kind != _BINDING_REQUEST:
+        raise ProtocolError("not a binding request")
+    if (_SOFTWARE, _SOFTWARE_NAME) not in attributes:
+        raise ProtocolError("not a request of Tailscale software")
+    if attributes[-1] != (_FINGERPRINT, _fingerprint(datagram[:-_FINGERPRINT_BYTES])):
+        raise ProtocolError("no valid fingerprint at the end")
+    return transaction
+
+
+def encode_answer(transaction: bytes, address: str, port: int) -> bytes:
+    """Return the success answer that tells a client its address as XOR-MAPPED-ADDRESS (RFC 5389, section 15.2)."""
+    ip = ipaddress.ip_address(address)
+    value = struct.pack(">BBH", 0, 1 if ip.version == 4 else 2, port ^ (_COOKIE >> 16)) + _xor(
+        ip.packed, transaction
+    )
+    attribute = _ATTRIBUTE.pack(_XOR_MAPPED_ADDRESS, len(value)) + value
+    return _HEADER.pack(_BINDING_SUCCESS, len(attribute), _COOKIE, transaction) + attribute
+
+
+def decode_answer(datagram: bytes, transaction: bytes) -> tuple[str, int]:
+    """Return address and port of the answer to the request `transaction`; raises ProtocolError for all else."""
+    kind, answered, attributes = _split(datagram)
+    if kind != _BINDING_SUCCESS:
+        raise ProtocolError("not a binding success answer")
+    if answered != transaction:
+        raise ProtocolError("the answer belongs to another request")
+    for attribute, value in attributes:
+        if attribute != _XOR_MAPPED_ADDRESS:
+            continue
+        if (len(value), value[1:2]) in ((8, b"\x01"), (20, b"\x02")):
+            port = struct.unpack(">H", value[2:4])[0] ^ (_COOKIE >> 16)
+            return str(ipaddress.ip_address(_xor(value[4:], transaction))), port
+        raise ProtocolError("malformed mapped address")
+    raise ProtocolError("an answer without a mapped address")
+
+
+def _split(datagram: bytes) -> tuple[int, bytes, list[tuple[int, bytes]]]:
+    """Return kind, transaction id and attributes of a STUN message."""
+    if len(datagram) < _HEADER.size:
+        raise ProtocolError("too short for STUN")
+    kind, length, cookie, transaction = _HEADER.unpack_from(datagram)
+    if cookie != _COOKIE or kind & 0xC000 or length != len(datagram) - _HEADER.size:
+        raise ProtocolError("not a STUN message")
+    return kind, transaction, list(_attributes(datagram[_HEADER.size :]))
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while data:
+        if len(data) < _ATTRIBUTE.size:
+            raise ProtocolError("malformed STUN attributes")
+        kind, length = _ATTRIBUTE.unpack_from(data)
+        end = _ATTRIBUTE.size + length
+        padded = end + -length % 4
+        if padded > len(data):
+            raise ProtocolError("malformed STUN attributes")
+        yield kind, data[_ATTRIBUTE.size : end]
+        data = data[padded:]
+
+
+def _fingerprint(message: bytes) -> bytes:
+    """Return the FINGERPRINT value of a message that ends before that attribute (RFC 5389, section 15.5)."""
+    return struct.pack(">I", zlib.crc32(message) ^ 0x5354554E)
+
+
+def _xor(address: bytes, transaction: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(address, struct.pack(">I", _COOKIE) + transaction, strict=False))

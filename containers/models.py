@@ -1,0 +1,208 @@
+"""Relays on servers, and the work that was done on them."""
+
+from typing import Any, Self
+
+from django.db import models
+from django.db.models import Case, Q, Value, When
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from derpmgmt.lib.crypto import EncryptedTextField
+from derpmgmt.lib.jobs import JobQuerySet, JobRecord
+from fleet.models import Server
+from serials.models import Rental
+
+
+class RelayQuerySet(models.QuerySet["Relay"]):
+    """Relays by what they are and by who may see them."""
+
+    def visible_to(self, user: Any) -> Self:
+        """Admins see all, a customer those of his rental."""
+        if not user.is_authenticated:
+            return self.none()
+        return self.all() if user.is_staff else self.filter(rental__user=user)
+
+    def live(self) -> Self:
+        """Everything that stands on a host or is to stand there."""
+        return self.exclude(status=Relay.Status.RELEASED)
+
+    def wanted(self) -> Self:
+        """Those that the rental's customer should have, as opposed to surplus ones on their way out."""
+        return self.exclude(slot=None)
+
+    def in_map(self) -> Self:
+        """Those that belong into the customer's map: proven once and his, or surplus but still running."""
+        return self.filter(proven_at__isnull=False).filter(
+            Q(status="running") | Q(slot__isnull=False, status__in=["planned", "failed"])
+        )
+
+
+class Relay(models.Model):
+    """One derper of one customer on one server.
+
+    `slot` (1–3) says which of the customer's three it is; a surplus relay has none and goes. `status` is what was last done;
+    what should be is decided from `slot`. Ports and slots are unique among live rows (`live` is NULL for released ones, and
+    NULLs never collide in a unique index); a released row keeps its keys, so that the same relay can come back.
+    """
+
+    class Status(models.TextChoices):
+        PLANNED = "planned", _("being prepared")
+        RUNNING = "running", _("running")
+        FAILED = "failed", _("failed")
+        REMOVING = "removing", _("being removed")
+        RELEASED = "released", _("released")
+
+    rental = models.ForeignKey(
+        Rental,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="relays",
+        verbose_name=_("rental"),
+        help_text=_("Empty for the throw-away relay that proves a server."),
+    )
+    server = models.ForeignKey(Server, models.PROTECT, related_name="relays", verbose_name=_("server"))
+    slot = models.PositiveSmallIntegerField(_("place"), null=True, blank=True)
+    status = models.CharField(_("state"), max_length=8, choices=Status, default=Status.PLANNED, db_index=True)
+    live = models.GeneratedField(
+        expression=Case(When(~Q(status="released"), then=Value(1)), default=None),
+        output_field=models.SmallIntegerField(null=True),
+        db_persist=True,
+    )
+    wanted = models.GeneratedField(
+        expression=Case(When(Q(slot__isnull=False), then=Value(1)), default=None),
+        output_field=models.SmallIntegerField(null=True),
+        db_persist=True,
+    )
+    derp_port = models.PositiveIntegerField(_("DERP port (TCP)"))
+    stun_port = models.PositiveIntegerField(_("STUN port (UDP)"))
+    image = models.CharField(_("image"), max_length=80, blank=True, editable=False)
+    certificate = models.TextField(_("certificate"), editable=False)
+    certificate_key = EncryptedTextField(editable=False)
+    certificate_sha256 = models.CharField(_("certificate pin"), max_length=64, editable=False)
+    certificate_address = models.GenericIPAddressField(_("address in the certificate"), protocol="IPv4", editable=False)
+    certificate_ends_at = models.DateTimeField(_("certificate ends"), editable=False)
+    private_key = EncryptedTextField(editable=False)
+    public_key = models.CharField(_("public key"), max_length=64, editable=False)
+    mesh_key = EncryptedTextField(editable=False)
+    failures = models.PositiveIntegerField(_("failed tries"), default=0, editable=False)
+    try_after = models.DateTimeField(_("next try not before"), null=True, blank=True, editable=False)
+    failure_code = models.CharField(_("error code of the last failure"), max_length=32, blank=True, editable=False)
+    failed_at = models.DateTimeField(_("last failure"), null=True, blank=True, editable=False)
+    proven_at = models.DateTimeField(_("first carried a packet"), null=True, blank=True, editable=False)
+    probe_asked_at = models.DateTimeField(_("test asked for"), null=True, blank=True, editable=False)
+    last_health = models.ForeignKey(
+        "RelayHealth", models.SET_NULL, null=True, blank=True, related_name="+", editable=False
+    )
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+    released_at = models.DateTimeField(_("released"), null=True, blank=True, editable=False)
+
+    objects = RelayQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("relay")
+        verbose_name_plural = _("relays")
+        ordering = ["slot", "pk"]
+        constraints = [
+            models.UniqueConstraint(name="relay_derp_port_once", fields=["server", "derp_port", "live"]),
+            models.UniqueConstraint(name="relay_stun_port_once", fields=["server", "stun_port", "live"]),
+            models.UniqueConstraint(name="relay_slot_once", fields=["rental", "slot"]),
+            models.UniqueConstraint(name="relay_wanted_once_a_server", fields=["rental", "server", "wanted"]),
+            models.CheckConstraint(name="relay_released_has_no_slot", condition=~Q(status="released") | Q(slot=None)),
+        ]
+        indexes = [models.Index(fields=["status", "try_after"])]
+
+    def __str__(self) -> str:
+        return f"{self.server} · {self.derp_port}"
+
+    @property
+    def is_throwaway(self) -> bool:
+        """Whether it only proves a server and belongs to nobody."""
+        return self.rental_id is None
+
+
+class RelayHealth(models.Model):
+    """One end-to-end test of a relay; times in milliseconds, empty where the test did not get that far."""
+
+    relay = models.ForeignKey(Relay, models.CASCADE, related_name="health", verbose_name=_("relay"))
+    at = models.DateTimeField(_("time"), default=timezone.now, db_index=True)
+    is_ok = models.BooleanField(_("passed"))
+    step = models.CharField(_("failed step"), max_length=12, blank=True)
+    cause = models.CharField(_("likely cause"), max_length=32, blank=True)
+    detail = models.CharField(_("details"), max_length=300, blank=True)
+    tcp_ms = models.FloatField(null=True, blank=True)
+    tls_ms = models.FloatField(null=True, blank=True)
+    handshake_ms = models.FloatField(null=True, blank=True)
+    packet_ms = models.FloatField(null=True, blank=True)
+    stun_ms = models.FloatField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("relay test")
+        verbose_name_plural = _("relay tests")
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.relay_id} {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class DeploymentQuerySet(JobQuerySet):
+    """Deployments by who may see them."""
+
+    def visible_to(self, user: Any) -> Self:
+        """Admins see all, a customer those of his relays."""
+        if not user.is_authenticated:
+            return self.none()
+        return self.all() if user.is_staff else self.filter(relay__rental__user=user)
+
+
+class Deployment(JobRecord):
+    """One try to make one relay's container as it should be; its log is what pages show as progress.
+
+    `active` is NULL once it has ended, so at most one is open for each relay.
+    """
+
+    relay = models.ForeignKey(Relay, models.CASCADE, related_name="deployments", verbose_name=_("relay"))
+    active = models.GeneratedField(
+        expression=Case(When(Q(status__in=["queued", "running"]), then=Value(1)), default=None),
+        output_field=models.SmallIntegerField(null=True),
+        db_persist=True,
+    )
+
+    objects = DeploymentQuerySet.as_manager()
+
+    class Meta(JobRecord.Meta):
+        verbose_name = _("deployment")
+        verbose_name_plural = _("deployments")
+        constraints = [models.UniqueConstraint(name="deployment_open_once_a_relay", fields=["relay", "active"])]
+
+    def __str__(self) -> str:
+        return f"#{self.pk} · {self.relay}"
+
+
+class ServerCheckQuerySet(JobQuerySet):
+    """Server checks by who may see them."""
+
+    def visible_to(self, user: Any) -> Self:
+        return self.all() if user.is_authenticated and user.is_staff else self.none()
+
+
+class ServerCheck(JobRecord):
+    """The checks that a server passes before it is used, ending with a throw-away relay that is probed."""
+
+    server = models.ForeignKey(Server, models.CASCADE, related_name="checks", verbose_name=_("server"))
+    active = models.GeneratedField(
+        expression=Case(When(Q(status__in=["queued", "running"]), then=Value(1)), default=None),
+        output_field=models.SmallIntegerField(null=True),
+        db_persist=True,
+    )
+    findings = models.JSONField(_("findings"), default=list, blank=True)
+
+    objects = ServerCheckQuerySet.as_manager()
+
+    class Meta(JobRecord.Meta):
+        verbose_name = _("server check")
+        verbose_name_plural = _("server checks")
+        constraints = [models.UniqueConstraint(name="server_check_open_once", fields=["server", "active"])]
+
+    def __str__(self) -> str:
+        return f"#{self.pk} · {self.server}"

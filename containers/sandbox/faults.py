@@ -1,0 +1,72 @@
+"""What may be wrong with a server of the sandbox, and where that is written down."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Faults:
+    """The switches of one server; all off on a healthy one.
+
+    ``down``: the server refuses connections and its relays are gone until it is back. ``ssh_hung``: it accepts connections and
+    says nothing. ``other_host_key``: it presents a host key that nobody has seen. ``streamlocal_refused``: SSH forwards no
+    sockets. ``docker``: "" = well, "absent" = not installed, "down" = the socket is there and nobody listens, "hung" = the
+    daemon accepts requests and never answers. ``disk_full``: the Engine cannot write. ``broken_images``: beginnings of image
+    tags whose program cannot run. ``clock_offset``: seconds by which the server's clock is ahead. ``dies_after``: as ``down``,
+    from the moment that a request with this method and path (without version, such as "POST /images/load") was carried
+    out but not answered.
+    """
+
+    down: bool = False
+    ssh_hung: bool = False
+    other_host_key: bool = False
+    streamlocal_refused: bool = False
+    docker: str = ""
+    disk_full: bool = False
+    broken_images: list[str] = field(default_factory=list)
+    clock_offset: float = 0.0
+    dies_after: str = ""
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Faults:
+        """Raises ValueError for a switch that does not exist."""
+        unknown = set(value) - {item.name for item in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown faults: {', '.join(sorted(unknown))}")
+        return cls(**value)
+
+
+class FaultFile:
+    """``faults.json`` of a sandbox: server name → its switches. Missing and unreadable files mean no faults at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int] | None = None
+
+    def changed(self) -> bool:
+        """Whether the file is another one than at the last call."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            now = None
+        else:
+            now = (status.st_mtime_ns, status.st_size)
+        changed = now != self._seen
+        self._seen = now
+        return changed
+
+    def read(self) -> dict[str, Faults]:
+        try:
+            content = json.loads(self.path.read_text())
+            return {name: Faults.from_json(value) for name, value in content.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    def write(self, faults: dict[str, Faults]) -> None:
+        temporary = self.path.with_suffix(".new")
+        temporary.write_text(json.dumps({name: asdict(value) for name, value in faults.items()}, indent=1))
+        temporary.replace(self.path)

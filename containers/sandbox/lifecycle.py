@@ -1,0 +1,394 @@
+"""Starting, ending and starting again: what the Engine does with a container's process."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import posixpath
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from containers.sandbox.containers import Container, Containers
+from containers.sandbox.derper import Derper, Exited
+from containers.sandbox.faults import Faults
+from containers.sandbox.images import Images
+from containers.sandbox.networks import Networks
+from containers.sandbox.refusals import Refusal, disk_full
+from containers.sandbox.volumes import Volumes
+
+# Signals that end derper, and the exit code that it or the kernel gives then. Others it ignores.
+_ENDS = {"KILL": 137, "TERM": 0, "INT": 0, "HUP": 2, "QUIT": 2}
+_NUMBERS = {1: "HUP", 2: "INT", 3: "QUIT", 9: "KILL", 10: "USR1", 12: "USR2", 15: "TERM", 28: "WINCH"}
+# restartmanager/restartmanager.go
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 60.0
+_STEADY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class User:
+    """Who a container's process is. ``privileged``: root who kept the capability to read everything."""
+
+    uid: int
+    gid: int
+    privileged: bool
+
+
+def signal_name(text: str) -> str:
+    """KILL, HUP, … Raises Refusal for what is no signal."""
+    name = text.upper().removeprefix("SIG") or "KILL"
+    if name.isdecimal():
+        name = _NUMBERS.get(int(name), "")
+    if name not in _NUMBERS.values():
+        raise Refusal(400, f"Invalid signal: {text}")
+    return name
+
+
+class Lifecycle:
+    """The processes of one server's containers.
+
+    ``address``: the IPv4 address that the server's ports are on. ``now``: the server's clock as the Engine writes it.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        containers: Containers,
+        images: Images,
+        networks: Networks,
+        volumes: Volumes,
+        *,
+        faults: Callable[[], Faults],
+        now: Callable[[], str],
+    ) -> None:
+        self._address = address
+        self._containers = containers
+        self._images = images
+        self._networks = networks
+        self._volumes = volumes
+        self._faults = faults
+        self._now = now
+        self._running: dict[str, Derper] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._pauses: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+        self._ended = asyncio.Condition()
+        self._lock = asyncio.Lock()  # one change at a time
+
+    def pid(self, container: Container) -> int:
+        """The process that stands for the container's: ours."""
+        return os.getpid() if container.id in self._running else 0
+
+    async def start(self, container: Container) -> bool:
+        """Start it; says False when it runs already. Raises Refusal, which the container then shows as its error too."""
+        async with self._lock:
+            if container.is_running:
+                return False
+            container.stopped_by_hand = False
+            container.restart_count = 0
+            self._pauses.pop(container.id, None)
+            await self._launch(container)
+            return True
+
+    async def stop(self, container: Container, signal: str = "TERM") -> bool:
+        """End it for good; says False when it does not run."""
+        async with self._lock:
+            return await self._stop(container, signal)
+
+    async def kill(self, container: Container, reference: str, signal: str) -> None:
+        """Raises Refusal when it does not run."""
+        async with self._lock:
+            if not container.is_running:
+                raise Refusal(
+                    409, f"Cannot kill container: {reference}: Container {container.id} is not running"
+                )
+            if signal in ("KILL", "TERM"):
+                await self._stop(container, signal)
+            elif signal in _ENDS and container.id in self._running:
+                if signal == "HUP" and self._running[container.id].reloads_on_hangup:
+                    return
+                await self._end(container, _ENDS[signal])
+                await self._start_again(container)
+
+    async def remove(self, container: Container, *, with_volumes: bool) -> None:
+        async with self._lock:
+            await self._stop(container, "KILL")
+            self._containers.remove(container)
+        if with_volumes:
+            for mount in container.mounts:
+                if self._volumes.is_anonymous(mount["Name"]) and not self._containers.users_of_volume(
+                    mount["Name"]
+                ):
+                    self._volumes.delete(mount["Name"], [])
+        async with self._ended:
+            self._ended.notify_all()
+
+    async def wait(self, container: Container, condition: str) -> int:
+        """Its exit code once it does not run; with ``condition`` "next-exit" or "removed", once that has come."""
+        before = container.finished_at
+
+        def came() -> bool:
+            if condition == "removed":
+                return container not in list(self._containers)
+            return not container.is_running and (condition != "next-exit" or container.finished_at != before)
+
+        async with self._ended:
+            await self._ended.wait_for(came)
+        return container.exit_code
+
+    async def resume(self) -> None:
+        """After the server came up: start what its restart policy wants running, write down the rest as ended."""
+        async with self._lock:
+            await self._resume()
+
+    async def _resume(self) -> None:
+        for container in list(self._containers):
+            if not container.is_running:
+                continue
+            wanted = container.restart_policy in ("always", "unless-stopped", "on-failure")
+            container.status, container.exit_code, container.ports = "exited", 255, {}
+            if wanted:
+                try:
+                    await self._launch(container)
+                except Refusal:
+                    container.status = "exited"
+        self._containers.save()
+
+    async def suspend(self) -> None:
+        """The server goes down: processes end, and what ran will be found running by ``resume``."""
+        async with self._lock:
+            await self._suspend()
+
+    async def _suspend(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+        for program in self._running.values():
+            await program.stop()
+        self._running.clear()
+
+    def user_of(self, container: Container) -> User:
+        """Raises Refusal when the image's passwd file does not know it."""
+        name, colon, group = str(container.config["User"] or "0").partition(":")
+        uid, gid = self._look_up(container, name)
+        if colon:
+            gid = int(group) if group.isdecimal() else self._look_up(container, group)[1]
+        dropped = [item.upper().removeprefix("CAP_") for item in container.host_config.get("CapDrop") or []]
+        return User(uid, gid, uid == 0 and not {"ALL", "DAC_OVERRIDE"}.intersection(dropped))
+
+    async def _stop(self, container: Container, signal: str) -> bool:
+        if not container.is_running:
+            return False
+        container.stopped_by_hand = True
+        await self._end(container, _ENDS[signal] if container.id in self._running else container.exit_code)
+        return True
+
+    def _look_up(self, container: Container, name: str) -> tuple[int, int]:
+        found = self._images.find(container.image)
+        for line in (found[1]["passwd"] if found else "").splitlines():
+            words = line.split(":")
+            if len(words) > 3 and name in (words[0], words[2]):
+                return int(words[2]), int(words[3])
+        if name.isdecimal():
+            return int(name), 0
+        raise Refusal(500, f"unable to find user {name}: no matching entries in passwd file")
+
+    async def _launch(self, container: Container) -> None:
+        try:
+            if self._faults().disk_full:
+                raise disk_full(f"/var/lib/docker/containers/{container.id}/hosts")
+            for name in container.networks:
+                container.networks[name] = self._networks.find(name)["Id"]
+            user = self.user_of(container)
+            program = self._check_program(container)
+            ports = self._take_ports(container)
+        except Refusal as refusal:
+            container.exit_code = 127 if "stat /" in refusal.message else 128
+            container.error = refusal.message
+            self._containers.save()
+            raise
+        container.status, container.exit_code, container.error = "running", 0, ""
+        container.started_at, container.ports = self._now(), ports
+        self._started[container.id] = asyncio.get_running_loop().time()
+        if any(container.config["Image"].startswith(start) for start in self._faults().broken_images):
+            container.write_log(self._now(), f"exec {program}: exec format error")
+            self._ends_by_itself(container, 1)
+            return
+
+        def log(text: str) -> None:
+            now = self._now()
+            container.write_log(now, f"{now[:10].replace('-', '/')} {now[11:19]} {text}")
+
+        derper = Derper(
+            container.command,
+            self._address,
+            read=lambda path: self._read(container, path, user),
+            log=log,
+            locate=lambda port, protocol: int(
+                (ports.get(f"{port}/{protocol}") or [{"HostPort": 0}])[0]["HostPort"]
+            ),
+        )
+        try:
+            await derper.start()
+        except Exited as exited:
+            for line in exited.lines:
+                if exited.plain:
+                    container.write_log(self._now(), line)
+                else:
+                    log(line)
+            self._ends_by_itself(container, exited.exit_code)
+        except asyncio.CancelledError:
+            await derper.stop()
+            raise
+        except OSError as error:
+            # Somebody else took the port after it was tried.
+            await derper.stop()
+            container.status, container.exit_code, container.ports = "created", 128, {}
+            container.error = self._unconnected(
+                container, f"listen tcp4 {self._address}: bind: {_words(error)}"
+            )
+            self._containers.save()
+            raise Refusal(500, container.error) from None
+        else:
+            self._running[container.id] = derper
+            self._containers.save()
+
+    def _check_program(self, container: Container) -> str:
+        """The program's name. Raises Refusal when the image does not hold it, or the sandbox cannot play it."""
+        command = container.command
+        if not command:
+            raise Refusal(400, "No command specified")
+        found = self._images.find(container.image)
+        runtime = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process"
+        if found is None or command[0] not in found[1]["paths"]:
+            raise Refusal(
+                400, f'{runtime}: exec: "{command[0]}": stat {command[0]}: no such file or directory: unknown'
+            )
+        if posixpath.basename(command[0]) != "derper":
+            raise Refusal(501, f"this server is a sandbox: it runs derper only, not {command[0]}")
+        return command[0]
+
+    def _read(self, container: Container, path: str, user: User) -> bytes:
+        path = posixpath.normpath(posixpath.join("/", path))
+        for mount in container.mounts:
+            if path.startswith(mount["Destination"] + "/"):
+                inside = posixpath.relpath(path, mount["Destination"])
+                return self._volumes.read(
+                    mount["Name"], inside, user.uid, user.gid, privileged=user.privileged
+                )
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def _take_ports(self, container: Container) -> dict[str, Any]:
+        """What ``NetworkSettings.Ports`` shows once the ports are the container's. Raises Refusal when one cannot be had."""
+        taken = {
+            (key.partition("/")[2], int(binding["HostPort"]))
+            for other in self._containers
+            if other.is_running
+            for key, bindings in other.ports.items()
+            for binding in bindings or []
+        }
+        ports: dict[str, Any] = dict.fromkeys(container.config.get("ExposedPorts") or {})
+        for key, bindings in sorted((container.host_config.get("PortBindings") or {}).items()):
+            protocol = key.partition("/")[2] or "tcp"
+            given = []
+            for binding in bindings or []:
+                address = binding.get("HostIp") or "0.0.0.0"  # noqa: S104
+                port = int(binding.get("HostPort") or 0)
+                if port and (protocol, port) in taken:
+                    words = f"Bind for {address}:{port} failed: port is already allocated"
+                    raise Refusal(500, self._unconnected(container, words))
+                given.append(
+                    {"HostIp": address, "HostPort": str(self._try_port(container, address, port, protocol))}
+                )
+            ports[f"{key.partition('/')[0]}/{protocol}"] = given
+        return ports
+
+    def _try_port(self, container: Container, address: str, port: int, protocol: str) -> int:
+        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+        try:
+            if address not in ("0.0.0.0", self._address):  # noqa: S104
+                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            with socket.socket(socket.AF_INET, kind) as trial:
+                if kind == socket.SOCK_STREAM:
+                    trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind((self._address, port))
+                return int(trial.getsockname()[1])
+        except OSError as error:
+            words = f"listen {protocol}4 {address}:{port}: bind: {_words(error)}"
+            raise Refusal(500, self._unconnected(container, words)) from None
+
+    def _unconnected(self, container: Container, words: str) -> str:
+        endpoint = secrets.token_hex(32)
+        return f"driver failed programming external connectivity on endpoint {container.name} ({endpoint}): {words}"
+
+    def _ends_by_itself(self, container: Container, exit_code: int) -> None:
+        """The process ends in a moment: the request that started it is answered before."""
+        self._schedule(container, self._end_and_start_again(container, exit_code))
+
+    def _schedule(self, container: Container, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[container.id] = task
+        task.add_done_callback(
+            lambda done: self._tasks.get(container.id) is done and self._tasks.pop(container.id)
+        )
+
+    async def _end_and_start_again(self, container: Container, exit_code: int) -> None:
+        self._running.pop(container.id, None)
+        await self._note_end(container, exit_code)
+        await self._start_again(container)
+
+    async def _end(self, container: Container, exit_code: int) -> None:
+        task = self._tasks.pop(container.id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        program = self._running.pop(container.id, None)
+        if program is not None:
+            await program.stop()
+        await self._note_end(container, exit_code)
+
+    async def _note_end(self, container: Container, exit_code: int) -> None:
+        container.status, container.exit_code, container.ports = "exited", exit_code, {}
+        container.finished_at = self._now()
+        self._containers.save()
+        async with self._ended:
+            self._ended.notify_all()
+
+    async def _start_again(self, container: Container) -> None:
+        """What the restart policy says about a process that ended by itself."""
+        policy = container.host_config["RestartPolicy"]
+        wanted = policy["Name"] in ("always", "unless-stopped") or (
+            policy["Name"] == "on-failure"
+            and container.exit_code != 0
+            and (not policy["MaximumRetryCount"] or container.restart_count < policy["MaximumRetryCount"])
+        )
+        if not wanted or container.stopped_by_hand:
+            return
+        lasted = asyncio.get_running_loop().time() - self._started.get(container.id, 0)
+        pause = _FIRST_PAUSE if lasted > _STEADY_SECONDS else self._pauses.get(container.id, _FIRST_PAUSE)
+        self._pauses[container.id] = min(pause * 2, _LONGEST_PAUSE)
+        container.status = "restarting"
+        self._containers.save()
+        self._schedule(container, self._start_later(container, pause))
+
+    async def _start_later(self, container: Container, pause: float) -> None:
+        await asyncio.sleep(pause)
+        container.restart_count += 1
+        try:
+            await self._launch(container)
+        except Refusal:
+            await self._note_end(container, container.exit_code)
+
+
+def _words(error: OSError) -> str:
+    """The system's words for a port that cannot be had, as Linux puts them."""
+    names = {
+        errno.EADDRINUSE: "address already in use",
+        errno.EADDRNOTAVAIL: "cannot assign requested address",
+    }
+    return names.get(error.errno or 0, (error.strerror or str(error)).lower())

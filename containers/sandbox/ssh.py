@@ -1,0 +1,199 @@
+"""The SSH side of one server: who may sign in, what a channel leads to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncssh
+
+from containers.sandbox import http
+from containers.sandbox.faults import Faults
+from containers.sandbox.machine import facts
+
+DOCKER_SOCKET = "/var/run/docker.sock"
+"""Where the Docker socket is in the eyes of whoever is connected to a server."""
+USER = "root"
+MAX_SESSIONS = 10
+"""Sessions on one connection, as sshd's own MaxSessions."""
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NO_DAEMON = f"Cannot connect to the Docker daemon at unix://{DOCKER_SOCKET}. Is the docker daemon running?\n"
+
+
+@dataclass(frozen=True)
+class Doors:
+    """What a server's SSH side needs of the server.
+
+    ``serve_docker`` answers the Docker Engine API on a stream; ``docker_path`` is the socket that stands for
+    ``DOCKER_SOCKET`` on this machine; ``folder`` is where commands run, with ``folder/bin`` before the usual programs.
+    """
+
+    client_key: asyncssh.SSHKey
+    password: str
+    folder: Path
+    docker_path: Path
+    boot_id: str
+    faults: Callable[[], Faults]
+    serve_docker: Callable[[http.Reader, http.Writer], Awaitable[None]]
+
+
+class SshServer(asyncssh.SSHServer):
+    """One connection. ``joined`` and ``left`` are told when it begins and ends."""
+
+    def __init__(
+        self,
+        doors: Doors,
+        joined: Callable[[asyncssh.SSHServerConnection], None],
+        left: Callable[[asyncssh.SSHServerConnection], None],
+    ) -> None:
+        self._doors = doors
+        self._joined = joined
+        self._left = left
+        self._sessions = 0
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self._joined(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._left(self._connection)
+
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        return username == USER and key.public_data == self._doors.client_key.public_data
+
+    def password_auth_supported(self) -> bool:
+        return bool(self._doors.password)
+
+    def validate_password(self, username: str, password: str) -> bool:
+        return username == USER and hmac.compare_digest(password.encode(), self._doors.password.encode())
+
+    def session_requested(self) -> Callable[..., Awaitable[None]]:
+        if self._sessions >= MAX_SESSIONS:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "open failed")
+        self._sessions += 1
+        return self._session
+
+    def unix_connection_requested(self, dest_path: str) -> Callable[..., Awaitable[None]]:
+        faults = self._doors.faults()
+        # sshd gives one answer to all of this (serverloop.c, server_request_direct_streamlocal).
+        if dest_path != DOCKER_SOCKET or faults.streamlocal_refused or faults.docker in ("absent", "down"):
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "open failed")
+        return self._doors.serve_docker
+
+    async def _session(
+        self,
+        stdin: asyncssh.SSHReader[bytes],
+        stdout: asyncssh.SSHWriter[bytes],
+        stderr: asyncssh.SSHWriter[bytes],
+    ) -> None:
+        channel = stdout.channel
+        assert isinstance(channel, asyncssh.SSHServerChannel)
+        command = channel.get_command()
+        try:
+            if command is None:
+                stderr.write(b"This server is a sandbox: it runs commands, no shells to type into.\n")
+                status = 1
+            elif command.startswith("docker ") and command.endswith("system dial-stdio"):
+                status = await self._dial_docker(stdin, stdout, stderr)
+            elif "derpmgmt-facts" in command:
+                doors = self._doors
+                stdout.write(facts(doors.folder, doors.boot_id, doors.faults()).encode())
+                status = 0
+            else:
+                status = await self._run(command, stdin, stdout, stderr)
+            channel.exit(status)
+        except (OSError, asyncssh.Error):
+            channel.abort()
+        finally:
+            self._sessions -= 1
+
+    async def _dial_docker(
+        self,
+        stdin: asyncssh.SSHReader[bytes],
+        stdout: asyncssh.SSHWriter[bytes],
+        stderr: asyncssh.SSHWriter[bytes],
+    ) -> int:
+        docker = self._doors.faults().docker
+        if docker == "absent":
+            stderr.write(b"sh: 1: docker: not found\n")
+            return 127
+        if docker == "down":
+            stderr.write(_NO_DAEMON.encode())
+            return 1
+        await self._doors.serve_docker(stdin, stdout)
+        return 0
+
+    async def _run(
+        self,
+        command: str,
+        stdin: asyncssh.SSHReader[bytes],
+        stdout: asyncssh.SSHWriter[bytes],
+        stderr: asyncssh.SSHWriter[bytes],
+    ) -> int:
+        """Run a command on this machine, as the sandbox's own user, with an environment like sshd's."""
+        doors = self._doors
+        process = await asyncio.create_subprocess_exec(
+            "sh",
+            "-c",
+            command.replace(DOCKER_SOCKET, str(doors.docker_path)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=doors.folder,
+            env={
+                "PATH": f"{doors.folder / 'bin'}:{_PATH}",
+                "HOME": str(doors.folder),
+                "USER": USER,
+                "SHELL": "/bin/sh",
+            },
+        )
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        feeding = asyncio.create_task(_feed(stdin, process.stdin))
+        try:
+            await asyncio.gather(_copy(process.stdout, stdout), _copy(process.stderr, stderr))
+            return await process.wait()
+        finally:
+            feeding.cancel()
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+
+def write_docker_command(folder: Path, *, present: bool) -> None:
+    """Put the ``docker`` command where the server's commands find it, or take it away."""
+    program = folder / "bin" / "docker"
+    if present:
+        program.parent.mkdir(mode=0o700, exist_ok=True)
+        program.write_text(
+            "#!/bin/sh\necho 'docker of a sandbox: only `docker system dial-stdio`' >&2\nexit 1\n"
+        )
+        program.chmod(0o700)
+    else:
+        program.unlink(missing_ok=True)
+
+
+async def _feed(source: asyncssh.SSHReader[bytes], target: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError, asyncssh.Error):
+        while data := await source.read(65536):
+            target.write(data)
+            await target.drain()
+        target.close()
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncssh.SSHWriter[bytes]) -> None:
+    while data := await source.read(65536):
+        target.write(data)
+        await target.drain()

@@ -1,0 +1,108 @@
+"""The checks that a server passes before it is used, as rows."""
+
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+
+from django.db import IntegrityError, transaction
+
+from accounts.models import User
+from accounts.services import log_operation
+from containers import placement
+from containers.models import Relay, ServerCheck
+from containers.services.relays import new_relay
+from derpmgmt.lib import queue
+from derpmgmt.lib.jobs import JobRecord, translate
+from fleet.models import Server
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: `sentence` and `remedy` are English msgids that pages translate, `values` what is filled in.
+
+    `rules` are lines for the provider's security group, ready to copy.
+    """
+
+    step: str
+    is_ok: bool
+    sentence: str
+    values: dict[str, str] = field(default_factory=dict)
+    remedy: str = ""
+    rules: list[str] = field(default_factory=list)
+    detail: str = ""
+
+
+def request_check(*, server_pk: int, by: User | None = None) -> ServerCheck:
+    """Have a server checked; one check at a time, so a second request gives the one that is open."""
+    try:
+        with transaction.atomic():
+            check = ServerCheck.objects.create(server_id=server_pk)
+            log_operation(by=by, action="server.check_requested", target=check.server)
+            queue.announce("check_requested", server_pk)
+        return check
+    except IntegrityError:
+        return ServerCheck.objects.open().get(server_id=server_pk)
+
+
+def add_finding(*, check: ServerCheck, finding: Finding) -> None:
+    """Append a finding to a check and its log."""
+    check.findings = [*check.findings, asdict(finding)]
+    ServerCheck.objects.filter(pk=check.pk).update(findings=check.findings)
+    check.write(("✓ " if finding.is_ok else "✗ ") + finding.sentence % finding.values, step=finding.step)
+
+
+def read_findings(check: ServerCheck) -> list[dict[str, object]]:
+    """A check's findings with their texts in the active language."""
+    return [
+        {
+            **finding,
+            "text": translate(finding["sentence"], finding["values"]),
+            "remedy": translate(finding["remedy"], finding["values"]),
+        }
+        for finding in check.findings
+    ]
+
+
+def make_throwaways(*, server: Server, now: datetime) -> list[Relay]:
+    """Rows for the relays that prove a server: one on the lowest and one on the highest free ports of its ranges.
+
+    An earlier check's left-over rows go first. The list is empty when a range has no free port.
+    """
+    Relay.objects.filter(server=server, rental=None).delete()
+    ports = Relay.objects.live().filter(server=server).values_list("derp_port", "stun_port")
+    derp_taken, stun_taken = {pair[0] for pair in ports}, {pair[1] for pair in ports}
+    made: list[Relay] = []
+    tcp = range(server.tcp_port_first, server.tcp_port_last + 1)
+    udp = range(server.udp_port_first, server.udp_port_last + 1)
+    for step in (1, -1):
+        derp = placement.choose_port(tcp[::step], derp_taken)
+        stun = placement.choose_port(udp[::step], stun_taken)
+        if derp is None or stun is None:
+            break
+        derp_taken.add(derp)
+        stun_taken.add(stun)
+        relay = new_relay(server=server, derp_port=derp, stun_port=stun, now=now)
+        relay.save()
+        made.append(relay)
+    return made
+
+
+def drop_throwaways(*, server: Server) -> None:
+    """Forget the relays that proved a server; what they left on the host is then nobody's and goes."""
+    Relay.objects.filter(server=server, rental=None).delete()
+
+
+def end_lost_checks(now: datetime) -> None:
+    """Close the checks whose worker died and ask for each anew: it also cleans up what the dead one left."""
+    for check in ServerCheck.objects.lost(now):
+        ended = ServerCheck.objects.filter(pk=check.pk, status=JobRecord.Status.RUNNING).update(
+            status=JobRecord.Status.LOST, finished_at=now
+        )
+        if ended:
+            request_check(server_pk=check.server_id)
+
+
+def due_checks(now: datetime) -> list[int]:
+    """Servers whose check waits to be taken up."""
+    return list(
+        ServerCheck.objects.filter(status=JobRecord.Status.QUEUED).values_list("server_id", flat=True)[:100]
+    )

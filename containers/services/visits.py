@@ -1,0 +1,61 @@
+"""What a visit found on a server, compared with the rows."""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+
+from django.db.models import Q
+
+from containers.deploy import Found
+from containers.models import Relay
+from containers.services.relays import request_repair
+from containers.spec import KIND_RELAY
+from derpmgmt.lib import queue
+from fleet.facts import HostFacts
+from fleet.models import Server
+
+
+def record_facts(*, server: Server, facts: HostFacts, now: datetime) -> None:
+    """Write a visit's figures of the machine to its row."""
+    Server.objects.filter(pk=server.pk).update(
+        load_ratio=facts.load1 / max(facts.cores, 1),
+        memory_bytes=facts.memory_total_bytes,
+        disk_free_bytes=facts.disk_free_bytes,
+        last_visit_at=now,
+    )
+
+
+def record_containers(
+    *, server: Server, found: Iterable[Found], volumes: Collection[int], changed: Collection[int]
+) -> tuple[list[int], list[int]]:
+    """Compare what stands on a server with what should; gives the relays to repair and the orphans (relay ids).
+
+    `changed` are the relays whose container differs from its spec. Repairs are rung for here; an orphan is what has no live
+    row on this server: the list was read before the rows, and rows are written before containers, so it is nobody's work in
+    progress.
+    """
+    present = {item.relay_id: item for item in found if item.kind == KIND_RELAY}
+    rows = dict(Relay.objects.live().filter(server=server).values_list("pk", "status"))
+    repaired = []
+    for pk, status in rows.items():
+        if status != Relay.Status.RUNNING:
+            continue
+        item = present.get(pk)
+        is_right = item is not None and item.state == "running" and item.is_wired and pk not in changed
+        if not is_right and request_repair(relay_pk=pk):
+            repaired.append(pk)
+    orphans = sorted((set(present) | set(volumes)) - set(rows))
+    if orphans:
+        queue.announce("orphans_found", server.pk)
+    return repaired, orphans
+
+
+def keepers(server_pk: int) -> set[int]:
+    """The relays that may stand on a server."""
+    return set(Relay.objects.live().filter(server_id=server_pk).values_list("pk", flat=True))
+
+
+def running_relays(server_pk: int) -> list[Relay]:
+    """The relays that are said to run on a server, with what their spec needs."""
+    return list(
+        Relay.objects.filter(Q(server_id=server_pk), Q(status=Relay.Status.RUNNING)).select_related("server")
+    )

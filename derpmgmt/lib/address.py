@@ -1,0 +1,43 @@
+"""Who asks: the client's IP address, behind as many proxies as the operator trusts."""
+
+import ipaddress
+
+from django.conf import settings
+from django.http import HttpRequest
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _parse(text: str) -> IPAddress | None:
+    try:
+        address = ipaddress.ip_address(text.strip().strip("[]"))
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+def client_ip(request: HttpRequest) -> str:
+    """The client's IP address in its shortest form; IPv4 written as IPv6 becomes IPv4 again.
+
+    `settings.TRUSTED_PROXIES` says how many proxies stand in front. Each appends the peer it saw to X-Forwarded-For, so the
+    client is that many places from its end; what stands further left was written by the client and is not believed. With
+    0, or when that place holds no address, the peer of the connection counts. "0.0.0.0" when there is none (a unix socket
+    without a trusted proxy).
+    """
+    peer = _parse(request.META.get("REMOTE_ADDR", ""))
+    address = peer
+    if settings.TRUSTED_PROXIES > 0:
+        hops = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
+        if len(hops) >= settings.TRUSTED_PROXIES:
+            address = _parse(hops[-settings.TRUSTED_PROXIES]) or peer
+    return str(address or "0.0.0.0")  # noqa: S104
+
+
+def client_network(request: HttpRequest) -> str:
+    """What limits count by: the IPv4 address, or the /64 of an IPv6 address (one household has a whole one)."""
+    address = ipaddress.ip_address(client_ip(request))
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)

@@ -1,0 +1,98 @@
+"""What the panel learns from outside: `DERPMGMT_…` variables and the record of the panel that runs in this folder."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from derpmgmt.lib.processes import Lock
+
+BASE_DIR = Path(__file__).resolve().parents[2]
+PREFIX = "DERPMGMT_"
+
+
+def read(name: str, default: str = "") -> str:
+    """The variable `DERPMGMT_<name>`, or the content of the file that `DERPMGMT_<name>_FILE` names.
+
+    What this process was not given is taken from the demo or panel that runs in this folder, so that a command beside it works with
+    the same database. Raises `ImproperlyConfigured` when that file cannot be read, so that a missing secret is never an
+    empty one.
+    """
+    for variables in (os.environ, read_running().get("variables", {})):
+        if path := variables.get(f"{PREFIX}{name}_FILE"):
+            try:
+                return Path(path).read_text().strip()
+            except OSError as error:
+                raise ImproperlyConfigured(f"{PREFIX}{name}_FILE: {error}") from error
+        if (value := variables.get(f"{PREFIX}{name}")) is not None:
+            return str(value)
+    return default
+
+
+def read_bool(name: str, default: bool = False) -> bool:
+    """A yes/no variable; raises `ImproperlyConfigured` for anything but 1/0, true/false, yes/no, on/off."""
+    value = read(name).lower()
+    if value == "":
+        return default
+    if value in {"1", "true", "yes", "on"}:
+        return True
+    if value in {"0", "false", "no", "off"}:
+        return False
+    raise ImproperlyConfigured(f"{PREFIX}{name}: say yes or no, not {value!r}")
+
+
+def read_int(name: str, default: int) -> int:
+    """A whole number; raises `ImproperlyConfigured` when it is not one."""
+    value = read(name)
+    try:
+        return int(value) if value else default
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{PREFIX}{name}: a whole number, not {value!r}") from error
+
+
+def read_list(name: str) -> list[str]:
+    """A list, separated by commas."""
+    return [part.strip() for part in read(name).split(",") if part.strip()]
+
+
+def home() -> Path:
+    """Where all state lies: `DERPMGMT_VAR_DIR`, else `var/` beside the code."""
+    return Path(os.environ.get(f"{PREFIX}VAR_DIR") or BASE_DIR / "var").resolve()
+
+
+def var_dir() -> Path:
+    """The state folder of this panel. A demo has one of its own in `home()`, so no panel ever inherits the demo's accounts."""
+    if not read_bool("DEMO"):
+        return home()
+    return home() / ("demo-lab" if read("FLEET") == "lab" else "demo")
+
+
+def running_file() -> Path:
+    """The record (JSON, 0600) of the demo or panel that runs in this folder."""
+    return home() / "running.json"
+
+
+def running_lock() -> Path:
+    """Held as long as a demo or panel runs in this folder."""
+    return home() / "running.lock"
+
+
+def read_running() -> dict[str, Any]:
+    """The record of the demo or panel that runs in this folder now; empty when none does.
+
+    What a killed one left behind does not count, even when its process id is somebody else's by now.
+    """
+    return _read_running(running_file(), running_lock())
+
+
+@cache
+def _read_running(path: Path, lock: Path) -> dict[str, Any]:
+    holder = Lock.holder(lock)
+    try:
+        record = json.loads(path.read_text()) if holder else {}
+    except (OSError, ValueError):
+        return {}
+    return record if record.get("pid") == holder else {}

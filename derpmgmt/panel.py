@@ -1,0 +1,323 @@
+"""A whole panel on one machine: what `manage.py up` makes ready, starts, waits for and keeps running."""
+
+import hashlib
+import http.client
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import django_rq
+import redis
+from django.apps import apps
+from django.conf import settings
+from django.contrib.staticfiles.finders import get_finders
+from django.core.management import call_command
+from django.db import DatabaseError, connection, connections
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.recorder import MigrationRecorder
+from django.utils.translation import gettext as _
+from gunicorn.app.base import BaseApplication
+
+from derpmgmt import flow
+from derpmgmt.lib import env, valkey
+from derpmgmt.lib.crypto import DecryptionFailed, EncryptedTextField
+from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor
+from derpmgmt.lib.workers import run_scheduler, run_worker, served_queues
+
+VALKEY_SECONDS = 30
+WEB_THREADS = 8
+
+
+class CannotStart(Exception):
+    """The panel cannot run here and now; the text is a sentence that says why."""
+
+
+class Panel:
+    """The panel's processes. `say` prints a line; with `parent`, all ends when that process (make) is gone.
+
+    The processes end by rank: first what takes in work, then the workers, which may finish theirs, Valkey last.
+    """
+
+    ready_seconds = 60.0
+    output: Path | None = None
+
+    def __init__(self, say: Callable[[str], None], *, parent: int | None = None) -> None:
+        self.say = say
+        self._parent = parent
+
+    def run(self) -> None:
+        """Start everything, say when it is ready, and return when a signal has ended it. Raises `CannotStart`."""
+        os.umask(0o077)
+        with _lock() as lock, _listen() as listener:
+            supervisor = Supervisor(lock, output=self.output, parent=self._parent)
+            try:
+                with supervisor:
+                    self._run(supervisor, listener)
+            finally:
+                env.running_file().unlink(missing_ok=True)
+
+    def fleet(self) -> list[Program]:
+        """What else is to run: the demo's servers."""
+        return []
+
+    def is_fleet_up(self) -> bool:
+        """Whether the programs of `fleet` take connections; must not block."""
+        return True
+
+    def settle(self) -> None:
+        """In a process of its own, beside the running ones: what must be done or waited for before the panel is ready.
+
+        Raises `CannotStart`.
+        """
+
+    def announce(self) -> None:
+        """Say that the panel is ready, and what the operator should know."""
+        self.say(_("The panel is ready: %(url)s  (Ctrl-C ends it)") % {"url": settings.PUBLIC_URL})
+        if not apps.get_model("accounts", "User").objects.filter(is_superuser=True).exists():
+            self.say(
+                _("There is no super admin yet. Make one: manage.py user_create EMAIL --role superadmin")
+            )
+        if not settings.EMAIL_URL:
+            self.say(
+                _(
+                    "No mail server is set: mail is printed to this log instead of being sent. "
+                    "Set DERPMGMT_EMAIL_URL=smtp+tls://USER:PASSWORD@HOST:587 and DERPMGMT_EMAIL_FROM (docs/running.md)."
+                )
+            )
+        connections.close_all()
+
+    def _run(self, supervisor: Supervisor, listener: socket.socket) -> None:
+        since = datetime.now(UTC).replace(microsecond=0)
+
+        def start(name: str, main: Callable[[], object], rank: int, grace: float) -> None:
+            def apart() -> None:
+                listener.close()
+                main()
+
+            supervisor.start(Program(name, apart, rank, grace))
+
+        if settings.IS_VALKEY_OURS:
+            start("valkey", lambda: valkey.run(settings.VAR_DIR), 3, 10)
+        for program in self.fleet():
+            start(program.name, program.main, 2, program.grace)
+        self._prepare()
+        connections.close_all()
+        self._wait_for_redis(supervisor)
+        if not supervisor.run(self.is_fleet_up, self.ready_seconds) and not supervisor.is_stopping:
+            raise CannotStart(_("The servers of the demo did not start."))
+        start("scheduler", lambda: run_scheduler(flow.CRON), 0, 5)
+        for queue in settings.QUEUES:
+            groups = supervisor.groups if queue == "slow" else None
+            start(f"worker {queue}", partial(run_worker, queue, groups=groups), 1, 10)
+        supervisor.start(Program("web", lambda: _Web(listener).run(), 0, 7))
+        supervisor.start(
+            Program("start", lambda: self._settle(since), 0, 1, is_restarted=False, is_heard=True)
+        )
+        supervisor.run(lambda: supervisor.exit_code("start") is not None)
+        if supervisor.exit_code("start"):
+            raise CannotStart(_("The panel did not start."))
+        if not supervisor.is_stopping:
+            _write_record()
+            self.announce()
+            supervisor.run()
+        self.say(_("Ending …"))
+
+    def _prepare(self) -> None:
+        try:
+            is_new = not MigrationRecorder(connection).applied_migrations()
+            if settings.KEYS_MADE and not is_new:
+                for name in settings.KEYS_MADE:
+                    (settings.VAR_DIR / "keys" / name).unlink(missing_ok=True)
+                raise CannotStart(
+                    _(
+                        "There is a database, but its keys are missing from %(folder)s. Put back the copy you saved. "
+                        "Without these keys the stored secrets cannot be read."
+                    )
+                    % {"folder": settings.VAR_DIR / "keys"}
+                )
+            if MigrationExecutor(connection).migration_plan(_leaves()):
+                call_command("migrate", interactive=False, verbosity=0)
+            _check_keys()
+        except DatabaseError as error:
+            raise CannotStart(_("The database does not answer: %(reason)s") % {"reason": error}) from error
+        _collect_static()
+        if is_new and not settings.IS_DEMO:
+            self.say(
+                _(
+                    "New keys were made in %(folder)s. Back this folder up, apart from the database: without it the stored "
+                    "secrets (serial numbers, SSH keys, keys of relays) cannot be read again."
+                )
+                % {"folder": settings.VAR_DIR / "keys"}
+            )
+
+    def _wait_for_redis(self, supervisor: Supervisor) -> None:
+        if settings.IS_VALKEY_OURS:
+            is_up = supervisor.run(lambda: valkey.is_answering(settings.VAR_DIR), VALKEY_SECONDS)
+            if not is_up and not supervisor.is_stopping:
+                path = valkey.log_path(settings.VAR_DIR)
+                raise CannotStart(_("The embedded Valkey did not start; see %(path)s.") % {"path": path})
+            return
+        try:
+            with django_rq.get_connection("default") as client:
+                client.ping()
+        except redis.RedisError as error:
+            raise CannotStart(_("Redis does not answer: %(reason)s") % {"reason": error}) from error
+
+    def _settle(self, since: datetime) -> None:
+        deadline = time.monotonic() + self.ready_seconds
+        try:
+            self.settle()
+            while missing := self._missing(since):
+                if time.monotonic() > deadline:
+                    raise CannotStart(missing)
+                time.sleep(0.05)
+        except CannotStart as error:
+            self.say(str(error))
+            sys.exit(1)
+
+    def _missing(self, since: datetime) -> str:
+        status = _web_status()
+        if status != 200:
+            return _("The web server does not answer as it should: %(status)s") % {"status": status}
+        unserved = set(settings.QUEUES) - served_queues(since)
+        if unserved:
+            return _("Nobody serves these queues: %(names)s") % {"names": ", ".join(sorted(unserved))}
+        return ""
+
+
+class _Web(BaseApplication):
+    """gunicorn on a socket that listens already, with the application that this process has loaded."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._descriptor = listener.detach()
+        super().__init__()
+
+    def load_config(self) -> None:
+        options = {
+            "bind": [f"fd://{self._descriptor}"],
+            "worker_class": "gthread",
+            "workers": max(2, min(os.cpu_count() or 1, 8)),
+            "threads": WEB_THREADS,
+            "preload_app": True,
+            "graceful_timeout": 5,
+            "timeout": 60,
+            "keepalive": 15,
+            "loglevel": "warning",
+            "control_socket_disable": True,
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> object:
+        from django.urls import get_resolver
+
+        from derpmgmt.wsgi import application
+
+        get_resolver().url_patterns  # noqa: B018 — loads every view once, before the web workers fork
+        return application
+
+
+@contextmanager
+def _lock() -> Iterator[Lock]:
+    try:
+        lock = Lock(env.running_lock())
+    except AlreadyRunning as error:
+        text = _("A panel or demo runs in %(folder)s already (process %(pid)s). End that one first.")
+        raise CannotStart(text % {"folder": env.home(), "pid": error.pid}) from error
+    try:
+        yield lock
+    finally:
+        lock.close()
+
+
+@contextmanager
+def _listen() -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in settings.BIND else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.BIND, settings.PORT), family=family, backlog=1024)
+    except OSError as error:
+        text = _(
+            "Port %(port)s of %(address)s cannot be used: %(reason)s. Choose another with DERPMGMT_PORT (make: PORT=…)."
+        )
+        values = {"port": settings.PORT, "address": settings.BIND, "reason": os.strerror(error.errno or 0)}
+        raise CannotStart(text % values) from error
+    with listener:
+        yield listener
+
+
+def _leaves() -> list[tuple[str, str]]:
+    return list(MigrationExecutor(connection).loader.graph.leaf_nodes())
+
+
+def _check_keys() -> None:
+    """Raises `CannotStart` when the keys are not those of the database: looks at a few stored secrets of every kind."""
+    for model in apps.get_models():
+        for field in model._meta.concrete_fields:
+            if not isinstance(field, EncryptedTextField):
+                continue
+            try:
+                list(model._default_manager.order_by("-pk").values_list(field.name, flat=True)[:5])
+            except DecryptionFailed as error:
+                text = _(
+                    "The keys in %(folder)s are not those of this database. Put back the copy you saved."
+                )
+                raise CannotStart(text % {"folder": settings.VAR_DIR / "keys"}) from error
+
+
+def _collect_static() -> None:
+    digest = hashlib.sha256()
+    for finder in get_finders():
+        for path, storage in finder.list(None):
+            found = Path(storage.path(path)).stat()
+            digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    stamp = settings.STATIC_ROOT / ".collected"
+    if stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return
+    call_command("collectstatic", interactive=False, verbosity=0)
+    stamp.write_text(digest.hexdigest())
+
+
+def _web_status() -> int | str:
+    """The status of the front page, or why there is none."""
+    host = settings.BIND if settings.BIND not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
+    client = http.client.HTTPConnection(host, settings.PORT, timeout=10)
+    headers = {"Host": urlsplit(settings.PUBLIC_URL).netloc}
+    if settings.IS_HTTPS:
+        headers["X-Forwarded-Proto"] = "https"
+    try:
+        client.request("GET", "/", headers=headers)
+        return client.getresponse().status
+    except OSError as error:
+        return str(error)
+    finally:
+        client.close()
+
+
+def _write_record() -> None:
+    """Tell commands in the same folder how to reach this panel: its addresses and the variables it was given."""
+    record = {
+        "pid": os.getpid(),
+        "var_dir": str(settings.VAR_DIR),
+        "port": settings.PORT,
+        "public_url": settings.PUBLIC_URL,
+        "redis_url": settings.REDIS_URL,
+        "demo": settings.IS_DEMO,
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(env.PREFIX)},
+    }
+    write_private(env.running_file(), json.dumps(record, indent=2))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text + "\n")
+    aside.replace(path)

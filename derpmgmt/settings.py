@@ -1,0 +1,311 @@
+"""The one settings file. Everything an operator may say comes from `DERPMGMT_…` variables (docs/settings.md)."""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import django_stubs_ext
+import environ
+import structlog
+from csp.constants import SELF
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_lazy as _
+
+from derpmgmt.lib import env, valkey
+from derpmgmt.lib.keys import load_keys
+
+django_stubs_ext.monkeypatch()
+
+BASE_DIR = env.BASE_DIR
+VAR_DIR = env.var_dir()
+# Set by manage.py for `manage.py demo`, and found in var/running.json by commands beside it.
+IS_DEMO = env.read_bool("DEMO")
+
+# Database: SQLite in WAL mode by default; MariaDB or MySQL by URL (mysql://user:password@host:3306/name).
+DATABASE_URL = env.read("DATABASE_URL")
+if DATABASE_URL:
+    _database: dict[str, Any] = environ.Env.db_url_config(DATABASE_URL)
+    if "mysql" in _database["ENGINE"]:
+        _database.setdefault("OPTIONS", {}).update(
+            charset="utf8mb4",
+            isolation_level="read committed",
+            init_command="SET sql_mode='STRICT_TRANS_TABLES'",
+            connect_timeout=5,
+        )
+        _database["CONN_MAX_AGE"] = 60
+        _database["CONN_HEALTH_CHECKS"] = True
+    has_database = False  # whether it is a new one is found out by `manage.py up`
+else:
+    _database = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": VAR_DIR / "panel.sqlite3",
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;",
+        },
+    }
+    VAR_DIR.mkdir(parents=True, exist_ok=True)
+    has_database = Path(_database["NAME"]).exists()
+DATABASES = {"default": _database}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+_keys = load_keys(VAR_DIR, has_database=has_database)
+KEYS_MADE = _keys.made
+SECRET_KEY = _keys.django
+FIELD_KEYS = _keys.fields
+LOOKUP_KEY = _keys.lookup
+PANEL_ID = _keys.panel_id
+
+# Addresses. PUBLIC_URL is what people type; RELAY_URL is how the servers reach the panel.
+PORT = env.read_int("PORT", 8000)
+BIND = env.read("BIND", "127.0.0.1")
+PUBLIC_URL = (env.read("PUBLIC_URL") or f"http://127.0.0.1:{PORT}").rstrip("/")
+RELAY_URL = (env.read("RELAY_URL") or PUBLIC_URL).rstrip("/")
+_public = environ.urlparse(PUBLIC_URL)
+if _public.scheme not in {"http", "https"} or not _public.hostname:
+    raise ImproperlyConfigured(f"DERPMGMT_PUBLIC_URL: http://… or https://…, not {PUBLIC_URL!r}")
+ALLOWED_HOSTS = [_public.hostname, "127.0.0.1", "localhost", *env.read_list("ALLOWED_HOSTS")]
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+IS_HTTPS = _public.scheme == "https"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_HTTPS
+SECURE_HSTS_SECONDS = 31_536_000 if IS_HTTPS else 0
+# Proxies in front of the panel that may be believed about X-Forwarded-For; 0 = none, the peer's address counts.
+TRUSTED_PROXIES = env.read_int("TRUSTED_PROXIES", 0)
+if IS_HTTPS and TRUSTED_PROXIES:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+DEBUG = env.read_bool("DEBUG", default=False)
+
+# Redis: an embedded Valkey on a unix socket unless a URL is given. Database 0 is the queue, 1 the cache.
+REDIS_URL = env.read("REDIS_URL")
+IS_VALKEY_OURS = not REDIS_URL
+if IS_VALKEY_OURS:
+    REDIS_URL = f"unix://{quote(str(valkey.socket_path(VAR_DIR)))}"
+
+
+def _redis(number: int) -> str:
+    if REDIS_URL.startswith("unix:"):
+        return f"{REDIS_URL}{'&' if '?' in REDIS_URL else '?'}db={number}"
+    parts = environ.urlparse(REDIS_URL)
+    return parts._replace(path=f"/{number}").geturl()
+
+
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": _redis(1),
+        "KEY_PREFIX": "derpmgmt",
+    }
+}
+
+# A server's changes go to apply-K and its visits to visit-K, K = its primary key modulo SHARDS.
+SHARDS = env.read_int("SHARDS", 3)
+QUEUES = ["default", "slow", *(f"{kind}-{k}" for kind in ("apply", "visit") for k in range(SHARDS))]
+RQ_QUEUES = {name: {"URL": _redis(0), "DEFAULT_TIMEOUT": 600, "DEFAULT_RESULT_TTL": 60} for name in QUEUES}
+RQ = {"COMMIT_MODE": "auto"}
+# The image archives that the panel loads onto hosts.
+IMAGE_DIR = VAR_DIR / "images"
+
+INSTALLED_APPS = [
+    "accounts.apps.AccountsConfig",
+    "serials.apps.SerialsConfig",
+    "fleet.apps.FleetConfig",
+    "containers.apps.ContainersConfig",
+    "acl.apps.AclConfig",
+    "billing.apps.BillingConfig",
+    "distribution.apps.DistributionConfig",
+    "derpmgmt",
+    "accounts.apps.PanelAdminConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
+    "auditlog",
+    "crispy_forms",
+    "crispy_bootstrap5",
+    "django_filters",
+    "django_htmx",
+    "django_rq",
+    "django_structlog",
+    "django_tables2",
+    "template_partials",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "derpmgmt.middleware.LanguageMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "allauth.usersessions.middleware.UserSessionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "auditlog.middleware.AuditlogMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+    "derpmgmt.middleware.LimitMiddleware",
+]
+
+ROOT_URLCONF = "derpmgmt.urls"
+WSGI_APPLICATION = "derpmgmt.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "derpmgmt.pages.context",
+            ],
+        },
+    }
+]
+CRISPY_ALLOWED_TEMPLATE_PACKS = "bootstrap5"
+CRISPY_TEMPLATE_PACK = "bootstrap5"
+DJANGO_TABLES2_TEMPLATE = "django_tables2/bootstrap5-responsive.html"
+
+# Accounts: the e-mail address is the login, verified by a code; a unique user name stands beside it.
+AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "front"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "username", "password1*"]  # an empty user name is made from the address
+ACCOUNT_FORMS = {"signup": "accounts.forms.SignupForm"}
+ACCOUNT_PRESERVE_USERNAME_CASING = False
+ACCOUNT_USERNAME_MIN_LENGTH = 2
+ACCOUNT_USERNAME_VALIDATORS = "accounts.models.USERNAME_VALIDATORS"
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
+ACCOUNT_EMAIL_VERIFICATION_SUPPORTS_RESEND = True
+ACCOUNT_EMAIL_VERIFICATION_SUPPORTS_CHANGE = True
+ACCOUNT_PASSWORD_RESET_BY_CODE_ENABLED = True
+ACCOUNT_PASSWORD_RESET_BY_CODE_TIMEOUT = 900
+ACCOUNT_LOGIN_ON_PASSWORD_RESET = True  # a second factor is still asked for
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_CHANGE_EMAIL = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 900
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
+# Beneath the pages' own limits (derpmgmt/middleware.py): failed passwords and authenticator codes of one account.
+ACCOUNT_RATE_LIMITS = {"login_failed": "30/10m/ip,10/10m/key"}
+MFA_ADAPTER = "accounts.adapter.MFAAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_TOTP_ISSUER = "derpmgmt"
+# Without TLS, browsers offer passkeys on localhost only; allauth refuses to otherwise.
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not IS_HTTPS
+USERSESSIONS_TRACK_ACTIVITY = False  # else every request, a page's polling too, writes a row
+SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+SESSION_COOKIE_AGE = int(timedelta(days=30).total_seconds())
+SILENCED_SYSTEM_CHECKS = ["django_ratelimit.E003", "django_ratelimit.W001"]
+
+# Mail: SMTP by URL (smtp+tls://user:password@host:587); without one it is printed to the log.
+EMAIL_URL = env.read("EMAIL_URL")
+if EMAIL_URL:
+    _email = environ.Env.email_url_config(EMAIL_URL)
+    vars().update({key: value for key, value in _email.items() if key != "OPTIONS"})
+    EMAIL_TIMEOUT = 15
+elif IS_DEMO:
+    EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+    EMAIL_FILE_PATH = VAR_DIR / "mail"
+else:
+    EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.read("EMAIL_FROM", "derpmgmt <noreply@localhost>")
+
+LANGUAGE_CODE = "zh-hans"
+LANGUAGES = [("zh-hans", _("Simplified Chinese")), ("en", _("English"))]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+USE_TZ = True
+TIME_ZONE = "Asia/Shanghai"
+
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = env.home() / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+WHITENOISE_USE_FINDERS = False
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "img-src": [SELF, "data:"],  # Tabler's stylesheet carries its small icons as data URLs
+        "form-action": [SELF],
+        "base-uri": [SELF],
+        "object-src": ["'none'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+
+# A Redis that is away must not take the pages with it: limits are then not counted.
+RATELIMIT_FAIL_OPEN = True
+RATELIMIT_USE_CACHE = "default"
+# Serial numbers a person or address may try in an hour.
+REDEEM_RATE = env.read("REDEEM_RATE", "30/h")
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "plain": {
+            "()": structlog.stdlib.ProcessorFormatter,
+            "processor": structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            "foreign_pre_chain": [
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.TimeStamper(fmt="iso"),
+                structlog.stdlib.add_log_level,
+            ],
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["stderr"], "level": env.read("LOG_LEVEL", "INFO")},
+    "loggers": {
+        "paramiko": {"level": "CRITICAL"},
+        "asyncssh": {"level": "WARNING"},
+        "rq": {"level": "WARNING"},
+        "rq.worker": {"level": "WARNING", "handlers": [], "propagate": True},
+        "rq.cron": {"level": "WARNING"},
+        "django_structlog": {"level": "WARNING"},
+    },
+}
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.filter_by_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    cache_logger_on_first_use=True,
+)

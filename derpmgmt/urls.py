@@ -1,0 +1,22 @@
+"""Every address of the panel."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from derpmgmt import mailbox, pages
+
+urlpatterns = [
+    path("", pages.front, name="front"),
+    path("home/", pages.home, name="home"),
+    path("home/relays/", pages.home_relays, name="home-relays"),
+    path("home/map/", pages.home_map, name="home-map"),
+    path("account/", include("accounts.urls")),
+    path("accounts/", include("allauth.urls")),
+    path("", include("serials.urls")),
+    path("", include("acl.urls")),
+    path("", include("containers.urls")),
+    path("mailbox/", mailbox.mailbox, name="mailbox"),
+    path("admin/", admin.site.urls),
+]
+
+handler429 = pages.too_many_requests  # allauth's own limits look it up here

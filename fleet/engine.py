@@ -1,0 +1,340 @@
+"""A Docker Engine on a server, spoken to over its SSH connection with the Docker SDK.
+
+`open_engine` gives an SDK client whose HTTP requests travel on channels of the connection. What the Engine or the host
+does wrong comes out as the SDK's own exceptions; wrap a piece of work in `engine_errors()` to get `RemoteError`s.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import docker.errors
+import requests
+import urllib3
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+from docker import APIClient
+from docker.constants import DEFAULT_DOCKER_API_VERSION
+from docker.utils.proxy import ProxyConfig
+from docker.utils.socket import STDOUT, consume_socket_output
+from docker.utils.utils import version_lt
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+
+from fleet.ssh import ChannelStream, Connection, ForwardingRefused, RemoteError, TimedOut
+
+DOCKER_SOCKET = "/var/run/docker.sock"
+OLDEST_API = "1.41"
+"""Docker 20.10, the oldest Engine that the panel supports."""
+
+DEFAULT_TIMEOUT = 30.0
+
+
+def socket_check(docker_socket: str) -> str:
+    """A script that prints in one word why no channel to the Docker socket was opened: `absent`, `forbidden`, `deaf`
+    (nobody listens on it), `command` (forwarding is forbidden, but a docker command is there), `nothing` (not even that).
+    """
+    # /var/run is mostly a link to /run, and the kernel lists a socket under the name it was bound to: the file name has
+    # to do.
+    return rf"""set -- {quote(docker_socket)}
+if [ ! -S "$1" ]; then echo absent
+elif [ ! -r "$1" ] || [ ! -w "$1" ]; then echo forbidden
+elif [ -r /proc/net/unix ] && ! grep -q "/${{1##*/}}\$" /proc/net/unix; then echo deaf
+elif command -v docker >/dev/null 2>&1; then echo command
+else echo nothing
+fi
+"""
+
+
+class EngineError(RemoteError):
+    """A Docker Engine refused, or is not there.
+
+    Codes: port_taken, address_missing, image_missing, not_found, conflict, busy, disk_full, daemon_down, no_docker,
+    no_permission, too_old, runtime, refused (anything else the Engine says no to), garbage (not an Engine's answer).
+    """
+
+    code = "refused"
+    sentence = _("The Docker Engine refused.")
+
+
+_SENTENCES: dict[str, str | Promise] = {
+    "port_taken": _("A port that is needed is already in use on the server."),
+    "address_missing": _("The server does not have the address that ports are to be bound to."),
+    "image_missing": _("The server does not have the image."),
+    "not_found": _("The Docker Engine does not know this object."),
+    "conflict": _("The name is already in use on the server."),
+    "busy": _("The Docker Engine is still busy with this container."),
+    "disk_full": _("The server's disk is full."),
+    "daemon_down": _("The Docker Engine is not running."),
+    "no_docker": _("There is no Docker Engine on the server: its socket is absent."),
+    "no_permission": _(
+        "The SSH user may not use the Docker Engine: he must be root or belong to the group docker."
+    ),
+    "too_old": _("The Docker Engine is too old: version 20.10 or newer is needed."),
+    "runtime": _("The container could not be started."),
+    "refused": _("The Docker Engine refused."),
+    "garbage": _("What answers on the Docker socket is not a Docker Engine."),
+}
+
+_WORDS: tuple[tuple[str, str], ...] = (
+    # What Docker 20.10 to 29 say, in lower case; the first match counts. A failed start may report more than one.
+    ("no space left on device", "disk_full"),
+    ("disk quota exceeded", "disk_full"),
+    ("port is already allocated", "port_taken"),
+    ("address already in use", "port_taken"),
+    ("ports are not available", "port_taken"),
+    ("cannot assign requested address", "address_missing"),
+    ("no such image", "image_missing"),
+    ("removal of container", "busy"),
+    ("marked for removal", "busy"),
+    ("cannot connect to the docker daemon", "daemon_down"),
+    ("error during connect", "daemon_down"),
+    ("permission denied while trying to connect", "no_permission"),
+    ("is already in use by container", "conflict"),
+    ("already exists", "conflict"),
+    ("no such container", "not_found"),
+    ("no such volume", "not_found"),
+    ("no such network", "not_found"),
+    ("no such exec instance", "not_found"),
+    ("oci runtime", "runtime"),
+    ("failed to create task", "runtime"),
+)
+
+
+def explain(words: str, status: int | None = None) -> EngineError:
+    """The error behind a daemon's words and HTTP status."""
+    lowered = words.lower()
+    code = next((code for fragment, code in _WORDS if fragment in lowered), "")
+    if not code:
+        code = {404: "not_found", 409: "conflict"}.get(status or 0, "refused")
+    return EngineError(_SENTENCES[code], code=code, detail=words)
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Turns what the SDK and HTTP raise inside into `RemoteError`s: EngineError, TimedOut, Unreachable."""
+    try:
+        yield
+    except RemoteError:
+        raise
+    except docker.errors.APIError as error:
+        raise explain(str(error.explanation or error), error.status_code) from error
+    except (requests.Timeout, TimeoutError) as error:
+        raise TimedOut(detail=str(error)) from error
+    except (requests.exceptions.JSONDecodeError, docker.errors.StreamParseError) as error:
+        raise EngineError(_SENTENCES["garbage"], code="garbage", detail=str(error)) from error
+    except (
+        requests.ConnectionError,
+        requests.exceptions.ChunkedEncodingError,
+        urllib3.exceptions.HTTPError,
+    ) as error:
+        raise EngineError(_SENTENCES["daemon_down"], code="daemon_down", detail=str(error)) from error
+    except (ConnectionError, EOFError) as error:
+        raise EngineError(_SENTENCES["daemon_down"], code="daemon_down", detail=str(error)) from error
+    except docker.errors.DockerException as error:
+        raise EngineError(detail=str(error)) from error
+
+
+class _Route:
+    """How the Docker socket is reached: a channel straight to it or, where the host forbids that, the docker command."""
+
+    def __init__(self, connection: Connection, docker_socket: str) -> None:
+        self._connection = connection
+        self._docker_socket = docker_socket
+        self._by_command = False
+
+    def open(self, timeout: float) -> ChannelStream:
+        if not self._by_command:
+            try:
+                return self._connection.open_unix(self._docker_socket, timeout)
+            except ForwardingRefused as refusal:
+                self._find_reason(refusal, timeout)
+            self._by_command = True
+        command = f"docker -H {quote('unix://' + self._docker_socket)} system dial-stdio"
+        return self._connection.open_session_command(command, timeout)
+
+    def _find_reason(self, refusal: ForwardingRefused, timeout: float) -> None:
+        """Returns when the docker command can help; otherwise raises what is wrong."""
+        answer = self._connection.run(socket_check(self._docker_socket), timeout=timeout)
+        word = answer.stdout.decode(errors="replace").strip()
+        code = {"absent": "no_docker", "forbidden": "no_permission", "deaf": "daemon_down"}.get(word)
+        if code:
+            raise EngineError(_SENTENCES[code], code=code, detail=refusal.detail)
+        if word != "command":
+            raise ForwardingRefused(
+                _("SSH on the server forbids forwarding to sockets, and there is no docker command either."),
+                detail=refusal.detail,
+            )
+
+
+class _EngineConnection(HTTPConnection):
+    """An HTTP connection whose socket is an SSH channel."""
+
+    sock: ChannelStream | None
+
+    def __init__(self, route: _Route) -> None:
+        super().__init__("docker", blocksize=32 * 1024 - 64)  # what one SSH packet carries
+        self._route = route
+
+    def connect(self) -> None:
+        self.sock = self._route.open(float(self.timeout or DEFAULT_TIMEOUT))
+
+    @property
+    def is_connected(self) -> bool:
+        # urllib3's own look at a socket's descriptor would cost a pipe for every channel.
+        return self.sock is not None and self.sock.is_open
+
+
+class _EnginePool(HTTPConnectionPool):
+    def __init__(self, route: _Route) -> None:
+        super().__init__("docker", maxsize=4)
+        self._route = route
+
+    def _new_conn(self) -> _EngineConnection:
+        return _EngineConnection(self._route)
+
+
+class _EngineAdapter(HTTPAdapter):
+    def __init__(self, route: _Route) -> None:
+        super().__init__()
+        self._pool = _EnginePool(route)
+
+    def get_connection_with_tls_context(self, *args: object, **kwargs: object) -> HTTPConnectionPool:
+        return self._pool
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Mapping[str, str] | None) -> str:
+        return str(request.path_url)
+
+    def close(self) -> None:
+        super().close()
+        self._pool.close()
+
+
+class _RawStream:
+    """A request that has turned into a raw stream (exec, attach). Reads go through the response's buffer, because that
+    may already hold the stream's beginning."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+        raw: Any = response.raw
+        self._reader: io.BufferedReader = raw._fp.fp
+        stream: ChannelStream = raw._fp.fp.raw._sock
+        self.sendall = stream.sendall
+        self.settimeout = stream.settimeout
+        self.gettimeout = stream.gettimeout
+        self.shutdown = stream.shutdown
+
+    def recv(self, size: int) -> bytes:
+        """Up to `size` bytes; empty at the end."""
+        return self._reader.read1(size)
+
+    def close(self) -> None:
+        self._response.close()
+
+    def frames(self, tty: bool) -> Iterator[tuple[int, bytes]]:
+        """(stream number, bytes) until the end. Without a terminal, frames have an 8-byte header: the number, three zero
+        bytes, the length big-endian (Docker Engine API, "Attach to a container")."""
+        if tty:
+            while data := self.recv(65536):
+                yield STDOUT, data
+            return
+        while len(header := self._reader.read(8)) == 8:
+            yield header[0], self._reader.read(int.from_bytes(header[4:]))
+
+
+class Engine(APIClient):
+    """An SDK client (`docker.APIClient`) of the Engine behind a connection. Made by `open_engine`.
+
+    `timeout` (seconds, settable at any time) limits every single wait for the Engine, streams included; when it passes,
+    the connection is dropped and TimedOut raised.
+    """
+
+    if TYPE_CHECKING:  # what the SDK's stubs leave out
+        _post: Callable[..., requests.Response]
+        _url: Callable[..., str]
+        _raise_for_status: Callable[[requests.Response], None]
+        _stream_helper: Callable[..., Iterator[dict[str, Any]]]
+
+    def __init__(self, connection: Connection, docker_socket: str, timeout: float) -> None:
+        super().__init__(base_url="tcp://docker:1", version=OLDEST_API, timeout=timeout)  # type: ignore[arg-type]
+        self.connection = connection
+        self.trust_env = False  # proxies and netrc of this machine mean nothing on the other end of a channel
+        self._general_configs: dict[str, Any] = {}
+        self._proxy_configs = ProxyConfig()
+        self._custom_adapter = _EngineAdapter(_Route(connection, docker_socket))
+        self.adapters.clear()
+        self.mount("http+docker://", self._custom_adapter)
+        self.base_url = "http+docker://ssh"
+
+    def negotiate(self) -> None:
+        """Takes the newest API version that both sides speak. Raises EngineError (too_old, garbage)."""
+        try:
+            answer = self.version(api_version=False)
+            newest, oldest = str(answer["ApiVersion"]), str(answer.get("MinAPIVersion") or OLDEST_API)
+            if version_lt(newest, OLDEST_API):
+                raise EngineError(_SENTENCES["too_old"], code="too_old", detail=f"API {newest}")
+            chosen = DEFAULT_DOCKER_API_VERSION if version_lt(DEFAULT_DOCKER_API_VERSION, newest) else newest
+            self._version = oldest if version_lt(chosen, oldest) else chosen
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EngineError(_SENTENCES["garbage"], code="garbage", detail=str(error)) from error
+
+    def load_archive(self, path: Path, timeout: float = 300.0) -> list[str]:
+        """Loads an image archive, streamed from the file, and returns the tags (or ids) it brought.
+
+        `timeout` limits each wait, as the Engine is silent while it unpacks. Raises EngineError when the Engine could not
+        use the archive.
+        """
+        with path.open("rb") as archive:
+            response = self._post(
+                self._url("/images/load"), data=archive, params={"quiet": True}, stream=True, timeout=timeout
+            )
+        self._raise_for_status(response)
+        loaded = []
+        for item in self._stream_helper(response, decode=True):
+            if "error" in item:
+                raise explain(str(item["error"]))
+            before, colon, name = str(item.get("stream", "")).partition(": ")
+            if colon and before.startswith("Loaded image"):
+                loaded.append(name.strip())
+        return loaded
+
+    # The SDK's own versions of these wait without a limit, or miss what came together with the response's headers.
+
+    def _get_raw_response_socket(self, response: requests.Response) -> _RawStream:
+        self._raise_for_status(response)
+        return _RawStream(response)
+
+    def _disable_socket_timeout(self, socket: object) -> None:
+        pass
+
+    def _read_from_socket(
+        self, response: requests.Response, stream: bool, tty: bool = True, demux: bool = False
+    ) -> Any:
+        frames = self._get_raw_response_socket(response).frames(tty)
+        # With demux, each piece is (stdout, None) or (None, stderr).
+        pairs = ((data, None) if number == STDOUT else (None, data) for number, data in frames)
+        if stream:
+            return pairs if demux else (data or more for data, more in pairs)
+        try:
+            if demux:
+                return consume_socket_output(pairs, demux=True)
+            return b"".join(data or more or b"" for data, more in pairs)
+        finally:
+            response.close()
+
+
+def open_engine(
+    connection: Connection, docker_socket: str = DOCKER_SOCKET, timeout: float = DEFAULT_TIMEOUT
+) -> Engine:
+    """A client of the Engine on that host, its API version agreed on.
+
+    Raises EngineError (no_docker, no_permission, daemon_down, too_old, garbage), ForwardingRefused, TimedOut, Unreachable.
+    """
+    engine = Engine(connection, docker_socket, timeout)
+    with engine_errors():
+        engine.negotiate()
+    return engine

@@ -1,0 +1,144 @@
+"""What one look at a server tells: a constant shell script, and the parser of what it prints."""
+
+import re
+import time
+from dataclasses import dataclass
+
+from django.utils.translation import gettext_lazy as _
+
+from fleet.engine import DOCKER_SOCKET
+from fleet.ssh import Connection, RemoteError
+
+# POSIX sh and what Debian, Ubuntu, CentOS and Alpine (busybox) have. It reads two lines from its input, the Docker socket's
+# path and the folder whose disk counts (empty = Docker's usual one), so that it is the same text for every server. The
+# clock comes first: it is compared with the time of asking.
+FACTS_SCRIPT = r"""LC_ALL=C
+export LC_ALL
+echo derpmgmt-facts
+echo "clock $(date +%s.%N)"
+read -r socket
+read -r folder
+[ -d "$folder" ] || folder=/var/lib/docker
+[ -d "$folder" ] || folder=/
+echo "cores $(nproc 2>/dev/null || grep -c ^processor /proc/cpuinfo)"
+read -r one five fifteen rest </proc/loadavg
+echo "load $one $five $fifteen"
+while read -r name number rest; do
+  case $name in
+    MemTotal:) echo "memory_total $number" ;;
+    MemAvailable:) echo "memory_available $number" ;;
+  esac
+done </proc/meminfo
+df -P -k "$folder" | tail -n 1 | while read -r device total used free rest; do
+  echo "disk_total $total"
+  echo "disk_free $free"
+done
+interface=
+while read -r name target rest; do
+  [ "$target" = 00000000 ] && interface=$name && break
+done </proc/net/route
+if [ -n "$interface" ]; then
+  set -- $(sed -n "s/^ *$interface: *//p" /proc/net/dev)
+  echo "interface $interface"
+  echo "received $1"
+  echo "sent $9"
+fi
+if [ ! -S "$socket" ]; then echo "docker absent"
+elif [ -r "$socket" ] && [ -w "$socket" ]; then echo "docker usable"
+else echo "docker forbidden"
+fi
+echo "boot $(cat /proc/sys/kernel/random/boot_id)"
+echo "kernel $(uname -r)"
+echo "machine $(uname -m)"
+echo "os $(sed -n 's/^PRETTY_NAME=//p' /etc/os-release)"
+echo derpmgmt-end
+"""
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """A server at one moment. Sizes are bytes, loads the kernel's averages over 1, 5 and 15 minutes.
+
+    `clock_offset` is how many seconds the server's clock is ahead of ours; `received_bytes` and `sent_bytes` count from
+    the boot (`boot_id`) on the interface of the default route, whose name is empty when there is no such route;
+    `docker_socket` tells whether the Docker socket is there, `docker_usable` whether the SSH user may use it.
+    """
+
+    clock_offset: float
+    cores: int
+    load1: float
+    load5: float
+    load15: float
+    memory_total_bytes: int
+    memory_available_bytes: int
+    disk_total_bytes: int
+    disk_free_bytes: int
+    interface: str
+    received_bytes: int
+    sent_bytes: int
+    docker_socket: bool
+    docker_usable: bool
+    boot_id: str
+    kernel: str
+    machine: str
+    os_name: str
+
+
+def parse_facts(output: str, asked_at: float) -> HostFacts:
+    """The facts in the script's output; `asked_at` is our clock (seconds since 1970) at the time the server read its own.
+
+    What a login shell prints around them is ignored. Raises RemoteError (garbage) when anything is missing or no number.
+    """
+    words = output.partition("derpmgmt-facts\n")[2]
+    text, end, _after = words.partition("\nderpmgmt-end")
+    said: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _space, value = line.partition(" ")
+        said[name] = value.strip()
+    try:
+        if not end:
+            raise ValueError("the end is missing")
+        clock = re.match(r"\d+(\.\d+)?", said["clock"])  # busybox may know no %N
+        if clock is None:
+            raise ValueError("no clock")
+        load1, load5, load15 = (float(number) for number in said["load"].split())
+        docker = said["docker"]
+        return HostFacts(
+            clock_offset=float(clock.group()) - asked_at,
+            cores=int(said["cores"]),
+            load1=load1,
+            load5=load5,
+            load15=load15,
+            memory_total_bytes=int(said["memory_total"]) * 1024,
+            memory_available_bytes=int(said["memory_available"]) * 1024,
+            disk_total_bytes=int(said["disk_total"]) * 1024,
+            disk_free_bytes=int(said["disk_free"]) * 1024,
+            interface=said.get("interface", ""),
+            received_bytes=int(said.get("received", 0)),
+            sent_bytes=int(said.get("sent", 0)),
+            docker_socket=docker != "absent",
+            docker_usable=docker == "usable",
+            boot_id=said["boot"],
+            kernel=said["kernel"],
+            machine=said["machine"],
+            os_name=said["os"].strip("\"'"),
+        )
+    except (KeyError, ValueError) as error:
+        raise RemoteError(
+            _("The server's answer about itself makes no sense."),
+            code="garbage",
+            detail=f"{error}: {output[:200]}",
+        ) from None
+
+
+def read_facts(
+    connection: Connection, docker_socket: str = DOCKER_SOCKET, docker_root: str = "", timeout: float = 15.0
+) -> HostFacts:
+    """Asks a server, with one command. `docker_root` is Docker's data folder where it is not the usual one.
+
+    Raises RemoteError (garbage), TimedOut, Unreachable, CommandFailed.
+    """
+    before = time.time()
+    answer = connection.run(FACTS_SCRIPT, f"{docker_socket}\n{docker_root}\n".encode(), timeout)
+    asked_at = (before + time.time()) / 2
+    return parse_facts(answer.stdout.decode(errors="replace"), asked_at)

@@ -1,0 +1,226 @@
+"""Servers, where they stand, and how they are reached."""
+
+from datetime import timedelta
+from typing import Any, Self
+
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.db.models import Case, F, Q, Value, When
+from django.utils import timezone
+from django.utils.translation import get_language
+from django.utils.translation import gettext_lazy as _
+
+from derpmgmt.lib.crypto import EncryptedTextField
+
+_port = [MinValueValidator(1), MaxValueValidator(65535)]
+
+
+class StaffOnlyQuerySet(models.QuerySet[Any]):
+    """Rows of the operators' side: admins see all of them, nobody else any."""
+
+    def visible_to(self, user: Any) -> Self:
+        return self.all() if user.is_authenticated and user.is_staff else self.none()
+
+
+class Region(models.Model):
+    """A place where servers stand; its name is what customers read in `tailscale netcheck`."""
+
+    code = models.SlugField(_("code"), max_length=8, unique=True, help_text=_("Short, e.g. sh for Shanghai."))
+    name_zh = models.CharField(_("name in Chinese"), max_length=40)
+    name_en = models.CharField(_("name in English"), max_length=40)
+    latitude = models.FloatField(_("latitude"), null=True, blank=True)
+    longitude = models.FloatField(_("longitude"), null=True, blank=True)
+
+    objects = StaffOnlyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("region")
+        verbose_name_plural = _("regions")
+        ordering = ["code"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """The name in the language of the page."""
+        return self.name_zh if (get_language() or "zh").startswith("zh") else self.name_en
+
+
+class ProviderAccount(models.Model):
+    """The account at a cloud provider under which servers are rented; the phone number is shown masked only."""
+
+    provider = models.CharField(_("provider"), max_length=40)
+    name = models.CharField(_("account name"), max_length=60)
+    phone = EncryptedTextField(_("phone number"), blank=True)
+
+    objects = StaffOnlyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("provider account")
+        verbose_name_plural = _("provider accounts")
+        ordering = ["provider", "name"]
+
+    def __str__(self) -> str:
+        return f"{self.provider} · {self.name}"
+
+    @property
+    def phone_masked(self) -> str:
+        """The number with all but its first three and last two characters hidden: `138••••••78`."""
+        if len(self.phone) < 7:
+            return "•" * len(self.phone)
+        return f"{self.phone[:3]}{'•' * (len(self.phone) - 5)}{self.phone[-2:]}"
+
+
+class SshCredential(models.Model):
+    """How the panel signs in at servers: a private key, a password, or both. Both are encrypted at rest."""
+
+    name = models.CharField(_("name"), max_length=60, unique=True)
+    username = models.CharField(_("user on the server"), max_length=32, default="root")
+    private_key = EncryptedTextField(_("private key"), blank=True)
+    password = EncryptedTextField(_("password"), blank=True)
+
+    objects = StaffOnlyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("SSH credential")
+        verbose_name_plural = _("SSH credentials")
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ServerQuerySet(StaffOnlyQuerySet):
+    """Servers by what may be done with them."""
+
+    def usable(self) -> Self:
+        """New relays may be placed on these."""
+        return self.filter(status=Server.Status.HEALTHY).exclude(host_key="")
+
+    def managed(self) -> Self:
+        """The panel keeps relays right on these: everything that was accepted once and is not retired."""
+        return self.exclude(status__in=[Server.Status.NEW, Server.Status.RETIRED]).exclude(host_key="")
+
+    def due_for_contact(self, now: Any) -> Self:
+        """Not skipped because of a contact that failed."""
+        return self.filter(Q(next_contact_at=None) | Q(next_contact_at__lte=now))
+
+
+class Server(models.Model):
+    """A machine with SSH and a Docker Engine on which relays run.
+
+    `busy_by` and `busy_until` are the lease of the one worker that may change it now; `next_contact_at` is set while its last
+    contact failed, so that a dead server costs its neighbours one time limit at most.
+    """
+
+    class Status(models.TextChoices):
+        NEW = "new", _("being added")
+        HEALTHY = "healthy", _("healthy")
+        UNHEALTHY = "unhealthy", _("unhealthy")
+        MAINTENANCE = "maintenance", _("in maintenance")
+        DRAINING = "draining", _("draining")
+        RETIRED = "retired", _("retired")
+
+    name = models.CharField(_("name"), max_length=60, unique=True)
+    region = models.ForeignKey(Region, models.PROTECT, related_name="servers", verbose_name=_("region"))
+    provider_account = models.ForeignKey(
+        ProviderAccount,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="servers",
+        verbose_name=_("provider account"),
+    )
+    address = models.GenericIPAddressField(
+        _("public address"), protocol="IPv4", help_text=_("The IPv4 address that customers' devices reach.")
+    )
+    bind_address = models.GenericIPAddressField(
+        _("address on the machine"),
+        protocol="IPv4",
+        null=True,
+        blank=True,
+        help_text=_(
+            "Where the provider translates addresses: the machine's own IPv4; empty = the public one."
+        ),
+    )
+    ssh_host = models.CharField(
+        _("address for SSH"), max_length=253, blank=True, help_text=_("Empty = the public address.")
+    )
+    ssh_port = models.PositiveIntegerField(_("SSH port"), default=22, validators=_port)
+    credential = models.ForeignKey(
+        SshCredential, models.PROTECT, related_name="servers", verbose_name=_("SSH credential")
+    )
+    host_key = models.CharField(
+        _("pinned host key"),
+        max_length=1200,
+        blank=True,
+        editable=False,
+        validators=[RegexValidator(r"^\S+ \S+$")],
+    )
+    docker_socket = models.CharField(_("Docker socket"), max_length=200, default="/var/run/docker.sock")
+    capacity = models.PositiveIntegerField(_("capacity (relays)"), default=50)
+    tcp_port_first = models.PositiveIntegerField(_("first TCP port"), default=20000, validators=_port)
+    tcp_port_last = models.PositiveIntegerField(_("last TCP port"), default=20999, validators=_port)
+    udp_port_first = models.PositiveIntegerField(_("first UDP port"), default=20000, validators=_port)
+    udp_port_last = models.PositiveIntegerField(_("last UDP port"), default=20999, validators=_port)
+
+    status = models.CharField(_("state"), max_length=12, choices=Status, default=Status.NEW, db_index=True)
+    status_reason = models.TextField(_("reason"), blank=True)
+    in_use = models.GeneratedField(
+        expression=Case(When(~Q(status="retired"), then=Value(1)), default=None),
+        output_field=models.SmallIntegerField(null=True),
+        db_persist=True,
+    )
+    load_ratio = models.FloatField(_("load per core"), null=True, blank=True, editable=False)
+    memory_bytes = models.BigIntegerField(_("memory in bytes"), null=True, blank=True, editable=False)
+    disk_free_bytes = models.BigIntegerField(_("free disk in bytes"), null=True, blank=True, editable=False)
+    docker_version = models.CharField(_("Docker version"), max_length=40, blank=True, editable=False)
+    last_contact_at = models.DateTimeField(_("last contact"), null=True, blank=True, editable=False)
+    last_visit_at = models.DateTimeField(_("last visit"), null=True, blank=True, editable=False)
+    contact_failures = models.PositiveIntegerField(_("failed contacts in a row"), default=0, editable=False)
+    next_contact_at = models.DateTimeField(
+        _("next contact not before"), null=True, blank=True, editable=False
+    )
+    busy_by = models.CharField(_("busy with"), max_length=120, blank=True, editable=False)
+    busy_until = models.DateTimeField(_("busy until"), null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(_("added"), default=timezone.now, editable=False)
+
+    objects = ServerQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("server")
+        verbose_name_plural = _("servers")
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(
+                name="server_address_once",
+                fields=["address", "in_use"],
+                violation_error_message=_("There is a server with this address already."),
+            ),
+            models.CheckConstraint(
+                name="server_port_ranges_are_ranges",
+                condition=Q(tcp_port_first__lte=F("tcp_port_last"), udp_port_first__lte=F("udp_port_last")),
+                violation_error_message=_("A port range ends before it begins."),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def ssh_address(self) -> str:
+        """Where SSH connects to."""
+        return self.ssh_host or self.address
+
+    @property
+    def listen_address(self) -> str:
+        """The IPv4 address that relays' ports are bound to."""
+        return self.bind_address or self.address
+
+
+# A failed contact doubles the pause before the next one, between these bounds.
+CONTACT_PAUSE = timedelta(seconds=10)
+CONTACT_PAUSE_LONGEST = timedelta(minutes=5)
+# After this many failed contacts in a row a healthy server counts as unhealthy.
+UNHEALTHY_AFTER = 2

@@ -1,0 +1,200 @@
+"""What is done to servers. Nothing here speaks to a server: that is `fleet.contact`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F, Q
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from accounts.models import User
+from accounts.services import log_operation
+from derpmgmt.lib import queue
+from derpmgmt.lib.jobs import Problem
+from fleet.models import (
+    CONTACT_PAUSE,
+    CONTACT_PAUSE_LONGEST,
+    UNHEALTHY_AFTER,
+    Region,
+    Server,
+    SshCredential,
+)
+from fleet.ssh import HostKey, RemoteError
+
+# The lease of a worker that died ends by itself after this time; a living one renews it while it works.
+LEASE = timedelta(seconds=20)
+
+
+class ServerNotEmpty(Exception):
+    """The server still holds relays."""
+
+
+class WrongState(Exception):
+    """The server's state does not allow this."""
+
+
+@transaction.atomic
+def save_credential(
+    *, name: str, username: str, private_key: str = "", password: str = "", by: User | None
+) -> SshCredential:
+    """Store how to sign in at servers, or replace what is stored under `name`; both secrets are encrypted at rest."""
+    credential, is_new = SshCredential.objects.update_or_create(
+        name=name, defaults={"username": username, "private_key": private_key, "password": password}
+    )
+    log_operation(by=by, action="credential.created" if is_new else "credential.changed", target=name)
+    return credential
+
+
+@transaction.atomic
+def create_server(
+    *, by: User | None, name: str, region: Region, address: str, credential: SshCredential, **fields: Any
+) -> Server:
+    """Register a server. It is not reached before its host key is confirmed, and not used before its checks passed.
+
+    Raises `ValidationError` for addresses, names and port ranges that are wrong or taken.
+    """
+    server = Server(name=name, region=region, address=address, credential=credential, **fields)
+    server.full_clean()
+    server.save()
+    log_operation(by=by, action="server.created", target=server, address=address)
+    return server
+
+
+@transaction.atomic
+def confirm_host_key(*, server: Server, line: str, by: User | None) -> None:
+    """Pin the host key that a person confirmed (`ssh-ed25519 AAAA…`) and have the server checked.
+
+    Raises `ValueError` when `line` is no host key.
+    """
+    key = HostKey.from_line(line)
+    Server.objects.filter(pk=server.pk).update(
+        host_key=key.line, next_contact_at=None, contact_failures=0, status_reason=""
+    )
+    server.refresh_from_db()
+    log_operation(by=by, action="server.host_key_confirmed", target=server, fingerprint=key.fingerprint)
+    queue.announce("server_to_check", server.pk)
+
+
+@transaction.atomic
+def update_server(*, server: Server, by: User | None, **changes: Any) -> None:
+    """Change a server's fields. A new address means new certificates and maps: that is announced.
+
+    Raises `ValidationError`.
+    """
+    before = {name: str(getattr(server, name)) for name in changes}
+    for name, value in changes.items():
+        setattr(server, name, value)
+    server.full_clean()
+    server.save(update_fields=list(changes))
+    after = {name: str(getattr(server, name)) for name in changes}
+    changed = {name: [before[name], after[name]] for name in changes if before[name] != after[name]}
+    if not changed:
+        return
+    log_operation(by=by, action="server.changed", target=server, changes=changed)
+    Server.objects.filter(pk=server.pk).update(next_contact_at=None)
+    queue.announce("server_changed", server.pk)
+
+
+def accept_server(*, server: Server, by: User | None = None) -> bool:
+    """Put a server into use, after its checks; False when it has been retired meanwhile."""
+    with transaction.atomic():
+        accepted = Server.objects.filter(
+            pk=server.pk, status__in=[Server.Status.NEW, Server.Status.UNHEALTHY, Server.Status.HEALTHY]
+        ).update(status=Server.Status.HEALTHY, status_reason="", contact_failures=0, next_contact_at=None)
+        if accepted:
+            log_operation(by=by, action="server.accepted", target=server)
+            queue.announce("server_usable", server.pk)
+    return bool(accepted)
+
+
+@transaction.atomic
+def start_maintenance(*, server: Server, by: User | None, reason: str = "") -> None:
+    """Place nothing new on the server; its relays keep running. Raises `WrongState`."""
+    moved = Server.objects.filter(
+        pk=server.pk, status__in=[Server.Status.HEALTHY, Server.Status.UNHEALTHY]
+    ).update(status=Server.Status.MAINTENANCE, status_reason=reason)
+    if not moved:
+        raise WrongState(_("Only a server in use can be put into maintenance."))
+    log_operation(by=by, action="server.maintenance_started", target=server, reason=reason)
+
+
+@transaction.atomic
+def end_maintenance(*, server: Server, by: User | None) -> None:
+    """Take the server back into use. Raises `WrongState`."""
+    moved = Server.objects.filter(pk=server.pk, status=Server.Status.MAINTENANCE).update(
+        status=Server.Status.HEALTHY, status_reason="", next_contact_at=None, contact_failures=0
+    )
+    if not moved:
+        raise WrongState(_("This server is not in maintenance."))
+    log_operation(by=by, action="server.maintenance_ended", target=server)
+    queue.announce("server_usable", server.pk)
+
+
+@transaction.atomic
+def retire_server(*, server: Server, by: User | None) -> None:
+    """Remove a server that holds no relay: its row stays for the history, under a name and address that are free again.
+
+    Raises `ServerNotEmpty`.
+    """
+    locked = Server.objects.select_for_update().get(pk=server.pk)
+    if locked.status == Server.Status.RETIRED:
+        return
+    if any(queue.ask("server_relays", server.pk)):
+        raise ServerNotEmpty(_("The server still holds relays; move or remove them first."))
+    name = locked.name
+    locked.name = f"{name[:48]} †{locked.pk}"
+    locked.status = Server.Status.RETIRED
+    locked.save(update_fields=["name", "status"])
+    log_operation(by=by, action="server.retired", target=name, address=locked.address)
+
+
+def record_contact(*, server_pk: int) -> None:
+    """The server answered: it is no longer skipped, and one that was unhealthy for its silence is healthy again."""
+    now = timezone.now()
+    Server.objects.filter(pk=server_pk).update(last_contact_at=now)
+    with transaction.atomic():
+        recovered = Server.objects.filter(pk=server_pk, status=Server.Status.UNHEALTHY).update(
+            status=Server.Status.HEALTHY, status_reason="", contact_failures=0, next_contact_at=None
+        )
+        if recovered:
+            queue.announce("server_usable", server_pk)
+    Server.objects.filter(pk=server_pk, contact_failures__gt=0).update(
+        contact_failures=0, next_contact_at=None
+    )
+
+
+def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
+    """The server did not answer: skip it for a while, twice as long each time (10 s to 5 min); unhealthy after two in a row."""
+    server = Server.objects.get(pk=server_pk)
+    pause = min(CONTACT_PAUSE * 2 ** min(server.contact_failures, 10), CONTACT_PAUSE_LONGEST)
+    Server.objects.filter(pk=server_pk).update(
+        contact_failures=F("contact_failures") + 1, next_contact_at=timezone.now() + pause
+    )
+    problem = Problem.of(error)
+    Server.objects.filter(
+        pk=server_pk, status=Server.Status.HEALTHY, contact_failures__gte=UNHEALTHY_AFTER
+    ).update(status=Server.Status.UNHEALTHY, status_reason=problem.sentence % problem.values or problem.code)
+
+
+@contextmanager
+def lease(server_pk: int, holder: str) -> Iterator[bool]:
+    """Hold the right to change a server; gives False when another worker holds it.
+
+    The lease is a conditional UPDATE on the row and ends `LEASE` after it was last renewed, so it outlives nobody for long.
+    """
+    taken = renew_lease(server_pk=server_pk, holder=holder)
+    try:
+        yield taken
+    finally:
+        if taken:
+            Server.objects.filter(pk=server_pk, busy_by=holder).update(busy_by="", busy_until=None)
+
+
+def renew_lease(*, server_pk: int, holder: str) -> bool:
+    """Take or keep the lease; False when somebody else has it."""
+    now = timezone.now()
+    free = Q(busy_until=None) | Q(busy_until__lt=now) | Q(busy_by=holder)
+    return bool(Server.objects.filter(free, pk=server_pk).update(busy_by=holder, busy_until=now + LEASE))

@@ -1,0 +1,102 @@
+"""A channel as a socket."""
+
+import io
+import socket
+from typing import TYPE_CHECKING, Any
+
+import paramiko
+from django.utils.translation import gettext_lazy as _
+
+from fleet.ssh.errors import TimedOut, Unreachable
+
+if TYPE_CHECKING:
+    from fleet.ssh.connection import Connection
+
+
+class ChannelStream:
+    """A channel that behaves like a connected socket, as far as `http.client` needs one.
+
+    A read or write that exceeds its time limit drops the whole connection and raises `TimedOut`: a host that has
+    stopped answering on one channel is not asked again on another.
+    """
+
+    def __init__(self, connection: "Connection", channel: paramiko.Channel, timeout: float) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._readers = 0
+        self._closing = False
+        channel.settimeout(timeout)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the far side still listens and has nothing unread waiting: then it can carry a new request."""
+        channel = self._channel
+        quiet = not (channel.closed or channel.eof_received or channel.recv_ready())
+        return quiet and self._connection.is_alive
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Seconds each following read or write may take."""
+        self._channel.settimeout(timeout)
+
+    def gettimeout(self) -> float | None:
+        """The time limit in seconds."""
+        return self._channel.gettimeout()
+
+    def recv(self, size: int) -> bytes:
+        """Up to `size` bytes; empty when the far side has ended. Raises TimedOut, Unreachable."""
+        channel = self._channel
+        try:
+            data = channel.recv(size)
+        except TimeoutError:
+            self._connection.close()
+            raise TimedOut from None
+        # A channel that ended without EOF in either direction did not end by itself: its connection broke.
+        if not data and channel.closed and not (channel.eof_received or channel.eof_sent or self._closing):
+            self._connection.close()
+            raise Unreachable(_("The connection to the server was lost."), code="lost")
+        return data
+
+    def recv_into(self, buffer: Any) -> int:
+        """Like `recv`, into a buffer; what `socket.SocketIO` calls."""
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def sendall(self, data: bytes) -> None:
+        """Sends everything. Raises TimedOut, Unreachable, or BrokenPipeError when only this channel has ended."""
+        try:
+            self._channel.sendall(data)
+        except TimeoutError:
+            self._connection.close()
+            raise TimedOut from None
+        except (OSError, EOFError, paramiko.SSHException):
+            if self._connection.is_alive:
+                raise BrokenPipeError("channel closed") from None
+            raise Unreachable(_("The connection to the server was lost."), code="lost") from None
+
+    def read_stderr(self) -> str:
+        """What a command has written to its error output by now, shortened."""
+        channel = self._channel
+        if channel.recv_stderr_ready():
+            return channel.recv_stderr(4096).decode(errors="replace")
+        return ""
+
+    def makefile(self, mode: str = "rb", buffering: int | None = None) -> io.BufferedReader:
+        """A buffered reader; the channel stays open until the reader is closed too, as with a real socket."""
+        self._readers += 1
+        return io.BufferedReader(socket.SocketIO(self, "rb"))  # type: ignore[arg-type]
+
+    def _decref_socketios(self) -> None:
+        self._readers -= 1
+        if self._closing and self._readers <= 0:
+            self._channel.close()
+
+    def shutdown(self, how: int) -> None:
+        """Ends one or both directions, as of a socket."""
+        self._channel.shutdown(how)
+
+    def close(self) -> None:
+        """Closes the channel once no reader made from it is open."""
+        self._closing = True
+        if self._readers <= 0:
+            self._channel.close()

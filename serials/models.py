@@ -1,0 +1,283 @@
+"""Serial numbers, and the rentals they pay for."""
+
+from typing import Any, Self
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from derpmgmt.lib.crypto import EncryptedTextField
+from fleet.models import Server, StaffOnlyQuerySet
+
+
+class Entitlement(models.Model):
+    """What was sold; copied from a batch to the spans of a rental, so that later changes never touch what is running."""
+
+    class AtQuota(models.TextChoices):
+        NOTHING = "nothing", _("nothing happens")
+        THROTTLE = "throttle", _("slow down")
+        STOP = "stop", _("stop")
+
+    device_limit = models.PositiveIntegerField(_("devices"), default=20, validators=[MinValueValidator(1)])
+    quota_bytes = models.BigIntegerField(
+        _("traffic a month in bytes"), null=True, blank=True, help_text=_("Empty = unlimited.")
+    )
+    rate_bytes_per_second = models.BigIntegerField(
+        _("rate limit in bytes a second"),
+        null=True,
+        blank=True,
+        help_text=_("For each device; empty = none."),
+    )
+    at_quota = models.CharField(_("at the allowance"), max_length=8, choices=AtQuota, default=AtQuota.NOTHING)
+
+    ENTITLEMENT_FIELDS = ("device_limit", "quota_bytes", "rate_bytes_per_second", "at_quota")
+
+    class Meta:
+        abstract = True
+
+
+class SerialBatch(Entitlement):
+    """Serial numbers that were made together and give the same; an unpaid batch cannot be redeemed."""
+
+    # A customer's three relays stand on three servers, so a batch is bound to at least as many.
+    FEWEST_SERVERS = 3
+
+    name = models.CharField(_("name"), max_length=80)
+    days = models.PositiveIntegerField(
+        _("days"),
+        validators=[MinValueValidator(1), MaxValueValidator(3660)],
+        help_text=_("Days each one gives."),
+    )
+    count = models.PositiveIntegerField(
+        _("count"), validators=[MinValueValidator(1), MaxValueValidator(10000)]
+    )
+    redeem_by = models.DateField(
+        _("redeem by"), null=True, blank=True, help_text=_("Last day; empty = no limit.")
+    )
+    paid_at = models.DateTimeField(_("paid"), null=True, blank=True)
+    servers = models.ManyToManyField(
+        Server,
+        blank=True,
+        related_name="+",
+        verbose_name=_("bound to servers"),
+        help_text=_("Relays are placed on these only; at least three, or none for all."),
+    )
+    created_at = models.DateTimeField(_("made"), default=timezone.now)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("made by"),
+    )
+
+    objects = StaffOnlyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("batch of serial numbers")
+        verbose_name_plural = _("batches of serial numbers")
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether its serial numbers may be redeemed and their maps downloaded."""
+        return self.paid_at is not None
+
+
+class SerialNumberQuerySet(models.QuerySet["SerialNumber"]):
+    """Serial numbers by state and by who may see them."""
+
+    def visible_to(self, user: Any) -> Self:
+        """Admins see all; a customer sees those that he redeemed."""
+        if not user.is_authenticated:
+            return self.none()
+        return self.all() if user.is_staff else self.filter(redemption__rental__user=user)
+
+    def unused(self) -> Self:
+        return self.filter(status=SerialNumber.Status.UNUSED)
+
+
+class SerialNumber(models.Model):
+    """One code that can be redeemed once.
+
+    The code is stored twice: as an HMAC (`code_hash`) to find it and encrypted (`code`) to show it to who may; pages show
+    `masked`.
+    """
+
+    class Status(models.TextChoices):
+        UNUSED = "unused", _("unused")
+        USED = "used", _("used")
+        EXPIRED = "expired", _("expired")
+        RECALLED = "recalled", _("recalled")
+
+    batch = models.ForeignKey(SerialBatch, models.PROTECT, related_name="serials", verbose_name=_("batch"))
+    code_hash = models.CharField(max_length=64, unique=True, editable=False)
+    code = EncryptedTextField(editable=False)
+    code_end = models.CharField(_("ends in"), max_length=4, editable=False, db_index=True)
+    status = models.CharField(_("state"), max_length=8, choices=Status, default=Status.UNUSED, db_index=True)
+    redeemed_at = models.DateTimeField(_("redeemed"), null=True, blank=True, editable=False)
+
+    objects = SerialNumberQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("serial number")
+        verbose_name_plural = _("serial numbers")
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return self.masked
+
+    @property
+    def masked(self) -> str:
+        """The code as pages show it: only its last four characters."""
+        return f"••••-{self.code_end}"
+
+
+class RentalQuerySet(models.QuerySet["Rental"]):
+    """Rentals by state and by who may see them."""
+
+    def visible_to(self, user: Any) -> Self:
+        """Admins see all, a customer his own."""
+        if not user.is_authenticated:
+            return self.none()
+        return self.all() if user.is_staff else self.filter(user=user)
+
+    def entitled(self, now: Any) -> Self:
+        """Those whose relays should run at `now`: decided by times, never by the recorded status."""
+        return self.filter(paused_at=None, closed_at=None, ends_at__gt=now)
+
+
+class Rental(models.Model):
+    """One customer's time with relays; its schedule is the spans.
+
+    Rights are decided by times (`is_entitled`); `status` only records what the sweep has done. `waiting_since` is set while the
+    customer has paid time but not yet a proven relay: that time is given back.
+    """
+
+    class Status(models.TextChoices):
+        ACTIVE = "active", _("active")
+        EXPIRED = "expired", _("expired")
+        PAUSED = "paused", _("paused")
+        CLOSED = "closed", _("closed")
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, models.PROTECT, related_name="rental", verbose_name=_("customer")
+    )
+    status = models.CharField(_("state"), max_length=8, choices=Status, default=Status.ACTIVE, db_index=True)
+    ends_at = models.DateTimeField(_("ends on"), null=True, blank=True, db_index=True)
+    paused_at = models.DateTimeField(_("paused"), null=True, blank=True)
+    closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
+    waiting_since = models.DateTimeField(_("waiting for the first relay since"), null=True, blank=True)
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+
+    objects = RentalQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("rental")
+        verbose_name_plural = _("rentals")
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return str(self.user)
+
+    def is_entitled(self, now: Any) -> bool:
+        """Whether the relays of this rental should run at `now`."""
+        return (
+            self.paused_at is None
+            and self.closed_at is None
+            and self.ends_at is not None
+            and now < self.ends_at
+        )
+
+
+class RedemptionQuerySet(models.QuerySet["Redemption"]):
+    """What moved an end, by who may see it."""
+
+    def visible_to(self, user: Any) -> Self:
+        if not user.is_authenticated:
+            return self.none()
+        return self.all() if user.is_staff else self.filter(rental__user=user)
+
+
+class Redemption(models.Model):
+    """What moved a rental's end, from when to when, by whom; append-only."""
+
+    class Kind(models.TextChoices):
+        SERIAL = "serial", _("serial number redeemed")
+        RENEWAL = "renewal", _("renewed by an admin")
+        WAITING = "waiting", _("waiting time given back")
+        RESUMED = "resumed", _("resumed after a pause")
+        REFUND = "refund", _("refunded")
+
+    rental = models.ForeignKey(Rental, models.PROTECT, related_name="redemptions", verbose_name=_("rental"))
+    kind = models.CharField(_("kind"), max_length=8, choices=Kind)
+    serial = models.OneToOneField(
+        SerialNumber,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="redemption",
+        verbose_name=_("serial number"),
+    )
+    granted_seconds = models.BigIntegerField(_("seconds granted"), help_text=_("Negative for a refund."))
+    old_ends_at = models.DateTimeField(_("old end"), null=True, blank=True)
+    new_ends_at = models.DateTimeField(_("new end"))
+    at = models.DateTimeField(_("time"), default=timezone.now)
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("by"),
+    )
+    note = models.CharField(_("note"), max_length=200, blank=True)
+
+    objects = RedemptionQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("redemption")
+        verbose_name_plural = _("redemptions")
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} · {timezone.localtime(self.new_ends_at):%Y-%m-%d %H:%M}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self.pk is not None:
+            raise TypeError("redemptions are append-only")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("redemptions are append-only")
+
+
+class RentalSpan(Entitlement):
+    """A stretch of a rental under one entitlement; spans follow one another without gap or overlap."""
+
+    rental = models.ForeignKey(Rental, models.CASCADE, related_name="spans", verbose_name=_("rental"))
+    redemption = models.ForeignKey(
+        Redemption, models.PROTECT, related_name="spans", verbose_name=_("redemption")
+    )
+    starts_at = models.DateTimeField(_("starts"))
+    ends_at = models.DateTimeField(_("ends"))
+    servers = models.ManyToManyField(Server, blank=True, related_name="+", verbose_name=_("bound to servers"))
+
+    class Meta:
+        verbose_name = _("span")
+        verbose_name_plural = _("spans")
+        ordering = ["starts_at"]
+        constraints = [
+            models.CheckConstraint(name="span_ends_after_it_starts", condition=Q(ends_at__gt=F("starts_at"))),
+            models.UniqueConstraint(name="span_starts_once", fields=["rental", "starts_at"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{timezone.localtime(self.starts_at):%Y-%m-%d} – {timezone.localtime(self.ends_at):%Y-%m-%d}"

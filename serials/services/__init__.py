@@ -1,0 +1,71 @@
+"""What is done with serial numbers and rentals."""
+
+from serials.services.batches import (
+    create_batch,
+    expire_serials,
+    mark_batch_paid,
+    mark_batch_unpaid,
+    recall_serial,
+    reveal_batch,
+    reveal_code,
+)
+from serials.services.redeeming import (
+    Preview,
+    Stretch,
+    check_serial,
+    find_serial,
+    preview_redemption,
+    redeem_serial,
+)
+from serials.services.refusals import (
+    AccountBarred,
+    AlreadyRedeemed,
+    SerialExpired,
+    SerialMistyped,
+    SerialRecalled,
+    SerialRefused,
+    SerialUnknown,
+    SerialUnpaid,
+    SerialUsed,
+)
+from serials.services.rentals import (
+    Terms,
+    bound_servers,
+    credit_waiting_time,
+    current_span,
+    is_paid,
+    read_schedule,
+    write_schedule,
+)
+
+__all__ = [
+    "AccountBarred",
+    "AlreadyRedeemed",
+    "Preview",
+    "SerialExpired",
+    "SerialMistyped",
+    "SerialRecalled",
+    "SerialRefused",
+    "SerialUnknown",
+    "SerialUnpaid",
+    "SerialUsed",
+    "Stretch",
+    "Terms",
+    "bound_servers",
+    "check_serial",
+    "create_batch",
+    "credit_waiting_time",
+    "current_span",
+    "expire_serials",
+    "find_serial",
+    "is_paid",
+    "mark_batch_paid",
+    "mark_batch_unpaid",
+    "preview_redemption",
+    "read_schedule",
+    "recall_serial",
+    "redeem_serial",
+    "reveal_batch",
+    "reveal_code",
+    "write_schedule",
+]

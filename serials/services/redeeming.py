@@ -1,0 +1,217 @@
+"""From a code to time: looking it up, showing what it would do, redeeming it."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.utils import timezone
+from django.utils.formats import date_format
+
+from accounts.models import User
+from accounts.services import log_operation
+from serials import codes, schedule
+from serials.models import Redemption, Rental, SerialBatch, SerialNumber
+from serials.services.batches import code_hash, today
+from serials.services.refusals import (
+    AccountBarred,
+    AlreadyRedeemed,
+    SerialExpired,
+    SerialMistyped,
+    SerialRecalled,
+    SerialRefused,
+    SerialUnknown,
+    SerialUnpaid,
+    SerialUsed,
+)
+from serials.services.rentals import Terms, read_schedule, write_schedule
+
+
+def _refusal(serial: SerialNumber, user: User | None, now: datetime) -> SerialRefused | None:
+    status = SerialNumber.Status
+    match serial.status:
+        case status.USED:
+            mine = user is not None and Redemption.objects.filter(serial=serial, rental__user=user).first()
+            return AlreadyRedeemed(day=date_format(timezone.localdate(mine.at))) if mine else SerialUsed()
+        case status.RECALLED:
+            return SerialRecalled()
+    redeem_by = serial.batch.redeem_by
+    if serial.status == status.EXPIRED or (redeem_by is not None and redeem_by < today(now)):
+        return SerialExpired(day=date_format(redeem_by) if redeem_by else "–")
+    return None if serial.batch.is_paid else SerialUnpaid()
+
+
+def find_serial(code: str, *, user: User | None = None) -> SerialNumber:
+    """The serial number of a typed code, with its batch, when it can be redeemed now.
+
+    `user` lets a serial number that he redeemed himself be told from one that somebody else used. Raises `SerialMistyped`,
+    `SerialUnknown`, `SerialUsed` (`AlreadyRedeemed`), `SerialExpired`, `SerialRecalled` or `SerialUnpaid`.
+    """
+    if not codes.is_well_typed(code):
+        raise SerialMistyped
+    by_hash = SerialNumber.objects.filter(code_hash=code_hash(codes.normalize(code)))
+    serial = by_hash.select_related("batch").first()
+    if serial is None:
+        raise SerialUnknown
+    if refusal := _refusal(serial, user, timezone.now()):
+        raise refusal
+    return serial
+
+
+def check_serial(*, code: str, user: User | None, ip: str | None = None) -> SerialNumber:
+    """`find_serial` for a page: a refusal is written to the activity log. `user` None is a visitor."""
+    try:
+        return find_serial(code, user=user)
+    except SerialRefused as refusal:
+        _log_refusal(refusal, code=code, user=user, by=user, ip=ip)
+        raise
+
+
+def _log_refusal(
+    refusal: SerialRefused, *, code: str, user: User | None, by: User | None, ip: str | None
+) -> None:
+    normalized = codes.normalize(code)
+    log_operation(
+        by=by, action="serial.refused", target=f"••••-{normalized[-4:]}", subject=user, is_success=False, ip=ip,
+        reason=refusal.code, code_hash=code_hash(normalized)[:12],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of the schedule that a person is shown: what runs from when to when, and whether it is what he buys now."""
+
+    starts_at: datetime
+    ends_at: datetime
+    terms: Terms
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What redeeming would do. The new end is the same whether the new time starts now or afterwards.
+
+    `is_different` says that the person may choose, because what is left has another entitlement; `afterwards` and
+    `immediately` are then the two orders, from now on.
+    """
+
+    days: int
+    terms: Terms
+    old_ends_at: datetime | None
+    new_ends_at: datetime
+    is_different: bool
+    afterwards: tuple[Stretch, ...]
+    immediately: tuple[Stretch, ...]
+
+
+def preview_redemption(*, serial: SerialNumber, user: User, now: datetime) -> Preview:
+    """What redeeming `serial` at `now` would do to the rental of `user`; nothing is written."""
+    rental = Rental.objects.filter(user=user).first()
+    spans = read_schedule(rental) if rental else ()
+    at = rental.paused_at or now if rental else now
+    new_terms = Terms.of(serial.batch)
+    length = timedelta(days=serial.batch.days)
+    _, left = schedule.split(spans, at)
+
+    def shown_to_people(spans: schedule.Spans) -> tuple[Stretch, ...]:
+        shown: list[Stretch] = []
+        for span in schedule.split(spans, at)[1]:
+            assert isinstance(span.entitlement, Terms)
+            terms, is_new, starts_at = span.entitlement, span.redemption == schedule.NEW, span.starts_at
+            if shown and (shown[-1].terms, shown[-1].is_new) == (terms, is_new):
+                starts_at = shown.pop().starts_at
+            shown.append(Stretch(starts_at, span.ends_at, terms=terms, is_new=is_new))
+        return tuple(shown)
+
+    afterwards = schedule.add(spans, at=at, length=length, entitlement=new_terms)
+    return Preview(
+        days=serial.batch.days,
+        terms=new_terms,
+        old_ends_at=rental.ends_at if rental else None,
+        new_ends_at=afterwards[-1].ends_at,
+        is_different=any(span.entitlement != new_terms for span in left),
+        afterwards=shown_to_people(afterwards),
+        immediately=shown_to_people(schedule.start_now(spans, at=at, length=length, entitlement=new_terms)),
+    )
+
+
+def redeem_serial(
+    *, code: str, user: User, by: User | None, ip: str | None = None, start_now: bool = False
+) -> Redemption:
+    """Give `user` the days of the serial number; whatever the race, one call succeeds and each other is refused.
+
+    The new time starts at the later of now (or the pause's begin) and the rental's end, or with `start_now` at once, and what is
+    left of the old follows. Raises `SerialRefused` in its kinds, `AccountBarred` too; refusals are logged, so call it
+    outside of a transaction. Announces `rental_changed`.
+    """
+    try:
+        serial = find_serial(code, user=user)
+        with transaction.atomic():
+            return _redeem(serial=serial, user=user, by=by, ip=ip, start_now=start_now)
+    except SerialRefused as refusal:
+        _log_refusal(refusal, code=code, user=user, by=by, ip=ip)
+        raise
+
+
+def _redeem(
+    *, serial: SerialNumber, user: User, by: User | None, ip: str | None, start_now: bool
+) -> Redemption:
+    # The account's row is locked first: two serial numbers redeemed by one person at once would else both make the rental and,
+    # each waiting for the other's row, be ended by MariaDB as a deadlock.
+    owner = User.objects.select_for_update().get(pk=user.pk)
+    if not owner.is_active:
+        raise AccountBarred
+    now = timezone.now().replace(microsecond=0)
+    _claim(serial, owner, now)
+    rental, _ = Rental.objects.get_or_create(user=owner)
+    rental = Rental.objects.select_for_update().get(pk=rental.pk)
+    if rental.closed_at is not None:
+        raise AccountBarred
+    spans = read_schedule(rental)
+    at = rental.paused_at or now
+    _start_waiting(rental, at)
+    add = schedule.start_now if start_now else schedule.add
+    length = timedelta(days=serial.batch.days)
+    redemption = write_schedule(
+        rental=rental,
+        spans=add(spans, at=at, length=length, entitlement=Terms.of(serial.batch)),
+        kind=Redemption.Kind.SERIAL,
+        granted=length,
+        now=now,
+        by=by,
+        serial=serial,
+    )
+    if rental.status == Rental.Status.EXPIRED:
+        rental.status = Rental.Status.ACTIVE
+    rental.save(update_fields=["status", "waiting_since"])
+    log_operation(
+        by=by, action="serial.redeemed", target=serial, subject=owner, ip=ip, days=serial.batch.days,
+        batch=serial.batch_id, code_hash=serial.code_hash[:12], start_now=start_now,
+        old_ends_at=redemption.old_ends_at and redemption.old_ends_at.isoformat(),
+        new_ends_at=redemption.new_ends_at.isoformat(),
+    )  # fmt: skip
+    return redemption
+
+
+def _claim(serial: SerialNumber, user: User, now: datetime) -> None:
+    """Take the unused serial number of a batch that may be redeemed; this one conditional UPDATE decides who wins."""
+    redeemable = SerialBatch.objects.filter(paid_at__isnull=False).exclude(redeem_by__lt=today(now))
+    unused = SerialNumber.objects.unused().filter(pk=serial.pk, batch__in=redeemable)
+    if unused.update(status=SerialNumber.Status.USED, redeemed_at=now):
+        return
+    late = SerialNumber.objects.select_related("batch").get(pk=serial.pk)
+    raise _refusal(late, user, now) or SerialUsed()
+
+
+def _start_waiting(rental: Rental, at: datetime) -> None:
+    """When nothing was running and no relay of his is, time is lost until his first one is proven: note since when.
+
+    What an earlier time lost that ended before its first relay is kept: the moment is moved back by as much.
+    """
+    if rental.ends_at is not None and rental.ends_at > at:
+        return
+    if rental.relays.filter(status="running", slot__isnull=False).exists():
+        return
+    lost = timedelta()
+    if rental.waiting_since is not None and rental.ends_at is not None:
+        lost = max(rental.ends_at - rental.waiting_since, lost)
+    rental.waiting_since = at - lost

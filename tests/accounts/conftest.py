@@ -1,0 +1,62 @@
+"""People to test with, and the ways they come in."""
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+from allauth.mfa.totp.internal.auth import format_hotp_value, generate_totp_secret, hotp_value
+from django.core import mail
+from django.test import Client
+
+from accounts import services
+from accounts.models import User
+
+PASSWORD = "quiet-river-42"
+
+
+@pytest.fixture
+def make_user(db: None) -> Callable[..., User]:
+    """Makes accounts with a confirmed address and `PASSWORD`."""
+
+    def make(email: str = "wei@example.com", role: str = User.Role.USER) -> User:
+        return services.create_user(email=email, password=PASSWORD, role=role)
+
+    return make
+
+
+@pytest.fixture
+def sign_in(client: Client) -> Callable[[User], Client]:
+    """Signs in with the password on the real page."""
+
+    def enter(user: User) -> Client:
+        client.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
+        return client
+
+    return enter
+
+
+@pytest.fixture
+def sign_in_with_factor(sign_in: Callable[[User], Client]) -> Callable[[User], Client]:
+    """Gives the account an authenticator app and signs in with password and code."""
+
+    def enter(user: User) -> Client:
+        secret = generate_totp_secret()
+        services.enrol_second_factor(user=user, secret=secret)
+        client = sign_in(user)
+        client.post("/accounts/2fa/authenticate/", {"code": totp(secret)})
+        return client
+
+    return enter
+
+
+def totp(secret: str) -> str:
+    """What an authenticator app shows now."""
+    return format_hotp_value(hotp_value(secret, int(time.time()) // 30))
+
+
+def mailed_code() -> str:
+    """The code in the newest mail."""
+    match = re.search(r"^[A-Z0-9]{4}-[A-Z0-9]{4}$|^[A-Z0-9]{6}$", str(mail.outbox[-1].body), re.MULTILINE)
+    assert match, mail.outbox[-1].body
+    return match[0]

@@ -1,0 +1,166 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from allauth.mfa.models import Authenticator
+from django.contrib import admin
+from django.core import mail
+from django.test import Client, RequestFactory
+
+from accounts import services
+from accounts.models import OperationLog, User
+from tests.accounts.conftest import PASSWORD, totp
+
+Enter = Callable[[User], Client]
+Make = Callable[..., User]
+ADMIN, SUPERADMIN = User.Role.ADMIN, User.Role.SUPERADMIN
+
+
+def test_stranger_is_sent_to_sign_in_when_opening_the_admin(client: Client, db: None) -> None:
+    response = client.get("/admin/accounts/user/", follow=True)
+    assert response.redirect_chain[-1][0] == "/accounts/login/?next=%2Fadmin%2Faccounts%2Fuser%2F"
+
+
+@pytest.mark.parametrize("role", [User.Role.USER, User.Role.DISTRIBUTOR])
+def test_customer_is_refused_when_opening_the_admin(
+    role: str, make_user: Make, sign_in_with_factor: Enter
+) -> None:
+    client = sign_in_with_factor(make_user(role=role))
+    assert client.get("/admin/", follow=True).status_code == 403
+
+
+@pytest.mark.django_db(transaction=True)
+def test_staff_set_up_a_second_factor_first_when_they_have_none(make_user: Make, sign_in: Enter) -> None:
+    client = sign_in(make_user(role=SUPERADMIN))
+    client.cookies["django_language"] = "en"
+    response = client.get("/admin/", follow=True)
+    assert "/accounts/2fa/totp/activate/" in response.redirect_chain[1][0]
+    assert response.redirect_chain[-1][0].startswith("/accounts/reauthenticate/")
+    client.post(response.redirect_chain[-1][0], {"password": PASSWORD})
+    page = client.get("/accounts/2fa/totp/activate/")
+    client.post("/accounts/2fa/totp/activate/", {"code": totp(page.context["form"].secret)})
+    # The code just shown counts for this session: no second round before the door opens.
+    assert client.get("/admin/").status_code == 200
+
+
+def test_staff_confirm_again_when_this_session_used_no_second_factor(make_user: Make, sign_in: Enter) -> None:
+    user = make_user(role=ADMIN)
+    client = sign_in(user)
+    services.enrol_second_factor(user=user, secret=(secret := "JBSWY3DPEHPK3PXP"))
+    response = client.get("/admin/", follow=True)
+    assert response.redirect_chain[-1][0] == "/accounts/2fa/reauthenticate/?next=%2Fadmin%2F"
+    response = client.post(response.redirect_chain[-1][0], {"code": totp(secret), "next": "/admin/"})
+    assert response["Location"] == "/admin/"
+    assert client.get("/admin/").status_code == 200
+
+
+def test_staff_reach_the_admin_when_signed_in_with_second_factor(
+    make_user: Make, sign_in_with_factor: Enter
+) -> None:
+    client = sign_in_with_factor(make_user(role=ADMIN))
+    for path in (
+        "/admin/",
+        "/admin/accounts/user/",
+        "/admin/accounts/user/add/",
+        "/admin/accounts/operationlog/",
+    ):
+        assert client.get(path).status_code == 200, path
+
+
+def test_admin_never_leads_outside_when_next_is_foreign(make_user: Make, sign_in_with_factor: Enter) -> None:
+    client = sign_in_with_factor(make_user(role=ADMIN))
+    assert client.get("/admin/login/?next=https://evil.example/")["Location"] == "/admin/"
+
+
+def test_tables_of_sign_in_are_not_edited_by_hand() -> None:
+    assert not {model._meta.app_label for model in admin.site._registry} & {
+        "account",
+        "auth",
+        "mfa",
+        "usersessions",
+    }
+
+
+def test_totp_secret_is_encrypted_at_rest(make_user: Make) -> None:
+    services.enrol_second_factor(user=make_user(), secret="JBSWY3DPEHPK3PXP")
+    assert "JBSWY3DPEHPK3PXP" not in str(Authenticator.objects.get().data)
+
+
+def test_super_admin_resets_a_lost_second_factor(
+    make_user: Make, sign_in_with_factor: Enter, django_capture_on_commit_callbacks: Callable[..., Any]
+) -> None:
+    lost = make_user("lost@example.com", ADMIN)
+    services.enrol_second_factor(user=lost, secret="JBSWY3DPEHPK3PXP")
+    boss = make_user("boss@example.com", SUPERADMIN)
+    client = sign_in_with_factor(boss)
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(f"/admin/accounts/user/{lost.pk}/reset-second-factor/")
+    assert not services.has_second_factor(lost)
+    entry = OperationLog.objects.get(action="second_factor.reset")
+    assert (entry.actor, entry.subject) == (boss, lost)
+    assert mail.outbox[-1].to == ["lost@example.com"]
+
+
+def test_normal_admin_may_not_touch_staff(make_user: Make, sign_in_with_factor: Enter) -> None:
+    other = make_user("other@example.com", ADMIN)
+    services.enrol_second_factor(user=other, secret="JBSWY3DPEHPK3PXP")
+    client = sign_in_with_factor(make_user("me@example.com", ADMIN))
+    for act in ("reset-second-factor", "ban"):
+        client.post(f"/admin/accounts/user/{other.pk}/{act}/")
+    data = {"username": "x1", "language": "en", "role": SUPERADMIN, "_save": ""}
+    assert client.post(f"/admin/accounts/user/{other.pk}/change/", data).status_code == 403
+    other.refresh_from_db()
+    assert services.has_second_factor(other)
+    assert (other.is_active, other.role, other.username) == (True, ADMIN, "other")
+
+
+def test_normal_admin_may_not_give_rights(make_user: Make, sign_in_with_factor: Enter) -> None:
+    customer = make_user("wei@example.com")
+    client = sign_in_with_factor(make_user("me@example.com", ADMIN))
+    data = {"username": "wei-new", "language": "en", "role": SUPERADMIN, "_save": ""}
+    assert client.post(f"/admin/accounts/user/{customer.pk}/change/", data).status_code == 302
+    customer.refresh_from_db()
+    assert (customer.username, customer.role) == ("wei-new", User.Role.USER)
+    client.post("/admin/accounts/user/add/", {"email": "a@example.com", "username": "", "role": ADMIN})
+    assert not User.objects.filter(email="a@example.com").exists()
+    client.post(
+        "/admin/accounts/user/add/", {"email": "b@example.com", "username": "", "role": "distributor"}
+    )
+    assert User.objects.get(email="b@example.com").role == "distributor"
+
+
+def test_role_change_is_logged_and_ends_sessions_when_super_admin_makes_it(
+    make_user: Make, sign_in_with_factor: Enter
+) -> None:
+    customer = make_user("wei@example.com")
+    theirs = Client()
+    theirs.post("/accounts/login/", {"login": customer.email, "password": PASSWORD})
+    client = sign_in_with_factor(make_user("boss@example.com", SUPERADMIN))
+    data = {"username": "wei", "language": "zh-hans", "role": ADMIN, "_save": ""}
+    client.post(f"/admin/accounts/user/{customer.pk}/change/", data)
+    customer.refresh_from_db()
+    assert (customer.role, customer.is_staff, customer.is_superuser) == (ADMIN, True, False)
+    assert OperationLog.objects.get(action="user.changed").detail == {
+        "before": {"role": "user"},
+        "after": {"role": "admin"},
+    }
+    assert theirs.get("/account/").status_code == 302
+
+
+def test_log_is_read_only_even_for_super_admin(make_user: Make, sign_in_with_factor: Enter) -> None:
+    client = sign_in_with_factor(make_user("boss@example.com", SUPERADMIN))
+    entry = OperationLog.objects.first()
+    assert entry is not None
+    page = f"/admin/accounts/operationlog/{entry.pk}"
+    assert client.get(f"{page}/change/").status_code == 200
+    assert client.post(f"{page}/change/", {"action": "nothing"}).status_code == 403
+    assert client.post(f"{page}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_door_is_shut_when_user_is_no_longer_active(make_user: Make) -> None:
+    user = make_user(role=SUPERADMIN)
+    services.ban_user(user=user, by=None)
+    user.refresh_from_db()
+    request = RequestFactory().get("/admin/")
+    request.user = user
+    assert not admin.site.has_permission(request)

@@ -1,0 +1,131 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from django.core.mail import EmailMultiAlternatives, get_connection
+from django.test import Client, override_settings
+
+from accounts.models import User
+
+pytestmark = pytest.mark.django_db
+
+Make = Callable[..., User]
+Enter = Callable[[User], Client]
+PUBLIC = [
+    "/",
+    "/accounts/login/",
+    "/accounts/signup/",
+    "/accounts/password/reset/",
+    "/accounts/inactive/",
+    "/nowhere/",
+]
+OWN = [
+    "/account/",
+    "/accounts/email/",
+    "/accounts/password/change/",
+    "/accounts/2fa/",
+    "/accounts/2fa/webauthn/",
+    "/accounts/sessions/",
+    "/accounts/logout/",
+]
+STAFF = ["/admin/", "/admin/accounts/user/", "/admin/accounts/user/add/", "/admin/accounts/operationlog/"]
+INLINE = re.compile(
+    r"<style|\sstyle=|\son\w+=|javascript:|<script(?![^>]*(\ssrc=|application/json))", re.IGNORECASE
+)
+
+
+def _check(client: Client, path: str) -> None:
+    response = client.get(path)
+    policy = response["Content-Security-Policy"]
+    assert "default-src 'self'" in policy, path
+    assert "unsafe" not in policy, path
+    text = response.content.decode()
+    assert "<html" in text, path
+    assert not (found := INLINE.search(text)), f"{path}: {text[found.start() - 80 : found.end() + 80]}"
+    outside = re.findall(r'(?:src|href|action)="(?:https?:)?//[^"]+', text)
+    assert not outside, path
+
+
+def test_pages_obey_a_strict_policy(client: Client, make_user: Make, sign_in_with_factor: Enter) -> None:
+    for path in PUBLIC:
+        _check(client, path)
+    sign_in_with_factor(make_user(role=User.Role.SUPERADMIN))
+    for path in OWN + STAFF:
+        _check(client, path)
+
+
+def test_page_is_chinese_when_nobody_chose(client: Client) -> None:
+    response = client.get("/accounts/login/", headers={"accept-language": "en-GB,en;q=0.9"})
+    assert '<html lang="zh-hans">' in response.content.decode()
+    assert response["Content-Language"] == "zh-hans"
+
+
+def test_switch_changes_language_and_comes_back(client: Client) -> None:
+    response = client.post("/account/language/", {"language": "en", "next": "/accounts/signup/"})
+    assert response["Location"] == "/accounts/signup/"
+    assert '<html lang="en">' in client.get("/accounts/signup/").content.decode()
+
+
+def test_choice_stays_with_the_account_when_signed_in(make_user: Make, sign_in: Enter) -> None:
+    user = make_user()
+    client = sign_in(user)
+    client.post("/account/language/", {"language": "en", "next": "/"})
+    user.refresh_from_db()
+    assert user.language == "en"
+    client.cookies["django_language"] = "zh-hans"
+    assert '<html lang="en">' in client.get("/account/").content.decode()
+
+
+def test_unknown_language_changes_nothing(make_user: Make, sign_in: Enter) -> None:
+    user = make_user()
+    client = sign_in(user)
+    client.post("/account/language/", {"language": "xx", "next": "https://evil.example/"})
+    user.refresh_from_db()
+    assert user.language == "zh-hans"
+
+
+def test_front_page_leads_home_when_signed_in(client: Client, make_user: Make, sign_in: Enter) -> None:
+    assert 'href="/home/"' not in client.get("/").content.decode()
+    assert 'href="/home/"' in sign_in(make_user()).get("/").content.decode()
+
+
+def test_serial_box_leads_to_redeeming(client: Client) -> None:
+    page = client.get("/").content.decode()
+    assert re.search(r'<form[^>]*method="get"[^>]*action="/redeem/"', page)
+    assert 'name="code"' in page
+
+
+def test_mailbox_does_not_exist_outside_the_demo(client: Client) -> None:
+    assert client.get("/mailbox/").status_code == 404
+    assert "/mailbox/" not in client.get("/accounts/signup/").content.decode()
+
+
+def test_mailbox_shows_the_newest_first_in_the_demo(client: Client, tmp_path: Path) -> None:
+    backend = get_connection("django.core.mail.backends.filebased.EmailBackend", file_path=str(tmp_path))
+    for number, date in ((1, "Sun, 22 Nov 2026 08:00:00 -0000"), (2, "Sun, 22 Nov 2026 09:00:00 -0000")):
+        message = EmailMultiAlternatives(
+            f"主题 {number}", f"验证码 <{number}>", "a@example.com", ["wei@example.com"]
+        )
+        message.extra_headers["Date"] = date
+        message.attach_alternative("<p>html</p>", "text/html")
+        message.connection = backend
+        message.send()
+    with override_settings(IS_DEMO=True, EMAIL_FILE_PATH=tmp_path):
+        page = client.get("/mailbox/").content.decode()
+        assert "/mailbox/" in client.get("/accounts/signup/").content.decode()
+    assert page.index("主题 2") < page.index("主题 1")
+    assert "验证码 &lt;2&gt;" in page
+
+
+def test_form_error_page_is_ours_when_the_token_is_missing() -> None:
+    response = Client(enforce_csrf_checks=True).post("/accounts/login/", {})
+    assert response.status_code == 403
+    assert "panel.css" in response.content.decode()
+
+
+@pytest.mark.parametrize("name", ["400", "500"])
+def test_bare_error_pages_need_no_request(name: str) -> None:
+    from django.template.loader import render_to_string
+
+    assert name in render_to_string(f"{name}.html")

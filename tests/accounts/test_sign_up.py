@@ -1,0 +1,96 @@
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth import get_user
+from django.core import mail
+from django.test import Client
+
+from accounts import services
+from accounts.models import OperationLog, User
+from tests.accounts.conftest import PASSWORD, mailed_code
+
+pytestmark = pytest.mark.django_db
+
+FORM = {"email": "Wei.Zhang@Example.com", "username": "", "password1": PASSWORD}
+
+
+def test_sign_up_ends_signed_in_when_code_is_right(client: Client) -> None:
+    response = client.post("/accounts/signup/", FORM)
+    assert response["Location"] == "/accounts/confirm-email/"
+    assert not get_user(client).is_authenticated
+    response = client.post("/accounts/confirm-email/", {"code": mailed_code()})
+    assert response["Location"] == "/home/"
+    user = get_user(client)
+    assert isinstance(user, User)
+    assert (user.email, user.username, user.role) == ("wei.zhang@example.com", "wei.zhang", "user")
+    logged = set(OperationLog.objects.filter(actor=user).values_list("action", flat=True))
+    assert logged == {"user.signed_up", "email.confirmed", "user.signed_in"}
+
+
+def test_sign_up_stays_outside_when_code_is_wrong(client: Client) -> None:
+    client.post("/accounts/signup/", FORM)
+    response = client.post("/accounts/confirm-email/", {"code": "WRONG-CODE"})
+    assert response.status_code == 200
+    assert response.context["verify_form"].errors["code"]
+    assert not get_user(client).is_authenticated
+
+
+def test_code_no_longer_counts_when_three_tries_failed(client: Client) -> None:
+    client.post("/accounts/signup/", FORM)
+    for _ in range(3):
+        client.post("/accounts/confirm-email/", {"code": "WRONG-CODE"})
+    client.post("/accounts/confirm-email/", {"code": mailed_code()})
+    assert not get_user(client).is_authenticated
+
+
+def test_answer_is_the_same_when_address_has_an_account(
+    client: Client, make_user: Callable[..., User]
+) -> None:
+    fresh = client.post("/accounts/signup/", {**FORM, "email": "new@example.com"})
+    make_user("wei@example.com")
+    mail.outbox.clear()
+    known = Client().post("/accounts/signup/", {**FORM, "email": "WEI@example.com", "username": "other"})
+    assert (known.status_code, known["Location"]) == (fresh.status_code, fresh["Location"])
+    assert User.objects.filter(email="wei@example.com").count() == 1
+    assert not User.objects.filter(username="other").exists()
+    assert mail.outbox[0].to == ["wei@example.com"]
+    assert "/accounts/password/reset/" in mail.outbox[0].body
+
+
+def test_free_name_is_offered_when_name_is_taken_in_other_case(
+    client: Client, make_user: Callable[..., User]
+) -> None:
+    make_user("wei@example.com")
+    response = client.post("/accounts/signup/", {**FORM, "username": "WEI"})
+    assert "wei2" in response.context["form"].errors["username"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "suggestion"),
+    [
+        ("wei.zhang@example.com", "wei.zhang"),
+        ("O'Neil+shop@example.com", "oneilshop"),
+        ("x@example.com", "userx"),
+        ("张伟@example.com", "张伟"),
+        ("taken@example.com", "taken3"),
+    ],
+)
+def test_username_is_made_from_the_address(
+    text: str, suggestion: str, make_user: Callable[..., User]
+) -> None:
+    make_user("taken@example.com")
+    make_user("taken@example.org")
+    assert services.suggest_username(text) == suggestion
+
+
+def test_new_account_keeps_english_when_signed_up_in_english(client: Client) -> None:
+    client.cookies["django_language"] = "en"
+    client.post("/accounts/signup/", FORM)
+    assert User.objects.get().language == "en"
+
+
+def test_mail_has_code_in_text_and_html(client: Client) -> None:
+    client.post("/accounts/signup/", FORM)
+    message = mail.outbox[0]
+    assert mailed_code() in str(message.alternatives[0][0])
+    assert "testserver" in message.body

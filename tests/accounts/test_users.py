@@ -1,0 +1,150 @@
+import json
+from collections.abc import Callable
+from io import StringIO
+
+import pytest
+from django.contrib.auth import get_user
+from django.core.management import CommandError, call_command
+from django.db import IntegrityError, transaction
+from django.test import Client
+from django.utils import timezone
+
+from accounts import services
+from accounts.models import OperationLog, User
+from tests.accounts.conftest import PASSWORD
+
+Make = Callable[..., User]
+
+
+@pytest.mark.parametrize(
+    ("role", "flags"),
+    [
+        ("user", (False, False)),
+        ("distributor", (False, False)),
+        ("admin", (True, False)),
+        ("superadmin", (True, True)),
+    ],
+)
+def test_flags_follow_the_role(role: str, flags: tuple[bool, bool], make_user: Make) -> None:
+    user = make_user(role=role)
+    assert (user.is_staff, user.is_superuser) == flags
+    user.role = User.Role.USER
+    user.save(update_fields=["role"])
+    user.refresh_from_db()
+    assert (user.is_staff, user.is_superuser) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"is_staff": True}, {"is_superuser": True}, {"is_active": False}, {"banned_at": timezone.now()}]
+)
+def test_database_refuses_when_flags_part_from_their_truth(wrong: dict[str, object], make_user: Make) -> None:
+    user = make_user()
+    with pytest.raises(IntegrityError), transaction.atomic():
+        User.objects.filter(pk=user.pk).update(**wrong)
+
+
+def test_banned_person_is_out_at_once(make_user: Make, sign_in: Callable[[User], Client]) -> None:
+    user = make_user()
+    client = sign_in(user)
+    assert get_user(client) == user
+    assert services.ban_user(user=user, by=None, reason="spam")
+    assert not services.ban_user(user=user, by=None)
+    assert not get_user(client).is_authenticated
+    response = client.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
+    assert response["Location"] == "/accounts/inactive/"
+    assert not get_user(client).is_authenticated
+    assert OperationLog.objects.filter(action="user.banned", subject=user).count() == 1
+
+
+def test_old_session_stays_dead_when_the_ban_is_lifted(
+    make_user: Make, sign_in: Callable[[User], Client]
+) -> None:
+    user = make_user()
+    client = sign_in(user)
+    services.ban_user(user=user, by=None)
+    assert services.unban_user(user=user, by=None)
+    assert not get_user(client).is_authenticated
+    client.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
+    assert get_user(client) == user
+
+
+def test_closed_account_cannot_sign_in(make_user: Make, sign_in: Callable[[User], Client]) -> None:
+    user = make_user()
+    user.closed_at = timezone.now()
+    user.save(update_fields=["closed_at"])
+    assert not get_user(sign_in(user)).is_authenticated
+
+
+@pytest.mark.parametrize("act", [services.ban_user, services.unban_user, services.reset_second_factor])
+def test_customer_may_do_nothing_to_others(act: Callable[..., object], make_user: Make) -> None:
+    with pytest.raises(services.NotAllowed):
+        act(user=make_user("a@example.com"), by=make_user("b@example.com"))
+
+
+def test_log_is_append_only(make_user: Make) -> None:
+    make_user()
+    entry = OperationLog.objects.get()
+    for change in (entry.save, entry.delete):
+        with pytest.raises(TypeError):
+            change()
+
+
+def test_command_makes_an_account_that_signs_in_at_once(
+    db: None, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", StringIO(PASSWORD + "\n"))
+    out = StringIO()
+    call_command(
+        "user_create", "Wei@Example.com", "--role", "admin", "--password-stdin", "--json", stdout=out
+    )
+    made = json.loads(out.getvalue())
+    user = User.objects.get(pk=made["id"])
+    assert made == {
+        "id": user.pk,
+        "email": "wei@example.com",
+        "username": "wei",
+        "role": "admin",
+        "has_password": True,
+    }
+    client.post("/accounts/login/", {"login": "wei@example.com", "password": PASSWORD})
+    assert get_user(client) == user
+
+
+def test_command_tells_where_to_set_a_password_when_none_is_given(db: None) -> None:
+    out, err = StringIO(), StringIO()
+    call_command("user_create", "wei@example.com", stdout=out, stderr=err)
+    assert "wei@example.com" in out.getvalue()
+    assert "http://testserver/accounts/password/reset/" in err.getvalue()
+    assert not User.objects.get().has_usable_password()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "password"),
+    [
+        (["taken@example.com"], None),
+        (["new@example.com", "--username", "TAKEN"], None),
+        (["new@example.com", "--username", "no spaces"], None),
+        (["not-an-address"], None),
+        (["new@example.com", "--password-stdin"], "123"),
+    ],
+)
+def test_command_refuses_with_a_reason(
+    arguments: list[str], password: str | None, make_user: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_user("taken@example.com")
+    monkeypatch.setattr("sys.stdin", StringIO(f"{password}\n"))
+    with pytest.raises(CommandError) as refusal:
+        call_command("user_create", *arguments, stdout=StringIO())
+    assert str(refusal.value)
+    assert User.objects.count() == 1
+
+
+def test_person_changes_name_and_language(make_user: Make, sign_in: Callable[[User], Client]) -> None:
+    user = make_user()
+    make_user("taken@example.com")
+    client = sign_in(user)
+    response = client.post("/account/", {"username": "Taken", "language": "en"})
+    assert response.context["form"].errors["username"]
+    assert client.post("/account/", {"username": "Wei-Two", "language": "en"}).status_code == 302
+    user.refresh_from_db()
+    assert (user.username, user.language) == ("wei-two", "en")

@@ -1,0 +1,93 @@
+"""Customers, servers and relays as the map needs them."""
+
+import hashlib
+import itertools
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from accounts.models import User
+from containers.models import Relay
+from fleet.models import Region, Server, SshCredential
+from serials.models import Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
+
+_numbers = itertools.count(1)
+
+
+def make_user(email: str = "", **fields: Any) -> User:
+    number = next(_numbers)
+    user = User(email=email or f"c{number}@example.com", username=f"c{number}", **fields)
+    user.set_unusable_password()
+    user.save()
+    return user
+
+
+def make_rental(user: User | None = None, *, days: float = 30, is_paid: bool = True) -> Rental:
+    """A rental that began a day ago, from one redeemed serial number."""
+    now = timezone.now()
+    starts_at, ends_at = now - timedelta(days=1), now + timedelta(days=days)
+    batch = SerialBatch.objects.create(name="b", days=31, count=1, paid_at=now if is_paid else None)
+    number = next(_numbers)
+    serial = SerialNumber.objects.create(
+        batch=batch,
+        code_hash=hashlib.sha256(str(number).encode()).hexdigest(),
+        code=f"code {number}",
+        code_end="0000",
+        status=SerialNumber.Status.USED,
+    )
+    rental = Rental.objects.create(user=user or make_user(language="en"), ends_at=ends_at)
+    redemption = Redemption.objects.create(
+        rental=rental,
+        kind=Redemption.Kind.SERIAL,
+        serial=serial,
+        granted_seconds=int((ends_at - starts_at).total_seconds()),
+        new_ends_at=ends_at,
+    )
+    RentalSpan.objects.create(
+        rental=rental,
+        redemption=redemption,
+        starts_at=min(starts_at, ends_at - timedelta(hours=1)),
+        ends_at=ends_at,
+    )
+    return rental
+
+
+def set_paid(rental: Rental, paid_at: datetime | None) -> None:
+    SerialBatch.objects.filter(serials__redemption__rental=rental).update(paid_at=paid_at)
+
+
+def make_server(code: str = "sh", name_zh: str = "上海", name_en: str = "Shanghai") -> Server:
+    number = next(_numbers)
+    region, _ = Region.objects.get_or_create(
+        code=code, defaults={"name_zh": name_zh, "name_en": name_en, "latitude": 31.23, "longitude": 121.47}
+    )
+    credential, _ = SshCredential.objects.get_or_create(name="key")
+    return Server.objects.create(
+        name=f"s{number}",
+        region=region,
+        credential=credential,
+        address=f"203.0.{number // 250}.{number % 250 + 1}",
+    )
+
+
+def make_relay(rental: Rental, *, slot: int | None = 1, server: Server | None = None, **fields: Any) -> Relay:
+    """A relay that has carried a packet and runs."""
+    number = next(_numbers)
+    server = server or make_server()
+    now = timezone.now()
+    values: dict[str, Any] = {
+        "status": Relay.Status.RUNNING,
+        "derp_port": 20000 + number,
+        "stun_port": 30000 + number,
+        "certificate": "-",
+        "certificate_key": "-",
+        "certificate_sha256": hashlib.sha256(str(number).encode()).hexdigest(),
+        "certificate_address": server.address,
+        "certificate_ends_at": now + timedelta(days=365),
+        "private_key": "-",
+        "public_key": f"{number:064x}",
+        "mesh_key": "-",
+        "proven_at": now,
+    }
+    return Relay.objects.create(rental=rental, slot=slot, server=server, **(values | fields))

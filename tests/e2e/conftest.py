@@ -1,0 +1,195 @@
+"""The fleet that the end-to-end tests run against: the sandbox, or with DERPMGMT_TEST_FLEET=lab the lab's real hosts.
+
+The same tests run against both; a difference between the two is a bug in the sandbox.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import django
+import pytest
+from django.conf import settings
+from django.utils import timezone
+
+# This file is read before pytest-django sets Django up when the folder is named on the command line.
+django.setup()
+
+# ruff: noqa: E402
+from accounts.models import User
+from accounts.services import create_user
+from containers import deploy
+from containers.models import Relay
+from containers.services import images
+from fleet.contact import Contact, contact, pool
+from fleet.models import Region, Server, SshCredential
+from serials.models import Rental, SerialNumber
+from serials.services import create_batch, redeem_serial
+
+IS_LAB = os.environ.get("DERPMGMT_TEST_FLEET") == "lab"
+REGIONS = ("sh", "gz", "bj", "sh")
+
+
+@dataclass
+class Fleet:
+    """Hosts, the servers that stand for them, and what tests do to them."""
+
+    hosts: list[Any]
+    servers: list[Server]
+
+    def host_of(self, server: Server) -> Any:
+        """The host behind a server's row."""
+        return self.hosts[[row.pk for row in self.servers].index(server.pk)]
+
+    def containers(self, server: Server) -> list[deploy.Found]:
+        """What of ours really stands on a server."""
+        with self.reach(server) as reached:
+            return deploy.read_ours(reached.engine, settings.PANEL_ID)
+
+    def volumes(self, server: Server) -> set[int]:
+        with self.reach(server) as reached:
+            return deploy.read_volumes(reached.engine, settings.PANEL_ID)
+
+    def reach(self, server: Server) -> Any:
+        """An engine and a connection to the server, as the panel has them."""
+        return contact(Server.objects.select_related("credential").get(pk=server.pk))
+
+
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+    with ExitStack() as stack:
+        if IS_LAB:
+            from tests.lab.hosts import lab
+
+            yield stack.enter_context(lab(hosts=3, state=Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test")))).hosts
+        else:
+            from containers.sandbox.fleet import Sandbox
+
+            sandbox = stack.enter_context(Sandbox(tmp_path_factory.mktemp("sandbox"), servers=4))
+            yield sandbox.hosts
+
+
+@pytest.fixture(scope="session")
+def _image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    settings.IMAGE_DIR = folder
+    derper = Path(os.environ["DERPMGMT_TEST_DERPER"]) if IS_LAB else None
+    images.install_image(derper=derper)
+    return folder
+
+
+@pytest.fixture
+def fleet(transactional_db: None, hosts: list[Any], _image: Path) -> Iterator[Fleet]:
+    """Three servers in the lab, four in the sandbox, all in use and empty."""
+    servers = []
+    for host, code in zip(hosts, REGIONS, strict=False):
+        region, _new = Region.objects.get_or_create(
+            code=code,
+            defaults={
+                "name_zh": {"sh": "上海", "gz": "广州", "bj": "北京"}[code],
+                "name_en": {"sh": "Shanghai", "gz": "Guangzhou", "bj": "Beijing"}[code],
+            },
+        )
+        credential, _new = SshCredential.objects.get_or_create(
+            name=f"key of {host.name}",
+            defaults={"username": host.user, "private_key": Path(host.private_key_path).read_text()},
+        )
+        servers.append(
+            Server.objects.create(
+                name=host.name,
+                region=region,
+                address=host.address,
+                ssh_port=host.ssh_port,
+                credential=credential,
+                host_key=host.host_key,
+                docker_socket=host.docker_socket,
+                status=Server.Status.HEALTHY,
+            )
+        )
+    made = Fleet(list(hosts), servers)
+    yield made
+    Server.objects.update(next_contact_at=None)
+    for server in servers:
+        with made.reach(server) as reached:
+            deploy.remove_orphans(reached.engine, settings.PANEL_ID, ())
+    pool().close()
+
+
+@pytest.fixture
+def work(fleet: Fleet) -> Callable[..., None]:
+    """Let the workers do what has been rung for, until every queue is empty; with `sweep=True` the sweep rings first."""
+    import django_rq
+    from rq import SimpleWorker
+
+    from containers.jobs import sweep as run_sweep
+
+    def run(*, sweep: bool = False) -> None:
+        if sweep:
+            run_sweep()
+        connection = django_rq.get_connection("default")
+        for _round in range(20):
+            queues = [django_rq.get_queue(name) for name in settings.QUEUES]
+            if not any(len(queue) for queue in queues):
+                return
+            worker = SimpleWorker(queues, connection=connection, name=uuid.uuid4().hex)
+            worker.work(burst=True, logging_level="ERROR")
+        raise AssertionError("the queues do not come to rest")
+
+    return run
+
+
+@pytest.fixture
+def customer(transactional_db: None) -> User:
+    return create_user(email="customer@example.com", username="customer", password="correct horse battery")
+
+
+@pytest.fixture
+def make_code(transactional_db: None) -> Callable[..., str]:
+    """Fresh codes of serial numbers."""
+
+    def make(days: int = 30, **batch: Any) -> str:
+        made = create_batch(name="test", days=days, count=1, by=None, is_paid=batch.pop("is_paid", True), **batch)
+        return SerialNumber.objects.get(batch=made).code
+
+    return make
+
+
+@pytest.fixture
+def rental(customer: User, make_code: Callable[..., str]) -> Rental:
+    """A customer who has just redeemed thirty days; nothing has been done about it yet."""
+    return redeem_serial(code=make_code(), user=customer, by=customer).rental
+
+
+def standing(fleet: Fleet) -> dict[str, list[tuple[int, str]]]:
+    """Server name → (relay id, state) of every container of ours, read from the hosts."""
+    return {
+        server.name: [(found.relay_id, found.state) for found in fleet.containers(server)] for server in fleet.servers
+    }
+
+
+def assert_in_order(fleet: Fleet, rental: Rental, relays: int = 3) -> list[Relay]:
+    """Exactly `relays` relays of the rental run on as many servers, and nothing else stands anywhere."""
+    wanted = list(Relay.objects.wanted().filter(rental=rental).select_related("server"))
+    assert [relay.status for relay in wanted] == ["running"] * relays
+    assert len({relay.server_id for relay in wanted}) == relays
+    assert Relay.objects.live().count() == relays
+    for server in fleet.servers:
+        expected = {relay.pk for relay in wanted if relay.server_id == server.pk}
+        found = fleet.containers(server)
+        assert {item.relay_id for item in found} == expected
+        assert [item.state for item in found] == ["running"] * len(expected)
+        assert fleet.volumes(server) == expected
+    return wanted
+
+
+def rest_no_more() -> None:
+    """Forget back-offs, as the passing of time would."""
+    Server.objects.update(next_contact_at=None, busy_until=None, busy_by="")
+    Relay.objects.update(try_after=None)
+
+
+__all__ = ["Contact", "Fleet", "assert_in_order", "rest_no_more", "standing", "timezone"]

@@ -1,0 +1,412 @@
+"""The lab: hosts in network namespaces, each with its own OpenSSH server and Docker Engine, on one Debian machine.
+
+Needs root and the packages docker.io, openssh-server, iproute2 and iptables. Everything a lab consists of is found again
+from its folder's path alone, so `down` also clears what a crash left behind.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from tests.lab import network
+
+STATE = Path("var/lab")
+START_SECONDS = 60.0
+
+
+class LabError(Exception):
+    """The lab could not be brought up; the text says why."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host, and what can be done to it. Paths are absolute; `host_key` is a line `type base64`."""
+
+    name: str
+    address: str
+    ssh_port: int
+    user: str
+    private_key_path: str
+    host_key: str
+    docker_socket: str
+    data_root: str
+    netns: str
+    wire: str
+    folder: str
+    runtime: str
+    cgroup: str
+
+    @property
+    def private_key(self) -> str:
+        """The text of the key that may sign in."""
+        return Path(self.private_key_path).read_text()
+
+    def stop_docker(self) -> None:
+        """Ends the Docker Engine as an operator would: containers stop first, its socket goes."""
+        _end(self._folder / "dockerd.pid", signal.SIGTERM)
+
+    def kill_docker(self) -> None:
+        """Ends the Docker Engine at once; containers keep running and the dead socket stays."""
+        _end(self._folder / "dockerd.pid", signal.SIGKILL)
+
+    def start_docker(self) -> None:
+        """Starts the Docker Engine, if it does not run, and waits until it answers."""
+        self._run_daemons(only=("containerd", "dockerd"))
+        _wait(self._docker_answers, f"the Docker Engine of {self.name}", self._folder / "dockerd.log")
+
+    def freeze_docker(self) -> None:
+        """The Docker Engine hangs: connections are accepted by the kernel, nobody answers."""
+        self._signal("dockerd", signal.SIGSTOP)
+
+    def thaw_docker(self) -> None:
+        """The Docker Engine goes on."""
+        self._signal("dockerd", signal.SIGCONT)
+
+    def stop_ssh(self) -> None:
+        """Ends the SSH server with its sessions: new connections are refused, old ones end."""
+        _end(self._folder / "sshd.pid", signal.SIGTERM)
+        for pid in self._ssh_sessions():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def start_ssh(self) -> None:
+        """Starts the SSH server, if it does not run, and waits until it answers."""
+        self._run_daemons(only=("sshd",))
+        _wait(self._ssh_answers, f"the SSH server of {self.name}", self._folder / "sshd.log")
+
+    def freeze_ssh(self) -> None:
+        """The SSH server and its sessions hang: TCP connects, nobody speaks."""
+        self._signal("sshd", signal.SIGSTOP)
+        for pid in self._ssh_sessions():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw_ssh(self) -> None:
+        """The SSH server and its sessions go on."""
+        for pid in self._ssh_sessions():
+            os.kill(pid, signal.SIGCONT)
+        self._signal("sshd", signal.SIGCONT)
+
+    def cut_network(self) -> None:
+        """Every packet to and from the host vanishes."""
+        network.ip("link", "set", self.wire, "down")
+
+    def mend_network(self) -> None:
+        """Packets flow again."""
+        network.ip("link", "set", self.wire, "up")
+
+    def change_host_key(self) -> str:
+        """Gives the host another key, as a reinstallation would, and returns its line; `restore_host_key` undoes it."""
+        line = _write_key(self._folder / "host_key")
+        self.stop_ssh()
+        self.start_ssh()
+        return line
+
+    def restore_host_key(self) -> None:
+        """Gives the host back the key it began with."""
+        key = self._folder / "host_key"
+        key.write_bytes(self._folder.joinpath("first_host_key").read_bytes())
+        self.stop_ssh()
+        self.start_ssh()
+
+    def allow_forwarding(self, allowed: bool) -> None:
+        """Lets the SSH server forward to unix sockets, or forbids it."""
+        (self._folder / "forwarding.conf").write_text(
+            f"AllowStreamLocalForwarding {'yes' if allowed else 'no'}\n"
+        )
+        self.stop_ssh()
+        self.start_ssh()
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.folder)
+
+    def _signal(self, daemon: str, number: int) -> None:
+        pid = _recorded(self._folder / f"{daemon}.pid")
+        if pid is None:
+            raise LabError(f"{daemon} of {self.name} does not run")
+        os.kill(pid, number)
+
+    def _ssh_sessions(self) -> list[int]:
+        found = []
+        for pid in network.pids_in_namespace(self.netns):
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sshd: "):
+                    found.append(pid)
+        return found
+
+    def _commands(self) -> dict[str, list[str]]:
+        folder, runtime = self.folder, self.runtime
+        return {
+            "containerd": ["containerd", "--config", f"{folder}/containerd.toml", "--log-level", "warn"],
+            "dockerd": [
+                *("dockerd", "--config-file", f"{folder}/daemon.json", "--log-level", "warn"),
+                *("--data-root", self.data_root, "--exec-root", f"{runtime}/docker"),
+                *("--pidfile", f"{runtime}/dockerd.own.pid", "--host", f"unix://{self.docker_socket}"),
+                *("--containerd", f"{runtime}/containerd.sock", "--bip", "172.29.0.1/24"),
+                *("--default-address-pool", "base=172.30.0.0/16,size=24", "--userland-proxy=false"),
+                *("--cgroup-parent", f"/{self.cgroup}", "--exec-opt", "native.cgroupdriver=cgroupfs"),
+            ],
+            "sshd": ["/usr/sbin/sshd", "-D", "-e", "-f", f"{folder}/sshd_config"],
+        }
+
+    def _run_daemons(self, only: tuple[str, ...] = ("containerd", "dockerd", "sshd")) -> None:
+        if "dockerd" in only and _recorded(self._folder / "containerd.pid") is None:
+            _end(self._folder / "dockerd.pid", signal.SIGKILL)
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": self.folder}
+        for name in only:
+            record = self._folder / f"{name}.pid"
+            if _recorded(record) is not None:
+                continue
+            if name == "dockerd":
+                Path(self.runtime, "dockerd.own.pid").unlink(missing_ok=True)
+            with (self._folder / f"{name}.log").open("ab") as log:
+                # Not `ip netns exec`: that mounts its own /sys, without the control groups.
+                process = subprocess.Popen(
+                    ["nsenter", f"--net=/run/netns/{self.netns}", "--", *self._commands()[name]],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
+            record.write_text(f"{process.pid} {network.started_at(process.pid)}")
+            if name == "containerd":
+                _wait(
+                    lambda: _connects(f"{self.runtime}/containerd.sock"), f"containerd of {self.name}", None
+                )
+
+    def _ssh_answers(self) -> bool:
+        with suppress(OSError), socket.create_connection((self.address, self.ssh_port), 1) as sock:
+            return sock.recv(4) == b"SSH-"
+        return False
+
+    def _docker_answers(self) -> bool:
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(2)
+            sock.connect(self.docker_socket)
+            sock.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 " in sock.recv(64)
+        return False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether SSH server and Docker Engine answer."""
+        return self._ssh_answers() and self._docker_answers()
+
+
+class Lab:
+    """A lab in a folder. Two labs in two folders do not meet."""
+
+    def __init__(self, state: Path = STATE) -> None:
+        self.state = state.resolve()
+        self.mark = "dl" + hashlib.sha256(str(self.state).encode()).hexdigest()[:6]
+        # Unix sockets have paths of 107 bytes at most, wherever the state lies.
+        self.runtime = Path(tempfile.gettempdir(), f"{self.mark}-run")
+        self.bridge = f"{self.mark}br"
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The hosts of the lab that was brought up; empty when there is none."""
+        try:
+            return [Host(**host) for host in json.loads((self.state / "lab.json").read_text())["hosts"]]
+        except FileNotFoundError:
+            return []
+
+    @property
+    def gateway(self) -> str:
+        """This machine's address as the hosts see it."""
+        return str(json.loads((self.state / "lab.json").read_text())["gateway"])
+
+    def up(self, hosts: int = 3) -> list[Host]:
+        """Brings up what does not run yet, and returns the hosts when all answer. Raises LabError."""
+        if os.geteuid() != 0:
+            raise LabError("the lab needs root")
+        with self._locked():
+            known = self.hosts
+            subnet = int(known[0].address.split(".")[2]) if known else network.free_subnet()
+            gateway = f"10.77.{subnet}.1"
+            key = self.state / "id_ed25519"
+            if not key.exists():
+                key.with_suffix(".pub").write_text(_write_key(key) + "\n")
+            network.make_bridge(self.bridge, gateway)
+            made = [self._make_host(number, subnet) for number in range(1, max(hosts, len(known)) + 1)]
+            _write(
+                self.state / "lab.json",
+                json.dumps({"gateway": gateway, "hosts": [asdict(host) for host in made]}, indent=2),
+            )
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own, where no service has made it
+            with ThreadPoolExecutor(len(made)) as pool:
+                list(pool.map(lambda host: self._start_host(host, gateway), made))
+            return made
+
+    def down(self) -> None:
+        """Ends and removes everything, whether or not it came up whole. Raises RuntimeError if a process cannot be ended."""
+        with self._locked():
+            namespaces = network.namespaces_of(f"{self.mark}h")
+            recorded = {pid for path in self.state.glob("host*/*.pid") if (pid := _recorded(path))}
+            network.end_everything(namespaces, self.mark, recorded)
+            network.unmount_below([self.state, self.runtime])
+            for address in self.runtime.glob("host*/containerd/io.containerd.runtime.v2.task/*/*/address"):
+                Path(address.read_text().strip().removeprefix("unix://")).unlink(missing_ok=True)
+            network.remove_wires(namespaces, f"{self.mark}v", self.bridge)
+            network.remove_cgroups(self.mark)
+            network.remove_folder(self.runtime)
+            for path in self.state.glob("host*"):
+                network.remove_folder(path)
+            for name in ("lab.json", "id_ed25519", "id_ed25519.pub"):
+                (self.state / name).unlink(missing_ok=True)
+        (self.state / "lock").unlink(missing_ok=True)
+        with suppress(OSError):
+            self.state.rmdir()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.state / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _make_host(self, number: int, subnet: int) -> Host:
+        folder, runtime = self.state / f"host{number}", self.runtime / f"host{number}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        first = folder / "first_host_key"
+        if not first.exists():
+            first.with_suffix(".pub").write_text(_write_key(first))
+            _write(folder / "host_key", first.read_text())
+        host = Host(
+            name=f"host{number}",
+            address=f"10.77.{subnet}.{10 + number}",
+            ssh_port=22,
+            user="root",
+            private_key_path=str(self.state / "id_ed25519"),
+            host_key=first.with_suffix(".pub").read_text(),
+            docker_socket=str(runtime / "docker.sock"),
+            data_root=str(folder / "docker"),
+            netns=f"{self.mark}h{number}",
+            wire=f"{self.mark}v{number}",
+            folder=str(folder),
+            runtime=str(runtime),
+            cgroup=f"{self.mark}/host{number}",
+        )
+        self._configure(host)
+        return host
+
+    def _configure(self, host: Host) -> None:
+        folder = Path(host.folder)
+        _write(folder / "daemon.json", "{}")
+        disabled = ("grpc.v1.cri", "snapshotter.v1.btrfs", "snapshotter.v1.zfs", "snapshotter.v1.devmapper")
+        _write(
+            folder / "containerd.toml",
+            f"""version = 2
+root = "{folder}/containerd"
+state = "{host.runtime}/containerd"
+disabled_plugins = [{", ".join(f'"io.containerd.{name}"' for name in disabled)}]
+[grpc]
+address = "{host.runtime}/containerd.sock"
+""",
+        )
+        if not (folder / "forwarding.conf").exists():
+            (folder / "forwarding.conf").write_text("AllowStreamLocalForwarding yes\n")
+        _write(
+            folder / "sshd_config",
+            f"""Include {folder}/forwarding.conf
+ListenAddress {host.address}:{host.ssh_port}
+HostKey {folder}/host_key
+AuthorizedKeysFile {host.private_key_path}.pub
+PidFile none
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+StrictModes no
+UseDNS no
+PrintMotd no
+PrintLastLog no
+# Keeps bash, as root's login shell, from running this machine's own ~/.bashrc at every command.
+SetEnv SHLVL=2
+""",
+        )
+
+    def _start_host(self, host: Host, gateway: str) -> None:
+        network.make_namespace(host.netns, host.wire, self.bridge, host.address, gateway)
+        host._run_daemons()
+        _wait(host._ssh_answers, f"the SSH server of {host.name}", Path(host.folder, "sshd.log"))
+        _wait(host._docker_answers, f"the Docker Engine of {host.name}", Path(host.folder, "dockerd.log"))
+
+
+@contextmanager
+def lab(hosts: int = 3, state: Path = STATE) -> Iterator[Lab]:
+    """A lab that is up inside, and taken down whatever happens."""
+    made = Lab(state)
+    try:
+        made.up(hosts)
+        yield made
+    finally:
+        made.down()
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
+def _write_key(path: Path) -> str:
+    """Writes a new private key (0600) and returns the public key's line."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    _write(
+        path,
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        ).decode(),
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return public.decode()
+
+
+def _recorded(path: Path) -> int | None:
+    """The process in a record file, if it is still that process and runs."""
+    try:
+        pid, started = path.read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(pid) if network.is_running(int(pid)) and network.started_at(int(pid)) == started else None
+
+
+def _end(record: Path, number: int) -> None:
+    pid = _recorded(record)
+    if pid is not None:
+        os.kill(pid, number)
+        os.kill(pid, signal.SIGCONT)
+        _wait(lambda: _recorded(record) is None, f"the end of {record.stem}", None)
+    record.unlink(missing_ok=True)
+
+
+def _connects(path: str) -> bool:
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        return True
+    return False
+
+
+def _wait(done: Callable[[], bool], what: str, log: Path | None) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not done():
+        if time.monotonic() > deadline:
+            said = log.read_text(errors="replace")[-2000:] if log and log.exists() else ""
+            raise LabError(f"waited {START_SECONDS:.0f} s in vain for {what}\n{said}")
+        time.sleep(0.03)

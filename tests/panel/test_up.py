@@ -1,0 +1,155 @@
+"""`manage.py up`, with real processes."""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from tests.panel.running import Folder, Running, free_port, processes, wait_for
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A panel that has been started once and ended: keys, database and static files are there."""
+    folder = Folder(tmp_path_factory.mktemp("prepared") / "var")
+    with folder.running() as panel:
+        panel.end(signal.SIGTERM)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def panel(prepared: Folder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A panel that runs, for tests that only look."""
+    with prepared.copy_to(tmp_path_factory.mktemp("panel") / "var").running() as panel:
+        yield panel
+
+
+@pytest.fixture
+def folder(prepared: Folder, tmp_path: Path) -> Folder:
+    """A folder to start a panel in."""
+    return prepared.copy_to(tmp_path / "var")
+
+
+def test_up_serves_and_records_itself_when_it_is_ready(panel: Running) -> None:
+    assert panel.get("/") == 200
+    file = panel.folder.path / "running.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    record = panel.folder.record
+    assert record["pid"] == panel.process.pid
+    assert record["port"] == panel.folder.port
+    assert record["demo"] is False
+
+
+def test_commands_reach_the_panel_when_no_variable_is_set(panel: Running) -> None:
+    seen = panel.folder.python(
+        "import django_rq; from django.conf import settings;"
+        "print(settings.PUBLIC_URL, django_rq.get_connection('default').ping())"
+    )
+    assert seen == f"http://127.0.0.1:{panel.folder.port} True"
+
+
+def test_a_second_panel_is_refused_when_one_runs(panel: Running) -> None:
+    second = panel.folder.manage("up", DERPMGMT_PORT=str(free_port()))
+    assert second.returncode == 1
+    assert str(panel.process.pid) in second.stderr
+    assert str(panel.folder.path) in second.stderr
+    assert "Traceback" not in second.stderr
+    assert panel.folder.record["pid"] == panel.process.pid
+    assert panel.get("/") == 200
+
+
+def test_processes_come_back_when_they_were_killed_and_all_end_when_it_is_terminated(folder: Folder) -> None:
+    with folder.running() as panel:
+        parents = processes()
+        own = {pid for pid in panel.family() if parents[pid] == panel.process.pid}
+        (web,) = own & {parents[pid] for pid in panel.family()}
+        web_workers = {pid for pid, parent in parents.items() if parent == web}
+        (valkey,) = panel.children("valkey-server")
+        os.kill(web, signal.SIGKILL)
+        os.kill(valkey, signal.SIGKILL)
+
+        wait_for(lambda: panel.get("/") == 200 and web not in panel.family(), "the web server answers again")
+        wait_for(lambda: panel.children("valkey-server") - {valkey}, "another Valkey runs")
+        assert not web_workers & processes().keys()
+
+        assert panel.end(signal.SIGTERM) == 0
+        assert not (folder.path / "running.json").exists()
+        assert panel.get("/") == 0
+
+
+def test_data_is_found_and_nothing_is_left_when_the_parent_was_killed(folder: Folder) -> None:
+    with folder.running() as panel:
+        folder.python(
+            "from accounts.services import create_user; create_user(email='mei@example.com', username='mei')"
+        )
+        before = panel.family()
+        folder.python("import django_rq, time; django_rq.get_queue('slow').enqueue(time.sleep, 600)")
+        wait_for(lambda: len(panel.family()) > len(before), "a job runs in a process of its own")
+
+        panel.end(signal.SIGKILL)
+        assert (folder.path / "running.json").exists()
+
+    # A record that a killed panel left behind counts for nothing.
+    assert (
+        folder.python("from django.conf import settings; print(settings.PUBLIC_URL)")
+        == "http://127.0.0.1:8000"
+    )
+    with folder.running():
+        people = folder.python("from accounts.models import User; print(User.objects.get().email)")
+        assert people == "mei@example.com"
+
+
+def test_nothing_is_started_when_the_port_is_taken(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "var")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        done = folder.manage("up", DERPMGMT_PORT=port)
+    assert done.returncode == 1
+    assert port in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder.path / "valkey").exists()
+
+
+def test_the_panel_ends_when_its_keys_are_gone(folder: Folder) -> None:
+    shutil.rmtree(folder.path / "keys")
+    done = folder.manage("up")
+    assert done.returncode == 1
+    assert str(folder.path / "keys") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder.path / "keys").exists()
+
+
+def test_no_keys_are_made_when_an_external_database_is_in_use(folder: Folder, tmp_path: Path) -> None:
+    elsewhere = Folder(tmp_path / "elsewhere", DERPMGMT_DATABASE_URL=f"sqlite:///{folder.path}/panel.sqlite3")
+    done = elsewhere.manage("up", DERPMGMT_PORT=str(elsewhere.port))
+    assert done.returncode == 1
+    assert str(elsewhere.path / "keys") in done.stderr
+    assert not any((elsewhere.path / "keys").iterdir())
+
+
+def test_the_panel_ends_when_its_keys_are_another_panels(folder: Folder, tmp_path: Path) -> None:
+    folder.python(
+        "from fleet.models import SshCredential; SshCredential.objects.create(name='a', password='secret')"
+    )
+    (folder.path / "keys" / "fields").write_text(Fernet.generate_key().decode())
+    done = folder.manage("up", DERPMGMT_PORT=str(folder.port))
+    assert done.returncode == 1
+    assert str(folder.path / "keys") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_socket_lies_elsewhere_when_the_path_is_too_long(prepared: Folder, tmp_path: Path) -> None:
+    folder = prepared.copy_to(tmp_path / ("long" * 30) / "var")
+    with folder.running() as panel:
+        assert panel.get("/") == 200
+        assert folder.python("import django_rq; print(django_rq.get_connection('default').ping())") == "True"
+        path = Path(folder.record["redis_url"].removeprefix("unix://")).parent
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        assert not path.is_relative_to(folder.path)
+    shutil.rmtree(path)

@@ -1,0 +1,614 @@
+"""One conversation with a Docker Engine: the same requests to a real one (recorded) and to the sandbox (compared).
+
+What the real Engine answered is in ``engine_20_10.json``. To record it again, as root on a machine with a Docker Engine
+that holds nothing worth keeping, and with a real ``derper``:
+
+    python -m tests.sandbox.conversation /var/run/docker.sock PATH_TO_DERPER > tests/sandbox/engine_20_10.json
+
+Only what is the same on every host is kept: ids, times and names that the Engine invents become placeholders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import json
+import re
+import socket
+import sys
+import tarfile
+import time
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ADDRESS = "127.77.0.1"
+TAG = "derpmgmt/conversation:1"
+LABELS = {"derpmgmt.panel": "conversation", "derpmgmt.kind": "relay"}
+_VOLATILE = [
+    (re.compile(r"[0-9a-f]{64}"), "<id>"),
+    (re.compile(r"\b[0-9a-f]{12}\b"), "<short id>"),
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"), "<time>"),
+    (re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d"), "<log time>"),
+    (re.compile(r"/[\w/]*/tmp/docker-import-\d+"), "<work folder>"),
+    (re.compile(r"\.tmp\d+"), "<temporary>"),
+]
+
+
+class Answer:
+    """One HTTP answer of an Engine."""
+
+    def __init__(self, path: str, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.path = path
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Talk:
+    """Asks an Engine and keeps what it answered, by the name of the question."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self.record: dict[str, Any] = {}
+
+    def ask(
+        self,
+        name: str,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: dict[str, Any] | None = None,
+        pick: str | None = None,
+        content_type: str | None = None,
+    ) -> Answer:
+        """Send one request; keep status and body under ``name``.
+
+        ``body``: bytes go out as they are, anything else as JSON. ``pick``: dotted fields to keep of a JSON answer, separated
+        by spaces; without it the whole body is kept.
+        """
+        connection = http.client.HTTPConnection("docker")
+        connection.sock = self._connect()
+        if query:
+            path += "?" + urllib.parse.urlencode(query)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        headers = {}
+        if data is not None:
+            headers["Content-Type"] = content_type or (
+                "application/x-tar" if isinstance(body, bytes) else "application/json"
+            )
+        connection.request(method, "/v1.41" + path if not path.startswith("/v") else path, data, headers)
+        response = connection.getresponse()
+        answer = Answer(path, response.status, dict(response.getheaders()), response.read())
+        connection.close()
+        if name:
+            self.record[name] = {"status": answer.status, "body": _kept(answer, pick)}
+        return answer
+
+
+def _kept(answer: Answer, pick: str | None) -> Any:
+    if answer.headers.get("Content-Type", "").startswith("application/json"):
+        try:
+            value = answer.json
+        except ValueError:
+            return _stable(answer.body.decode())
+        if pick is not None and answer.status < 300:
+            return {field: _stable(_field(value, field)) for field in pick.split()}
+        return _stable(value)
+    if answer.headers.get("Content-Type") in ("application/x-tar", "application/vnd.docker.raw-stream"):
+        return len(answer.body) > 0
+    if "/logs" in answer.path and answer.status == 200:
+        return _log_lines(answer.body)
+    return _stable(answer.body.decode(errors="replace"))
+
+
+def _log_lines(stream: bytes) -> list[str]:
+    """The lines in a stream of 8-byte frames, sorted: derper's goroutines write theirs in any order."""
+    text = b""
+    while stream:
+        size = int.from_bytes(stream[4:8])
+        text += stream[8 : 8 + size]
+        stream = stream[8 + size :]
+    lines = text.decode().splitlines()
+    panics = [index for index, line in enumerate(lines) if line.startswith(("panic:", "Usage of "))]
+    return sorted(_stable(line) for line in lines[: panics[0] + 1 if panics else None])
+
+
+def _field(value: Any, field: str) -> Any:
+    for part in field.split("."):
+        if isinstance(value, list):
+            value = value[int(part)]
+        elif isinstance(value, dict):
+            value = value.get(part, "<absent>")
+    return value
+
+
+def _stable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_stable(key): _stable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_stable(item) for item in value]
+    if isinstance(value, str):
+        for pattern, placeholder in _VOLATILE:
+            value = pattern.sub(placeholder, value)
+    return value
+
+
+def tar_of(files: dict[str, bytes], *, uid: int = 65532, mode: int = 0o600) -> bytes:
+    """A tar archive with these files in it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.uid, member.gid, member.mode = len(content), uid, uid, mode
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def image_archive(program: bytes, tag: str = TAG, **config: Any) -> bytes:
+    """A docker archive of one layer that holds ``/derper``, entrypoint ``/derper``, user 65532."""
+    layer = tar_of({"derper": program}, uid=0, mode=0o755)
+    image = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "created": "1970-01-01T00:00:00Z",
+            "config": {
+                "Entrypoint": ["/derper"],
+                "User": "65532:65532",
+                "Labels": {"derpmgmt.content": "abc"},
+                **config,
+            },
+            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
+            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "derpmgmt"}],
+        }
+    ).encode()
+    config_name = hashlib.sha256(image).hexdigest() + ".json"
+    manifest = json.dumps([{"Config": config_name, "RepoTags": [tag], "Layers": ["layer.tar"]}]).encode()
+    return tar_of({config_name: image, "layer.tar": layer, "manifest.json": manifest}, uid=0, mode=0o644)
+
+
+def create_body(tcp: int, udp: int, volume: str, **host: Any) -> dict[str, Any]:
+    """A hardened relay's create request on the network ``derpmgmt``."""
+    return {
+        "Image": TAG,
+        "User": "65532:65532",
+        "Cmd": [
+            *(
+                "-a",
+                f":{tcp}",
+                "-http-port",
+                "-1",
+                "-stun-port",
+                str(udp),
+                "-hostname",
+                ADDRESS,
+                "-home",
+                "blank",
+            ),
+            *("-certmode", "manual", "-certdir", "/data", "-c", "/data/derper.key"),
+        ],
+        "ExposedPorts": {f"{tcp}/tcp": {}, f"{udp}/udp": {}},
+        "Labels": LABELS,
+        "HostConfig": {
+            "NetworkMode": "derpmgmt",
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "Memory": 268435456,
+            "PidsLimit": 128,
+            "Binds": [f"{volume}:/data"],
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}},
+            "RestartPolicy": {"Name": "unless-stopped"},
+            "PortBindings": {
+                f"{tcp}/tcp": [{"HostIp": ADDRESS, "HostPort": str(tcp)}],
+                f"{udp}/udp": [{"HostIp": ADDRESS, "HostPort": str(udp)}],
+            },
+            **host,
+        },
+    }
+
+
+def converse(talk: Talk, program: bytes, files: dict[str, bytes]) -> None:
+    """Hold the conversation. ``program``: the derper to put into the image. ``files``: certificate, keys of a relay."""
+    ask = talk.ask
+    _ask_daemon(ask)
+    _ask_images(ask, program)
+    _ask_networks_and_volumes(ask)
+    _ask_creating(ask)
+    _ask_life(ask, files)
+    _ask_ports(ask, files)
+    _ask_failing_programs(ask, files)
+    _ask_removal(ask)
+
+
+def _ask_daemon(ask: Callable[..., Answer]) -> None:
+    ask("ping", "GET", "/v1.41/_ping")
+    ask("version", "GET", "/version", pick="Version ApiVersion MinAPIVersion Os Arch")
+    ask("version too new", "GET", "/v1.99/version")
+    ask("version too old", "GET", "/v1.2/version")
+    ask("unknown page", "GET", "/nonsense")
+    ask("unknown method", "PUT", "/version")
+    ask(
+        "info",
+        "GET",
+        "/info",
+        pick="Containers ContainersRunning ContainersStopped Images OSType Architecture DefaultRuntime LoggingDriver",
+    )
+
+
+def _ask_images(ask: Callable[..., Answer], program: bytes) -> None:
+    ask("inspect missing image", "GET", f"/images/{TAG}/json")
+    ask("delete missing image", "DELETE", f"/images/{TAG}")
+    ask("load rubbish", "POST", "/images/load", b"this is no archive")
+    ask("load without manifest", "POST", "/images/load", tar_of({"x": b"x"}))
+    ask("load quietly", "POST", "/images/load", image_archive(program), query={"quiet": "1"})
+    ask("load again", "POST", "/images/load", image_archive(program), query={"quiet": "0"})
+    ask("load another", "POST", "/images/load", image_archive(program, "derpmgmt/other:1", Labels={"a": "b"}))
+    picked = "RepoTags RepoDigests Os Architecture Created Config.Entrypoint Config.User Config.Labels Config.Cmd RootFS.Type"
+    image = ask("inspect image", "GET", f"/images/{TAG}/json", pick=picked).json
+    ask("inspect image by id", "GET", f"/images/{image['Id']}/json", pick="RepoTags")
+    ask("inspect image by bare id", "GET", f"/images/{image['Id'][7:]}/json", pick="RepoTags")
+    ask("inspect image by short id", "GET", f"/images/{image['Id'][7:19]}/json", pick="RepoTags")
+    ask("inspect image without tag", "GET", "/images/derpmgmt/conversation/json")
+    picked = "0.RepoTags 0.RepoDigests 0.Labels 0.Containers 0.ParentId 0.Created 0.SharedSize"
+    ask(
+        "list images by label",
+        "GET",
+        "/images/json",
+        query={"filters": '{"label":["derpmgmt.content=abc"]}'},
+        pick=picked,
+    )
+    ask(
+        "list images by name",
+        "GET",
+        "/images/json",
+        query={"filters": '{"reference":["derpmgmt/other"]}'},
+        pick="0.RepoTags",
+    )
+    ask("list no images", "GET", "/images/json", query={"filters": '{"label":["no=such"]}'})
+    ask("list images bad filter", "GET", "/images/json", query={"filters": '{"colour":["red"]}'})
+    ask("list images broken filter", "GET", "/images/json", query={"filters": "{"})
+    ask("delete image", "DELETE", "/images/derpmgmt/other:1")
+
+
+def _ask_networks_and_volumes(ask: Callable[..., Answer]) -> None:
+    ask("inspect missing network", "GET", "/networks/derpmgmt")
+    body = {"Name": "derpmgmt", "CheckDuplicate": True, "Driver": "bridge", "Labels": LABELS}
+    ask("create network", "POST", "/networks/create", body)
+    ask("create network again", "POST", "/networks/create", body)
+    ask("create network bad driver", "POST", "/networks/create", {"Name": "x", "Driver": "warp"})
+    ask(
+        "inspect network",
+        "GET",
+        "/networks/derpmgmt",
+        pick="Name Driver Scope Labels Containers Internal Options",
+    )
+    ask(
+        "list networks",
+        "GET",
+        "/networks",
+        query={"filters": '{"name":["derpmgmt"]}'},
+        pick="0.Name 0.Labels",
+    )
+    ask("list no networks", "GET", "/networks", query={"filters": '{"name":["no-such"]}'})
+    ask("inspect missing volume", "GET", "/volumes/v1")
+    ask(
+        "create volume",
+        "POST",
+        "/volumes/create",
+        {"Name": "v1", "Labels": LABELS},
+        pick="Name Driver Labels Options Scope",
+    )
+    ask(
+        "create volume again",
+        "POST",
+        "/volumes/create",
+        {"Name": "v1"},
+        pick="Name Driver Labels Options Scope",
+    )
+    ask("create volume bad name", "POST", "/volumes/create", {"Name": "a/b"})
+    ask("inspect volume", "GET", "/volumes/v1", pick="Name Driver Labels Options Scope")
+    ask(
+        "list volumes",
+        "GET",
+        "/volumes",
+        query={"filters": '{"label":["derpmgmt.panel=conversation"]}'},
+        pick="Warnings Volumes.0.Name",
+    )
+    ask("list no volumes", "GET", "/volumes", query={"filters": '{"name":["no-such"]}'})
+    ask("delete missing volume", "DELETE", "/volumes/no-such")
+
+
+def _ask_creating(ask: Callable[..., Answer]) -> None:
+    def create(question: str, body: Any, **query: str) -> Answer:
+        answer = ask(question, "POST", "/containers/create", body, query=query or None)
+        if answer.status == 201:
+            ask("", "DELETE", f"/containers/{answer.json['Id']}", query={"v": "1", "force": "1"})
+        return answer
+
+    good = create_body(20001, 20002, "v1")
+    create("create", good, name="good")
+    create("create without name", good)
+    create("create with bad name", good, name="no/slash")
+    create("create with short name", good, name="x")
+    create("create from missing image", {**good, "Image": "derpmgmt/none:1"}, name="cc")
+    create("create from missing latest", {**good, "Image": "none"}, name="cc")
+    create("create without image", {**good, "Image": ""}, name="cc")
+    create("create without body", None, name="cc")
+    ask("create from broken JSON", "POST", "/containers/create", b"{", content_type="application/json")
+    ask("create from no JSON", "POST", "/containers/create", b"", content_type="application/json")
+    ask("create of another type", "POST", "/containers/create", good, content_type="text/plain")
+    for name, host in {
+        "little memory": {"Memory": 1024},
+        "unknown capability": {"CapDrop": ["FLYING"]},
+        "unknown added capability": {"CapAdd": ["FLYING"]},
+        "unknown security option": {"SecurityOpt": ["flying"]},
+        "unknown restart policy": {"RestartPolicy": {"Name": "sometimes"}},
+        "retries of always": {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 3}},
+        "removal and restart": {"AutoRemove": True},
+        "unknown log driver": {"LogConfig": {"Type": "paper"}},
+        "unknown log option": {"LogConfig": {"Type": "json-file", "Config": {"colour": "red"}}},
+        "bad host port": {"PortBindings": {"20001/tcp": [{"HostIp": "", "HostPort": "ninety"}]}},
+        "host port out of range": {"PortBindings": {"20001/tcp": [{"HostIp": "", "HostPort": "99999"}]}},
+        "bad container port": {"PortBindings": {"http/tcp": [{"HostIp": "", "HostPort": "20001"}]}},
+        "negative pids": {"PidsLimit": -5},
+        "relative mount point": {"Binds": ["v1:data"]},
+        "root mount point": {"Binds": ["v1:/"]},
+        "bad bind mode": {"Binds": ["v1:/data:shiny"]},
+        "bad volume name": {"Binds": ["a b:/data"]},
+        "same mount point twice": {"Binds": ["v1:/data", "v2:/data"]},
+        "mount": {"Binds": [], "Mounts": [{"Type": "volume", "Source": "v1", "Target": "/data"}]},
+        "mount without target": {"Binds": [], "Mounts": [{"Type": "volume", "Source": "v1"}]},
+        "mount of bad type": {"Binds": [], "Mounts": [{"Type": "cloud", "Source": "v1", "Target": "/data"}]},
+        "tmpfs": {"Tmpfs": {"/tmp": "size=1m"}},
+    }.items():
+        create(f"create with {name}", {**good, "HostConfig": {**good["HostConfig"], **host}}, name="cc")
+    for field, value in {
+        "Cmd": 5,
+        "User": 5,
+        "Image": [],
+        "Labels": "x",
+        "ExposedPorts": "x",
+        "HostConfig": "x",
+    }.items():
+        create(f"create with wrong type of {field}", {**good, field: value}, name="cc")
+    for field, value in {
+        "Memory": "x",
+        "PidsLimit": "x",
+        "ReadonlyRootfs": "x",
+        "CapDrop": 5,
+        "Binds": "x",
+        "Mounts": "x",
+    }.items():
+        host = {**good["HostConfig"], field: value}
+        create(f"create with wrong type of {field}", {**good, "HostConfig": host}, name="cc")
+    create("create with unknown field", {**good, "Colour": "red"}, name="cc")
+
+
+STATE = "State.Status State.Running State.Paused State.Restarting State.OOMKilled State.Dead State.ExitCode State.Error"
+INSPECT = STATE + (
+    " Name RestartCount Path Args Image Driver Platform Config.User Config.Image Config.Labels Config.Cmd Config.Entrypoint"
+    " Config.ExposedPorts Config.Volumes Config.WorkingDir Config.AttachStdin Config.Tty Config.StopSignal"
+    " HostConfig.Binds HostConfig.NetworkMode HostConfig.PortBindings HostConfig.RestartPolicy HostConfig.ReadonlyRootfs"
+    " HostConfig.CapDrop HostConfig.CapAdd HostConfig.SecurityOpt HostConfig.Memory HostConfig.MemorySwap HostConfig.PidsLimit"
+    " HostConfig.LogConfig HostConfig.Mounts HostConfig.Privileged HostConfig.AutoRemove HostConfig.Tmpfs"
+    " HostConfig.Ulimits HostConfig.NanoCpus HostConfig.PidMode HostConfig.IpcMode HostConfig.ShmSize"
+    " HostConfig.PublishAllPorts HostConfig.Init HostConfig.OomKillDisable HostConfig.MaskedPaths"
+    " Mounts.0.Type Mounts.0.Name Mounts.0.Destination Mounts.0.Driver Mounts.0.Mode Mounts.0.RW Mounts.0.Propagation"
+    " NetworkSettings.Ports NetworkSettings.Networks.derpmgmt.NetworkID NetworkSettings.Networks.derpmgmt.Aliases"
+)
+LISTED = (
+    "0.Names 0.Image 0.ImageID 0.Command 0.Labels 0.State 0.HostConfig 0.SizeRw 0.Mounts.0.Type 0.Mounts.0.Name"
+    " 0.Mounts.0.Destination 0.NetworkSettings.Networks.derpmgmt.NetworkID"
+)
+OURS = '{"label":["derpmgmt.panel=conversation"]}'
+
+
+def _ask_life(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
+    one = "/containers/one"
+    for verb in ("start", "stop", "kill", "restart", "wait"):
+        ask(f"{verb} unknown", "POST", f"{one}/{verb}")
+    ask("remove unknown", "DELETE", one)
+    ask("inspect unknown", "GET", f"{one}/json")
+    ask("logs of unknown", "GET", f"{one}/logs", query={"stdout": "1"})
+    ask("put into unknown", "PUT", f"{one}/archive", tar_of({"x": b"x"}), query={"path": "/data"})
+    ask("", "POST", "/containers/create", create_body(20001, 20002, "v1"), query={"name": "one"})
+    ask("name taken", "POST", "/containers/create", create_body(20003, 20004, "v1"), query={"name": "one"})
+    ask("inspect created", "GET", f"{one}/json", pick=INSPECT)
+    ask("list only running", "GET", "/containers/json", query={"filters": OURS})
+    ask(
+        "list created",
+        "GET",
+        "/containers/json",
+        query={"filters": OURS, "all": "1"},
+        pick=LISTED + " 0.Status 0.Ports",
+    )
+    ask("put into read-only root", "PUT", f"{one}/archive", tar_of({"x": b"x"}), query={"path": "/"})
+    ask("put into missing folder", "PUT", f"{one}/archive", tar_of({"x": b"x"}), query={"path": "/nowhere"})
+    ask("put into a file", "PUT", f"{one}/archive", tar_of({"x": b"x"}), query={"path": "/derper"})
+    ask("put without path", "PUT", f"{one}/archive", tar_of({"x": b"x"}))
+    ask("put rubbish", "PUT", f"{one}/archive", b"this is no archive", query={"path": "/data"})
+    ask(
+        "put into missing folder of the volume",
+        "PUT",
+        f"{one}/archive",
+        tar_of({"x": b"x"}),
+        query={"path": "/data/sub"},
+    )
+    ask("put out of the volume", "PUT", f"{one}/archive", tar_of({"../../x": b"x"}), query={"path": "/data"})
+    ask("put into the volume", "PUT", f"{one}/archive", tar_of(files), query={"path": "/data"})
+    ask("get a file", "GET", f"{one}/archive", query={"path": "/data/derper.key"})
+    ask("get a missing file", "GET", f"{one}/archive", query={"path": "/data/none"})
+    ask("stop created", "POST", f"{one}/stop")
+    ask("kill created", "POST", f"{one}/kill")
+    ask("logs of created", "GET", f"{one}/logs", query={"stdout": "1", "stderr": "1"})
+    ask("logs of no stream", "GET", f"{one}/logs")
+    ask("start", "POST", f"{one}/start")
+    ask("start again", "POST", f"{one}/start")
+    ask("inspect running", "GET", f"{one}/json", pick=INSPECT)
+    ask("list running", "GET", "/containers/json", query={"filters": OURS}, pick=LISTED + " 0.Ports")
+    ask("list by name", "GET", "/containers/json", query={"filters": '{"name":["on"]}'}, pick="0.Names")
+    ask("list by state", "GET", "/containers/json", query={"filters": '{"status":["exited"]}'})
+    ask("list by unknown state", "GET", "/containers/json", query={"filters": '{"status":["flying"]}'})
+    ask("list by unknown filter", "GET", "/containers/json", query={"filters": '{"colour":["red"]}'})
+    ask("put while running", "PUT", f"{one}/archive", tar_of({"more": b"x"}), query={"path": "/data"})
+    ask("put into root while running", "PUT", f"{one}/archive", tar_of({"x": b"x"}), query={"path": "/"})
+    ask("hang up", "POST", f"{one}/kill", query={"signal": "HUP"})
+    ask("unknown signal", "POST", f"{one}/kill", query={"signal": "SHOUT"})
+    ask("remove running", "DELETE", one)
+    ask("delete volume in use", "DELETE", "/volumes/v1")
+    ask("delete image in use", "DELETE", f"/images/{TAG}")
+    ask("delete network in use", "DELETE", "/networks/derpmgmt")
+    ask("restart", "POST", f"{one}/restart", query={"t": "2"})
+    ask("stop", "POST", f"{one}/stop", query={"t": "2"})
+    ask("stop again", "POST", f"{one}/stop")
+    ask("kill stopped", "POST", f"{one}/kill")
+    ask("wait for stopped", "POST", f"{one}/wait")
+    ask("inspect stopped", "GET", f"{one}/json", pick=STATE + " RestartCount NetworkSettings.Ports")
+    ask("start after stop", "POST", f"{one}/start")
+    ask("kill", "POST", f"{one}/kill")
+    ask("wait for killed", "POST", f"{one}/wait")
+    ask("inspect killed", "GET", f"{one}/json", pick=STATE)
+    ask("start after kill", "POST", f"{one}/start")
+    answer = ask("create exec", "POST", f"{one}/exec", {"Cmd": ["/derper", "-version"], "AttachStdout": True})
+    if answer.status != 201:
+        raise SystemExit(answer.body)
+    made = answer.json
+    ask("start exec", "POST", f"/exec/{made['Id']}/start", {"Detach": False, "Tty": False})
+    ask("inspect exec", "GET", f"/exec/{made['Id']}/json", pick="ExitCode Running")
+    made = ask(
+        "create exec of missing program", "POST", f"{one}/exec", {"Cmd": ["true"], "AttachStdout": True}
+    ).json
+    ask("start exec of missing program", "POST", f"/exec/{made['Id']}/start", {"Detach": False, "Tty": False})
+    ask("inspect exec of missing program", "GET", f"/exec/{made['Id']}/json", pick="ExitCode Running")
+    ask("exec without command", "POST", f"{one}/exec", {"Cmd": []})
+    ask("start unknown exec", "POST", "/exec/nonsense/start", {})
+    ask("", "POST", f"{one}/stop", query={"t": "2"})
+    ask("exec in stopped", "POST", f"{one}/exec", {"Cmd": ["true"]})
+
+
+def _ask_ports(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
+    def attempt(name: str, body: dict[str, Any]) -> None:
+        ask("", "POST", "/containers/create", body, query={"name": "two"})
+        ask("", "PUT", "/containers/two/archive", tar_of(files), query={"path": "/data"})
+        ask(name, "POST", "/containers/two/start")
+        ask(f"{name}: inspect", "GET", "/containers/two/json", pick=STATE + " NetworkSettings.Ports")
+        ask("", "DELETE", "/containers/two", query={"force": "1", "v": "1"})
+
+    ask("", "POST", "/containers/one/start")
+    attempt("start on a container's TCP port", create_body(20001, 20012, "v2"))
+    attempt("start on a container's UDP port", create_body(20011, 20002, "v2"))
+    with socket.create_server((ADDRESS, 20021)):
+        attempt("start on a foreign TCP port", create_body(20021, 20022, "v2"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign:
+        foreign.bind((ADDRESS, 20022))
+        attempt("start on a foreign UDP port", create_body(20021, 20022, "v2"))
+    body = create_body(20021, 20022, "v2")
+    body["HostConfig"]["PortBindings"]["20021/tcp"][0]["HostIp"] = "192.0.2.77"
+    attempt("start on a foreign address", body)
+    attempt("start on a missing network", create_body(20021, 20022, "v2", NetworkMode="no-such"))
+    attempt("start as unknown user", {**create_body(20021, 20022, "v2"), "User": "nobody-here"})
+    attempt("start of a missing program", {**create_body(20021, 20022, "v2"), "Entrypoint": ["/no-such"]})
+    attempt("start again on freed ports", create_body(20021, 20022, "v2"))
+
+
+def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
+    """Programs that end by themselves: what they log, how they exit, and how the Engine starts them again."""
+
+    def run(name: str, files: bytes | None, **changes: Any) -> None:
+        body = {**create_body(20031, 20032, "v3", RestartPolicy={"Name": "no"}), **changes}
+        ask("", "POST", "/containers/create", body, query={"name": "three"})
+        if files is not None:
+            ask("", "PUT", "/containers/three/archive", files, query={"path": "/data"})
+        ask(f"{name}: start", "POST", "/containers/three/start")
+        ask(f"{name}: wait", "POST", "/containers/three/wait")
+        ask(f"{name}: inspect", "GET", "/containers/three/json", pick=STATE)
+        ask(f"{name}: logs", "GET", "/containers/three/logs", query={"stdout": "1", "stderr": "1"})
+        ask("", "DELETE", "/containers/three", query={"force": "1", "v": "1"})
+        ask("", "DELETE", "/volumes/v3")
+
+    def without(name: str) -> bytes:
+        return tar_of({key: value for key, value in files.items() if key != name})
+
+    certificate, key = f"{ADDRESS}.crt", f"{ADDRESS}.key"
+    run("no files", None)
+    run("no key file", without("derper.key"))
+    run("no certificate", without(certificate))
+    run("no certificate's key", without(key))
+    run("unreadable files", tar_of(files, uid=0))
+    run("broken certificate", tar_of({**files, certificate: b"rubbish"}))
+    run("broken key", tar_of({**files, "derper.key": b"rubbish"}))
+    run("short key", tar_of({**files, "derper.key": b'{"PrivateKey": "privkey:abcd"}'}))
+    run("other kind of key", tar_of({**files, "derper.key": b'{"PrivateKey": "nodekey:abcd"}'}))
+    command = create_body(20031, 20032, "v3")["Cmd"]
+    run("unknown flag", tar_of(files), Cmd=["-nonsense=1"])
+    run("bad number", tar_of(files), Cmd=["-stun-port", "x"])
+    run("bad address", tar_of(files), Cmd=[*command, "-a", "443"])
+    run("other host name", tar_of(files), Cmd=[*command, "-hostname", "127.77.0.9"])
+    run("missing mesh key", tar_of(files), Cmd=[*command, "-mesh-psk-file", "/data/mesh"])
+    run("bad mesh key", tar_of({**files, "mesh": b"rubbish"}), Cmd=[*command, "-mesh-psk-file", "/data/mesh"])
+
+    ask("", "POST", "/containers/create", create_body(20031, 20032, "v3"), query={"name": "three"})
+    ask("start of what fails", "POST", "/containers/three/start")
+    time.sleep(3)  # now it has failed several times, and waits for more than a second before each new start
+    ask("what fails is restarting", "GET", "/containers/three/json", pick=STATE.replace("Error", "Pid"))
+    ask("list what is restarting", "GET", "/containers/json", query={"filters": OURS}, pick="0.State 0.Ports")
+    ask("remove what is restarting", "DELETE", "/containers/three")
+    ask("exec in what is restarting", "POST", "/containers/three/exec", {"Cmd": ["true"]})
+    ask("put while restarting", "PUT", "/containers/three/archive", tar_of(files), query={"path": "/data"})
+    ask("start what is restarting", "POST", "/containers/three/start")
+    ask("stop what is restarting", "POST", "/containers/three/stop")
+    ask("what was restarting is stopped", "GET", "/containers/three/json", pick=STATE)
+    ask("", "DELETE", "/containers/three", query={"force": "1", "v": "1"})
+    ask("", "DELETE", "/volumes/v3")
+
+    body = create_body(20031, 20032, "v3", RestartPolicy={"Name": "no"})
+    ask("", "POST", "/containers/create", body, query={"name": "three"})
+    ask("", "PUT", "/containers/three/archive", tar_of(files), query={"path": "/data"})
+    for signal in ("HUP", "SIGTERM", "15", "INT", "USR1", "9"):
+        ask("", "POST", "/containers/three/start")
+        time.sleep(1)  # until it handles signals
+        ask(f"signal {signal}", "POST", "/containers/three/kill", query={"signal": signal})
+        if signal != "USR1":
+            ask(f"signal {signal}: wait", "POST", "/containers/three/wait")
+    ask("", "DELETE", "/containers/three", query={"force": "1", "v": "1"})
+    ask("", "DELETE", "/volumes/v3")
+
+
+def _ask_removal(ask: Callable[..., Answer]) -> None:
+    ask("stop before removal", "POST", "/containers/one/stop", query={"t": "2"})
+    ask("remove", "DELETE", "/containers/one", query={"v": "1"})
+    ask("remove again", "DELETE", "/containers/one")
+    ask("inspect named volume after removal", "GET", "/volumes/v1", pick="Name")
+    ask("delete volume", "DELETE", "/volumes/v1")
+    ask("", "DELETE", "/volumes/v2")
+    ask("delete network", "DELETE", "/networks/derpmgmt")
+    ask("delete missing network", "DELETE", "/networks/derpmgmt")
+    ask("delete last tag", "DELETE", f"/images/{TAG}")
+
+
+def _record(docker_socket: str, derper: str) -> dict[str, Any]:
+    from tests.sandbox.material import (
+        relay_files,  # the certificate needs the project's libraries; the rest does not
+    )
+
+    def connect() -> socket.socket:
+        channel = socket.socket(socket.AF_UNIX)
+        channel.connect(docker_socket)
+        return channel
+
+    talk = Talk(connect)
+    converse(talk, Path(derper).read_bytes(), relay_files(ADDRESS))
+    return talk.record
+
+
+if __name__ == "__main__":
+    json.dump(_record(sys.argv[1], sys.argv[2]), sys.stdout, indent=1, ensure_ascii=False)
