@@ -180,6 +180,9 @@ def _reset_second_factor(user: User, by: User) -> str:
     return _("There was no second factor.")
 
 
+LOG_FIELDS = ("at", "actor", "subject", "action", "target", "is_success", "ip", "details")
+
+
 @admin.register(OperationLog)
 class OperationLogAdmin(admin.ModelAdmin[OperationLog]):
     """The activity log: read only, for everybody."""
@@ -188,7 +191,8 @@ class OperationLogAdmin(admin.ModelAdmin[OperationLog]):
     list_filter = ["is_success", "action", "at"]
     list_select_related = ["actor"]
     search_fields = ["target", "action", "actor__email", "subject__email", "ip"]
-    readonly_fields = ["at", "actor", "subject", "action", "target", "is_success", "ip", "details"]
+    fields = LOG_FIELDS
+    readonly_fields = LOG_FIELDS
     show_full_result_count = False
 
     @admin.display(description=gettext_lazy("details"))

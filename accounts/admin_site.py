@@ -78,10 +78,12 @@ class PanelAdminSite(admin.AdminSite):
             door = "mfa_reauthenticate"
         return redirect(f"{reverse(door)}?{urlencode({REDIRECT_FIELD_NAME: target})}")
 
-    def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:  # type: ignore[override]
+    def logout(  # type: ignore[override]
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
         return redirect("account_logout")
 
-    def password_change(
+    def password_change(  # type: ignore[override]
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:  # type: ignore[override]
+    ) -> HttpResponse:
         return redirect("account_change_password")

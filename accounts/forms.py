@@ -4,6 +4,7 @@ from typing import Any
 
 from allauth.account.adapter import get_adapter
 from allauth.account.forms import SignupForm as AllauthSignupForm
+from allauth.mfa.webauthn.forms import AddWebAuthnForm, EditWebAuthnForm
 from django import forms
 from django.conf import settings
 from django.utils.translation import gettext_lazy as _
@@ -25,6 +26,22 @@ class SignupForm(AllauthSignupForm):
             "data-suggest-from": "id_email",
             "autocapitalize": "none",
         }
+
+
+class AddKeyForm(AddWebAuthnForm):
+    """A new passkey; allauth's form leaves the name's label untranslated."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["name"].label = _("Name of the key")
+
+
+class RenameKeyForm(EditWebAuthnForm):
+    """As above, for a new name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["name"].label = _("Name of the key")
 
 
 class ProfileForm(forms.ModelForm[User]):

@@ -57,11 +57,11 @@ class User(AbstractUser):
 
     REQUIRED_FIELDS = ["email"]
 
-    objects = PanelUserManager()
+    objects = PanelUserManager()  # type: ignore[misc]
 
     class Meta(AbstractUser.Meta):
-        verbose_name = _("user")
-        verbose_name_plural = _("users")
+        verbose_name = _("user")  # type: ignore[assignment]
+        verbose_name_plural = _("users")  # type: ignore[assignment]
         constraints = [
             models.CheckConstraint(
                 name="user_flags_follow_role",

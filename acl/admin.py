@@ -55,7 +55,6 @@ class AclConfigAdmin(ReadOnlyAdmin):
     list_display = ("customer", "version", "is_active", "created_at", "ends_at", "reason")
     list_display_links = ("version",)
     list_filter = ("is_active",)
-    date_hierarchy = "created_at"
     fields = ("customer", "version", "is_active", "created_at", "ends_at", "reason", "map_text")
     readonly_fields = fields
 
@@ -85,7 +84,6 @@ class AclEventAdmin(ReadOnlyAdmin):
     list_display_links = ("at",)
     list_filter = ("kind", "file_format")
     search_fields = (*ReadOnlyAdmin.search_fields, "ip")
-    date_hierarchy = "at"
     fields = (
         "at",
         "customer",

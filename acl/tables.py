@@ -16,11 +16,17 @@ _COLOURS = {
     AclEvent.Kind.REFUSED: "red",
     AclEvent.Kind.WITHDRAWN: "yellow",
 }
+_EMPTY = "–"
 
 
 def _labelled(label: Any) -> dict[str, Any]:
-    """Attributes of a column's cells: on a phone, each cell is a line that says what it is."""
-    return {"td": {"data-label": label}}
+    """Attributes of a column's cells: on a phone a row is a card, each cell names itself, and empty ones are left out."""
+    return {
+        "td": {
+            "data-label": label,
+            "class": lambda value: "d-none d-sm-table-cell" if value in {None, "", _EMPTY} else "",
+        }
+    }
 
 
 class MapHistoryTable(tables.Table):
@@ -29,17 +35,16 @@ class MapHistoryTable(tables.Table):
     at = tables.DateTimeColumn(format="Y-m-d H:i:s", attrs=_labelled(_("time")))
     kind = tables.Column(attrs=_labelled(_("kind")))
     version = tables.Column(attrs=_labelled(_("version")))
-    file_format = tables.Column(attrs=_labelled(_("format")))
     by = tables.Column(accessor="by_id", empty_values=(), orderable=False, attrs=_labelled(_("by")))
     reason_text = tables.Column(verbose_name=_("reason"), orderable=False, attrs=_labelled(_("reason")))
     ip = tables.Column(attrs=_labelled(_("IP address")))
-    place = tables.Column(attrs=_labelled(_("place")))
     browser = tables.Column(orderable=False, attrs=_labelled(_("browser")))
 
     class Meta:
         model = AclEvent
-        fields = ("at", "kind", "version", "file_format", "by", "reason_text", "ip", "place", "browser")
-        attrs = {"class": "table table-vcenter table-mobile-md card-table"}
+        fields = ("at", "kind", "version", "by", "reason_text", "ip", "browser")
+        attrs = {"class": "table table-vcenter panel-cards"}
+        default = _EMPTY
         order_by = "-at"
         empty_text = _("Nothing has happened yet.")
 
@@ -48,11 +53,16 @@ class MapHistoryTable(tables.Table):
         kind = AclEvent.Kind(record.kind)
         return format_html('<span class="badge bg-{0}-lt">{1}</span>', _COLOURS[kind], kind.label)
 
-    def render_version(self, value: int) -> str:
-        return f"v{value}"
+    def render_version(self, record: AclEvent) -> str:
+        """The version and, where it left the panel, in which form."""
+        return " · ".join(filter(None, [f"v{record.version}", record.file_format]))
 
     def render_by(self, record: AclEvent) -> str:
         """An operator's name is no business of the customer's."""
         if record.by_id is None:
             return gettext("the system")
         return gettext("you") if record.by_id == self.request.user.pk else gettext("an admin")
+
+    def render_ip(self, record: AclEvent) -> str:
+        """The address and, where known, its place."""
+        return " · ".join(filter(None, [record.ip, record.place]))

@@ -3,7 +3,7 @@
 import email
 import email.policy
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -31,8 +31,11 @@ class Mail:
 def _read(raw: bytes) -> Mail:
     message = email.message_from_bytes(raw, _class=EmailMessage, policy=email.policy.default)
     body = message.get_body(preferencelist=("plain",))
+    at = parsedate_to_datetime(message["Date"])
     return Mail(
-        at=parsedate_to_datetime(message["Date"]),
+        at=at
+        if at.tzinfo
+        else at.replace(tzinfo=UTC),  # "-0000", as Django writes, reads as a time without a zone
         to=str(message["To"]),
         subject=str(message["Subject"]),
         text=str(body.get_content()).strip() if body else "",

@@ -29,6 +29,7 @@ from gunicorn.app.base import BaseApplication
 from derpmgmt import flow
 from derpmgmt.lib import env, valkey
 from derpmgmt.lib.crypto import DecryptionFailed, EncryptedTextField
+from derpmgmt.lib.files import write_private
 from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor
 from derpmgmt.lib.workers import run_scheduler, run_worker, served_queues
 
@@ -73,10 +74,7 @@ class Panel:
         return True
 
     def settle(self) -> None:
-        """In a process of its own, beside the running ones: what must be done or waited for before the panel is ready.
-
-        Raises `CannotStart`.
-        """
+        """What must be done once the panel runs, before it is ready; happens in a process of its own. Raises `CannotStart`."""
 
     def announce(self) -> None:
         """Say that the panel is ready, and what the operator should know."""
@@ -313,11 +311,3 @@ def _write_record() -> None:
         "variables": {name: value for name, value in os.environ.items() if name.startswith(env.PREFIX)},
     }
     write_private(env.running_file(), json.dumps(record, indent=2))
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text + "\n")
-    aside.replace(path)

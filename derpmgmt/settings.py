@@ -215,6 +215,7 @@ ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
 # Beneath the pages' own limits (derpmgmt/middleware.py): failed passwords and authenticator codes of one account.
 ACCOUNT_RATE_LIMITS = {"login_failed": "30/10m/ip,10/10m/key"}
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
+MFA_FORMS = {"add_webauthn": "accounts.forms.AddKeyForm", "edit_webauthn": "accounts.forms.RenameKeyForm"}
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = "derpmgmt"
@@ -240,7 +241,8 @@ DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.read("EMAIL_FROM", "derpmgmt <noreply@lo
 
 LANGUAGE_CODE = "zh-hans"
 LANGUAGES = [("zh-hans", _("Simplified Chinese")), ("en", _("English"))]
-LOCALE_PATHS = [BASE_DIR / "locale"]
+# The second holds words of Django and allauth as the glossary has them, kept by hand.
+LOCALE_PATHS = [BASE_DIR / "locale", BASE_DIR / "accounts" / "wording"]
 USE_TZ = True
 TIME_ZONE = "Asia/Shanghai"
 

@@ -7,7 +7,6 @@ does wrong comes out as the SDK's own exceptions; wrap a piece of work in `engin
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -254,10 +253,7 @@ class Engine(APIClient):
     """
 
     if TYPE_CHECKING:  # what the SDK's stubs leave out
-        _post: Callable[..., requests.Response]
-        _url: Callable[..., str]
         _raise_for_status: Callable[[requests.Response], None]
-        _stream_helper: Callable[..., Iterator[dict[str, Any]]]
 
     def __init__(self, connection: Connection, docker_socket: str, timeout: float) -> None:
         super().__init__(base_url="tcp://docker:1", version=OLDEST_API, timeout=timeout)  # type: ignore[arg-type]
@@ -281,26 +277,6 @@ class Engine(APIClient):
             self._version = oldest if version_lt(chosen, oldest) else chosen
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(_SENTENCES["garbage"], code="garbage", detail=str(error)) from error
-
-    def load_archive(self, path: Path, timeout: float = 300.0) -> list[str]:
-        """Loads an image archive, streamed from the file, and returns the tags (or ids) it brought.
-
-        `timeout` limits each wait, as the Engine is silent while it unpacks. Raises EngineError when the Engine could not
-        use the archive.
-        """
-        with path.open("rb") as archive:
-            response = self._post(
-                self._url("/images/load"), data=archive, params={"quiet": True}, stream=True, timeout=timeout
-            )
-        self._raise_for_status(response)
-        loaded = []
-        for item in self._stream_helper(response, decode=True):
-            if "error" in item:
-                raise explain(str(item["error"]))
-            before, colon, name = str(item.get("stream", "")).partition(": ")
-            if colon and before.startswith("Loaded image"):
-                loaded.append(name.strip())
-        return loaded
 
     # The SDK's own versions of these wait without a limit, or miss what came together with the response's headers.
 

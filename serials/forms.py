@@ -5,8 +5,9 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
+from serials import services
 from serials.models import SerialBatch
-from serials.services import SerialMistyped
+from serials.templatetags.rental import BYTES_PER_GB, BYTES_PER_MBIT
 
 
 class CodeForm(forms.Form):
@@ -15,7 +16,10 @@ class CodeForm(forms.Form):
     code = forms.CharField(
         label=_("Serial number"),
         max_length=200,
-        error_messages={"required": _("Enter a serial number."), "max_length": SerialMistyped.sentence},
+        error_messages={
+            "required": _("Enter a serial number."),
+            "max_length": services.SerialMistyped.sentence,
+        },
     )
 
 
@@ -26,8 +30,22 @@ class ConfirmForm(CodeForm):
 
 
 class BatchForm(forms.ModelForm[SerialBatch]):
-    """A new batch; `is_paid` is only offered to super admins."""
+    """A new batch, with traffic and rate in the units that people use; `is_paid` is only offered to super admins."""
 
+    quota_gb = forms.IntegerField(
+        label=_("traffic a month in GB"),
+        required=False,
+        min_value=1,
+        max_value=10**6,
+        help_text=_("Empty = unlimited."),
+    )
+    rate_mbit = forms.IntegerField(
+        label=_("rate limit in Mbit/s"),
+        required=False,
+        min_value=1,
+        max_value=10**5,
+        help_text=_("For each device; empty = none."),
+    )
     is_paid = forms.BooleanField(
         label=_("paid"),
         required=False,
@@ -36,13 +54,17 @@ class BatchForm(forms.ModelForm[SerialBatch]):
 
     class Meta:
         model = SerialBatch
-        fields = [
-            "name", "days", "count", "redeem_by", "is_paid",
-            "device_limit", "quota_bytes", "rate_bytes_per_second", "at_quota", "servers",
-        ]  # fmt: skip
+        fields = ["name", "days", "count", "redeem_by", "device_limit", "at_quota", "servers"]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        if 0 < len(cleaned.get("servers") or ()) < SerialBatch.FEWEST_SERVERS:
-            self.add_error("servers", _("Choose at least three servers, or none for all."))
+        services.check_batch(redeem_by=cleaned.get("redeem_by"), servers=cleaned.get("servers") or ())
         return cleaned
+
+    def values(self) -> dict[str, Any]:
+        """The cleaned values as `services.create_batch` takes them."""
+        values = dict(self.cleaned_data)
+        quota, rate = values.pop("quota_gb"), values.pop("rate_mbit")
+        values["quota_bytes"] = quota and quota * BYTES_PER_GB
+        values["rate_bytes_per_second"] = rate and rate * BYTES_PER_MBIT
+        return values

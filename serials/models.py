@@ -259,6 +259,16 @@ class Redemption(models.Model):
         raise TypeError("redemptions are append-only")
 
 
+class RentalSpanQuerySet(models.QuerySet["RentalSpan"]):
+    """Spans by who may see them."""
+
+    def visible_to(self, user: Any) -> Self:
+        """Admins see all, a customer those of his rental."""
+        if not user.is_authenticated:
+            return self.none()
+        return self.all() if user.is_staff else self.filter(rental__user=user)
+
+
 class RentalSpan(Entitlement):
     """A stretch of a rental under one entitlement; spans follow one another without gap or overlap."""
 
@@ -269,6 +279,8 @@ class RentalSpan(Entitlement):
     starts_at = models.DateTimeField(_("starts"))
     ends_at = models.DateTimeField(_("ends"))
     servers = models.ManyToManyField(Server, blank=True, related_name="+", verbose_name=_("bound to servers"))
+
+    objects = RentalSpanQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("span")

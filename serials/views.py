@@ -20,7 +20,7 @@ from derpmgmt.lib.address import client_ip, client_network
 from serials import codes, services
 from serials.forms import CodeForm, ConfirmForm
 from serials.models import SerialNumber
-from serials.templatetags.rental_time import moment
+from serials.templatetags.rental import moment
 
 # The session keeps the pk of a serial number that this browser has typed rightly; so it outlives sign-up and sign-in, and no
 # code lies readable in the session table.

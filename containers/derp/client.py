@@ -292,8 +292,6 @@ class DerpClient:
     def _read_frame(self, deadline: float) -> tuple[int, bytes]:
         """Return type and payload of the next frame, answering pings on the way; a part read before a time-out is kept."""
         while True:
-            # Also when whole frames are at hand: a relay that never stops talking may not outlast the time limit.
-            _left(deadline)
             while len(self._buffer) < frames.HEADER_BYTES:
                 self._fill(deadline)
             frame_type, length = frames.decode_header(bytes(self._buffer[: frames.HEADER_BYTES]))

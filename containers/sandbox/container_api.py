@@ -203,14 +203,22 @@ class ContainerApi:
 
     async def _rename(self, request: Request, name: str) -> Response:
         container, new_name = self._containers.find(name), request.query.get("name", "")
-        check_container_name(new_name)
-        self._containers.rename(container, new_name)
+        if new_name == container.name:
+            raise Refusal(400, "Renaming a container with the same name as its current name")
+        try:
+            check_container_name(new_name)
+            self._containers.rename(container, new_name)
+        except Refusal as refusal:
+            words = refusal.message.replace(f"({new_name})", f"(/{new_name})")
+            raise Refusal(refusal.status, f"Error when allocating new name: {words}") from None
         return Response(204)
 
     async def _update(self, request: Request, name: str) -> Response:
         container, body = self._containers.find(name), json_body(request)
         changes = {key: body[key] for key in _UPDATABLE if body.get(key)}
         check_body({"HostConfig": dict(changes)})
+        if "RestartPolicy" in changes:
+            changes["RestartPolicy"] = {"Name": "no", "MaximumRetryCount": 0} | changes["RestartPolicy"]
         container.host_config |= changes
         self._containers.save()
         return json_response({"Warnings": None})
@@ -334,7 +342,7 @@ def timestamp(moment: datetime) -> str:
 def json_body(request: Request) -> dict[str, Any]:
     """The JSON that a request carries. Raises Refusal."""
     kind = request.headers.get("content-type", "").partition(";")[0]
-    if kind != "application/json":
+    if kind != "application/json" and (kind or request.body):
         raise Refusal(400, f"Content-Type specified ({kind}) must be 'application/json'")
     return read_json(request.body)
 

@@ -19,7 +19,8 @@ STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", 
 @dataclass
 class Container:
     """One container. ``config`` and ``host_config`` are the Engine's documents; ``networks``: name → id, "" before the first
-    start; ``ports``: as ``NetworkSettings.Ports`` while it runs; ``log``: [time, stream (1 out, 2 err), text]."""
+    start; ``signalled``: somebody stopped it or sent it a signal since its start; ``settled``: in a way that ends its restart
+    policy, whatever that is; ``ports``: as ``NetworkSettings.Ports`` while it runs; ``log``: [time, stream (1 out, 2 err), text]."""
 
     id: str
     name: str
@@ -35,7 +36,8 @@ class Container:
     started_at: str = NEVER
     finished_at: str = NEVER
     restart_count: int = 0
-    stopped_by_hand: bool = False
+    signalled: bool = False
+    settled: bool = False
     ports: dict[str, Any] = field(default_factory=dict)
     log: list[list[Any]] = field(default_factory=list)
 

@@ -129,6 +129,7 @@ class Host:
             server_factory=lambda: SshServer(doors, self._connections.add, self._connections.discard),
             server_host_keys=[self._host_key],
             encoding=None,
+            line_editor=False,
             compression_algs=["none"],
             allow_scp=False,
             agent_forwarding=False,

@@ -149,7 +149,11 @@ class Images:
         if not users:
             layers = image["config"].get("rootfs", {}).get("diff_ids", [])
             del self._all[image_id]
-            done += [{"Deleted": image_id}, *({"Deleted": layer} for layer in reversed(layers))]
+            kept = {layer for other in self._all.values() for layer in other["config"]["rootfs"]["diff_ids"]}
+            done += [
+                {"Deleted": image_id},
+                *({"Deleted": layer} for layer in reversed(layers) if layer not in kept),
+            ]
         self._state.save()
         return done
 

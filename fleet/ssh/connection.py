@@ -151,6 +151,12 @@ class Connection:
         """Drops the connection and all its channels. Never waits for the host."""
         self._transport.close()
 
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def _open_channel(
         self, kind: str, timeout: float, payload: Callable[[paramiko.Message], object]
     ) -> paramiko.Channel:

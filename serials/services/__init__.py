@@ -1,6 +1,8 @@
 """What is done with serial numbers and rentals."""
 
 from serials.services.batches import (
+    check_batch,
+    code_hash,
     create_batch,
     expire_serials,
     mark_batch_paid,
@@ -52,7 +54,9 @@ __all__ = [
     "Stretch",
     "Terms",
     "bound_servers",
+    "check_batch",
     "check_serial",
+    "code_hash",
     "create_batch",
     "credit_waiting_time",
     "current_span",

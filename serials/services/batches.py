@@ -1,6 +1,6 @@
 """Making serial numbers, and what operators do with them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import date, datetime
 
 from django.core.exceptions import ValidationError
@@ -39,6 +39,17 @@ def _ask_superadmin(by: User | None) -> None:
         raise NotAllowed(_("Only a super admin says whether serial numbers are paid for."))
 
 
+def check_batch(*, redeem_by: date | None, servers: Collection[Server]) -> None:
+    """The rules of a new batch that lie between fields; raises `ValidationError`."""
+    errors = {}
+    if 0 < len(set(servers)) < SerialBatch.FEWEST_SERVERS:
+        errors["servers"] = _("Choose at least three servers, or none for all.")
+    if redeem_by is not None and redeem_by < today(timezone.now()):
+        errors["redeem_by"] = _("This day is over.")
+    if errors:
+        raise ValidationError(errors)
+
+
 @transaction.atomic
 def create_batch(
     *,
@@ -48,7 +59,7 @@ def create_batch(
     by: User | None,
     is_paid: bool,
     redeem_by: date | None = None,
-    servers: Sequence[Server] = (),
+    servers: Collection[Server] = (),
     **entitlement: int | str | None,
 ) -> SerialBatch:
     """Make `count` unused serial numbers of `days` whole days each.
@@ -59,11 +70,8 @@ def create_batch(
     _ask_staff(by)
     if is_paid:
         _ask_superadmin(by)
-    if 0 < len(set(servers)) < SerialBatch.FEWEST_SERVERS:
-        raise ValidationError({"servers": _("Choose at least three servers, or none for all.")})
+    check_batch(redeem_by=redeem_by, servers=servers)
     now = timezone.now()
-    if redeem_by is not None and redeem_by < today(now):
-        raise ValidationError({"redeem_by": _("This day is over.")})
     batch = SerialBatch(
         name=name,
         days=days,

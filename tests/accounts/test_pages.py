@@ -115,6 +115,7 @@ def test_mailbox_shows_the_newest_first_in_the_demo(client: Client, tmp_path: Pa
         page = client.get("/mailbox/").content.decode()
         assert "/mailbox/" in client.get("/accounts/signup/").content.decode()
     assert page.index("主题 2") < page.index("主题 1")
+    assert "2026-11-22 17:00:00" in page
     assert "验证码 &lt;2&gt;" in page
 
 

@@ -60,10 +60,16 @@ class Host:
             mesh_key=hashlib.sha256(b"mesh").hexdigest(),
         )
 
-    def make(self, spec: RelaySpec) -> bool:
+    def make(self, spec: RelaySpec, on_step: Callable[[str], None] | None = None) -> bool:
         """`make_so`, with the steps it took in `steps`."""
+
+        def note(step: str) -> None:
+            self.steps.append(step)
+            if on_step:
+                on_step(step)
+
         self.steps.clear()
-        return make_so(self.engine, spec, self.archive, self.steps.append)
+        return make_so(self.engine, spec, self.archive, note)
 
     def only(self) -> Found:
         """The one container that is ours."""
@@ -175,7 +181,7 @@ class DeployBehaviour:
     def test_one_whole_relay_stands_when_the_first_try_was_killed(self, host: Host, step: str) -> None:
         spec = host.spec()
         with pytest.raises(KilledError):
-            make_so(host.engine, spec, host.archive, kill_at(step))
+            host.make(spec, kill_at(step))
         assert host.make(spec) is (step != "check")
         assert host.only().state == "running"
         assert read_volumes(host.engine, PANEL) == {1}
@@ -185,7 +191,7 @@ class DeployBehaviour:
     @pytest.mark.parametrize("step", STEPS)
     def test_nothing_is_left_when_a_killed_try_is_cleaned_up(self, host: Host, step: str) -> None:
         with pytest.raises(KilledError):
-            make_so(host.engine, host.spec(), host.archive, kill_at(step))
+            host.make(host.spec(), kill_at(step))
         remove_relay(host.engine, PANEL, 1)
         assert host.leftovers() == ([], set())
 
@@ -224,7 +230,7 @@ class DeployBehaviour:
             host.make(spec)
         for relay_id, step in ((3, "create"), (4, "files")):
             with pytest.raises(KilledError):
-                make_so(host.engine, host.spec(relay_id), host.archive, kill_at(step))
+                host.make(host.spec(relay_id), kill_at(step))
         assert remove_orphans(host.engine, PANEL, {1, 9}) == [2, 3, 4]
         assert remove_orphans(host.engine, PANEL, {1, 9}) == []
         assert host.only().relay_id == 1

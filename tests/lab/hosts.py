@@ -237,12 +237,15 @@ class Lab:
             raise LabError("the lab needs root")
         with self._locked():
             known = self.hosts
-            subnet = int(known[0].address.split(".")[2]) if known else network.free_subnet()
-            gateway = f"10.77.{subnet}.1"
+            with _lock(
+                Path(tempfile.gettempdir(), "derpmgmt-lab.lock")
+            ):  # two labs choose one after the other
+                subnet = int(known[0].address.split(".")[2]) if known else network.free_subnet()
+                gateway = f"10.77.{subnet}.1"
+                network.make_bridge(self.bridge, gateway)
             key = self.state / "id_ed25519"
             if not key.exists():
                 key.with_suffix(".pub").write_text(_write_key(key) + "\n")
-            network.make_bridge(self.bridge, gateway)
             made = [self._make_host(number, subnet) for number in range(1, max(hosts, len(known)) + 1)]
             _write(
                 self.state / "lab.json",
@@ -276,8 +279,7 @@ class Lab:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.state / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _lock(self.state / "lock"):
             yield
 
     def _make_host(self, number: int, subnet: int) -> Host:
@@ -358,6 +360,13 @@ def lab(hosts: int = 3, state: Path = STATE) -> Iterator[Lab]:
         yield made
     finally:
         made.down()
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.deploy import make_so, read_differences, read_ours, remove_orphans
+from containers.deploy import read_differences, read_ours, remove_orphans
 from containers.image import build_image, build_placeholder, compile_derper
 from fleet.engine import open_engine
 from fleet.ssh import Connection, Endpoint
@@ -107,7 +107,7 @@ def test_relay_makes_up_no_key_when_its_files_are_missing(host: Host) -> None:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        make_so(host.engine, spec, host.archive, stop_before_files)
+        host.make(spec, stop_before_files)
     host.engine.start(spec.container_name)
     folder = Path(host.engine.inspect_volume(spec.container_name)["Mountpoint"])
     assert host.engine.wait(spec.container_name, timeout=10, condition="next-exit")["StatusCode"] != 0
@@ -139,7 +139,7 @@ def test_relay_is_replaced_when_somebody_changed_it(host: Host, change: str) -> 
 
 def test_image_is_replaced_when_another_bears_its_tag(host: Host, tmp_path: Path) -> None:
     other = build_placeholder(tmp_path)
-    make_so(host.engine, host.spec(), host.archive, host.steps.append)
+    host.make(host.spec())
     with other.path.open("rb") as file:
         list(host.engine.load_image(file))
     host.engine.tag(other.tag, *host.archive.tag.split(":"), force=True)

@@ -118,7 +118,9 @@ def _log_lines(stream: bytes) -> list[str]:
         stream = stream[8 + size :]
     lines = text.decode().splitlines()
     panics = [index for index, line in enumerate(lines) if line.startswith(("panic:", "Usage of "))]
-    return sorted(_stable(line) for line in lines[: panics[0] + 1 if panics else None])
+    lines = lines[: panics[0] + 1 if panics else None]
+    # STUN begins beside the rest: a program that ends early may or may not have come to say so.
+    return sorted(_stable(line) for line in lines if "STUN server" not in line)
 
 
 def _field(value: Any, field: str) -> Any:
@@ -216,22 +218,27 @@ def create_body(tcp: int, udp: int, volume: str, **host: Any) -> dict[str, Any]:
     }
 
 
-def converse(talk: Talk, program: bytes, files: dict[str, bytes]) -> None:
-    """Hold the conversation. ``program``: the derper to put into the image. ``files``: certificate, keys of a relay."""
+def converse(talk: Talk, program: bytes, files: dict[str, bytes], *, pause: float = 1.0) -> None:
+    """Hold the conversation.
+
+    ``program``: the derper to put into the image. ``files``: a relay's certificate and keys. ``pause``: seconds until a
+    program that was started or signalled has done what it does.
+    """
     ask = talk.ask
     _ask_daemon(ask)
     _ask_images(ask, program)
     _ask_networks_and_volumes(ask)
     _ask_creating(ask)
     _ask_life(ask, files)
+    _ask_changes_by_hand(ask)
     _ask_ports(ask, files)
-    _ask_failing_programs(ask, files)
+    _ask_failing_programs(ask, files, pause)
     _ask_removal(ask)
 
 
 def _ask_daemon(ask: Callable[..., Answer]) -> None:
     ask("ping", "GET", "/v1.41/_ping")
-    ask("version", "GET", "/version", pick="Version ApiVersion MinAPIVersion Os Arch")
+    ask("version", "GET", "/version", pick="ApiVersion MinAPIVersion Os Arch")
     ask("version too new", "GET", "/v1.99/version")
     ask("version too old", "GET", "/v1.2/version")
     ask("unknown page", "GET", "/nonsense")
@@ -461,7 +468,6 @@ def _ask_life(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
     ask("list by unknown filter", "GET", "/containers/json", query={"filters": '{"colour":["red"]}'})
     ask("put while running", "PUT", f"{one}/archive", tar_of({"more": b"x"}), query={"path": "/data"})
     ask("put into root while running", "PUT", f"{one}/archive", tar_of({"x": b"x"}), query={"path": "/"})
-    ask("hang up", "POST", f"{one}/kill", query={"signal": "HUP"})
     ask("unknown signal", "POST", f"{one}/kill", query={"signal": "SHOUT"})
     ask("remove running", "DELETE", one)
     ask("delete volume in use", "DELETE", "/volumes/v1")
@@ -495,6 +501,38 @@ def _ask_life(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
     ask("exec in stopped", "POST", f"{one}/exec", {"Cmd": ["true"]})
 
 
+def _ask_changes_by_hand(ask: Callable[..., Answer]) -> None:
+    one, picked = (
+        "/containers/one",
+        "HostConfig.Memory HostConfig.MemorySwap HostConfig.PidsLimit HostConfig.RestartPolicy",
+    )
+    ask("start before changes", "POST", f"{one}/start")
+    ask("", "POST", "/containers/create", create_body(20041, 20042, "v1"), query={"name": "other"})
+    ask("rename unknown", "POST", "/containers/none/rename", query={"name": "uno"})
+    ask("rename to a taken name", "POST", f"{one}/rename", query={"name": "other"})
+    ask("rename badly", "POST", f"{one}/rename", query={"name": "a/b"})
+    ask("rename to itself", "POST", f"{one}/rename", query={"name": "one"})
+    ask("rename", "POST", f"{one}/rename", query={"name": "uno"})
+    ask("inspect by old name", "GET", f"{one}/json")
+    ask("rename back", "POST", "/containers/uno/rename", query={"name": "one"})
+    ask("", "DELETE", "/containers/other")
+    ask(
+        "update",
+        "POST",
+        f"{one}/update",
+        {"Memory": 134217728, "PidsLimit": 50, "RestartPolicy": {"Name": "always"}},
+    )
+    ask("inspect updated", "GET", f"{one}/json", pick=picked)
+    ask("update badly", "POST", f"{one}/update", {"RestartPolicy": {"Name": "sometimes"}})
+    ask("disconnect", "POST", "/networks/derpmgmt/disconnect", {"Container": "one", "Force": True})
+    ask("inspect disconnected", "GET", f"{one}/json", pick="NetworkSettings.Networks NetworkSettings.Ports")
+    ask("disconnect again", "POST", "/networks/derpmgmt/disconnect", {"Container": "one"})
+    ask("connect", "POST", "/networks/derpmgmt/connect", {"Container": "one"})
+    ask("connect again", "POST", "/networks/derpmgmt/connect", {"Container": "one"})
+    ask("inspect connected", "GET", f"{one}/json", pick="NetworkSettings.Ports HostConfig.NetworkMode")
+    ask("stop after changes", "POST", f"{one}/stop")
+
+
 def _ask_ports(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
     def attempt(name: str, body: dict[str, Any]) -> None:
         ask("", "POST", "/containers/create", body, query={"name": "two"})
@@ -520,7 +558,7 @@ def _ask_ports(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
     attempt("start again on freed ports", create_body(20021, 20022, "v2"))
 
 
-def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
+def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes], pause: float) -> None:
     """Programs that end by themselves: what they log, how they exit, and how the Engine starts them again."""
 
     def run(name: str, files: bytes | None, **changes: Any) -> None:
@@ -558,7 +596,9 @@ def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes]) -
 
     ask("", "POST", "/containers/create", create_body(20031, 20032, "v3"), query={"name": "three"})
     ask("start of what fails", "POST", "/containers/three/start")
-    time.sleep(3)  # now it has failed several times, and waits for more than a second before each new start
+    time.sleep(
+        3 * pause
+    )  # now it has failed several times, and waits for more than a second before each new start
     ask("what fails is restarting", "GET", "/containers/three/json", pick=STATE.replace("Error", "Pid"))
     ask("list what is restarting", "GET", "/containers/json", query={"filters": OURS}, pick="0.State 0.Ports")
     ask("remove what is restarting", "DELETE", "/containers/three")
@@ -575,12 +615,25 @@ def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes]) -
     ask("", "PUT", "/containers/three/archive", tar_of(files), query={"path": "/data"})
     for signal in ("HUP", "SIGTERM", "15", "INT", "USR1", "9"):
         ask("", "POST", "/containers/three/start")
-        time.sleep(1)  # until it handles signals
+        time.sleep(pause)  # until it handles signals
         ask(f"signal {signal}", "POST", "/containers/three/kill", query={"signal": signal})
         if signal != "USR1":
             ask(f"signal {signal}: wait", "POST", "/containers/three/wait")
     ask("", "DELETE", "/containers/three", query={"force": "1", "v": "1"})
     ask("", "DELETE", "/volumes/v3")
+
+    # A signal sent through the Engine ends the restart policy until the next start, unless another stop signal is declared.
+    for name, changes in {"without stop signal": {}, "with stop signal": {"StopSignal": "SIGTERM"}}.items():
+        body = {**create_body(20031, 20032, "v3"), **changes}
+        ask("", "POST", "/containers/create", body, query={"name": "three"})
+        ask("", "PUT", "/containers/three/archive", tar_of(files), query={"path": "/data"})
+        ask("", "POST", "/containers/three/start")
+        time.sleep(pause)
+        ask("", "POST", "/containers/three/kill", query={"signal": "HUP"})
+        time.sleep(2 * pause)
+        ask(f"hang up {name}", "GET", "/containers/three/json", pick=STATE + " RestartCount")
+        ask("", "DELETE", "/containers/three", query={"force": "1", "v": "1"})
+        ask("", "DELETE", "/volumes/v3")
 
 
 def _ask_removal(ask: Callable[..., Answer]) -> None:

@@ -1,26 +1,23 @@
-"""`manage.py up`: the whole panel on this machine."""
-
 import os
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from derpmgmt.panel import CannotStart, Panel
 
 
 class Command(BaseCommand):
-    help = _(
-        "Runs the whole panel on this machine: web server, workers, scheduler and, unless one is given, Valkey."
-    )
+    """The whole panel on this machine."""
+
+    help = gettext_lazy("Runs the whole panel on this machine: web server, workers, scheduler and, unless one is given, Valkey.")
     requires_system_checks = []
     panel_class: type[Panel] = Panel
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--with-parent",
-            action="store_true",
-            help=_("End when the process that started this one is gone."),
+            "--with-parent", action="store_true", help=_("end when the process that started this one is gone")
         )
 
     def handle(self, *args: Any, with_parent: bool, **options: Any) -> None:

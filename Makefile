@@ -1,0 +1,76 @@
+# `make demo` needs GNU make and Python 3.11 or newer, nothing else. `make help` lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FLEET ?= sandbox
+TEMPLATES := $(shell find templates -name '*.html')
+LANGUAGES := zh_Hans
+APPS := accounts acl billing containers derpmgmt distribution fleet serials
+
+ifneq ($(PORT),)
+export DERPMGMT_PORT := $(PORT)
+endif
+
+.PHONY: help demo up check test test-lab lab-up lab-down bench messages
+
+help:
+	@echo "make demo              a panel with made-up data and servers, to play with (PORT=8000, FLEET=sandbox or lab)"
+	@echo "make up                a real panel on this machine (PORT=8000; docs/running.md)"
+	@echo "make test              the test suite; no root, no services"
+	@echo "make check             formatting, lint, types, layers, migrations, translations"
+	@echo "make test-lab          the tests that need the lab: root on Debian, Docker, MariaDB, Redis, Chromium"
+	@echo "make lab-up, lab-down  three real hosts in network namespaces, to play with by make demo FLEET=lab"
+	@echo "make bench             how long a customer waits for three proven relays, measured in the lab"
+	@echo "make messages          collect the texts to translate and compile the translations"
+
+# --with-parent: the panel also ends when make itself is killed.
+demo: $(VENV)/.installed
+	@DERPMGMT_FLEET=$(FLEET) exec $(BIN)/python manage.py demo --with-parent
+
+up: $(VENV)/.installed
+	@exec $(BIN)/python manage.py up --with-parent
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing what requirements.txt lists into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+# What checks and tests write must not become the state of a panel.
+check messages: export DERPMGMT_VAR_DIR := $(CURDIR)/var/check
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/djade --check $(TEMPLATES)
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python .ci/translations
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m "not lab"
+
+test-lab: $(VENV)/.installed-dev
+	@test "$$(id -u)" = 0 -a -f /etc/debian_version || { echo "make test-lab needs root on Debian" >&2; exit 1; }
+	export DERPMGMT_TEST_DERPER=$$($(BIN)/python .ci/derper) DERPMGMT_TEST_FLEET=lab && \
+		$(BIN)/python -m pytest -m lab && \
+		$(BIN)/python -m pytest tests/e2e
+
+lab-up: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.lab up
+
+lab-down: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.lab down
+
+bench: $(VENV)/.installed-dev
+	@DERPMGMT_TEST_DERPER=$$($(BIN)/python .ci/derper) $(BIN)/python -m tests.lab.bench
+
+messages: $(VENV)/.installed-dev
+	$(BIN)/python .ci/translations --write

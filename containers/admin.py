@@ -1,0 +1,267 @@
+"""Relays, their deployments and the servers' checks, for operators."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from accounts.admin_base import ReadOnlyAdmin
+from containers.derp.probe import CAUSES
+from containers.models import Deployment, Relay, ServerCheck
+from containers.services import checks, relays
+from fleet.models import Server
+
+COLOURS = {
+    "queued": "grey",
+    "planned": "blue",
+    "running": "green",
+    "done": "green",
+    "failed": "red",
+    "errored": "red",
+    "lost": "orange",
+    "removing": "orange",
+    "released": "grey",
+}
+
+
+def _state(row: Any, colour: str = "") -> SafeString:
+    return format_html(
+        '<span class="panel-state is-{}">{}</span>', colour or COLOURS[row.status], row.get_status_display()
+    )
+
+
+@admin.register(Relay)
+class RelayAdmin(ReadOnlyAdmin):
+    """Relays of all customers."""
+
+    list_display = ("relay", "state", "customer", "server_link", "slot", "tested", "failure_code", "created_at")
+    list_filter = ("status", "server__region")
+    list_select_related = ("server", "rental__user", "last_health")
+    search_fields = ("rental__user__email", "rental__user__username", "server__name", "server__address", "=derp_port")
+    list_per_page = 50
+    change_form_template = "admin/containers/relay/change_form.html"
+    fields = (
+        "state",
+        "customer",
+        "server_link",
+        "slot",
+        "derp_port",
+        "stun_port",
+        "tested",
+        "failure_code",
+        "failures",
+        "try_after",
+        "certificate_sha256",
+        "certificate_ends_at",
+        "public_key",
+        "image",
+        "created_at",
+        "proven_at",
+        "released_at",
+        "history",
+    )
+    readonly_fields = fields
+
+    @admin.display(description=gettext_lazy("relay"), ordering="pk")
+    def relay(self, row: Relay) -> str:
+        return f"#{row.pk} · {row.server.address}:{row.derp_port}"
+
+    @admin.display(description=gettext_lazy("state"), ordering="status")
+    def state(self, row: Relay) -> SafeString:
+        return _state(row)
+
+    @admin.display(description=gettext_lazy("customer"))
+    def customer(self, row: Relay) -> str | SafeString:
+        if row.rental is None:
+            return _("throw-away")
+        return format_html(
+            '<a href="{}">{}</a>', reverse("admin:accounts_user_change", args=[row.rental.user_id]), row.rental.user
+        )
+
+    @admin.display(description=gettext_lazy("server"), ordering="server__name")
+    def server_link(self, row: Relay) -> SafeString:
+        return format_html(
+            '<a href="{}">{}</a>', reverse("admin:fleet_server_change", args=[row.server_id]), row.server.name
+        )
+
+    @admin.display(description=gettext_lazy("last test"))
+    def tested(self, row: Relay) -> str:
+        health = row.last_health
+        if health is None:
+            return "–"
+        when = f"{timezone.localtime(health.at):%m-%d %H:%M:%S}"
+        if health.is_ok:
+            return f"✓ {when} · {health.packet_ms:.1f} ms"
+        return f"✗ {when} · {CAUSES.get(health.cause, health.cause)}"
+
+    @admin.display(description=gettext_lazy("deployments"))
+    def history(self, row: Relay) -> SafeString:
+        return format_html_join(
+            SafeString("<br>"),
+            '<a href="{}">#{}</a> {} {} {}',
+            (
+                (
+                    reverse("admin:containers_deployment_change", args=[item.pk]),
+                    item.pk,
+                    f"{timezone.localtime(item.created_at):%Y-%m-%d %H:%M:%S}",
+                    item.get_status_display(),
+                    item.reason,
+                )
+                for item in row.deployments.all()[:20]
+            ),
+        )
+
+    def get_urls(self) -> list[Any]:
+        return [
+            path(
+                "<int:pk>/<slug:verb>/do/", self.admin_site.admin_view(self.relay_act), name="containers_relay_act"
+            ),
+            *super().get_urls(),
+        ]
+
+    def relay_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:
+        """One of the buttons on a relay's or a deployment's page."""
+        relay = get_object_or_404(self.get_queryset(request).select_related("rental__user", "server"), pk=pk)
+        if request.method == "POST" and verb == "retry":
+            relays.retry_relay(relay=relay, by=request.user)  # type: ignore[arg-type]
+            messages.success(request, _("It is tried again now."))
+        elif request.method == "POST" and verb == "probe":
+            relays.ask_probe(relay=relay, now=timezone.now())
+            messages.success(request, _("The relay is being tested; reload in a moment."))
+        return redirect("admin:containers_relay_change", pk)
+
+
+@admin.register(Deployment)
+class DeploymentAdmin(ReadOnlyAdmin):
+    """Every try to put a relay right, with its log."""
+
+    list_display = ("number", "state", "relay", "customer", "step", "reason_text", "created_at", "seconds")
+    list_filter = ("status", "error_code")
+    list_select_related = ("relay__server", "relay__rental__user")
+    search_fields = ("relay__rental__user__email", "relay__server__name", "=relay__pk")
+    list_per_page = 50
+    change_form_template = "admin/containers/deployment/change_form.html"
+    fields = ("state", "relay", "customer", "reason_text", "created_at", "seconds", "worker", "steps", "words")
+    readonly_fields = fields
+
+    @admin.display(description="#", ordering="pk")
+    def number(self, row: Deployment) -> int:
+        return row.pk
+
+    @admin.display(description=gettext_lazy("state"), ordering="status")
+    def state(self, row: Deployment) -> SafeString:
+        return _state(row, "blue" if row.status == Deployment.Status.RUNNING else "")
+
+    @admin.display(description=gettext_lazy("customer"))
+    def customer(self, row: Deployment) -> str:
+        return str(row.relay.rental or _("throw-away"))
+
+    @admin.display(description=gettext_lazy("reason"))
+    def reason_text(self, row: Deployment) -> str:
+        return row.reason or "–"
+
+    @admin.display(description=gettext_lazy("seconds"))
+    def seconds(self, row: Deployment) -> str:
+        if row.started_at is None:
+            return "–"
+        return f"{((row.finished_at or timezone.now()) - row.started_at).total_seconds():.2f}"
+
+    @admin.display(description=gettext_lazy("log"))
+    def steps(self, row: Deployment) -> SafeString:
+        return log_table(row.log_lines())
+
+    @admin.display(description=gettext_lazy("the host's own words"))
+    def words(self, row: Deployment) -> SafeString | str:
+        if not row.detail:
+            return "–"
+        return format_html("<details><summary>{}</summary><pre>{}</pre></details>", _("show"), row.detail)
+
+
+def log_table(lines: list[tuple[str, str, str]]) -> SafeString:
+    """A job's log with the seconds that passed since its beginning."""
+    if not lines:
+        return SafeString("–")
+    times = [parse_datetime(at) for at, _step, _text in lines]
+    first = times[0]
+    rows = (
+        (f"{(at - first).total_seconds():.3f}" if at and first else "", step, text)
+        for at, (_at, step, text) in zip(times, lines, strict=True)
+    )
+    return format_html(
+        '<table class="panel-log"><tbody>{}</tbody></table>',
+        format_html_join("", "<tr><td>+{} s</td><td>{}</td><td>{}</td></tr>", rows),
+    )
+
+
+@admin.register(ServerCheck)
+class ServerCheckAdmin(ReadOnlyAdmin):
+    """Checks of servers; a server's newest one has a page that follows it live."""
+
+    list_display = ("number", "state", "server", "reason_text", "created_at")
+    list_filter = ("status",)
+    list_select_related = ("server",)
+    search_fields = ("server__name", "server__address")
+    fields = ("state", "server", "reason_text", "created_at", "steps")
+    readonly_fields = fields
+
+    @admin.display(description="#", ordering="pk")
+    def number(self, row: ServerCheck) -> int:
+        return row.pk
+
+    @admin.display(description=gettext_lazy("state"), ordering="status")
+    def state(self, row: ServerCheck) -> SafeString:
+        return _state(row, "blue" if row.status == ServerCheck.Status.RUNNING else "")
+
+    @admin.display(description=gettext_lazy("reason"))
+    def reason_text(self, row: ServerCheck) -> str:
+        return row.reason or "–"
+
+    @admin.display(description=gettext_lazy("log"))
+    def steps(self, row: ServerCheck) -> SafeString:
+        return log_table(row.log_lines())
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view
+        return [
+            path("server/<int:pk>/", view(self.server_check), name="containers_server_check"),
+            path("server/<int:pk>/live/", view(self.server_check_live), name="containers_server_check_live"),
+            *super().get_urls(),
+        ]
+
+    def _context(self, request: HttpRequest, pk: int) -> dict[str, Any]:
+        server = get_object_or_404(Server.objects.visible_to(request.user), pk=pk)
+        check = ServerCheck.objects.visible_to(request.user).filter(server=server).order_by("pk").last()
+        is_over = check is not None and not check.is_open
+        return {
+            **self.admin_site.each_context(request),
+            "title": _("Checks of %(server)s") % {"server": server},
+            "server": server,
+            "check": check,
+            "findings": checks.read_findings(check) if check else [],
+            "is_over": is_over,
+            "current": 4 if is_over and check and check.status == ServerCheck.Status.DONE else 3,
+            "log": log_table(check.log_lines()) if check else "",
+        }
+
+    def server_check(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The checks of one server as they go; POST starts them anew."""
+        if request.method == "POST":
+            server = get_object_or_404(Server.objects.visible_to(request.user), pk=pk)
+            if not server.host_key:
+                return redirect("admin:fleet_server_host_key", pk)
+            checks.request_check(server_pk=server.pk, by=request.user)  # type: ignore[arg-type]
+            return redirect("admin:containers_server_check", pk)
+        return TemplateResponse(request, "admin/containers/server_check.html", self._context(request, pk))
+
+    def server_check_live(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The part of that page which changes."""
+        return TemplateResponse(request, "admin/containers/_server_check.html", self._context(request, pk))

@@ -1,0 +1,122 @@
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from containers.image import ImageError, compile_derper
+from derpmgmt import demo
+from derpmgmt.lib import env
+from derpmgmt.lib.files import write_private
+from derpmgmt.lib.processes import Program
+from derpmgmt.management.commands import up
+from derpmgmt.panel import CannotStart, Panel
+
+SANDBOX_SERVERS = 4
+
+
+class Demo(Panel):
+    """A panel with made-up people, servers and serial numbers, in a state folder of its own."""
+
+    ready_seconds = 120.0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.output = settings.VAR_DIR / "demo.log"
+        self._is_lab = env.read("FLEET") == "lab"
+        folder = env.BASE_DIR / "var" / "lab" if self._is_lab else settings.VAR_DIR / "sandbox"
+        self._hosts_file = folder / ("lab.json" if self._is_lab else "hosts.json")
+
+    def fleet(self) -> list[Program]:
+        _record_file().unlink(missing_ok=True)
+        self.output.unlink(missing_ok=True)
+        if self._is_lab:
+            if not self._hosts_file.exists():
+                raise CannotStart(_("There is no lab. Bring it up first: make lab-up (as root)."))
+            return []
+        self._hosts_file.unlink(missing_ok=True)
+        return [Program("sandbox", self._become_sandbox)]
+
+    def is_fleet_up(self) -> bool:
+        return self._hosts_file.exists()
+
+    def settle(self) -> None:
+        demo.seed_people()
+        try:
+            demo.seed_image(self._derper)
+        except ImageError as error:
+            raise CannotStart(str(error)) from error
+        hosts = json.loads(self._hosts_file.read_text())
+        demo.seed_servers(hosts["hosts"] if self._is_lab else hosts)
+        deadline = time.monotonic() + self.ready_seconds
+        while waiting := demo.waiting_servers():
+            if time.monotonic() > deadline:
+                names = "; ".join(f"{server}: {server.get_status_display()}" for server in waiting)
+                raise CannotStart(_("Too few servers are usable: %(names)s") % {"names": names})
+            time.sleep(0.1)
+        record = {
+            "url": settings.PUBLIC_URL,
+            "mailbox": f"{settings.PUBLIC_URL}/mailbox/",
+            "admin": f"{settings.PUBLIC_URL}/admin/",
+            "fleet": "lab" if self._is_lab else "sandbox",
+            "logins": demo.read_logins(),
+            "serials": demo.seed_serials(),
+        }
+        write_private(_record_file().with_suffix(".next"), json.dumps(record, indent=2))
+
+    def announce(self) -> None:
+        _record_file().with_suffix(".next").replace(_record_file())
+        record = json.loads(_record_file().read_text())
+        rows = [
+            (login["email"], login["password"], _("second factor: the code on the mailbox page") if "totp_secret" in login else "")
+            for login in record["logins"].values()
+        ]
+        self.say("")
+        self.say(_("The demo is ready: %(url)s  (Ctrl-C ends it)") % {"url": record["url"]})
+        self.say("")
+        self.say(_("Sign in as:"))
+        for email, password, hint in rows:
+            self.say(f"  {email:<24} {password}  {hint}".rstrip())
+        self.say(_("Unused serial numbers:"))
+        for code in record["serials"]:
+            self.say(f"  {code}")
+        self.say(_("Mail of the demo, and the codes of its staff: %(url)s") % {"url": record["mailbox"]})
+        self.say(_("The admin: %(url)s") % {"url": record["admin"]})
+        self.say(_("The same for scripts: %(path)s; what the processes say: %(log)s") % {"path": _record_file(), "log": self.output})
+
+    def _become_sandbox(self) -> None:
+        os.chdir(env.BASE_DIR)
+        command = [sys.executable, "-m", "containers.sandbox", "--state", str(self._hosts_file.parent)]
+        os.execv(sys.executable, [*command, "--servers", str(SANDBOX_SERVERS), "--subnet", _subnet()])
+
+    def _derper(self) -> Path | None:
+        if not self._is_lab:
+            return None
+        folder = env.BASE_DIR / "var" / "derper"
+        built = sorted(folder.glob("derper-*"))
+        if built:
+            return built[-1]
+        self.say(_("Building derper with Go; the first time takes minutes …"))
+        return compile_derper(folder)
+
+
+class Command(up.Command):
+    """The demo."""
+
+    help = gettext_lazy("Runs a demo: the whole panel with made-up people, servers and serial numbers.")
+    panel_class = Demo
+
+
+def _record_file() -> Path:
+    return env.home() / "demo.json"
+
+
+def _subnet() -> str:
+    # Demos in different folders of one machine do not take each other's ports.
+    number = sum(str(settings.VAR_DIR).encode()) % 254 + 1
+    return f"127.77.{number}"

@@ -1,0 +1,123 @@
+import sys
+import time
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from accounts.models import User
+from containers.models import Deployment, Relay
+from containers.services.relays import SLOTS
+from derpmgmt.lib.commands import PanelCommand
+from serials import services
+from serials.models import Redemption, Rental
+
+WAIT_SECONDS = 300.0
+# Some relays run, the others have no server: after this long without any work under way that is the result.
+SETTLED_SECONDS = 10.0
+
+
+class Command(PanelCommand):
+    """Redeem a serial number for a customer, and wait until his relays are proven."""
+
+    help = gettext_lazy(  # type: ignore[assignment]
+        "Redeem a serial number for a customer and wait until three relays carried a packet."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("email", metavar="EMAIL")
+        parser.add_argument(
+            "code", metavar="CODE", help=_("the serial number; - reads it from standard input")
+        )
+        parser.add_argument("--no-wait", action="store_true", help=_("do not wait for the relays"))
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self._began = timezone.now()
+        # Log lines told so far, by deployment.
+        self._told: dict[int, int] = {}
+        user = User.objects.filter(email=options["email"].strip().lower()).first()
+        if user is None:
+            raise CommandError(
+                _("There is no account with the address %(email)s.") % {"email": options["email"]}
+            )
+        code = sys.stdin.readline() if options["code"] == "-" else options["code"]
+        try:
+            redemption = services.redeem_serial(code=code, user=user, by=None)
+        except services.SerialRefused as refusal:
+            raise CommandError(str(refusal)) from refusal
+        rental = redemption.rental
+        if not options["no_wait"]:
+            self._wait(rental)
+        self._show(redemption, user)
+
+    def _show(self, redemption: Redemption, user: User) -> None:
+        rental = Rental.objects.get(pk=redemption.rental_id)
+        relays = Relay.objects.wanted().filter(rental=rental).select_related("server")
+        self.emit_one(
+            {
+                "email": user.email,
+                "days": redemption.granted_seconds // 86400,
+                "old_ends_at": redemption.old_ends_at,
+                "new_ends_at": redemption.new_ends_at,
+                # Later than the new end when waiting time was given back meanwhile.
+                "ends_at": rental.ends_at,
+                "running": sum(relay.status == Relay.Status.RUNNING for relay in relays),
+                "relays": [
+                    {
+                        "id": relay.pk,
+                        "server": relay.server.name,
+                        "address": f"{relay.server.address}:{relay.derp_port}",
+                        "status": relay.status,
+                        "proven_at": relay.proven_at,
+                    }
+                    for relay in relays
+                ],
+            },
+            {"email": _("Customer"), "days": _("Days"), "old_ends_at": _("Old end"), "ends_at": _("New end"),
+             "running": _("Relays running")},
+        )  # fmt: skip
+
+    def _wait(self, rental: Rental) -> None:
+        started = quiet_since = time.monotonic()
+        while True:
+            self._tell_progress(rental)
+            relays = list(Relay.objects.wanted().filter(rental=rental).select_related("server"))
+            running = sum(relay.status == Relay.Status.RUNNING for relay in relays)
+            if running == len(SLOTS):
+                return
+            if running == 0 or running < len(relays):
+                quiet_since = time.monotonic()
+            is_settled = time.monotonic() - quiet_since > SETTLED_SECONDS
+            if is_settled or time.monotonic() - started > WAIT_SECONDS:
+                raise CommandError(self._reason(rental, running, is_settled))
+            time.sleep(0.2)
+
+    def _tell_progress(self, rental: Rental) -> None:
+        """Say what has been added to the logs of the rental's deployments, and how those ended that went wrong."""
+        deployments = Deployment.objects.filter(relay__rental=rental, relay__slot__isnull=False)
+        for deployment in deployments.select_related("relay__server").order_by("pk"):
+            if deployment.created_at < self._began and not deployment.is_open:
+                continue
+            lines = deployment.log_lines()
+            for _time, _step, text in lines[self._told.get(deployment.pk, 0) :]:
+                self.say(f"{deployment.relay.server.name}: {text}")
+            self._told[deployment.pk] = len(lines)
+
+    def _reason(self, rental: Rental, running: int, is_settled: bool) -> str:
+        """Why there are fewer than three relays, in the words of what failed last."""
+        count = {"running": running, "wanted": len(SLOTS)}
+        text = _("The serial number is redeemed, but %(running)d of %(wanted)d relays run.") % count
+        failed = (
+            Deployment.objects.filter(relay__rental=rental, status=Deployment.Status.FAILED)
+            .order_by("pk")
+            .last()
+        )
+        if failed is not None and failed.created_at >= self._began:
+            return f"{text} {failed.relay.server.name}: {failed.reason}"
+        if is_settled:
+            return f"{text} " + _(
+                "No further server is usable; the rest follows by itself as soon as one is."
+            )
+        return f"{text} " + _("Does a worker run? See “manage.py up”.")

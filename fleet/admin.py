@@ -1,0 +1,204 @@
+"""The fleet in the admin: registering servers, confirming their host keys, maintenance and removal."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import Count, Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from accounts.admin_base import StaffAdmin
+from derpmgmt.lib.jobs import translate
+from fleet import services
+from fleet.forms import SERVER_FIELDS, CredentialForm, HostKeyForm, ProviderAccountForm, ServerForm
+from fleet.models import ProviderAccount, Region, Server, SshCredential
+from fleet.ssh import RemoteError, read_host_key
+
+
+@admin.register(Region)
+class RegionAdmin(StaffAdmin):
+    """Places where servers stand."""
+
+    list_display = ("code", "name_zh", "name_en", "latitude", "longitude")
+    search_fields = ("code", "name_zh", "name_en")
+
+
+@admin.register(ProviderAccount)
+class ProviderAccountAdmin(StaffAdmin):
+    """Accounts at cloud providers; the phone number is shown masked."""
+
+    form = ProviderAccountForm
+    list_display = ("provider", "name", "masked_phone")
+
+    @admin.display(description=gettext_lazy("phone number"))
+    def masked_phone(self, row: ProviderAccount) -> str:
+        return row.phone_masked or "–"
+
+
+@admin.register(SshCredential)
+class SshCredentialAdmin(StaffAdmin):
+    """How the panel signs in; secrets go in and never come out."""
+
+    form = CredentialForm
+    list_display = ("name", "username", "server_count")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).annotate(servers_using=Count("servers")).defer("private_key", "password")
+
+    @admin.display(description=gettext_lazy("servers"))
+    def server_count(self, row: Any) -> int:
+        return int(row.servers_using)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        services.log_operation(
+            by=request.user,  # type: ignore[arg-type]
+            action="credential.changed" if change else "credential.created",
+            target=obj.name,
+        )
+
+
+COLOURS = {
+    Server.Status.NEW: "blue",
+    Server.Status.HEALTHY: "green",
+    Server.Status.UNHEALTHY: "red",
+    Server.Status.MAINTENANCE: "orange",
+    Server.Status.DRAINING: "orange",
+    Server.Status.RETIRED: "grey",
+}
+
+
+@admin.register(Server)
+class ServerAdmin(StaffAdmin):
+    """Servers: one line each, and four steps to add one."""
+
+    form = ServerForm
+    list_display = ("name", "state", "region", "fill", "load", "address", "last_visit_at")
+    list_filter = ("status", "region")
+    search_fields = ("name", "address", "ssh_host")
+    list_select_related = ("region",)
+    list_per_page = 50
+    change_form_template = "admin/fleet/server/change_form.html"
+    readonly_fields = ("state", "key_fingerprint", "docker_version", "last_contact_at", "last_visit_at")
+    fieldsets = (
+        (None, {"fields": ("name", "region", "provider_account", "capacity")}),
+        (gettext_lazy("Addresses"), {"fields": ("address", "bind_address")}),
+        (gettext_lazy("Ports"), {"fields": (("tcp_port_first", "tcp_port_last"), ("udp_port_first", "udp_port_last"))}),
+        ("SSH · Docker", {"fields": ("ssh_host", "ssh_port", "credential", "docker_socket")}),
+    )
+    _seen = (gettext_lazy("State"), {"fields": readonly_fields})
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).annotate(relay_count=Count("relays", filter=Q(relays__live=1)))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return (self._seen, *self.fieldsets) if obj else self.fieldsets
+
+    @admin.display(description=gettext_lazy("state"), ordering="status")
+    def state(self, server: Server) -> SafeString:
+        return format_html(
+            '<span class="panel-state is-{}" title="{}">{}</span>',
+            COLOURS[Server.Status(server.status)],
+            translate(server.status_reason, {}),
+            server.get_status_display(),
+        )
+
+    @admin.display(description=gettext_lazy("relays / capacity"), ordering="relay_count")
+    def fill(self, server: Any) -> str:
+        return f"{server.relay_count} / {server.capacity}"
+
+    @admin.display(description=gettext_lazy("load per core"), ordering="load_ratio")
+    def load(self, server: Server) -> str:
+        return "–" if server.load_ratio is None else f"{server.load_ratio:.2f}"
+
+    @admin.display(description=gettext_lazy("host key"))
+    def key_fingerprint(self, server: Server) -> str:
+        from fleet.ssh import HostKey
+
+        return HostKey.from_line(server.host_key).fingerprint if server.host_key else "–"
+
+    def get_urls(self) -> list[Any]:
+        def staff(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+            return self.admin_site.admin_view(view)
+
+        return [
+            path("<int:pk>/host-key/", staff(self.host_key_confirm), name="fleet_server_host_key"),
+            path("<int:pk>/host-key/read/", staff(self.host_key_read), name="fleet_server_host_key_read"),
+            path("<int:pk>/<slug:verb>/do/", staff(self.server_act), name="fleet_server_act"),
+            *super().get_urls(),
+        ]
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        fields = {name: form.cleaned_data[name] for name in SERVER_FIELDS}
+        if change:
+            server = Server.objects.get(pk=obj.pk)
+            services.update_server(server=server, by=request.user, **fields)  # type: ignore[arg-type]
+            return
+        made = services.create_server(by=request.user, **fields)  # type: ignore[arg-type]
+        obj.pk = made.pk
+        obj._state.adding = False
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
+        return redirect("admin:fleet_server_host_key", obj.pk)
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        """The activity log has it already."""
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        """The activity log has it already."""
+
+    def host_key_confirm(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Step two of adding: the fingerprint, to be compared and confirmed by a person."""
+        server = get_object_or_404(self.get_queryset(request), pk=pk)
+        if request.method == "POST":
+            form = HostKeyForm(request.POST)
+            if form.is_valid():
+                services.confirm_host_key(server=server, line=form.cleaned_data["line"], by=request.user)  # type: ignore[arg-type]
+                return redirect("admin:containers_server_check", server.pk)
+            messages.error(request, _("This is no host key."))
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Confirm the host key of %(server)s") % {"server": server},
+            "server": server,
+            "opts": self.opts,
+        }
+        return TemplateResponse(request, "admin/fleet/server/host_key.html", context)
+
+    def host_key_read(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The part of that page which connects, so that the page itself is there at once."""
+        server = get_object_or_404(self.get_queryset(request), pk=pk)
+        context: dict[str, Any] = {"server": server}
+        try:
+            key = read_host_key(server.ssh_address, server.ssh_port)
+        except RemoteError as error:
+            context["error"] = error
+        else:
+            context |= {"key": key, "is_other": bool(server.host_key) and server.host_key != key.line}
+        return TemplateResponse(request, "admin/fleet/server/_host_key.html", context)
+
+    def server_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:
+        """One of the buttons on a server's page."""
+        server = get_object_or_404(self.get_queryset(request), pk=pk)
+        back = HttpResponseRedirect(reverse("admin:fleet_server_change", args=[pk]))
+        verbs: dict[str, Callable[..., None]] = {
+            "start-maintenance": services.start_maintenance,
+            "end-maintenance": services.end_maintenance,
+            "retire": services.retire_server,
+        }
+        if request.method != "POST" or verb not in verbs:
+            return back
+        try:
+            verbs[verb](server=server, by=request.user)
+        except (services.WrongState, services.ServerNotEmpty, ValidationError) as error:
+            messages.error(request, str(error))
+            return back
+        messages.success(request, _("Done."))
+        return redirect("admin:fleet_server_changelist") if verb == "retire" else back

@@ -1,0 +1,104 @@
+"""The facts script run by this machine's shell, and the parser against what hosts may print."""
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from fleet.facts import FACTS_SCRIPT, HostFacts, parse_facts
+from fleet.ssh import RemoteError
+
+ALPINE = """Welcome!
+derpmgmt-facts
+clock 1795331918.%N
+cores 2
+load 0.33 0.66 0.44
+memory_total 24684084
+memory_available 24015624
+disk_total 264212084
+disk_free 81228412
+interface eth0
+received 524815789
+sent 1141372
+docker usable
+boot 892e0608-3fc3-4faf-92b8-caaf259a446f
+kernel 6.1.0
+machine x86_64
+os "Alpine Linux v3.19"
+derpmgmt-end
+"""
+
+
+def run_here(docker_socket: str, folder: str) -> HostFacts:
+    answer = subprocess.run(
+        ["sh", "-c", FACTS_SCRIPT],
+        input=f"{docker_socket}\n{folder}\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stderr == ""
+    return parse_facts(answer.stdout, time.time())
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="the script is for Linux")
+def test_script_tells_this_machine_when_run_here(tmp_path: Path) -> None:
+    facts = run_here(str(tmp_path / "absent"), str(tmp_path))
+    disk = os.statvfs(tmp_path)
+    assert abs(facts.clock_offset) < 30
+    assert facts.cores == len(os.sched_getaffinity(0))
+    assert facts.memory_total_bytes == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert facts.disk_total_bytes == disk.f_blocks * disk.f_frsize
+    assert facts.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert facts.kernel == os.uname().release
+    assert facts.machine == os.uname().machine
+    assert not facts.docker_socket
+    assert not facts.docker_usable
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="the script is for Linux")
+def test_script_finds_the_socket_when_it_is_there(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "docker.sock"))
+        facts = run_here(str(tmp_path / "docker.sock"), "")
+    assert facts.docker_socket
+    assert facts.docker_usable
+
+
+def test_facts_are_read_when_host_is_busybox_and_greets() -> None:
+    facts = parse_facts(ALPINE, 1795331910.0)
+    assert facts.clock_offset == 8.0
+    assert (facts.load1, facts.load5, facts.load15) == (0.33, 0.66, 0.44)
+    assert facts.memory_available_bytes == 24015624 * 1024
+    assert facts.disk_free_bytes == 81228412 * 1024
+    assert (facts.interface, facts.received_bytes, facts.sent_bytes) == ("eth0", 524815789, 1141372)
+    assert facts.os_name == "Alpine Linux v3.19"
+
+
+def test_counters_are_nought_when_there_is_no_default_route() -> None:
+    lines = [
+        line for line in ALPINE.splitlines(True) if not line.startswith(("interface", "received", "sent"))
+    ]
+    facts = parse_facts("".join(lines), 0)
+    assert (facts.interface, facts.received_bytes, facts.sent_bytes) == ("", 0, 0)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "",
+        "command not found",
+        ALPINE.replace("derpmgmt-end\n", ""),
+        ALPINE.replace("cores 2", "cores many"),
+        ALPINE.replace("load 0.33 0.66 0.44", "load 0.33"),
+        ALPINE.replace("boot ", "shoe "),
+        ALPINE.replace("clock 1795331918.%N", "clock ?"),
+    ],
+)
+def test_answer_is_garbage_when_something_is_missing_or_wrong(output: str) -> None:
+    with pytest.raises(RemoteError) as caught:
+        parse_facts(output, 0)
+    assert caught.value.code == "garbage"
