@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from functools import cache
 
 from fleet import services
-from fleet.engine import Engine, open_engine
+from fleet.engine import Engine, EngineError, open_engine
 from fleet.models import Server
 from fleet.ssh import Connection, ConnectionPool, Endpoint, RemoteError, TimedOut, Unreachable
 
 # One call to an Engine may take this long; starting a container on a busy host takes seconds, a dead host says nothing.
 ENGINE_SECONDS = 30.0
+# Connecting and signing in over a slow line.
+SSH_SECONDS = 10.0
 
 
 @cache
 def _pool_of(pid: int) -> ConnectionPool:
     # By process: a connection that a forked child shares with its parent would mix up both.
-    return ConnectionPool()
+    return ConnectionPool(timeout=SSH_SECONDS)
 
 
 def pool() -> ConnectionPool:
@@ -62,7 +64,13 @@ def contact(server: Server) -> Iterator[Contact]:
         raise
     services.record_contact(server_pk=server.pk)
     try:
-        yield Contact(connection, engine)
+        try:
+            yield Contact(connection, engine)
+        except EngineError as error:
+            if error.code == "daemon_down" and not connection.ping():
+                # Not the Engine went away but the whole server: only that explains both.
+                raise Unreachable(code="lost", detail=error.detail) from error
+            raise
     except (TimedOut, Unreachable) as error:
         pool().drop(endpoint)
         services.record_failed_contact(server_pk=server.pk, error=error)

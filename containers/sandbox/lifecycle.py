@@ -6,8 +6,6 @@ import asyncio
 import errno
 import os
 import posixpath
-import secrets
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +15,7 @@ from containers.sandbox.derper import Derper, Exited
 from containers.sandbox.faults import Faults
 from containers.sandbox.images import Images
 from containers.sandbox.networks import Networks
+from containers.sandbox.ports import take_ports, unconnected
 from containers.sandbox.refusals import Refusal, disk_full
 from containers.sandbox.volumes import Volumes
 
@@ -88,7 +87,7 @@ class Lifecycle:
         async with self._lock:
             if container.is_running:
                 return False
-            container.stopped_by_hand = False
+            container.signalled = container.settled = False
             container.restart_count = 0
             self._pauses.pop(container.id, None)
             await self._launch(container)
@@ -106,6 +105,11 @@ class Lifecycle:
                 raise Refusal(
                     409, f"Cannot kill container: {reference}: Container {container.id} is not running"
                 )
+            # daemon/kill.go: any signal counts as a stop by hand, and ends "always" too unless another is declared to stop it.
+            declared = str(container.config.get("StopSignal") or "").upper().removeprefix("SIG")
+            container.signalled = True
+            container.settled |= not declared or signal in ("KILL", declared)
+            self._containers.save()
             if signal in ("KILL", "TERM"):
                 await self._stop(container, signal)
             elif signal in _ENDS and container.id in self._running:
@@ -113,6 +117,30 @@ class Lifecycle:
                     return
                 await self._end(container, _ENDS[signal])
                 await self._start_again(container)
+
+    async def connect(self, container: Container, network: dict[str, Any]) -> None:
+        """Put it on a network; its ports are published again while it runs. Raises Refusal."""
+        async with self._lock:
+            if network["Name"] in container.networks:
+                words = f"endpoint with name {container.name} already exists in network {network['Name']}"
+                raise Refusal(403, words)
+            program = self._running.get(container.id)
+            if program is not None and not container.networks:
+                container.ports = take_ports(self._address, container, self._containers)
+                await program.start()
+            container.networks[network["Name"]] = network["Id"] if container.is_running else ""
+            self._containers.save()
+
+    async def disconnect(self, container: Container, network: dict[str, Any]) -> None:
+        """Take it off a network; off its last one it still runs, but nobody reaches it. Raises Refusal."""
+        async with self._lock:
+            if container.networks.pop(network["Name"], None) is None:
+                raise Refusal(500, f"container {container.id} is not connected to network {network['Name']}")
+            program = self._running.get(container.id)
+            if program is not None and not container.networks:
+                container.ports = {}
+                await program.stop()
+            self._containers.save()
 
     async def remove(self, container: Container, *, with_volumes: bool) -> None:
         async with self._lock:
@@ -149,9 +177,8 @@ class Lifecycle:
         for container in list(self._containers):
             if not container.is_running:
                 continue
-            wanted = container.restart_policy in ("always", "unless-stopped", "on-failure")
             container.status, container.exit_code, container.ports = "exited", 255, {}
-            if wanted:
+            if container.wants_restart:
                 try:
                     await self._launch(container)
                 except Refusal:
@@ -184,7 +211,7 @@ class Lifecycle:
     async def _stop(self, container: Container, signal: str) -> bool:
         if not container.is_running:
             return False
-        container.stopped_by_hand = True
+        container.signalled = container.settled = True
         await self._end(container, _ENDS[signal] if container.id in self._running else container.exit_code)
         return True
 
@@ -206,7 +233,7 @@ class Lifecycle:
                 container.networks[name] = self._networks.find(name)["Id"]
             user = self.user_of(container)
             program = self._check_program(container)
-            ports = self._take_ports(container)
+            ports = take_ports(self._address, container, self._containers)
         except Refusal as refusal:
             container.exit_code = 127 if "stat /" in refusal.message else 128
             container.error = refusal.message
@@ -230,7 +257,7 @@ class Lifecycle:
             read=lambda path: self._read(container, path, user),
             log=log,
             locate=lambda port, protocol: int(
-                (ports.get(f"{port}/{protocol}") or [{"HostPort": 0}])[0]["HostPort"]
+                (container.ports.get(f"{port}/{protocol}") or [{"HostPort": 0}])[0]["HostPort"]
             ),
         )
         try:
@@ -249,9 +276,7 @@ class Lifecycle:
             # Somebody else took the port after it was tried.
             await derper.stop()
             container.status, container.exit_code, container.ports = "created", 128, {}
-            container.error = self._unconnected(
-                container, f"listen tcp4 {self._address}: bind: {_words(error)}"
-            )
+            container.error = unconnected(container, f"listen tcp4 {self._address}", error)
             self._containers.save()
             raise Refusal(500, container.error) from None
         else:
@@ -282,49 +307,6 @@ class Lifecycle:
                     mount["Name"], inside, user.uid, user.gid, privileged=user.privileged
                 )
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-
-    def _take_ports(self, container: Container) -> dict[str, Any]:
-        """What ``NetworkSettings.Ports`` shows once the ports are the container's. Raises Refusal when one cannot be had."""
-        taken = {
-            (key.partition("/")[2], int(binding["HostPort"]))
-            for other in self._containers
-            if other.is_running
-            for key, bindings in other.ports.items()
-            for binding in bindings or []
-        }
-        ports: dict[str, Any] = dict.fromkeys(container.config.get("ExposedPorts") or {})
-        for key, bindings in sorted((container.host_config.get("PortBindings") or {}).items()):
-            protocol = key.partition("/")[2] or "tcp"
-            given = []
-            for binding in bindings or []:
-                address = binding.get("HostIp") or "0.0.0.0"  # noqa: S104
-                port = int(binding.get("HostPort") or 0)
-                if port and (protocol, port) in taken:
-                    words = f"Bind for {address}:{port} failed: port is already allocated"
-                    raise Refusal(500, self._unconnected(container, words))
-                given.append(
-                    {"HostIp": address, "HostPort": str(self._try_port(container, address, port, protocol))}
-                )
-            ports[f"{key.partition('/')[0]}/{protocol}"] = given
-        return ports
-
-    def _try_port(self, container: Container, address: str, port: int, protocol: str) -> int:
-        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-        try:
-            if address not in ("0.0.0.0", self._address):  # noqa: S104
-                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-            with socket.socket(socket.AF_INET, kind) as trial:
-                if kind == socket.SOCK_STREAM:
-                    trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind((self._address, port))
-                return int(trial.getsockname()[1])
-        except OSError as error:
-            words = f"listen {protocol}4 {address}:{port}: bind: {_words(error)}"
-            raise Refusal(500, self._unconnected(container, words)) from None
-
-    def _unconnected(self, container: Container, words: str) -> str:
-        endpoint = secrets.token_hex(32)
-        return f"driver failed programming external connectivity on endpoint {container.name} ({endpoint}): {words}"
 
     def _ends_by_itself(self, container: Container, exit_code: int) -> None:
         """The process ends in a moment: the request that started it is answered before."""
@@ -361,13 +343,7 @@ class Lifecycle:
 
     async def _start_again(self, container: Container) -> None:
         """What the restart policy says about a process that ended by itself."""
-        policy = container.host_config["RestartPolicy"]
-        wanted = policy["Name"] in ("always", "unless-stopped") or (
-            policy["Name"] == "on-failure"
-            and container.exit_code != 0
-            and (not policy["MaximumRetryCount"] or container.restart_count < policy["MaximumRetryCount"])
-        )
-        if not wanted or container.stopped_by_hand:
+        if container.settled or not container.wants_restart:
             return
         lasted = asyncio.get_running_loop().time() - self._started.get(container.id, 0)
         pause = _FIRST_PAUSE if lasted > _STEADY_SECONDS else self._pauses.get(container.id, _FIRST_PAUSE)
@@ -383,12 +359,3 @@ class Lifecycle:
             await self._launch(container)
         except Refusal:
             await self._note_end(container, container.exit_code)
-
-
-def _words(error: OSError) -> str:
-    """The system's words for a port that cannot be had, as Linux puts them."""
-    names = {
-        errno.EADDRINUSE: "address already in use",
-        errno.EADDRNOTAVAIL: "cannot assign requested address",
-    }
-    return names.get(error.errno or 0, (error.strerror or str(error)).lower())

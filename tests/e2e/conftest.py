@@ -4,6 +4,9 @@ The same tests run against both; a difference between the two is a bug in the sa
 """
 
 import os
+import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -34,6 +37,92 @@ IS_LAB = os.environ.get("DERPMGMT_TEST_FLEET") == "lab"
 REGIONS = ("sh", "gz", "bj", "sh")
 
 
+class SandboxedHost:
+    """A host of the sandbox with what can go wrong on it."""
+
+    def __init__(self, sandbox: Any, index: int) -> None:
+        self._sandbox, self._index = sandbox, index
+        self._stack = ExitStack()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sandbox.hosts[self._index], name)
+
+    def break_it(self, kind: str) -> None:
+        faults: dict[str, dict[str, Any]] = {
+            "refuses": {"down": True},
+            "ssh_hung": {"ssh_hung": True},
+            "other_host_key": {"other_host_key": True},
+            "docker_down": {"docker": "down"},
+            "docker_hung": {"docker": "hung"},
+            "docker_absent": {"docker": "absent"},
+            "disk_full": {"disk_full": True},
+        }
+        self._sandbox.server(self._index).fault(**faults.get(kind) or {"dies_after": kind})
+
+    def heal(self) -> None:
+        self._sandbox.server(self._index).heal()
+        self._stack.close()
+
+    def take_port(self, port: int) -> None:
+        """A stranger's program listens there."""
+        self._stack.enter_context(listener(self.address, port))
+
+
+class LabHost:
+    """A host of the lab with what can go wrong on it."""
+
+    def __init__(self, host: Any) -> None:
+        self._host = host
+        self._mends: list[Callable[[], object]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+    def break_it(self, kind: str) -> None:
+        host = self._host
+        pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+            "refuses": (host.stop_ssh, host.start_ssh),
+            "ssh_hung": (host.freeze_ssh, host.thaw_ssh),
+            "other_host_key": (host.change_host_key, host.restore_host_key),
+            "docker_down": (host.stop_docker, host.start_docker),
+            "docker_hung": (host.freeze_docker, host.thaw_docker),
+            "vanishes": (host.cut_network, host.mend_network),
+        }
+        pairs[kind][0]()
+        self._mends.append(pairs[kind][1])
+
+    def heal(self) -> None:
+        while self._mends:
+            self._mends.pop()()
+
+    def take_port(self, port: int) -> None:
+        """A stranger's program listens there."""
+        listening = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{self._host.netns}", sys.executable, "-c", LISTENER, self._host.address, str(port)],
+            stdout=subprocess.PIPE,
+        )
+        assert listening.stdout
+        listening.stdout.readline()
+
+        def end() -> None:
+            listening.kill()
+            listening.wait()
+
+        self._mends.append(end)
+
+
+LISTENER = """
+import socket, sys, time
+listening = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def listener(address: str, port: int) -> socket.socket:
+    return socket.create_server((address, port))
+
+
 @dataclass
 class Fleet:
     """Hosts, the servers that stand for them, and what tests do to them."""
@@ -60,17 +149,26 @@ class Fleet:
 
 
 @pytest.fixture(scope="session")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+def worker_id(request: pytest.FixtureRequest) -> str:
+    """The test process' name, also where pytest-xdist is not used."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "master")
+
+
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[list[Any]]:
     with ExitStack() as stack:
         if IS_LAB:
             from tests.lab.hosts import lab
 
-            yield stack.enter_context(lab(hosts=3, state=Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test")))).hosts
+            yield [LabHost(host) for host in stack.enter_context(lab(hosts=3, state=Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test")))).hosts]
         else:
             from containers.sandbox.fleet import Sandbox
 
-            sandbox = stack.enter_context(Sandbox(tmp_path_factory.mktemp("sandbox"), servers=4))
-            yield sandbox.hosts
+            # Addresses of its own for each test process, and none of a demo's.
+            subnet = f"127.{100 + int(worker_id.removeprefix('gw') or 0) if worker_id != 'master' else 99}.{os.getpid() % 250}"
+            sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"), servers=4, subnet=subnet)
+            stack.enter_context(sandbox)
+            yield [SandboxedHost(sandbox, index) for index in range(4)]
 
 
 @pytest.fixture(scope="session")
@@ -112,6 +210,9 @@ def fleet(transactional_db: None, hosts: list[Any], _image: Path) -> Iterator[Fl
         )
     made = Fleet(list(hosts), servers)
     yield made
+    for host in hosts:
+        host.heal()
+    pool().close()
     Server.objects.update(next_contact_at=None)
     for server in servers:
         with made.reach(server) as reached:

@@ -154,7 +154,7 @@ def test_command_fails_with_the_host_s_reason_when_time_is_over(
         )
 
     thread = _work(fail)
-    with pytest.raises(CommandError, match="0 of 3 relays run. sh-1: The disk of sh-1 is full"):
+    with pytest.raises(CommandError, match=r"0 of 3 relays run\. sh-1: The disk of sh-1 is full"):
         run("serial_redeem", "li@example.com", make_serial().code)
     thread.join()
     assert Redemption.objects.count() == 1
