@@ -35,7 +35,6 @@ os.environ.update(
     DERPMGMT_PUBLIC_URL="http://testserver",
 )
 
-
 if REDIS_URL and os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
     raise pytest.UsageError("DERPMGMT_TEST_REDIS_URL serves one test process: run with -n 0 or -n 1")
 
@@ -49,6 +48,8 @@ settings.STORAGES = settings.STORAGES | {
 }
 # Now, so that the conftest.py of a folder below may import models.
 django.setup()
+# pytest-xdist's workers inherit the variables, and with this one pytest-django would load the settings before they come here.
+del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
 @pytest.fixture(scope="session")

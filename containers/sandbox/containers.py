@@ -55,6 +55,15 @@ class Container:
     def restart_policy(self) -> str:
         return str(self.host_config["RestartPolicy"]["Name"])
 
+    @property
+    def wants_restart(self) -> bool:
+        """What its restart policy says once it has ended by itself, or the server has come up."""
+        policy = self.host_config["RestartPolicy"]
+        if policy["Name"] == "on-failure":
+            most = policy["MaximumRetryCount"]
+            return self.exit_code != 0 and (not most or self.restart_count < most)
+        return policy["Name"] == "always" or (policy["Name"] == "unless-stopped" and not self.signalled)
+
     def write_log(self, now: str, text: str) -> None:
         """Add a line to its error output, where derper and the Go runtime write everything."""
         self.log = [*self.log[1 - LOG_LINES :], [now, 2, f"{text}\n"]]

@@ -212,25 +212,13 @@ class Engine:
         return Response(204)
 
     async def _connect_network(self, request: Request, name: str) -> Response:
-        network, container = (
-            self.networks.find(name),
-            self.containers.find(json_body(request).get("Container", "")),
-        )
-        if network["Name"] in container.networks:
-            words = f"endpoint with name {container.name} already exists in network {network['Name']}"
-            raise Refusal(403, words)
-        container.networks[network["Name"]] = network["Id"] if container.is_running else ""
-        self.containers.save()
+        container = self.containers.find(json_body(request).get("Container", ""))
+        await self.lifecycle.connect(container, self.networks.find(name))
         return Response(200)
 
     async def _disconnect_network(self, request: Request, name: str) -> Response:
-        network, container = (
-            self.networks.find(name),
-            self.containers.find(json_body(request).get("Container", "")),
-        )
-        if container.networks.pop(network["Name"], None) is None:
-            raise Refusal(403, f"container {container.id} is not connected to network {network['Name']}")
-        self.containers.save()
+        container = self.containers.find(json_body(request).get("Container", ""))
+        await self.lifecycle.disconnect(container, self.networks.find(name))
         return Response(200)
 
     # Volumes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ from containers.sandbox.engine import HEADERS, Engine
 from containers.sandbox.faults import Faults
 from containers.sandbox.ssh import Doors, SshServer, write_docker_command
 from containers.sandbox.state import State, write_private
+
+logger = logging.getLogger(__name__)
 
 _SOCKET_PATH_LIMIT = 100
 """Bytes of a unix socket's path: Linux takes 107, macOS 103."""
@@ -231,7 +234,11 @@ class Host:
     async def _answer(self, request: http.Request) -> http.Response:
         async with self._changed:
             await self._changed.wait_for(lambda: self.faults.docker != "hung")
-        response = await self.engine.answer(request)
+        try:
+            response = await self.engine.answer(request)
+        except Exception:  # one bad request must not end the connection that others share
+            logger.exception("%s failed on %s", _request_name(request), self.name)
+            return http.json_response({"message": "the sandbox failed; see its log"}, 500)
         if self.faults.dies_after and self.faults.dies_after == _request_name(request):
             self.faults = replace(self.faults, down=True, dies_after="")
             self._report_death(self)

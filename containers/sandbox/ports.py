@@ -12,7 +12,7 @@ from typing import Any
 from containers.sandbox.containers import Container
 from containers.sandbox.refusals import Refusal
 
-ANY_ADDRESS = "0.0.0.0"
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104  (what a request may name, not what is bound)
 
 
 def take_ports(own_address: str, container: Container, all_containers: Iterable[Container]) -> dict[str, Any]:

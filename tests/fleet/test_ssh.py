@@ -4,9 +4,10 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -77,7 +78,7 @@ def test_host_key_is_refused_when_line_is_none(line: str) -> None:
 def test_open_signs_in_when_key_is_of_any_kind_and_form(host: SshHost, kind: str, form: str) -> None:
     if (kind, form) == ("ed25519", "traditional"):
         pytest.skip("there is no such form")
-    keys = {
+    keys: dict[str, Callable[[], Any]] = {
         "ed25519": ed25519.Ed25519PrivateKey.generate,
         "rsa": lambda: rsa.generate_private_key(65537, 2048),
         "ecdsa": lambda: ec.generate_private_key(ec.SECP384R1()),

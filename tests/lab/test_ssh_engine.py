@@ -9,6 +9,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker.errors
 import pytest
@@ -92,7 +93,7 @@ def engine(host: Host, connection: Connection, archive: Path) -> Iterator[Engine
 
 
 def run_container(engine: Engine, command: list[str], *, port: int = 0, name: str | None = None) -> str:
-    bound = {f"{port}/tcp": ("127.0.0.1", port)} if port else None
+    bound: Any = {f"{port}/tcp": ("127.0.0.1", port)} if port else None
     made = engine.create_container(
         IMAGE,
         command,

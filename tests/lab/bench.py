@@ -1,0 +1,148 @@
+"""`make bench`: how long a customer waits for three proven relays, in the lab, against plain `docker run` in the same run.
+
+Prints the medians of several rounds and two ratios: the panel's time (redeem → three relays that have carried a packet) over
+that of three local `docker run -d` of the same image one after another, and over that of the same three started through
+`ssh host docker run -d`. Speed is judged as ratios of one run only, since machines differ.
+"""
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROUNDS = 7
+WAIT_SECONDS = 60.0
+
+
+def main() -> None:
+    from tests.lab.hosts import lab
+
+    derper = os.environ["DERPMGMT_TEST_DERPER"]
+    with tempfile.TemporaryDirectory(prefix="derpbench-") as folder, lab(hosts=3, state=Path(folder, "lab")) as hosts:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        os.environ.update(
+            DERPMGMT_VAR_DIR=f"{folder}/var", DERPMGMT_PORT=str(port), DJANGO_SETTINGS_MODULE="derpmgmt.settings"
+        )
+        with open(f"{folder}/panel.log", "w") as log:
+            panel = subprocess.Popen([sys.executable, "manage.py", "up"], stdout=log, stderr=log)
+        try:
+            _wait_for(port, panel, Path(log.name))
+            measure(hosts.hosts, derper)
+        finally:
+            panel.terminate()
+            panel.wait(timeout=60)
+
+
+def _wait_for(port: int, panel: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline and panel.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit(f"the panel did not start:\n{log.read_text()[-3000:]}")
+
+
+def _manage(*arguments: str) -> None:
+    subprocess.run([sys.executable, "manage.py", *arguments, "--json"], check=True, stdout=subprocess.DEVNULL)
+
+
+def measure(hosts: list[Any], derper: str) -> None:
+    """Set the panel up as an operator does, then take the times, the three ways in turn."""
+    import django
+
+    django.setup()
+    from accounts.services import create_user
+    from containers.services.images import current_image
+    from fleet.ssh import HostKey
+    from serials.models import SerialNumber
+    from serials.services import create_batch
+
+    _manage("image_build", "--derper", derper)
+    for host, region in zip(hosts, ("sh", "gz", "bj"), strict=True):
+        fingerprint = HostKey.from_line(host.host_key).fingerprint
+        _manage(
+            *("server_add", host.address, "--name", host.name, "--region", region, "--ssh-port", str(host.ssh_port)),
+            *("--user", host.user, "--key", host.private_key_path, "--host-key", fingerprint),
+            *("--docker-socket", host.docker_socket),
+        )
+    batch = create_batch(name="bench", days=30, count=ROUNDS + 1, by=None, is_paid=True)
+    codes = [serial.code for serial in SerialNumber.objects.filter(batch=batch)]
+    image = current_image().tag
+    panel, local, ssh = [], [], []
+    for number, code in enumerate(codes):
+        user = create_user(email=f"c{number}@example.com", username=f"c{number}")
+        times = (_time(lambda: _redeem(user, code)), _run_all(hosts, _local, image), _run_all(hosts, _ssh, image))
+        if number:  # the first round warms everybody up
+            for series, value in zip((panel, local, ssh), times, strict=True):
+                series.append(value)
+    ours, plain, remote = (statistics.median(series) for series in (panel, local, ssh))
+    print(f"redeem → three proven relays:              {ours:6.2f} s   {_spread(panel)}")
+    print(f"three local docker run -d, one by one:     {plain:6.2f} s   {_spread(local)}")
+    print(f"three ssh host docker run -d, one by one:  {remote:6.2f} s   {_spread(ssh)}")
+    print(f"ratio to local docker run:  {ours / plain:.2f}  (at most 3)")
+    print(f"ratio to ssh docker run:    {ours / remote:.2f}  (below 1)")
+
+
+def _spread(series: list[float]) -> str:
+    return f"({min(series):.2f} … {max(series):.2f}, {len(series)} rounds)"
+
+
+def _time(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _redeem(user: Any, code: str) -> None:
+    from containers.models import Relay
+    from serials.services import redeem_serial
+
+    rental = redeem_serial(code=code, user=user, by=user).rental
+    deadline = time.monotonic() + WAIT_SECONDS
+    while Relay.objects.filter(rental=rental, status=Relay.Status.RUNNING).count() < 3:
+        if time.monotonic() > deadline:
+            raise SystemExit("three relays did not come up in a minute")
+        time.sleep(0.01)
+
+
+# What the panel's relays do less their certificates: derper in its development mode, which needs no files.
+DERPER = ["-dev", "-a=:3340", "-c=/derper.json"]
+
+
+def _local(host: Any, image: str) -> list[str]:
+    return ["docker", "-H", f"unix://{host.docker_socket}", "run", "-d", "--user", "0", image, *DERPER]
+
+
+def _ssh(host: Any, image: str) -> list[str]:
+    options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
+    target = ["-i", host.private_key_path, "-p", str(host.ssh_port), f"{host.user}@{host.address}"]
+    return ["ssh", *options, *target, " ".join(_local(host, image))]
+
+
+def _run_all(hosts: list[Any], command: Callable[[Any, str], list[str]], image: str) -> float:
+    started: list[tuple[Any, str]] = []
+
+    def run() -> None:
+        for host in hosts:
+            answer = subprocess.run(command(host, image), check=True, capture_output=True, text=True)
+            started.append((host, answer.stdout.strip()))
+
+    taken = _time(run)
+    for host, container in started:
+        subprocess.run(
+            ["docker", "-H", f"unix://{host.docker_socket}", "rm", "-f", container], check=True, capture_output=True
+        )
+    return taken
+
+
+if __name__ == "__main__":
+    main()
