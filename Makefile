@@ -59,9 +59,10 @@ test: $(VENV)/.installed-dev
 
 test-lab: $(VENV)/.installed-dev
 	@test "$$(id -u)" = 0 -a -f /etc/debian_version || { echo "make test-lab needs root on Debian" >&2; exit 1; }
-	export DERPMGMT_TEST_DERPER=$$($(BIN)/python .ci/derper) DERPMGMT_TEST_FLEET=lab && \
-		$(BIN)/python -m pytest -m lab && \
-		$(BIN)/python -m pytest tests/e2e
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-mysql.txt
+	DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && \
+		$(BIN)/python -m tests.lab.suite -m lab && \
+		$(BIN)/python -m tests.lab.suite tests/e2e tests/serials
 
 lab-up: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.lab up
@@ -70,7 +71,7 @@ lab-down: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.lab down
 
 bench: $(VENV)/.installed-dev
-	@DERPMGMT_TEST_DERPER=$$($(BIN)/python .ci/derper) $(BIN)/python -m tests.lab.bench
+	@DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && $(BIN)/python -m tests.lab.bench
 
 messages: $(VENV)/.installed-dev
 	$(BIN)/python .ci/translations --write

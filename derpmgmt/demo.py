@@ -21,6 +21,7 @@ from derpmgmt.lib import queue
 from derpmgmt.lib.files import write_private
 from fleet.models import Region, Server, SshCredential
 from fleet.services import confirm_host_key, create_server, update_server
+from serials import codes
 from serials.models import SerialNumber
 from serials.services import create_batch
 
@@ -50,7 +51,8 @@ class StaffCode:
 
 
 def read_logins() -> dict[str, dict[str, str]]:
-    """Role → e-mail, username, password and, for staff, totp_secret; random, made once for each demo."""
+    """Who (customer, distributor, admin, superadmin) → e-mail, username, password and, for staff, totp_secret; random, made
+    once for each demo."""
     try:
         found: dict[str, dict[str, str]] = json.loads(_logins_file().read_text())
     except FileNotFoundError:
@@ -76,25 +78,24 @@ def staff_codes() -> list[StaffCode]:
 def seed_people() -> None:
     """One account for each role; staff have a second factor from the start."""
     logins = read_logins()
-    fresh = [role for role in User.Role.values if role not in logins]
-    for role in fresh:
-        logins[role] = {"email": f"{_name(role)}@example.com", "username": _name(role), "password": _password()}
-        if role in {User.Role.ADMIN, User.Role.SUPERADMIN}:
-            logins[role]["totp_secret"] = totp.generate_totp_secret()
-    for role, login in logins.items():
+    for role in User.Role:
+        name = "customer" if role == User.Role.USER else str(role)
+        is_new = name not in logins
+        if is_new:
+            logins[name] = {"email": f"{name}@example.com", "username": name, "password": _password()}
+            if role in {User.Role.ADMIN, User.Role.SUPERADMIN}:
+                logins[name]["totp_secret"] = totp.generate_totp_secret()
+        login = logins[name]
         user = User.objects.filter(email=login["email"]).first()
         if user is None:
-            user = create_user(
-                email=login["email"], username=login["username"], password=login["password"], role=role
-            )
-        elif role in fresh:  # the file with the passwords was lost
+            user = create_user(email=login["email"], username=name, password=login["password"], role=role)
+        elif is_new:  # the file with the passwords was lost
             user.set_password(login["password"])
             user.save(update_fields=["password"])
             Authenticator.objects.filter(user=user).delete()
         if "totp_secret" in login and not Authenticator.objects.filter(user=user).exists():
             totp.TOTP.activate(user, login["totp_secret"])
-    if fresh:
-        write_private(_logins_file(), json.dumps(logins, indent=2))
+    write_private(_logins_file(), json.dumps(logins, indent=2))
 
 
 def seed_image(find_derper: Callable[[], Path | None]) -> None:
@@ -114,7 +115,11 @@ def seed_servers(hosts: list[dict[str, Any]]) -> None:
         )
     for (name, code), host in zip(SERVERS, hosts, strict=False):
         credential = _credential(host)
-        fields = {"address": host["address"], "ssh_port": host["ssh_port"], "docker_socket": host["docker_socket"]}
+        fields = {
+            "address": host["address"],
+            "ssh_port": host["ssh_port"],
+            "docker_socket": host["docker_socket"],
+        }
         server = Server.objects.filter(name=name).first()
         if server is None:
             region = Region.objects.get(code=code)
@@ -139,10 +144,12 @@ def waiting_servers() -> list[Server]:
 
 def seed_serials() -> list[str]:
     """Paid, unused serial numbers; makes new ones when too few are left."""
-    unused = SerialNumber.objects.unused().filter(batch__name=BATCH, batch__paid_at__isnull=False).order_by("pk")
+    unused = (
+        SerialNumber.objects.unused().filter(batch__name=BATCH, batch__paid_at__isnull=False).order_by("pk")
+    )
     if unused.count() < SHOWN_SERIALS:
         create_batch(name=BATCH, days=BATCH_DAYS, count=BATCH_SIZE, by=None, is_paid=True)
-    return [serial.code for serial in unused.all()[:SHOWN_SERIALS]]
+    return [codes.group(serial.code) for serial in unused.all()[:SHOWN_SERIALS]]
 
 
 def _credential(host: dict[str, Any]) -> SshCredential:
@@ -158,10 +165,6 @@ def _credential(host: dict[str, Any]) -> SshCredential:
 
 def _logins_file() -> Path:
     return settings.VAR_DIR / "logins.json"
-
-
-def _name(role: str) -> str:
-    return "customer" if role == User.Role.USER else role
 
 
 def _password() -> str:

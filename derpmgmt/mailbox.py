@@ -13,6 +13,8 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 
+from derpmgmt import demo
+
 # How Django's file backend ends each message.
 SEPARATOR = b"\n" + b"-" * 79 + b"\n"
 SHOWN = 50
@@ -54,4 +56,5 @@ def mailbox(request: HttpRequest) -> HttpResponse:
     """The page; 404 unless this is the demo."""
     if not settings.IS_DEMO:
         raise Http404
-    return render(request, "mailbox.html", {"mails": read_mails(Path(settings.EMAIL_FILE_PATH))})
+    mails = read_mails(Path(settings.EMAIL_FILE_PATH))
+    return render(request, "mailbox.html", {"mails": mails, "staff_codes": demo.staff_codes()})

@@ -59,7 +59,7 @@ echo derpmgmt-end
 class HostFacts:
     """A server at one moment. Sizes are bytes, loads the kernel's averages over 1, 5 and 15 minutes.
 
-    `clock_offset` is how many seconds the server's clock is ahead of ours; `received_bytes` and `sent_bytes` count from
+    `clock_offset` is how many seconds the server's clock is ahead of ours (busybox tells whole seconds only); `received_bytes` and `sent_bytes` count from
     the boot (`boot_id`) on the interface of the default route, whose name is empty when there is no such route;
     `docker_socket` tells whether the Docker socket is there, `docker_usable` whether the SSH user may use it.
     """

@@ -43,7 +43,7 @@
   });
 
   // A code is what the page is for: it gets the focus and the digits' keyboard stays out of the way of letters.
-  const code = document.querySelector('input[name="code"]');
+  const code = document.querySelector('input[name="code"]:not([data-serial-input], [type="hidden"])');
   if (code) {
     code.setAttribute("autocomplete", "one-time-code");
     code.setAttribute("autocapitalize", "characters");

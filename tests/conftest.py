@@ -54,11 +54,17 @@ del os.environ["DJANGO_SETTINGS_MODULE"]
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
-    """SQLite in a file, as in production: in memory, threads would share one connection and lock differently."""
+    """SQLite in a file, as in production: in memory, threads would share one connection and lock differently.
+
+    MariaDB with utf8mb4, whatever the server's own default is.
+    """
     from django.db import connections
 
-    if not DATABASE_URL:
-        connections["default"].settings_dict["TEST"]["NAME"] = str(VAR_DIR / "test.sqlite3")
+    test = connections["default"].settings_dict["TEST"]
+    if DATABASE_URL:
+        test["CHARSET"] = "utf8mb4"
+    else:
+        test["NAME"] = str(VAR_DIR / "test.sqlite3")
 
 
 @pytest.fixture(scope="session", autouse=True)

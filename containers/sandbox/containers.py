@@ -52,10 +52,6 @@ class Container:
         return [*(self.config.get("Entrypoint") or []), *(self.config.get("Cmd") or [])]
 
     @property
-    def restart_policy(self) -> str:
-        return str(self.host_config["RestartPolicy"]["Name"])
-
-    @property
     def wants_restart(self) -> bool:
         """What its restart policy says once it has ended by itself, or the server has come up."""
         policy = self.host_config["RestartPolicy"]

@@ -58,7 +58,7 @@ def plan_relays(*, rental_pk: int, now: datetime | None = None) -> None:
 
 def _plan(rental_pk: int, now: datetime) -> None:
     rental = Rental.objects.select_for_update().get(pk=rental_pk)
-    live = list(rental.relays.live().select_related("server__region"))
+    live = list(rental.relays.live().select_related("server"))
     if not rental.is_entitled(now):
         for relay in live:
             _give_up(relay)
@@ -66,13 +66,8 @@ def _plan(rental_pk: int, now: datetime) -> None:
     kept = [relay for relay in live if relay.slot is not None]
     broken = [relay for relay in kept if _is_hopeless(relay, now)]
     # Locked, so that two plans never both take a server's last place.
-    servers = list(
-        Server.objects.select_for_update(of=("self",))
-        .usable()
-        .due_for_contact(now)
-        .select_related("region")
-        .order_by("pk")
-    )
+    # (MariaDB knows no FOR UPDATE OF, so nothing is joined here.)
+    servers = list(Server.objects.select_for_update().usable().due_for_contact(now).order_by("pk"))
     failed_lately = set(
         rental.relays.filter(failed_at__gt=now - AVOID_FOR)
         .exclude(Q(failure_code="") | Q(failure_code__in=PORT_FAILURES))
@@ -86,7 +81,7 @@ def _plan(rental_pk: int, now: datetime) -> None:
         len(SLOTS) - len(healthy),
         taken={relay.server_id for relay in healthy} | failed_lately,
         bound=bound,
-        regions_used=[relay.server.region.code for relay in healthy],
+        regions_used=[str(relay.server.region_id) for relay in healthy],
     )
     empty = len(SLOTS) - len(kept)
     # New places first; a broken relay goes only where another can take its place.
@@ -148,7 +143,7 @@ def _look(
         views.append(
             placement.ServerView(
                 pk=server.pk,
-                region=server.region.code,
+                region=str(server.region_id),
                 capacity=server.capacity,
                 relays=counts[server.pk],
                 free_derp_ports=int(derp is not None),

@@ -66,9 +66,8 @@ def run(var_dir: Path) -> None:
         "logfile": str(log_path(var_dir)),
     }
     binary = get_binary_path()
-    os.execv(
-        binary, [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
-    )
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    os.execv(binary, [str(binary), *arguments])  # noqa: S606 — no shell is wanted
 
 
 def _is_ours(folder: Path) -> bool:

@@ -55,7 +55,7 @@ def run_worker(queue: str, *, groups: Groups | None = None) -> None:
     else:
         worker = ForkingWorker([served], connection=served.connection)
         worker.groups = groups
-    worker.work(logging_level=logging.WARNING)
+    worker.work(logging_level="WARNING")
 
 
 def served_queues(since: datetime) -> set[str]:

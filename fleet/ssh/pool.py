@@ -35,7 +35,7 @@ class ConnectionPool:
                 if kept.endpoint == endpoint and kept.is_alive and (fresh or kept.ping()):
                     return kept
                 kept.close()
-                del self._kept[place]
+                self._kept.pop(place, None)
             with self._starts:
                 connection = Connection.open(endpoint, self._timeout)
             self._kept[place] = connection

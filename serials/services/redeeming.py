@@ -155,8 +155,7 @@ def redeem_serial(
 def _redeem(
     *, serial: SerialNumber, user: User, by: User | None, ip: str | None, start_now: bool
 ) -> Redemption:
-    # The account's row is locked first: two serial numbers redeemed by one person at once would else both make the rental and,
-    # each waiting for the other's row, be ended by MariaDB as a deadlock.
+    # Locked first: a ban or another redemption of the same person comes wholly before or wholly after.
     owner = User.objects.select_for_update().get(pk=user.pk)
     if not owner.is_active:
         raise AccountBarred

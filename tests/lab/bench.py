@@ -33,21 +33,19 @@ def main() -> None:
         with open(f"{folder}/panel.log", "w") as log:
             panel = subprocess.Popen([sys.executable, "manage.py", "up"], stdout=log, stderr=log)
         try:
-            _wait_for(port, panel, Path(log.name))
+            _wait_for(Path(folder, "var", "running.json"), panel, Path(log.name))
             measure(hosts.hosts, derper)
         finally:
             panel.terminate()
             panel.wait(timeout=60)
 
 
-def _wait_for(port: int, panel: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_for(record: Path, panel: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline and panel.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+        if record.exists():
             return
-        except OSError:
-            time.sleep(0.1)
+        time.sleep(0.1)
     raise SystemExit(f"the panel did not start:\n{log.read_text()[-3000:]}")
 
 

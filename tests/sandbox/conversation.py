@@ -52,10 +52,11 @@ class Answer:
 
 
 class Talk:
-    """Asks an Engine and keeps what it answered, by the name of the question."""
+    """Asks the Engine of the host with this address, and keeps what it answered, by the name of the question."""
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], Any], address: str = ADDRESS) -> None:
         self._connect = connect
+        self.address = address
         self.record: dict[str, Any] = {}
 
     def ask(
@@ -89,7 +90,8 @@ class Talk:
         answer = Answer(path, response.status, dict(response.getheaders()), response.read())
         connection.close()
         if name:
-            self.record[name] = {"status": answer.status, "body": _kept(answer, pick)}
+            kept = json.dumps({"status": answer.status, "body": _kept(answer, pick)})
+            self.record[name] = json.loads(kept.replace(self.address, "<address>"))
         return answer
 
 
@@ -100,7 +102,7 @@ def _kept(answer: Answer, pick: str | None) -> Any:
         except ValueError:
             return _stable(answer.body.decode())
         if pick is not None and answer.status < 300:
-            return {field: _stable(_field(value, field)) for field in pick.split()}
+            return {field: _stable(_in_order(_field(value, field))) for field in pick.split()}
         return _stable(value)
     if answer.headers.get("Content-Type") in ("application/x-tar", "application/vnd.docker.raw-stream"):
         return len(answer.body) > 0
@@ -129,6 +131,13 @@ def _field(value: Any, field: str) -> Any:
             value = value[int(part)]
         elif isinstance(value, dict):
             value = value.get(part, "<absent>")
+    return value
+
+
+def _in_order(value: Any) -> Any:
+    """Lists of objects (published ports) have no order of their own."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return sorted(value, key=json.dumps)
     return value
 
 
@@ -177,7 +186,7 @@ def image_archive(program: bytes, tag: str = TAG, **config: Any) -> bytes:
     return tar_of({config_name: image, "layer.tar": layer, "manifest.json": manifest}, uid=0, mode=0o644)
 
 
-def create_body(tcp: int, udp: int, volume: str, **host: Any) -> dict[str, Any]:
+def create_body(address: str, tcp: int, udp: int, volume: str, **host: Any) -> dict[str, Any]:
     """A hardened relay's create request on the network ``derpmgmt``."""
     return {
         "Image": TAG,
@@ -191,7 +200,7 @@ def create_body(tcp: int, udp: int, volume: str, **host: Any) -> dict[str, Any]:
                 "-stun-port",
                 str(udp),
                 "-hostname",
-                ADDRESS,
+                address,
                 "-home",
                 "blank",
             ),
@@ -210,8 +219,8 @@ def create_body(tcp: int, udp: int, volume: str, **host: Any) -> dict[str, Any]:
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}},
             "RestartPolicy": {"Name": "unless-stopped"},
             "PortBindings": {
-                f"{tcp}/tcp": [{"HostIp": ADDRESS, "HostPort": str(tcp)}],
-                f"{udp}/udp": [{"HostIp": ADDRESS, "HostPort": str(udp)}],
+                f"{tcp}/tcp": [{"HostIp": address, "HostPort": str(tcp)}],
+                f"{udp}/udp": [{"HostIp": address, "HostPort": str(udp)}],
             },
             **host,
         },
@@ -224,21 +233,21 @@ def converse(talk: Talk, program: bytes, files: dict[str, bytes], *, pause: floa
     ``program``: the derper to put into the image. ``files``: a relay's certificate and keys. ``pause``: seconds until a
     program that was started or signalled has done what it does.
     """
+    _ask_daemon(talk)
+    _ask_images(talk, program)
+    _ask_networks_and_volumes(talk)
+    _ask_creating(talk)
+    _ask_life(talk, files)
+    _ask_changes_by_hand(talk)
+    _ask_ports(talk, files)
+    _ask_failing_programs(talk, files, pause)
+    _ask_removal(talk)
+
+
+def _ask_daemon(talk: Talk) -> None:
     ask = talk.ask
-    _ask_daemon(ask)
-    _ask_images(ask, program)
-    _ask_networks_and_volumes(ask)
-    _ask_creating(ask)
-    _ask_life(ask, files)
-    _ask_changes_by_hand(ask)
-    _ask_ports(ask, files)
-    _ask_failing_programs(ask, files, pause)
-    _ask_removal(ask)
-
-
-def _ask_daemon(ask: Callable[..., Answer]) -> None:
     ask("ping", "GET", "/v1.41/_ping")
-    ask("version", "GET", "/version", pick="ApiVersion MinAPIVersion Os Arch")
+    ask("version", "GET", "/version", pick="ApiVersion MinAPIVersion Os")
     ask("version too new", "GET", "/v1.99/version")
     ask("version too old", "GET", "/v1.2/version")
     ask("unknown page", "GET", "/nonsense")
@@ -247,11 +256,12 @@ def _ask_daemon(ask: Callable[..., Answer]) -> None:
         "info",
         "GET",
         "/info",
-        pick="Containers ContainersRunning ContainersStopped Images OSType Architecture DefaultRuntime LoggingDriver",
+        pick="Containers ContainersRunning ContainersStopped Images OSType DefaultRuntime LoggingDriver",
     )
 
 
-def _ask_images(ask: Callable[..., Answer], program: bytes) -> None:
+def _ask_images(talk: Talk, program: bytes) -> None:
+    ask = talk.ask
     ask("inspect missing image", "GET", f"/images/{TAG}/json")
     ask("delete missing image", "DELETE", f"/images/{TAG}")
     ask("load rubbish", "POST", "/images/load", b"this is no archive")
@@ -286,7 +296,8 @@ def _ask_images(ask: Callable[..., Answer], program: bytes) -> None:
     ask("delete image", "DELETE", "/images/derpmgmt/other:1")
 
 
-def _ask_networks_and_volumes(ask: Callable[..., Answer]) -> None:
+def _ask_networks_and_volumes(talk: Talk) -> None:
+    ask = talk.ask
     ask("inspect missing network", "GET", "/networks/derpmgmt")
     body = {"Name": "derpmgmt", "CheckDuplicate": True, "Driver": "bridge", "Labels": LABELS}
     ask("create network", "POST", "/networks/create", body)
@@ -334,14 +345,16 @@ def _ask_networks_and_volumes(ask: Callable[..., Answer]) -> None:
     ask("delete missing volume", "DELETE", "/volumes/no-such")
 
 
-def _ask_creating(ask: Callable[..., Answer]) -> None:
+def _ask_creating(talk: Talk) -> None:
+    ask = talk.ask
+
     def create(question: str, body: Any, **query: str) -> Answer:
         answer = ask(question, "POST", "/containers/create", body, query=query or None)
         if answer.status == 201:
             ask("", "DELETE", f"/containers/{answer.json['Id']}", query={"v": "1", "force": "1"})
         return answer
 
-    good = create_body(20001, 20002, "v1")
+    good = create_body(talk.address, 20001, 20002, "v1")
     create("create", good, name="good")
     create("create without name", good)
     create("create with bad name", good, name="no/slash")
@@ -353,7 +366,7 @@ def _ask_creating(ask: Callable[..., Answer]) -> None:
     ask("create from broken JSON", "POST", "/containers/create", b"{", content_type="application/json")
     ask("create from no JSON", "POST", "/containers/create", b"", content_type="application/json")
     ask("create of another type", "POST", "/containers/create", good, content_type="text/plain")
-    for name, host in {
+    variants: dict[str, dict[str, Any]] = {
         "little memory": {"Memory": 1024},
         "unknown capability": {"CapDrop": ["FLYING"]},
         "unknown added capability": {"CapAdd": ["FLYING"]},
@@ -376,7 +389,8 @@ def _ask_creating(ask: Callable[..., Answer]) -> None:
         "mount without target": {"Binds": [], "Mounts": [{"Type": "volume", "Source": "v1"}]},
         "mount of bad type": {"Binds": [], "Mounts": [{"Type": "cloud", "Source": "v1", "Target": "/data"}]},
         "tmpfs": {"Tmpfs": {"/tmp": "size=1m"}},
-    }.items():
+    }
+    for name, host in variants.items():
         create(f"create with {name}", {**good, "HostConfig": {**good["HostConfig"], **host}}, name="cc")
     for field, value in {
         "Cmd": 5,
@@ -419,7 +433,8 @@ LISTED = (
 OURS = '{"label":["derpmgmt.panel=conversation"]}'
 
 
-def _ask_life(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
+def _ask_life(talk: Talk, files: dict[str, bytes]) -> None:
+    ask = talk.ask
     one = "/containers/one"
     for verb in ("start", "stop", "kill", "restart", "wait"):
         ask(f"{verb} unknown", "POST", f"{one}/{verb}")
@@ -427,8 +442,16 @@ def _ask_life(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
     ask("inspect unknown", "GET", f"{one}/json")
     ask("logs of unknown", "GET", f"{one}/logs", query={"stdout": "1"})
     ask("put into unknown", "PUT", f"{one}/archive", tar_of({"x": b"x"}), query={"path": "/data"})
-    ask("", "POST", "/containers/create", create_body(20001, 20002, "v1"), query={"name": "one"})
-    ask("name taken", "POST", "/containers/create", create_body(20003, 20004, "v1"), query={"name": "one"})
+    ask(
+        "", "POST", "/containers/create", create_body(talk.address, 20001, 20002, "v1"), query={"name": "one"}
+    )
+    ask(
+        "name taken",
+        "POST",
+        "/containers/create",
+        create_body(talk.address, 20003, 20004, "v1"),
+        query={"name": "one"},
+    )
     ask("inspect created", "GET", f"{one}/json", pick=INSPECT)
     ask("list only running", "GET", "/containers/json", query={"filters": OURS})
     ask(
@@ -501,13 +524,20 @@ def _ask_life(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
     ask("exec in stopped", "POST", f"{one}/exec", {"Cmd": ["true"]})
 
 
-def _ask_changes_by_hand(ask: Callable[..., Answer]) -> None:
+def _ask_changes_by_hand(talk: Talk) -> None:
+    ask = talk.ask
     one, picked = (
         "/containers/one",
         "HostConfig.Memory HostConfig.MemorySwap HostConfig.PidsLimit HostConfig.RestartPolicy",
     )
     ask("start before changes", "POST", f"{one}/start")
-    ask("", "POST", "/containers/create", create_body(20041, 20042, "v1"), query={"name": "other"})
+    ask(
+        "",
+        "POST",
+        "/containers/create",
+        create_body(talk.address, 20041, 20042, "v1"),
+        query={"name": "other"},
+    )
     ask("rename unknown", "POST", "/containers/none/rename", query={"name": "uno"})
     ask("rename to a taken name", "POST", f"{one}/rename", query={"name": "other"})
     ask("rename badly", "POST", f"{one}/rename", query={"name": "a/b"})
@@ -533,7 +563,9 @@ def _ask_changes_by_hand(ask: Callable[..., Answer]) -> None:
     ask("stop after changes", "POST", f"{one}/stop")
 
 
-def _ask_ports(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
+def _ask_ports(talk: Talk, files: dict[str, bytes]) -> None:
+    ask = talk.ask
+
     def attempt(name: str, body: dict[str, Any]) -> None:
         ask("", "POST", "/containers/create", body, query={"name": "two"})
         ask("", "PUT", "/containers/two/archive", tar_of(files), query={"path": "/data"})
@@ -542,27 +574,34 @@ def _ask_ports(ask: Callable[..., Answer], files: dict[str, bytes]) -> None:
         ask("", "DELETE", "/containers/two", query={"force": "1", "v": "1"})
 
     ask("", "POST", "/containers/one/start")
-    attempt("start on a container's TCP port", create_body(20001, 20012, "v2"))
-    attempt("start on a container's UDP port", create_body(20011, 20002, "v2"))
-    with socket.create_server((ADDRESS, 20021)):
-        attempt("start on a foreign TCP port", create_body(20021, 20022, "v2"))
+    attempt("start on a container's TCP port", create_body(talk.address, 20001, 20012, "v2"))
+    attempt("start on a container's UDP port", create_body(talk.address, 20011, 20002, "v2"))
+    with socket.create_server((talk.address, 20021)):
+        attempt("start on a foreign TCP port", create_body(talk.address, 20021, 20022, "v2"))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign:
-        foreign.bind((ADDRESS, 20022))
-        attempt("start on a foreign UDP port", create_body(20021, 20022, "v2"))
-    body = create_body(20021, 20022, "v2")
+        foreign.bind((talk.address, 20022))
+        attempt("start on a foreign UDP port", create_body(talk.address, 20021, 20022, "v2"))
+    body = create_body(talk.address, 20021, 20022, "v2")
     body["HostConfig"]["PortBindings"]["20021/tcp"][0]["HostIp"] = "192.0.2.77"
     attempt("start on a foreign address", body)
-    attempt("start on a missing network", create_body(20021, 20022, "v2", NetworkMode="no-such"))
-    attempt("start as unknown user", {**create_body(20021, 20022, "v2"), "User": "nobody-here"})
-    attempt("start of a missing program", {**create_body(20021, 20022, "v2"), "Entrypoint": ["/no-such"]})
-    attempt("start again on freed ports", create_body(20021, 20022, "v2"))
+    attempt(
+        "start on a missing network", create_body(talk.address, 20021, 20022, "v2", NetworkMode="no-such")
+    )
+    attempt("start as unknown user", {**create_body(talk.address, 20021, 20022, "v2"), "User": "nobody-here"})
+    attempt(
+        "start of a missing program",
+        {**create_body(talk.address, 20021, 20022, "v2"), "Entrypoint": ["/no-such"]},
+    )
+    attempt("start again on freed ports", create_body(talk.address, 20021, 20022, "v2"))
 
 
-def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes], pause: float) -> None:
+def _ask_failing_programs(talk: Talk, files: dict[str, bytes], pause: float) -> None:
     """Programs that end by themselves: what they log, how they exit, and how the Engine starts them again."""
 
+    ask = talk.ask
+
     def run(name: str, files: bytes | None, **changes: Any) -> None:
-        body = {**create_body(20031, 20032, "v3", RestartPolicy={"Name": "no"}), **changes}
+        body = {**create_body(talk.address, 20031, 20032, "v3", RestartPolicy={"Name": "no"}), **changes}
         ask("", "POST", "/containers/create", body, query={"name": "three"})
         if files is not None:
             ask("", "PUT", "/containers/three/archive", files, query={"path": "/data"})
@@ -576,7 +615,7 @@ def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes], p
     def without(name: str) -> bytes:
         return tar_of({key: value for key, value in files.items() if key != name})
 
-    certificate, key = f"{ADDRESS}.crt", f"{ADDRESS}.key"
+    certificate, key = f"{talk.address}.crt", f"{talk.address}.key"
     run("no files", None)
     run("no key file", without("derper.key"))
     run("no certificate", without(certificate))
@@ -586,7 +625,7 @@ def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes], p
     run("broken key", tar_of({**files, "derper.key": b"rubbish"}))
     run("short key", tar_of({**files, "derper.key": b'{"PrivateKey": "privkey:abcd"}'}))
     run("other kind of key", tar_of({**files, "derper.key": b'{"PrivateKey": "nodekey:abcd"}'}))
-    command = create_body(20031, 20032, "v3")["Cmd"]
+    command = create_body(talk.address, 20031, 20032, "v3")["Cmd"]
     run("unknown flag", tar_of(files), Cmd=["-nonsense=1"])
     run("bad number", tar_of(files), Cmd=["-stun-port", "x"])
     run("bad address", tar_of(files), Cmd=[*command, "-a", "443"])
@@ -594,11 +633,20 @@ def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes], p
     run("missing mesh key", tar_of(files), Cmd=[*command, "-mesh-psk-file", "/data/mesh"])
     run("bad mesh key", tar_of({**files, "mesh": b"rubbish"}), Cmd=[*command, "-mesh-psk-file", "/data/mesh"])
 
-    ask("", "POST", "/containers/create", create_body(20031, 20032, "v3"), query={"name": "three"})
+    ask(
+        "",
+        "POST",
+        "/containers/create",
+        create_body(talk.address, 20031, 20032, "v3"),
+        query={"name": "three"},
+    )
     ask("start of what fails", "POST", "/containers/three/start")
-    time.sleep(
-        3 * pause
-    )  # now it has failed several times, and waits for more than a second before each new start
+    # After some failures the pauses before each new start are long enough to look at it.
+    while (
+        not (seen := ask("", "GET", "/containers/three/json").json)["State"]["Restarting"]
+        or seen["RestartCount"] < 4
+    ):
+        time.sleep(0.05)
     ask("what fails is restarting", "GET", "/containers/three/json", pick=STATE.replace("Error", "Pid"))
     ask("list what is restarting", "GET", "/containers/json", query={"filters": OURS}, pick="0.State 0.Ports")
     ask("remove what is restarting", "DELETE", "/containers/three")
@@ -610,7 +658,7 @@ def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes], p
     ask("", "DELETE", "/containers/three", query={"force": "1", "v": "1"})
     ask("", "DELETE", "/volumes/v3")
 
-    body = create_body(20031, 20032, "v3", RestartPolicy={"Name": "no"})
+    body = create_body(talk.address, 20031, 20032, "v3", RestartPolicy={"Name": "no"})
     ask("", "POST", "/containers/create", body, query={"name": "three"})
     ask("", "PUT", "/containers/three/archive", tar_of(files), query={"path": "/data"})
     for signal in ("HUP", "SIGTERM", "15", "INT", "USR1", "9"):
@@ -624,7 +672,7 @@ def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes], p
 
     # A signal sent through the Engine ends the restart policy until the next start, unless another stop signal is declared.
     for name, changes in {"without stop signal": {}, "with stop signal": {"StopSignal": "SIGTERM"}}.items():
-        body = {**create_body(20031, 20032, "v3"), **changes}
+        body = {**create_body(talk.address, 20031, 20032, "v3"), **changes}
         ask("", "POST", "/containers/create", body, query={"name": "three"})
         ask("", "PUT", "/containers/three/archive", tar_of(files), query={"path": "/data"})
         ask("", "POST", "/containers/three/start")
@@ -636,7 +684,8 @@ def _ask_failing_programs(ask: Callable[..., Answer], files: dict[str, bytes], p
         ask("", "DELETE", "/volumes/v3")
 
 
-def _ask_removal(ask: Callable[..., Answer]) -> None:
+def _ask_removal(talk: Talk) -> None:
+    ask = talk.ask
     ask("stop before removal", "POST", "/containers/one/stop", query={"t": "2"})
     ask("remove", "DELETE", "/containers/one", query={"v": "1"})
     ask("remove again", "DELETE", "/containers/one")

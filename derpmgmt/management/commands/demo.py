@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.core.management.base import CommandError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -27,14 +29,17 @@ class Demo(Panel):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.output = settings.VAR_DIR / "demo.log"
-        self._is_lab = env.read("FLEET") == "lab"
+        self.output = self._log_file = settings.VAR_DIR / "demo.log"
+        fleet = env.read("FLEET") or "sandbox"
+        if fleet not in {"sandbox", "lab"}:
+            raise CommandError(_("DERPMGMT_FLEET: sandbox or lab, not %(fleet)s") % {"fleet": fleet})
+        self._is_lab = fleet == "lab"
         folder = env.BASE_DIR / "var" / "lab" if self._is_lab else settings.VAR_DIR / "sandbox"
         self._hosts_file = folder / ("lab.json" if self._is_lab else "hosts.json")
 
     def fleet(self) -> list[Program]:
         _record_file().unlink(missing_ok=True)
-        self.output.unlink(missing_ok=True)
+        self._log_file.unlink(missing_ok=True)
         if self._is_lab:
             if not self._hosts_file.exists():
                 raise CannotStart(_("There is no lab. Bring it up first: make lab-up (as root)."))
@@ -56,7 +61,7 @@ class Demo(Panel):
         deadline = time.monotonic() + self.ready_seconds
         while waiting := demo.waiting_servers():
             if time.monotonic() > deadline:
-                names = "; ".join(f"{server}: {server.get_status_display()}" for server in waiting)
+                names = "; ".join(f"{server} ({server.get_status_display()})" for server in waiting)
                 raise CannotStart(_("Too few servers are usable: %(names)s") % {"names": names})
             time.sleep(0.1)
         record = {
@@ -73,7 +78,11 @@ class Demo(Panel):
         _record_file().with_suffix(".next").replace(_record_file())
         record = json.loads(_record_file().read_text())
         rows = [
-            (login["email"], login["password"], _("second factor: the code on the mailbox page") if "totp_secret" in login else "")
+            (
+                login["email"],
+                login["password"],
+                _("second factor: the code on the mailbox page") if "totp_secret" in login else "",
+            )
             for login in record["logins"].values()
         ]
         self.say("")
@@ -87,12 +96,16 @@ class Demo(Panel):
             self.say(f"  {code}")
         self.say(_("Mail of the demo, and the codes of its staff: %(url)s") % {"url": record["mailbox"]})
         self.say(_("The admin: %(url)s") % {"url": record["admin"]})
-        self.say(_("The same for scripts: %(path)s; what the processes say: %(log)s") % {"path": _record_file(), "log": self.output})
+        self.say(
+            _("The same for scripts: %(path)s; what the processes say: %(log)s")
+            % {"path": _record_file(), "log": self._log_file}
+        )
 
     def _become_sandbox(self) -> None:
         os.chdir(env.BASE_DIR)
         command = [sys.executable, "-m", "containers.sandbox", "--state", str(self._hosts_file.parent)]
-        os.execv(sys.executable, [*command, "--servers", str(SANDBOX_SERVERS), "--subnet", _subnet()])
+        command += ["--servers", str(SANDBOX_SERVERS), "--subnet", _subnet()]
+        os.execv(sys.executable, command)  # noqa: S606 — no shell is wanted
 
     def _derper(self) -> Path | None:
         if not self._is_lab:
@@ -108,7 +121,7 @@ class Demo(Panel):
 class Command(up.Command):
     """The demo."""
 
-    help = gettext_lazy("Runs a demo: the whole panel with made-up people, servers and serial numbers.")
+    help: Any = gettext_lazy("Runs a demo: the whole panel with made-up people, servers and serial numbers.")
     panel_class = Demo
 
 
@@ -118,5 +131,4 @@ def _record_file() -> Path:
 
 def _subnet() -> str:
     # Demos in different folders of one machine do not take each other's ports.
-    number = sum(str(settings.VAR_DIR).encode()) % 254 + 1
-    return f"127.77.{number}"
+    return f"127.77.{hashlib.sha256(str(settings.VAR_DIR).encode()).digest()[0]}"

@@ -11,7 +11,9 @@ from derpmgmt.panel import CannotStart, Panel
 class Command(BaseCommand):
     """The whole panel on this machine."""
 
-    help = gettext_lazy("Runs the whole panel on this machine: web server, workers, scheduler and, unless one is given, Valkey.")
+    help: Any = gettext_lazy(
+        "Runs the whole panel on this machine: web server, workers, scheduler and, unless one is given, Valkey."
+    )
     requires_system_checks = []
     panel_class: type[Panel] = Panel
 
