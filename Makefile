@@ -46,8 +46,8 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 check messages: export DERPMGMT_VAR_DIR := $(CURDIR)/var/check
 
 check: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check . .ci/derper .ci/translations
+	$(BIN)/ruff check . .ci/derper .ci/translations
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/djade --check $(TEMPLATES)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
@@ -20,6 +21,10 @@ _STEPS: tuple[tuple[Promise | str, tuple[str, ...]], ...] = (
 )
 # A test that was asked for and has not come back within this time is no longer waited for.
 _TEST_PATIENCE = timedelta(seconds=30)
+# Within this time after a redemption a place without a relay is still being planned; later it waits for a server.
+_PLAN_PATIENCE = timedelta(seconds=15)
+# The map follows a relay's first test within moments; so long is it looked for often.
+_MAP_PATIENCE = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,12 @@ class RelayCard:
     steps: list[Step] = field(default_factory=list)
     health: RelayHealth | None = None
     is_testing: bool = False
+    is_new: bool = False
 
     @property
     def is_live(self) -> bool:
-        """Whether the card is about to change, so that the page looks again soon."""
-        return self.is_testing or self.state in {"preparing", "retrying"}
+        """Whether the card, or the map beside it, is about to change, so that the page looks again soon."""
+        return self.is_testing or self.is_new or self.state in {"preparing", "retrying"}
 
     @property
     def cause(self) -> str | Promise:
@@ -70,12 +76,35 @@ def relay_cards(rental: Rental, now: datetime) -> list[RelayCard]:
     replaced = (
         Relay.objects.filter(rental=rental, status=Relay.Status.REMOVING).exclude(failure_code="").exists()
     )
-    return [_card(slot, relays.get(slot), under_way, now, is_replacing=replaced) for slot in SLOTS]
+    is_planned = rental.waiting_since is None or now - rental.waiting_since > _PLAN_PATIENCE
+    return [
+        _card(slot, relays.get(slot), under_way, now, is_replacing=replaced, is_planned=is_planned)
+        for slot in SLOTS
+    ]
+
+
+def describe_relays(rental: Rental, now: datetime) -> dict[str, Any]:
+    """What `containers/_relays.html` shows: the cards, how soon to look again, and what is to be said about all of them."""
+    cards = relay_cards(rental, now)
+    return {
+        "cards": cards,
+        "is_live": any(card.is_live for card in cards),
+        "is_short": any(card.state == "waiting" for card in cards),
+        "is_unproven": rental.waiting_since is not None and not any(card.state == "running" for card in cards),
+    }
 
 
 def _card(
-    slot: int, relay: Relay | None, under_way: dict[int, Deployment], now: datetime, *, is_replacing: bool
+    slot: int,
+    relay: Relay | None,
+    under_way: dict[int, Deployment],
+    now: datetime,
+    *,
+    is_replacing: bool,
+    is_planned: bool,
 ) -> RelayCard:
+    if relay is None and not is_planned:
+        return RelayCard(slot, None, "preparing", _("being prepared"), "blue", steps=_steps(""))
     if relay is None:
         return RelayCard(
             slot,
@@ -89,11 +118,17 @@ def _card(
     asked = relay.probe_asked_at
     is_testing = asked is not None and now - asked < _TEST_PATIENCE and (health is None or health.at < asked)
     if relay.status == Relay.Status.RUNNING:
-        if health is not None and not health.is_ok:
-            return RelayCard(
-                slot, relay, "running", _("test failed"), "orange", health=health, is_testing=is_testing
-            )
-        return RelayCard(slot, relay, "running", _("running"), "green", health=health, is_testing=is_testing)
+        has_failed = health is not None and not health.is_ok
+        return RelayCard(
+            slot,
+            relay,
+            "running",
+            _("test failed") if has_failed else _("running"),
+            "orange" if has_failed else "green",
+            health=health,
+            is_testing=is_testing,
+            is_new=relay.proven_at is not None and now - relay.proven_at < _MAP_PATIENCE,
+        )
     deployment = under_way.get(relay.pk)
     steps = _steps(deployment.step if deployment else "")
     if relay.status == Relay.Status.FAILED:

@@ -7,7 +7,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from containers.models import Relay
-from containers.progress import relay_cards
+from containers.progress import describe_relays
 from containers.services.relays import ask_probe
 from derpmgmt.lib.limits import consume
 
@@ -29,14 +29,6 @@ def relay_probe(request: HttpRequest, pk: int) -> HttpResponse:
     ask_probe(relay=relay, now=timezone.now())
     if not request.htmx:
         return redirect("home")
-    cards = relay_cards(relay.rental, timezone.now())
-    return render(
-        request,
-        "containers/_relays.html",
-        {
-            "cards": cards,
-            "is_live": any(card.is_live for card in cards),
-            # The page says which map it shows, so that the next look notices another one.
-            "map_version": request.POST.get("map", ""),
-        },
-    )
+    # The page says which map it shows, so that the next look notices another one.
+    context = {**describe_relays(relay.rental, timezone.now()), "map_version": request.POST.get("map", "")}
+    return render(request, "containers/_relays.html", context)

@@ -9,6 +9,7 @@ from acl import jobs as acl
 from containers import jobs as containers
 from containers.services import relays
 from derpmgmt.lib.queue import Ring, Tick
+from serials import jobs as serials
 
 JOBS: dict[str, list[Ring]] = {
     # serials: the end, the schedule or the state of a rental moved
@@ -34,4 +35,5 @@ CRON: list[Tick] = [
     Tick(containers.sweep, "default", 5),
     *(Tick(containers.visit_servers, f"visit-{shard}", 15, (shard,)) for shard in range(settings.SHARDS)),
     Tick(acl.sweep_maps, "default", 30),
+    Tick(serials.sweep_serials, "default", 600),
 ]

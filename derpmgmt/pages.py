@@ -1,21 +1,25 @@
 """Pages that draw on many apps: the front page and the customer's home."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
 
 from accounts.models import User
 from acl.services import describe_map
-from containers.progress import relay_cards
+from containers.progress import describe_relays
 from serials.models import Rental
 from serials.services import current_span
+
+# From then on the page says that the end is near.
+ENDING_SOON = timedelta(days=7)
+HISTORY_ROWS = 10
 
 
 def context(request: HttpRequest) -> dict[str, Any]:
@@ -23,16 +27,9 @@ def context(request: HttpRequest) -> dict[str, Any]:
     return {"is_demo": settings.IS_DEMO}
 
 
-def _redeem_url() -> str:
-    try:
-        return reverse("serials:serial-redeem")
-    except NoReverseMatch:
-        return "/redeem/"
-
-
 def front(request: HttpRequest) -> HttpResponse:
     """The front page."""
-    return render(request, "front.html", {"redeem_url": _redeem_url()})
+    return render(request, "front.html")
 
 
 def _parts(user: User) -> dict[str, Any]:
@@ -41,30 +38,28 @@ def _parts(user: User) -> dict[str, Any]:
     rental = Rental.objects.filter(user=user).first()
     if rental is None:
         return {"rental": None}
-    is_entitled = rental.is_entitled(now)
-    cards = relay_cards(rental, now) if is_entitled else []
+    history = list(rental.redemptions.select_related("serial")[:HISTORY_ROWS])
+    if not rental.is_entitled(now):
+        return {"rental": rental, "is_entitled": False, "history": history}
     panel = describe_map(rental=rental, now=now)
     span = current_span(rental, now)
     share = (now - span.starts_at) / (span.ends_at - span.starts_at) if span else 0
     return {
         "rental": rental,
-        "is_entitled": is_entitled,
-        "cards": cards,
-        "is_live": any(card.is_live for card in cards),
-        "is_short": any(card.relay is None for card in cards),
-        "is_unproven": bool(cards) and not any(card.state == "running" for card in cards),
+        "is_entitled": True,
+        "is_ending": rental.ends_at is not None and rental.ends_at - now < ENDING_SOON,
+        "history": history,
+        "used_percent": round(100 * share),
+        **describe_relays(rental, now),
         "map": panel,
         "map_version": panel.config.version if panel.config else "",
-        "used_percent": round(100 * share),
     }
 
 
 @login_required
 def home(request: HttpRequest) -> HttpResponse:
     """The customer's home page: his rental, his relays, his map."""
-    return render(
-        request, "home.html", {**_parts(request.user), "redeem_url": reverse("serials:serial-redeem")}
-    )
+    return render(request, "home.html", _parts(request.user))
 
 
 @login_required
@@ -84,7 +79,10 @@ def home_relays(request: HttpRequest) -> HttpResponse:
 @require_GET
 def home_map(request: HttpRequest) -> HttpResponse:
     """The map's part of the page alone, with what of the page goes by it."""
-    return render(request, "acl/_map.html", _parts(request.user))
+    parts = _parts(request.user)
+    if not parts["rental"] or not parts["is_entitled"]:
+        return HttpResponseClientRefresh()
+    return render(request, "home/_map.html", parts)
 
 
 def too_many_requests(request: HttpRequest, *, wait_seconds: int = 0) -> HttpResponse:

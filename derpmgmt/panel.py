@@ -111,6 +111,8 @@ class Panel:
         self._wait_for_redis(supervisor)
         if not supervisor.run(self.is_fleet_up, self.ready_seconds) and not supervisor.is_stopping:
             raise CannotStart(_("The servers of the demo did not start."))
+        if supervisor.is_stopping:
+            return
         start("scheduler", lambda: run_scheduler(flow.CRON), 0, 5)
         for queue in settings.QUEUES:
             groups = supervisor.groups if queue == "slow" else None
@@ -285,7 +287,7 @@ def _collect_static() -> None:
 
 def _web_status() -> int | str:
     """The status of the front page, or why there is none."""
-    host = settings.BIND if settings.BIND not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.BIND, settings.BIND)  # noqa: S104
     client = http.client.HTTPConnection(host, settings.PORT, timeout=10)
     headers = {"Host": urlsplit(settings.PUBLIC_URL).netloc}
     if settings.IS_HTTPS:

@@ -131,15 +131,12 @@ INSTALLED_APPS = [
     "allauth.account",
     "allauth.mfa",
     "allauth.usersessions",
-    "auditlog",
     "crispy_forms",
     "crispy_bootstrap5",
-    "django_filters",
     "django_htmx",
     "django_rq",
     "django_structlog",
     "django_tables2",
-    "template_partials",
 ]
 
 MIDDLEWARE = [
@@ -156,7 +153,6 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "allauth.usersessions.middleware.UserSessionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "auditlog.middleware.AuditlogMiddleware",
     "django_structlog.middlewares.RequestMiddleware",
     "derpmgmt.middleware.LimitMiddleware",
 ]
@@ -222,7 +218,7 @@ MFA_TOTP_ISSUER = "derpmgmt"
 # Without TLS, browsers offer passkeys on localhost only; allauth refuses to otherwise.
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not IS_HTTPS
 USERSESSIONS_TRACK_ACTIVITY = False  # else every request, a page's polling too, writes a row
-SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+SESSION_ENGINE = "django.contrib.sessions.backends.db"  # a cache that is away signs nobody out
 SESSION_COOKIE_AGE = int(timedelta(days=30).total_seconds())
 SILENCED_SYSTEM_CHECKS = ["django_ratelimit.E003", "django_ratelimit.W001"]
 

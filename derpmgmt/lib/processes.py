@@ -175,6 +175,8 @@ class Supervisor:
         os.close(group_read)
         self._group_write = group_write
         for number in (*_SIGNALS, signal.SIGCHLD):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # started by nohup
             self._handlers[number] = signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         return self

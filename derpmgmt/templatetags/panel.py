@@ -11,16 +11,18 @@ register = template.Library()
 
 
 @register.filter
-def time_left(moment: datetime) -> str:
-    """How long until `moment`: whole days, within the last two days hours, within the last two hours minutes."""
-    seconds = max(0, int((moment - timezone.now()).total_seconds()))
-    if seconds >= 2 * 86400:
-        days = seconds // 86400
-        return ngettext("%(count)d day", "%(count)d days", days) % {"count": days}
-    if seconds >= 2 * 3600:
-        hours = seconds // 3600
-        return ngettext("%(count)d hour", "%(count)d hours", hours) % {"count": hours}
-    minutes = seconds // 60
-    if minutes:
-        return ngettext("%(count)d minute", "%(count)d minutes", minutes) % {"count": minutes}
-    return _("less than a minute")
+def ago(moment: datetime | None) -> str:
+    """How long since `moment`, in its largest unit: `12 seconds ago`, `3 hours ago`, `5 days ago`; "" for None."""
+    if moment is None:
+        return ""
+    seconds = int((timezone.now() - moment).total_seconds())
+    if seconds < 1:
+        return _("just now")
+    if seconds < 60:
+        return ngettext("%(count)d second ago", "%(count)d seconds ago", seconds) % {"count": seconds}
+    if (minutes := seconds // 60) < 60:
+        return ngettext("%(count)d minute ago", "%(count)d minutes ago", minutes) % {"count": minutes}
+    if (hours := minutes // 60) < 48:
+        return ngettext("%(count)d hour ago", "%(count)d hours ago", hours) % {"count": hours}
+    days = hours // 24
+    return ngettext("%(count)d day ago", "%(count)d days ago", days) % {"count": days}

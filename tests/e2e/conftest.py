@@ -95,6 +95,16 @@ class LabHost:
         while self._mends:
             self._mends.pop()()
 
+    def add_address(self, address: str) -> None:
+        """The machine gets a second address, as when a provider gives it another public one."""
+        inside = ["nsenter", f"--net=/run/netns/{self._host.netns}", "ip"]
+        shown = subprocess.run([*inside, "-o", "-4", "addr"], check=True, capture_output=True, text=True).stdout
+        device = next(line.split()[1] for line in shown.splitlines() if f" {self._host.address}/" in line)
+        subprocess.run([*inside, "addr", "add", f"{address}/24", "dev", device], check=True)
+        self._mends.append(
+            lambda: subprocess.run([*inside, "addr", "del", f"{address}/24", "dev", device], check=True)
+        )
+
     def take_port(self, port: int) -> None:
         """A stranger's program listens there."""
         listening = subprocess.Popen(

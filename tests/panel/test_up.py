@@ -5,13 +5,15 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
 
-from tests.panel.running import Folder, Running, free_port, processes, wait_for
+from tests.panel.running import ROOT, Folder, Running, free_port, processes, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,21 @@ def test_data_is_found_and_nothing_is_left_when_the_parent_was_killed(folder: Fo
     with folder.running():
         people = folder.python("from accounts.models import User; print(User.objects.get().email)")
         assert people == "mei@example.com"
+
+
+def test_the_panel_ends_when_make_is_killed(folder: Folder, tmp_path: Path) -> None:
+    # make stands between the person and the panel; here Python does.
+    make = "import subprocess, sys; subprocess.run([sys.executable, 'manage.py', 'up', '--with-parent'])"
+    environment = folder.environment(DERPMGMT_PORT=str(folder.port))
+    process = subprocess.Popen(
+        [sys.executable, "-c", make], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+    )
+    panel = Running(folder, process)
+    try:
+        wait_for((folder.path / "running.json").exists, "the panel is ready")
+    finally:
+        panel.end(signal.SIGKILL)
+    assert not (folder.path / "running.json").exists()
 
 
 def test_nothing_is_started_when_the_port_is_taken(tmp_path: Path) -> None:

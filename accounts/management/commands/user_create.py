@@ -10,6 +10,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.core.validators import validate_email
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from accounts import services
 from accounts.models import USERNAME_VALIDATORS, User
@@ -17,16 +18,18 @@ from derpmgmt.lib.commands import PanelCommand
 
 
 class Command(PanelCommand):
-    help = "Make an account. Its e-mail address counts as confirmed at once."
+    help = gettext_lazy("Make an account. Its e-mail address counts as confirmed at once.")  # type: ignore[assignment]
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("email", metavar="EMAIL", help="the address with which the person signs in")
-        parser.add_argument("--username", default="", help="default: made from the address")
+        parser.add_argument("email", metavar="EMAIL", help=_("the address with which the person signs in"))
+        parser.add_argument("--username", default="", help=_("default: made from the address"))
         parser.add_argument("--role", choices=User.Role.values, default=User.Role.USER.value)
         parser.add_argument(
             "--password-stdin",
             action="store_true",
-            help="read the password from standard input; without it the person sets one by a code sent by mail",
+            help=_(
+                "read the password from standard input; without it the person sets one by a code sent by mail"
+            ),
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

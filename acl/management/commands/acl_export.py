@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from acl import services
 from acl.derpmap import MapFormat
@@ -14,7 +15,7 @@ from serials.models import Rental
 class Command(PanelCommand):
     """Writes a customer's map to standard output, under the same conditions as his own download."""
 
-    help = "Write a customer's DERP map to standard output."
+    help = gettext_lazy("Write a customer's DERP map to standard output.")  # type: ignore[assignment]
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("email", metavar="EMAIL", help=_("the customer's e-mail address"))
