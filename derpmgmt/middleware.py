@@ -11,6 +11,7 @@ from django_ratelimit.exceptions import Ratelimited
 from derpmgmt import pages
 from derpmgmt.lib import limits
 from derpmgmt.lib.address import client_network
+from derpmgmt.lib.mail import MailFailed
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -62,7 +63,7 @@ BY_ACCOUNT = {
 
 
 class LimitMiddleware:
-    """Counts tries of the pages above, and answers 429 with the time to wait wherever a limit is reached."""
+    """Counts tries of the pages above; answers 429 with the time to wait where a limit is reached, 503 where mail fails."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -89,6 +90,8 @@ class LimitMiddleware:
             return pages.too_many_requests(request, wait_seconds=error.wait_seconds)
         if isinstance(error, Ratelimited):
             return pages.too_many_requests(request)
+        if isinstance(error, MailFailed):
+            return pages.mail_failed(request)
         return None
 
     @staticmethod

@@ -92,3 +92,8 @@ def too_many_requests(request: HttpRequest, *, wait_seconds: int = 0) -> HttpRes
     if wait_seconds:
         response["Retry-After"] = str(wait_seconds)
     return response
+
+
+def mail_failed(request: HttpRequest) -> HttpResponse:
+    """The page for a request whose mail the mail server did not take; what was typed can be sent again."""
+    return render(request, "503_mail.html", status=503)

@@ -1,6 +1,7 @@
 """All mail leaves through here."""
 
 import logging
+import smtplib
 
 from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
@@ -10,10 +11,14 @@ from django.utils import translation
 log = logging.getLogger(__name__)
 
 
+class MailFailed(Exception):
+    """The mail server did not take a message; the reason is in the log."""
+
+
 def send_mail(*, to: str, template: str, context: dict[str, object], language: str) -> None:
     """Send `templates/<template>_subject.txt`, `_message.txt` and `_message.html` to one address, in `language`.
 
-    Raises what the mail backend raises (`OSError`, `smtplib.SMTPException`) when the server does not take it.
+    Raises `MailFailed`.
     """
     with translation.override(language):
         subject = " ".join(render_to_string(f"{template}_subject.txt", context).split())
@@ -25,5 +30,9 @@ def send_mail(*, to: str, template: str, context: dict[str, object], language: s
 
 
 def deliver(message: EmailMessage) -> None:
-    """Send one finished message; every mail of the panel passes here. Raises what the mail backend raises."""
-    message.send()
+    """Send one finished message; every mail of the panel passes here. Raises `MailFailed`."""
+    try:
+        message.send()
+    except (OSError, smtplib.SMTPException) as error:
+        log.error("mail was not sent: %s: %s", type(error).__name__, error)
+        raise MailFailed from error
