@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import services
+from accounts.admin_base import ReadOnlyAdmin
 from accounts.forms import UserChangeForm, UserCreateForm
 from accounts.models import OperationLog, User
 
@@ -184,7 +185,7 @@ LOG_FIELDS = ("at", "actor", "subject", "action", "target", "is_success", "ip", 
 
 
 @admin.register(OperationLog)
-class OperationLogAdmin(admin.ModelAdmin[OperationLog]):
+class OperationLogAdmin(ReadOnlyAdmin):
     """The activity log: read only, for everybody."""
 
     list_display = ["at", "actor", "action", "target", "is_success", "ip"]
@@ -198,12 +199,3 @@ class OperationLogAdmin(admin.ModelAdmin[OperationLog]):
     @admin.display(description=gettext_lazy("details"))
     def details(self, entry: OperationLog) -> SafeString:
         return format_html("<pre>{}</pre>", json.dumps(entry.detail, ensure_ascii=False, indent=2))
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: OperationLog | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: OperationLog | None = None) -> bool:
-        return False

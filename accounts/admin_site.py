@@ -10,6 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.utils.http import url_has_allowed_host_and_scheme, urlencode
@@ -18,6 +19,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 
 from accounts import services
+from derpmgmt.lib import queue
 
 # These tables are changed by services and by the person himself, which log what they do; never row by row in the admin.
 HIDDEN_APPS = {"account", "auth", "mfa", "usersessions"}
@@ -50,6 +52,11 @@ class PanelAdminSite(admin.AdminSite):
             and services.has_second_factor(user)
             and used_second_factor(request)
         )
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        """The start page: what the rooms above have to say about themselves."""
+        (overview,) = queue.ask("admin_overview")
+        return super().index(request, {**overview, **(extra_context or {})})
 
     @method_decorator(never_cache)
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:

@@ -4,37 +4,20 @@ import json
 from typing import Any, ClassVar
 
 from django.contrib import admin
-from django.db.models import Model
-from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from accounts.admin_base import ReadOnlyAdmin
 from acl.models import AclConfig, AclEvent, MapRegion
 
 
-class ReadOnlyAdmin(admin.ModelAdmin[Any]):
+class RentalRowAdmin(ReadOnlyAdmin):
     """Rows of a rental that nobody edits by hand."""
 
     list_select_related: ClassVar[tuple[str, ...]] = ("rental__user",)
     search_fields: ClassVar[tuple[str, ...]] = ("rental__user__email", "rental__user__username")
-    show_facets = admin.ShowFacets.NEVER
-
-    def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return bool(request.user.is_active and request.user.is_staff)
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return self.has_view_permission(request)
 
     @admin.display(description=_("customer"), ordering="rental__user__email")
     def customer(self, row: Any) -> SafeString:
@@ -49,7 +32,7 @@ class ReadOnlyAdmin(admin.ModelAdmin[Any]):
 
 
 @admin.register(AclConfig)
-class AclConfigAdmin(ReadOnlyAdmin):
+class AclConfigAdmin(RentalRowAdmin):
     """Versions of maps."""
 
     list_display = ("customer", "version", "is_active", "created_at", "ends_at", "reason")
@@ -65,7 +48,7 @@ class AclConfigAdmin(ReadOnlyAdmin):
 
 
 @admin.register(AclEvent)
-class AclEventAdmin(ReadOnlyAdmin):
+class AclEventAdmin(RentalRowAdmin):
     """What happened to maps."""
 
     list_select_related = ("rental__user", "by")
@@ -105,7 +88,7 @@ class AclEventAdmin(ReadOnlyAdmin):
 
 
 @admin.register(MapRegion)
-class MapRegionAdmin(ReadOnlyAdmin):
+class MapRegionAdmin(RentalRowAdmin):
     """Region IDs and the relays that have them."""
 
     list_select_related = ("rental__user", "relay__server")

@@ -13,6 +13,7 @@ from django_htmx.middleware import HtmxDetails
 from django_tables2 import RequestConfig
 
 from accounts.models import User
+from accounts.requests import SignedInRequest
 from acl import services
 from acl.derpmap import DEFAULT_MAP_URL, HEADSCALE_PATH, OLDEST_CLIENT, MapFormat
 from acl.forms import RegionIdForm
@@ -60,7 +61,7 @@ def _hand_out(request: HttpRequest, file_format: str, *, is_copy: bool) -> servi
 
 @login_required
 @require_GET
-def map_download(request: HttpRequest, file_format: str) -> HttpResponse:
+def map_download(request: SignedInRequest, file_format: str) -> HttpResponse:
     """The map as a file; 403 with the reason when it may not be handed out."""
     try:
         file = _hand_out(request, file_format, is_copy=False)
@@ -75,7 +76,7 @@ def map_download(request: HttpRequest, file_format: str) -> HttpResponse:
 
 @login_required
 @require_POST
-def map_copied(request: HttpRequest, file_format: str) -> HttpResponse:
+def map_copied(request: SignedInRequest, file_format: str) -> HttpResponse:
     """The page's word that its copy button was used, which counts as a download."""
     try:
         _hand_out(request, file_format, is_copy=True)
@@ -122,7 +123,7 @@ def region_change(request: HtmxRequest, pk: int) -> HttpResponse:
 
 @login_required
 @require_GET
-def map_howto(request: HttpRequest) -> HttpResponse:
+def map_howto(request: SignedInRequest) -> HttpResponse:
     """Where to paste the map, in five steps, and what the client prints afterwards."""
     panel = services.describe_map(rental=_own_rental(request), now=timezone.now())
     return render(
@@ -139,7 +140,7 @@ def map_howto(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
-def map_history(request: HttpRequest) -> HttpResponse:
+def map_history(request: SignedInRequest) -> HttpResponse:
     """The customer's versions and downloads, newest first."""
     table = MapHistoryTable(AclEvent.objects.filter(rental__user=_person(request)))
     RequestConfig(request, paginate={"per_page": HISTORY_ROWS}).configure(table)

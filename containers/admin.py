@@ -43,10 +43,25 @@ def _state(row: Any, colour: str = "") -> SafeString:
 class RelayAdmin(ReadOnlyAdmin):
     """Relays of all customers."""
 
-    list_display = ("relay", "state", "customer", "server_link", "slot", "tested", "failure_code", "created_at")
+    list_display = (
+        "relay",
+        "state",
+        "customer",
+        "server_link",
+        "slot",
+        "tested",
+        "failure_code",
+        "created_at",
+    )
     list_filter = ("status", "server__region")
     list_select_related = ("server", "rental__user", "last_health")
-    search_fields = ("rental__user__email", "rental__user__username", "server__name", "server__address", "=derp_port")
+    search_fields = (
+        "rental__user__email",
+        "rental__user__username",
+        "server__name",
+        "server__address",
+        "=derp_port",
+    )
     list_per_page = 50
     change_form_template = "admin/containers/relay/change_form.html"
     fields = (
@@ -84,7 +99,9 @@ class RelayAdmin(ReadOnlyAdmin):
         if row.rental is None:
             return _("throw-away")
         return format_html(
-            '<a href="{}">{}</a>', reverse("admin:accounts_user_change", args=[row.rental.user_id]), row.rental.user
+            '<a href="{}">{}</a>',
+            reverse("admin:accounts_user_change", args=[row.rental.user_id]),
+            row.rental.user,
         )
 
     @admin.display(description=gettext_lazy("server"), ordering="server__name")
@@ -123,7 +140,9 @@ class RelayAdmin(ReadOnlyAdmin):
     def get_urls(self) -> list[Any]:
         return [
             path(
-                "<int:pk>/<slug:verb>/do/", self.admin_site.admin_view(self.relay_act), name="containers_relay_act"
+                "<int:pk>/<slug:verb>/do/",
+                self.admin_site.admin_view(self.relay_act),
+                name="containers_relay_act",
             ),
             *super().get_urls(),
         ]
@@ -150,7 +169,17 @@ class DeploymentAdmin(ReadOnlyAdmin):
     search_fields = ("relay__rental__user__email", "relay__server__name", "=relay__pk")
     list_per_page = 50
     change_form_template = "admin/containers/deployment/change_form.html"
-    fields = ("state", "relay", "customer", "reason_text", "created_at", "seconds", "worker", "steps", "words")
+    fields = (
+        "state",
+        "relay",
+        "customer",
+        "reason_text",
+        "created_at",
+        "seconds",
+        "worker",
+        "steps",
+        "words",
+    )
     readonly_fields = fields
 
     @admin.display(description="#", ordering="pk")

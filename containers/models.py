@@ -1,6 +1,6 @@
 """Relays on servers, and the work that was done on them."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from django.db import models
 from django.db.models import Case, Q, Value, When
@@ -80,14 +80,18 @@ class Relay(models.Model):
     certificate = models.TextField(_("certificate"), editable=False)
     certificate_key = EncryptedTextField(editable=False)
     certificate_sha256 = models.CharField(_("certificate pin"), max_length=64, editable=False)
-    certificate_address = models.GenericIPAddressField(_("address in the certificate"), protocol="IPv4", editable=False)
+    certificate_address = models.GenericIPAddressField(
+        _("address in the certificate"), protocol="IPv4", editable=False
+    )
     certificate_ends_at = models.DateTimeField(_("certificate ends"), editable=False)
     private_key = EncryptedTextField(editable=False)
     public_key = models.CharField(_("public key"), max_length=64, editable=False)
     mesh_key = EncryptedTextField(editable=False)
     failures = models.PositiveIntegerField(_("failed tries"), default=0, editable=False)
     try_after = models.DateTimeField(_("next try not before"), null=True, blank=True, editable=False)
-    failure_code = models.CharField(_("error code of the last failure"), max_length=32, blank=True, editable=False)
+    failure_code = models.CharField(
+        _("error code of the last failure"), max_length=32, blank=True, editable=False
+    )
     failed_at = models.DateTimeField(_("last failure"), null=True, blank=True, editable=False)
     proven_at = models.DateTimeField(_("first carried a packet"), null=True, blank=True, editable=False)
     probe_asked_at = models.DateTimeField(_("test asked for"), null=True, blank=True, editable=False)
@@ -108,7 +112,9 @@ class Relay(models.Model):
             models.UniqueConstraint(name="relay_stun_port_once", fields=["server", "stun_port", "live"]),
             models.UniqueConstraint(name="relay_slot_once", fields=["rental", "slot"]),
             models.UniqueConstraint(name="relay_wanted_once_a_server", fields=["rental", "server", "wanted"]),
-            models.CheckConstraint(name="relay_released_has_no_slot", condition=~Q(status="released") | Q(slot=None)),
+            models.CheckConstraint(
+                name="relay_released_has_no_slot", condition=~Q(status="released") | Q(slot=None)
+            ),
         ]
         indexes = [models.Index(fields=["status", "try_after"])]
 
@@ -168,12 +174,14 @@ class Deployment(JobRecord):
         db_persist=True,
     )
 
-    objects = DeploymentQuerySet.as_manager()
+    objects: ClassVar[Any] = DeploymentQuerySet.as_manager()
 
     class Meta(JobRecord.Meta):
         verbose_name = _("deployment")
         verbose_name_plural = _("deployments")
-        constraints = [models.UniqueConstraint(name="deployment_open_once_a_relay", fields=["relay", "active"])]
+        constraints = [
+            models.UniqueConstraint(name="deployment_open_once_a_relay", fields=["relay", "active"])
+        ]
 
     def __str__(self) -> str:
         return f"#{self.pk} · {self.relay}"
@@ -197,7 +205,7 @@ class ServerCheck(JobRecord):
     )
     findings = models.JSONField(_("findings"), default=list, blank=True)
 
-    objects = ServerCheckQuerySet.as_manager()
+    objects: ClassVar[Any] = ServerCheckQuerySet.as_manager()
 
     class Meta(JobRecord.Meta):
         verbose_name = _("server check")

@@ -90,7 +90,8 @@ def describe_relays(rental: Rental, now: datetime) -> dict[str, Any]:
         "cards": cards,
         "is_live": any(card.is_live for card in cards),
         "is_short": any(card.state == "waiting" for card in cards),
-        "is_unproven": rental.waiting_since is not None and not any(card.state == "running" for card in cards),
+        "is_unproven": rental.waiting_since is not None
+        and not any(card.state == "running" for card in cards),
     }
 
 

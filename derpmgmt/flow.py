@@ -8,6 +8,7 @@ from django.conf import settings
 from acl import jobs as acl
 from containers import jobs as containers
 from containers.services import relays
+from derpmgmt import overview
 from derpmgmt.lib.queue import Ring, Tick
 from serials import jobs as serials
 
@@ -29,6 +30,7 @@ JOBS: dict[str, list[Ring]] = {
 
 ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "server_relays": [relays.server_relays],
+    "admin_overview": [overview.admin_overview],
 }
 
 CRON: list[Tick] = [

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
 
 from accounts.models import User
+from accounts.requests import SignedInRequest
 from acl.services import describe_map
 from containers.progress import describe_relays
 from serials.models import Rental
@@ -57,14 +58,14 @@ def _parts(user: User) -> dict[str, Any]:
 
 
 @login_required
-def home(request: HttpRequest) -> HttpResponse:
+def home(request: SignedInRequest) -> HttpResponse:
     """The customer's home page: his rental, his relays, his map."""
     return render(request, "home.html", _parts(request.user))
 
 
 @login_required
 @require_GET
-def home_relays(request: HttpRequest) -> HttpResponse:
+def home_relays(request: SignedInRequest) -> HttpResponse:
     """The relay cards alone, asked for by the page itself; says by an event when the map beside them is another one."""
     parts = _parts(request.user)
     if not parts["rental"] or not parts["is_entitled"]:
@@ -77,7 +78,7 @@ def home_relays(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
-def home_map(request: HttpRequest) -> HttpResponse:
+def home_map(request: SignedInRequest) -> HttpResponse:
     """The map's part of the page alone, with what of the page goes by it."""
     parts = _parts(request.user)
     if not parts["rental"] or not parts["is_entitled"]:

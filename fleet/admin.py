@@ -51,7 +51,12 @@ class SshCredentialAdmin(StaffAdmin):
     list_display = ("name", "username", "server_count")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).annotate(servers_using=Count("servers")).defer("private_key", "password")
+        return (
+            super()
+            .get_queryset(request)
+            .annotate(servers_using=Count("servers"))
+            .defer("private_key", "password")
+        )
 
     @admin.display(description=gettext_lazy("servers"))
     def server_count(self, row: Any) -> int:
@@ -91,7 +96,10 @@ class ServerAdmin(StaffAdmin):
     fieldsets = (
         (None, {"fields": ("name", "region", "provider_account", "capacity")}),
         (gettext_lazy("Addresses"), {"fields": ("address", "bind_address")}),
-        (gettext_lazy("Ports"), {"fields": (("tcp_port_first", "tcp_port_last"), ("udp_port_first", "udp_port_last"))}),
+        (
+            gettext_lazy("Ports"),
+            {"fields": (("tcp_port_first", "tcp_port_last"), ("udp_port_first", "udp_port_last"))},
+        ),
         ("SSH · Docker", {"fields": ("ssh_host", "ssh_port", "credential", "docker_socket")}),
     )
     _seen = (gettext_lazy("State"), {"fields": readonly_fields})
@@ -146,7 +154,9 @@ class ServerAdmin(StaffAdmin):
         obj.pk = made.pk
         obj._state.adding = False
 
-    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
+    def response_add(
+        self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
+    ) -> HttpResponse:
         return redirect("admin:fleet_server_host_key", obj.pk)
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:

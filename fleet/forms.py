@@ -30,7 +30,9 @@ class SecretMixin:
         """Put the stored value in the place of an empty one."""
         for name in self.secret_fields:
             if not self.cleaned_data.get(name):
-                self.cleaned_data[name] = getattr(type(self.instance).objects.filter(pk=self.instance.pk).first(), name, "")
+                self.cleaned_data[name] = getattr(
+                    type(self.instance).objects.filter(pk=self.instance.pk).first(), name, ""
+                )
 
 
 class CredentialForm(SecretMixin, forms.ModelForm[SshCredential]):

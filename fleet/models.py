@@ -195,7 +195,8 @@ class Server(models.Model):
         constraints = [
             models.UniqueConstraint(
                 name="server_address_once",
-                fields=["address", "in_use"],
+                # Servers behind one address are told apart by their SSH ports (and have port ranges of their own).
+                fields=["address", "ssh_port", "in_use"],
                 violation_error_message=_("There is a server with this address already."),
             ),
             models.CheckConstraint(

@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from accounts.admin_base import ReadOnlyAdmin, ReadOnlyMixin
 from accounts.models import User
 from accounts.services import NotAllowed
 from derpmgmt.lib.address import client_ip
@@ -29,21 +30,8 @@ def _staff(request: HttpRequest) -> User:
     return request.user
 
 
-class _ReadOnly:
-    """Looking only: what stands here is changed by services."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
 @admin.register(SerialBatch)
-class SerialBatchAdmin(_ReadOnly, admin.ModelAdmin[SerialBatch]):
+class SerialBatchAdmin(ReadOnlyAdmin):
     """Batches: made here, then only marked as paid or unpaid and exported."""
 
     list_display = [
@@ -198,7 +186,7 @@ def _download(content: bytes, kind: str, name: str) -> HttpResponse:
 
 
 @admin.register(SerialNumber)
-class SerialNumberAdmin(_ReadOnly, admin.ModelAdmin[SerialNumber]):
+class SerialNumberAdmin(ReadOnlyAdmin):
     """Serial numbers: masked; a full code or its last four characters finds one."""
 
     list_display = ["masked", "batch", "days", "status", "redeemed_at", "customer"]
@@ -271,7 +259,7 @@ class SerialNumberAdmin(_ReadOnly, admin.ModelAdmin[SerialNumber]):
         return TemplateResponse(request, "admin/serials/serialnumber/reveal.html", context)
 
 
-class SpanInline(_ReadOnly, admin.TabularInline[RentalSpan, Rental]):
+class SpanInline(ReadOnlyMixin, admin.TabularInline[RentalSpan, Rental]):
     """A rental's schedule."""
 
     model = RentalSpan
@@ -290,7 +278,7 @@ class SpanInline(_ReadOnly, admin.TabularInline[RentalSpan, Rental]):
         return RentalSpan.objects.visible_to(request.user).select_related("redemption")
 
 
-class RedemptionInline(_ReadOnly, admin.TabularInline[Redemption, Rental]):
+class RedemptionInline(ReadOnlyMixin, admin.TabularInline[Redemption, Rental]):
     """What moved a rental's end."""
 
     model = Redemption
@@ -302,7 +290,7 @@ class RedemptionInline(_ReadOnly, admin.TabularInline[Redemption, Rental]):
 
 
 @admin.register(Rental)
-class RentalAdmin(_ReadOnly, admin.ModelAdmin[Rental]):
+class RentalAdmin(ReadOnlyAdmin):
     """Rentals with their schedule and history."""
 
     list_display = ["user", "status", "ends_at", "paused_at", "waiting_since", "created_at"]
@@ -316,7 +304,7 @@ class RentalAdmin(_ReadOnly, admin.ModelAdmin[Rental]):
 
 
 @admin.register(Redemption)
-class RedemptionAdmin(_ReadOnly, admin.ModelAdmin[Redemption]):
+class RedemptionAdmin(ReadOnlyAdmin):
     """What moved the ends of all rentals, newest first."""
 
     list_display = ["at", "rental", "kind", "serial", "old_ends_at", "new_ends_at", "by"]
@@ -329,7 +317,7 @@ class RedemptionAdmin(_ReadOnly, admin.ModelAdmin[Redemption]):
 
 
 @admin.register(RentalSpan)
-class RentalSpanAdmin(_ReadOnly, admin.ModelAdmin[RentalSpan]):
+class RentalSpanAdmin(ReadOnlyAdmin):
     """All spans, by when they start."""
 
     list_display = ["rental", "starts_at", "ends_at", "device_limit", "at_quota", "redemption"]

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Any
 
 from django.db import IntegrityError, transaction
 
@@ -50,7 +51,7 @@ def add_finding(*, check: ServerCheck, finding: Finding) -> None:
     check.write(("✓ " if finding.is_ok else "✗ ") + finding.sentence % finding.values, step=finding.step)
 
 
-def read_findings(check: ServerCheck) -> list[dict[str, object]]:
+def read_findings(check: ServerCheck) -> list[dict[str, Any]]:
     """A check's findings with their texts in the active language."""
     return [
         {

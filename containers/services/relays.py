@@ -136,18 +136,18 @@ def _look(
     for server in servers:
         tcp_range = range(server.tcp_port_first, server.tcp_port_last + 1)
         udp_range = range(server.udp_port_first, server.udp_port_last + 1)
-        derp = placement.choose_port(tcp_range, tcp[server.pk])
-        stun = placement.choose_port(udp_range, udp[server.pk])
-        if derp is not None and stun is not None:
-            free[server.pk] = (derp, stun)
+        derp_port = placement.choose_port(tcp_range, tcp[server.pk])
+        stun_port = placement.choose_port(udp_range, udp[server.pk])
+        if derp_port is not None and stun_port is not None:
+            free[server.pk] = (derp_port, stun_port)
         views.append(
             placement.ServerView(
                 pk=server.pk,
                 region=str(server.region_id),
                 capacity=server.capacity,
                 relays=counts[server.pk],
-                free_derp_ports=int(derp is not None),
-                free_stun_ports=int(stun is not None),
+                free_derp_ports=int(derp_port is not None),
+                free_stun_ports=int(stun_port is not None),
                 load=server.load_ratio,
             )
         )

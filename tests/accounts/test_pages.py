@@ -92,7 +92,7 @@ def test_front_page_leads_home_when_signed_in(client: Client, make_user: Make, s
 
 def test_serial_box_leads_to_redeeming(client: Client) -> None:
     page = client.get("/").content.decode()
-    assert re.search(r'<form[^>]*method="get"[^>]*action="/redeem/"', page)
+    assert re.search(r'<form[^>]*method="post"[^>]*action="/redeem/"', page)
     assert 'name="code"' in page
 
 

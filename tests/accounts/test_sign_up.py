@@ -101,13 +101,16 @@ def test_a_mail_server_that_is_away_is_told_in_words(client: Client, settings) -
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9  # nobody listens there
     answer = client.post(
-        "/accounts/signup/", {"email": "new@example.com", "username": "new", "password1": "correct horse battery"}
+        "/accounts/signup/",
+        {"email": "new@example.com", "username": "new", "password1": "correct horse battery"},
     )
     assert answer.status_code == 503
     assert "503" in answer.content.decode()
     # The account is there, and the code is sent with the next sign-in, once the limit on codes is over.
     cache.clear()
     settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
-    answer = client.post("/accounts/login/", {"login": "new@example.com", "password": "correct horse battery"})
+    answer = client.post(
+        "/accounts/login/", {"login": "new@example.com", "password": "correct horse battery"}
+    )
     assert answer.status_code == 302
     assert [message.to for message in mail.outbox] == [["new@example.com"]]

@@ -98,7 +98,9 @@ class LabHost:
     def add_address(self, address: str) -> None:
         """The machine gets a second address, as when a provider gives it another public one."""
         inside = ["nsenter", f"--net=/run/netns/{self._host.netns}", "ip"]
-        shown = subprocess.run([*inside, "-o", "-4", "addr"], check=True, capture_output=True, text=True).stdout
+        shown = subprocess.run(
+            [*inside, "-o", "-4", "addr"], check=True, capture_output=True, text=True
+        ).stdout
         device = next(line.split()[1] for line in shown.splitlines() if f" {self._host.address}/" in line)
         subprocess.run([*inside, "addr", "add", f"{address}/24", "dev", device], check=True)
         self._mends.append(
@@ -108,7 +110,15 @@ class LabHost:
     def take_port(self, port: int) -> None:
         """A stranger's program listens there."""
         listening = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self._host.netns}", sys.executable, "-c", LISTENER, self._host.address, str(port)],
+            [
+                "nsenter",
+                f"--net=/run/netns/{self._host.netns}",
+                sys.executable,
+                "-c",
+                LISTENER,
+                self._host.address,
+                str(port),
+            ],
             stdout=subprocess.PIPE,
         )
         assert listening.stdout
@@ -170,7 +180,12 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[
         if IS_LAB:
             from tests.lab.hosts import lab
 
-            yield [LabHost(host) for host in stack.enter_context(lab(hosts=3, state=Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test")))).hosts]
+            yield [
+                LabHost(host)
+                for host in stack.enter_context(
+                    lab(hosts=3, state=Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test")))
+                ).hosts
+            ]
         else:
             from containers.sandbox.fleet import Sandbox
 
@@ -263,7 +278,9 @@ def make_code(transactional_db: None) -> Callable[..., str]:
     """Fresh codes of serial numbers."""
 
     def make(days: int = 30, **batch: Any) -> str:
-        made = create_batch(name="test", days=days, count=1, by=None, is_paid=batch.pop("is_paid", True), **batch)
+        made = create_batch(
+            name="test", days=days, count=1, by=None, is_paid=batch.pop("is_paid", True), **batch
+        )
         return SerialNumber.objects.get(batch=made).code
 
     return make
@@ -278,7 +295,8 @@ def rental(customer: User, make_code: Callable[..., str]) -> Rental:
 def standing(fleet: Fleet) -> dict[str, list[tuple[int, str]]]:
     """Server name → (relay id, state) of every container of ours, read from the hosts."""
     return {
-        server.name: [(found.relay_id, found.state) for found in fleet.containers(server)] for server in fleet.servers
+        server.name: [(found.relay_id, found.state) for found in fleet.containers(server)]
+        for server in fleet.servers
     }
 
 

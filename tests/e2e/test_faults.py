@@ -85,7 +85,9 @@ def test_a_dead_server_costs_one_time_limit_and_is_then_skipped(fleet: Fleet, wo
     bad.refresh_from_db()
     assert bad.contact_failures == 1
     assert bad.next_contact_at is not None
-    assert not Server.objects.due_for_contact(bad.last_contact_at or bad.created_at).filter(pk=bad.pk).exists()
+    assert (
+        not Server.objects.due_for_contact(bad.last_contact_at or bad.created_at).filter(pk=bad.pk).exists()
+    )
     tries = Deployment.objects.filter(relay__server=bad).count()
     Relay.objects.update(try_after=None)
     work(sweep=True)

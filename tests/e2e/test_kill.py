@@ -18,7 +18,19 @@ from .conftest import Fleet, assert_in_order
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-MAKING = ["connect", "network", "image", "clean", "volume", "create", "files", "start", "check", "probe", "done"]
+MAKING = [
+    "connect",
+    "network",
+    "image",
+    "clean",
+    "volume",
+    "create",
+    "files",
+    "start",
+    "check",
+    "probe",
+    "done",
+]
 
 
 def run_and_die(job: Callable[[int], None], pk: int, step: str) -> None:
@@ -70,7 +82,10 @@ def test_three_relays_and_nothing_else_when_apply_is_killed(fleet: Fleet, work, 
 
     relays = assert_in_order(fleet, rental)
     assert relay in relays
-    assert list(Deployment.objects.filter(relay=relay).order_by("pk").values_list("status", flat=True)) == ["lost", "done"]
+    assert list(Deployment.objects.filter(relay=relay).order_by("pk").values_list("status", flat=True)) == [
+        "lost",
+        "done",
+    ]
 
 
 @pytest.mark.parametrize("step", ["connect", "remove"])

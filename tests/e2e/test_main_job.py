@@ -3,6 +3,7 @@
 import hashlib
 import json
 import ssl
+from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -99,7 +100,9 @@ def test_a_batch_bound_to_servers_uses_only_those(fleet, work, customer, make_co
     assert {relay.server_id for relay in assert_in_order(fleet, rental)} == {server.pk for server in bound}
 
 
-def test_what_is_possible_is_delivered_and_the_rest_follows_when_servers_are_few(fleet, work, rental, customer):
+def test_what_is_possible_is_delivered_and_the_rest_follows_when_servers_are_few(
+    fleet, work, rental, customer
+):
     Server.objects.exclude(pk=fleet.servers[0].pk).update(status=Server.Status.MAINTENANCE)
     work()
     assert_in_order(fleet, rental, relays=1)
@@ -123,7 +126,9 @@ def test_a_server_is_taken_into_use_when_its_checks_pass(fleet, work):
     check = ServerCheck.objects.get(server=server)
     assert (check.status, check.reason) == ("done", "")
     assert [finding["is_ok"] for finding in check.findings] == [True] * len(check.findings)
-    assert {"connect", "docker", "machine", "ports", "relay"} <= {finding["step"] for finding in check.findings}
+    assert {"connect", "docker", "machine", "ports", "relay"} <= {
+        finding["step"] for finding in check.findings
+    }
     assert server.status == Server.Status.HEALTHY
     assert not fleet.containers(server)
     assert not fleet.volumes(server)
@@ -145,7 +150,7 @@ def test_a_check_says_what_is_wrong_when_the_login_is_refused(fleet, work):
     assert server.status == Server.Status.NEW
     assert check_server(server.pk) is None  # nothing open: nothing happens
     server.credential.username = fleet.host_of(server).user
-    server.credential.private_key = open(fleet.host_of(server).private_key_path).read()
+    server.credential.private_key = Path(fleet.host_of(server).private_key_path).read_text()
     server.credential.save()
     rest_no_more()
 

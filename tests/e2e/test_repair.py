@@ -68,7 +68,7 @@ def test_an_orphan_is_removed_with_its_volume(fleet, work, rental, relays):
         object.__setattr__(orphan, "relay_id", 999_999)
         object.__setattr__(orphan, "derp_port", 20900)
         object.__setattr__(orphan, "stun_port", 20900)
-        make_so(reached.engine, orphan, archive, lambda step: None)
+        make_so(reached.engine, orphan, archive, lambda _step: None)
     assert len(fleet.containers(relay.server)) == 2
     visit_all()
     work()
@@ -83,7 +83,7 @@ def test_another_panels_containers_are_left_alone(fleet, work, rental, relays):
         object.__setattr__(other, "panel_id", "0123abcd")
         object.__setattr__(other, "derp_port", 20901)
         object.__setattr__(other, "stun_port", 20901)
-        make_so(reached.engine, other, archive, lambda step: None)
+        make_so(reached.engine, other, archive, lambda _step: None)
         visit_all()
         work()
         state = reached.engine.inspect_container(other.container_name)["State"]["Status"]

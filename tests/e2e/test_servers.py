@@ -16,7 +16,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.mark.skipif(not IS_LAB, reason="a host of the sandbox has one address and gets no other")
-def test_relays_get_new_certificates_and_the_map_follows_when_a_server_moves(fleet: Fleet, work, rental: Rental):
+def test_relays_get_new_certificates_and_the_map_follows_when_a_server_moves(
+    fleet: Fleet, work, rental: Rental
+):
     work()
     relay = assert_in_order(fleet, rental)[0]
     before = AclConfig.objects.get(rental=rental, is_active=True)

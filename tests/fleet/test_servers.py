@@ -63,7 +63,7 @@ def test_a_wrong_registration_is_refused_with_words(server, credential, region, 
 
 
 def test_what_is_no_host_key_is_not_pinned(server):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not a public key line"):
         services.confirm_host_key(server=server, line="ssh-ed25519 nonsense", by=None)
     server.refresh_from_db()
     assert server.host_key == ""

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,18 @@ def main() -> None:
     from tests.lab.hosts import lab
 
     derper = os.environ["DERPMGMT_TEST_DERPER"]
-    with tempfile.TemporaryDirectory(prefix="derpbench-") as folder, lab(hosts=3, state=Path(folder, "lab")) as hosts:
+    with (
+        tempfile.TemporaryDirectory(prefix="derpbench-") as folder,
+        lab(hosts=3, state=Path(folder, "lab")) as hosts,
+    ):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         os.environ.update(
-            DERPMGMT_VAR_DIR=f"{folder}/var", DERPMGMT_PORT=str(port), DJANGO_SETTINGS_MODULE="derpmgmt.settings"
+            DERPMGMT_VAR_DIR=f"{folder}/var",
+            DERPMGMT_PORT=str(port),
+            DJANGO_SETTINGS_MODULE="derpmgmt.settings",
         )
-        with open(f"{folder}/panel.log", "w") as log:
+        with Path(folder, "panel.log").open("w") as log:
             panel = subprocess.Popen([sys.executable, "manage.py", "up"], stdout=log, stderr=log)
         try:
             _wait_for(Path(folder, "var", "running.json"), panel, Path(log.name))
@@ -67,8 +73,11 @@ def measure(hosts: list[Any], derper: str) -> None:
     _manage("image_build", "--derper", derper)
     for host, region in zip(hosts, ("sh", "gz", "bj"), strict=True):
         fingerprint = HostKey.from_line(host.host_key).fingerprint
+        where = ["--name", host.name, "--region", region, "--ssh-port", str(host.ssh_port)]
         _manage(
-            *("server_add", host.address, "--name", host.name, "--region", region, "--ssh-port", str(host.ssh_port)),
+            "server_add",
+            host.address,
+            *where,
             *("--user", host.user, "--key", host.private_key_path, "--host-key", fingerprint),
             *("--docker-socket", host.docker_socket),
         )
@@ -78,7 +87,11 @@ def measure(hosts: list[Any], derper: str) -> None:
     panel, local, ssh = [], [], []
     for number, code in enumerate(codes):
         user = create_user(email=f"c{number}@example.com", username=f"c{number}")
-        times = (_time(lambda: _redeem(user, code)), _run_all(hosts, _local, image), _run_all(hosts, _ssh, image))
+        times = (
+            _time(partial(_redeem, user, code)),
+            _run_all(hosts, _local, image),
+            _run_all(hosts, _ssh, image),
+        )
         if number:  # the first round warms everybody up
             for series, value in zip((panel, local, ssh), times, strict=True):
                 series.append(value)
@@ -137,7 +150,9 @@ def _run_all(hosts: list[Any], command: Callable[[Any, str], list[str]], image: 
     taken = _time(run)
     for host, container in started:
         subprocess.run(
-            ["docker", "-H", f"unix://{host.docker_socket}", "rm", "-f", container], check=True, capture_output=True
+            ["docker", "-H", f"unix://{host.docker_socket}", "rm", "-f", container],
+            check=True,
+            capture_output=True,
         )
     return taken
 

@@ -18,7 +18,7 @@ from derpmgmt.lib.commands import PanelCommand
 
 
 class Command(PanelCommand):
-    help = gettext_lazy("Make an account. Its e-mail address counts as confirmed at once.")  # type: ignore[assignment]
+    help: Any = gettext_lazy("Make an account. Its e-mail address counts as confirmed at once.")
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("email", metavar="EMAIL", help=_("the address with which the person signs in"))

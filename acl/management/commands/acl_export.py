@@ -15,7 +15,7 @@ from serials.models import Rental
 class Command(PanelCommand):
     """Writes a customer's map to standard output, under the same conditions as his own download."""
 
-    help = gettext_lazy("Write a customer's DERP map to standard output.")  # type: ignore[assignment]
+    help: Any = gettext_lazy("Write a customer's DERP map to standard output.")
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("email", metavar="EMAIL", help=_("the customer's e-mail address"))

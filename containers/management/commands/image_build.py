@@ -14,7 +14,7 @@ from derpmgmt.lib.commands import PanelCommand
 class Command(PanelCommand):
     """Make the relay image that the panel loads onto its servers."""
 
-    help = gettext_lazy(
+    help: Any = gettext_lazy(
         "Make the relay image: from a derper binary (--derper FILE), or from its Go module where Go is installed."
     )
 

@@ -11,7 +11,7 @@ from derpmgmt.lib.commands import PanelCommand
 class Command(PanelCommand):
     """Relays that stand or are to stand on a server."""
 
-    help = gettext_lazy("List relays: of one customer, or of all.")
+    help: Any = gettext_lazy("List relays: of one customer, or of all.")
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("email", nargs="?", metavar="EMAIL")

@@ -13,7 +13,7 @@ from derpmgmt.lib.commands import PanelCommand
 class Command(PanelCommand):
     """Prove a customer's relays from this machine, now."""
 
-    help = gettext_lazy(
+    help: Any = gettext_lazy(
         "Carry a packet through each relay of a customer and ask its STUN; times in milliseconds."
     )
 

@@ -22,7 +22,7 @@ SETTLED_SECONDS = 10.0
 class Command(PanelCommand):
     """Redeem a serial number for a customer, and wait until his relays are proven."""
 
-    help = gettext_lazy(  # type: ignore[assignment]
+    help: Any = gettext_lazy(
         "Redeem a serial number for a customer and wait until three relays carried a packet."
     )
 

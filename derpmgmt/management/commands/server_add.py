@@ -31,7 +31,7 @@ def _ports(text: str) -> tuple[int, int]:
 class Command(PanelCommand):
     """Register a server, pin its host key, check it, and take it into use."""
 
-    help = gettext_lazy(
+    help: Any = gettext_lazy(
         "Add a server: connects, shows the host key's fingerprint for confirmation, checks Docker, disk, clock and ports, "
         "and proves the server with a throw-away relay."
     )

@@ -12,7 +12,7 @@ from fleet.models import Server
 class Command(PanelCommand):
     """The servers and how they are."""
 
-    help = gettext_lazy("List the servers: state, region, relays against capacity, last visit.")
+    help: Any = gettext_lazy("List the servers: state, region, relays against capacity, last visit.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         servers = Server.objects.select_related("region").annotate(

@@ -22,7 +22,7 @@ def _day(text: str) -> date:
 class Command(PanelCommand):
     """Make a batch of serial numbers and print the codes."""
 
-    help = gettext_lazy("Make serial numbers and print them, one a line.")  # type: ignore[assignment]
+    help: Any = gettext_lazy("Make serial numbers and print them, one a line.")
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--days", type=int, required=True, help=_("days that each one gives"))

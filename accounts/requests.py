@@ -1,0 +1,13 @@
+"""Requests as views behind `login_required` get them."""
+
+from django.http import HttpRequest
+from django_htmx.middleware import HtmxDetails
+
+from accounts.models import User
+
+
+class SignedInRequest(HttpRequest):
+    """A request of somebody who is signed in; a type for annotations, never made."""
+
+    user: User
+    htmx: HtmxDetails

@@ -1,0 +1,267 @@
+"""What operators see first: what needs a person, today's figures, and the fleet by region. Few queries, however much there is."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Count, Q
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from accounts.models import User
+from containers.derp.probe import CAUSES
+from containers.models import Deployment, Relay, ServerCheck
+from containers.services.relays import SLOTS
+from derpmgmt.lib.jobs import translate
+from fleet.models import Region, Server
+from serials.models import Redemption, Rental, SerialBatch, SerialNumber
+
+# Of each kind so many are named one by one.
+SHOWN = 10
+# Servers are visited every 15 s: after so long nobody seems to do it.
+VISITS_MISSED = timedelta(minutes=2)
+ERRORS_SHOWN_FOR = timedelta(days=1)
+
+CRITICAL, WARNING, INFORMATION = "critical", "warning", "information"
+_LEVELS = (CRITICAL, WARNING, INFORMATION)
+
+
+@dataclass(frozen=True)
+class Matter:
+    """Something that needs a person; `url` is the place where it is done."""
+
+    level: str
+    title: str
+    text: str
+    url: str
+    at: datetime | None = None
+
+    @property
+    def level_text(self) -> str:
+        """The level as a word."""
+        return {CRITICAL: _("critical"), WARNING: _("warning"), INFORMATION: _("information")}[self.level]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of today."""
+
+    label: str
+    value: str
+    url: str
+
+
+@dataclass
+class RegionLine:
+    """The servers of one region together; `load` and `disk_free_bytes` are those of the worst of them."""
+
+    region: Region
+    url: str
+    states: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    relays: int = 0
+    capacity: int = 0
+    load: float | None = None
+    disk_free_bytes: int | None = None
+    visited_at: datetime | None = None
+
+    @property
+    def state_words(self) -> list[tuple[Server.Status, int]]:
+        """States in the order of their definition, with how many servers are in each."""
+        return [(status, self.states[status]) for status in Server.Status if self.states.get(status)]
+
+
+def admin_overview() -> Iterator[dict[str, Any]]:
+    """Answer to "admin_overview": what the start page of the admin shows."""
+    now = timezone.now()
+    servers = list(
+        Server.objects.exclude(status=Server.Status.RETIRED)
+        .select_related("region")
+        .order_by("region__code", "name")
+    )
+    visits = [server.last_visit_at for server in servers if server.last_visit_at]
+    matters = [*_servers(servers, now), *_relays(now), *_customers(servers, now), *_batches()]
+    yield {
+        "matters": sorted(matters, key=lambda matter: _LEVELS.index(matter.level)),
+        "figures": _figures(now),
+        "regions": _regions(servers),
+        "checked_at": max(visits, default=None),
+    }
+
+
+def _servers(servers: list[Server], now: datetime) -> Iterator[Matter]:
+    if not (settings.IMAGE_DIR / "current").exists():
+        text = _("Make one with “manage.py image_build”; no relay can be started before.")
+        yield Matter(
+            CRITICAL, _("There is no relay image"), text, reverse("admin:containers_relay_changelist")
+        )
+    managed = [server for server in servers if server.status != Server.Status.NEW]
+    visited_at = max((server.last_visit_at for server in managed if server.last_visit_at), default=None)
+    if managed and (visited_at is None or now - visited_at > VISITS_MISSED):
+        text = _(
+            "Every server is visited four times a minute. Does the panel's scheduler run, and its workers?"
+        )
+        url = reverse("admin:fleet_server_changelist")
+        yield Matter(CRITICAL, _("No server is being visited"), text, url, visited_at)
+    latest = {
+        check.server_id: check
+        for check in ServerCheck.objects.filter(server__status=Server.Status.NEW).defer("log").order_by("pk")
+    }
+    for server in servers:
+        url = reverse("admin:fleet_server_change", args=[server.pk])
+        title = f"{server} · {server.get_status_display()}"
+        reason = translate(server.status_reason, {})
+        if server.status == Server.Status.UNHEALTHY:
+            yield Matter(CRITICAL, title, reason, url, server.last_contact_at)
+        elif server.status == Server.Status.MAINTENANCE:
+            yield Matter(INFORMATION, title, reason or _("Nothing new is placed on it."), url)
+        elif server.status == Server.Status.NEW and not server.host_key:
+            url = reverse("admin:fleet_server_host_key", args=[server.pk])
+            yield Matter(WARNING, title, _("Its host key waits to be confirmed."), url, server.created_at)
+        elif server.status == Server.Status.NEW:
+            check = latest.get(server.pk)
+            if check is None or not check.is_open:
+                reason = check.reason if check else _("It has not been checked yet.")
+                url = reverse("admin:containers_server_check", args=[server.pk])
+                yield Matter(WARNING, title, reason, url, check.finished_at if check else None)
+
+
+def _relays(now: datetime) -> Iterator[Matter]:
+    wanted = Relay.objects.wanted().select_related("server", "rental__user").defer("certificate")
+    failed = list(wanted.filter(status=Relay.Status.FAILED).order_by("failed_at")[:SHOWN])
+    tries = {
+        deployment.relay_id: deployment
+        for deployment in Deployment.objects.filter(
+            relay__in=failed, status__in=[Deployment.Status.FAILED, Deployment.Status.ERRORED]
+        )
+        .defer("log")
+        .order_by("pk")
+    }
+    for relay in failed:
+        last = tries.get(relay.pk)
+        title = _("Relay of %(customer)s on %(server)s failed") % {
+            "customer": relay.rental,
+            "server": relay.server,
+        }
+        page = (
+            ("admin:containers_deployment_change", last.pk)
+            if last
+            else ("admin:containers_relay_change", relay.pk)
+        )
+        text = last.reason if last else relay.failure_code
+        yield Matter(CRITICAL, title, text, reverse(page[0], args=[page[1]]), relay.failed_at)
+    silent = wanted.filter(status=Relay.Status.RUNNING, last_health__is_ok=False).select_related(
+        "server", "rental__user", "last_health"
+    )
+    for relay in silent[:SHOWN]:
+        assert relay.last_health
+        title = _("Relay of %(customer)s on %(server)s did not pass its last test") % {
+            "customer": relay.rental,
+            "server": relay.server,
+        }
+        text = str(CAUSES.get(relay.last_health.cause, relay.last_health.cause))
+        url = reverse("admin:containers_relay_change", args=[relay.pk])
+        yield Matter(WARNING, title, text, url, relay.last_health.at)
+    errors = Deployment.objects.filter(
+        status=Deployment.Status.ERRORED, finished_at__gt=now - ERRORS_SHOWN_FOR
+    ).count()
+    if errors:
+        title = ngettext("%(count)d internal error", "%(count)d internal errors", errors) % {"count": errors}
+        url = reverse("admin:containers_deployment_changelist") + "?status__exact=errored"
+        yield Matter(CRITICAL, title, _("Deployments of the last day; the panel's log says more."), url)
+
+
+def _customers(servers: list[Server], now: datetime) -> Iterator[Matter]:
+    usable = sum(server.status == Server.Status.HEALTHY for server in servers)
+    if usable < len(SLOTS):
+        title = ngettext("%(count)d usable server", "%(count)d usable servers", usable) % {"count": usable}
+        text = _("A customer's three relays stand on three servers: add one.")
+        yield Matter(CRITICAL, title, text, reverse("admin:fleet_server_add"))
+    standing = Count("relays", filter=Q(relays__slot__isnull=False))
+    short = Rental.objects.entitled(now).annotate(standing=standing).filter(standing__lt=len(SLOTS)).count()
+    if short:
+        title = ngettext(
+            "%(count)d customer has fewer than three relays",
+            "%(count)d customers have fewer than three relays",
+            short,
+        )
+        text = _("No further server is free for them; they are served by themselves as soon as one is.")
+        yield Matter(CRITICAL, title % {"count": short}, text, reverse("admin:fleet_server_changelist"))
+
+
+def _batches() -> Iterator[Matter]:
+    used = Count("serials", filter=Q(serials__status=SerialNumber.Status.USED))
+    url = reverse("admin:serials_serialbatch_changelist") + "?paid_at__isempty=1"
+    for batch in SerialBatch.objects.filter(paid_at=None).annotate(used=used)[:SHOWN]:
+        text = ngettext(
+            "%(count)d serial number, %(used)d of them used",
+            "%(count)d serial numbers, %(used)d of them used",
+            batch.count,
+        )
+        yield Matter(
+            WARNING if batch.used else INFORMATION,
+            _("Batch %(batch)s is not paid for") % {"batch": batch},
+            text % {"count": batch.count, "used": batch.used},
+            url,
+            batch.created_at,
+        )
+
+
+def _figures(now: datetime) -> list[Figure]:
+    today = timezone.localtime(now).replace(hour=0, minute=0, second=0, microsecond=0)
+    relays = Relay.objects.wanted().aggregate(
+        wanted=Count("pk"), running=Count("pk", filter=Q(status=Relay.Status.RUNNING))
+    )
+    deployments = Deployment.objects.filter(created_at__gte=today).aggregate(
+        all=Count("pk"), done=Count("pk", filter=Q(status=Deployment.Status.DONE))
+    )
+    redeemed = Redemption.objects.filter(kind=Redemption.Kind.SERIAL, at__gte=today).count()
+    return [
+        Figure(
+            _("new accounts today"),
+            str(User.objects.filter(date_joined__gte=today).count()),
+            reverse("admin:accounts_user_changelist"),
+        ),
+        Figure(_("redeemed today"), str(redeemed), reverse("admin:serials_redemption_changelist")),
+        Figure(
+            _("active rentals"),
+            str(Rental.objects.entitled(now).count()),
+            reverse("admin:serials_rental_changelist"),
+        ),
+        Figure(
+            _("relays running / wanted"),
+            f"{relays['running']} / {relays['wanted']}",
+            reverse("admin:containers_relay_changelist"),
+        ),
+        Figure(
+            _("deployments today: done / all"),
+            f"{deployments['done']} / {deployments['all']}",
+            reverse("admin:containers_deployment_changelist"),
+        ),
+    ]
+
+
+def _regions(servers: Iterable[Server]) -> list[RegionLine]:
+    standing = dict(
+        Relay.objects.live().values_list("server_id").annotate(number=Count("pk")).order_by("server_id")
+    )
+    page = reverse("admin:fleet_server_changelist")
+    lines: dict[int, RegionLine] = {}
+    for server in servers:
+        url = f"{page}?region__id__exact={server.region_id}"
+        line = lines.setdefault(server.region_id, RegionLine(server.region, url))
+        line.states[server.status] += 1
+        line.relays += standing.get(server.pk, 0)
+        line.capacity += server.capacity
+        line.load = max(
+            (value for value in (line.load, server.load_ratio) if value is not None), default=None
+        )
+        free = (line.disk_free_bytes, server.disk_free_bytes)
+        line.disk_free_bytes = min((value for value in free if value is not None), default=None)
+        visits = (line.visited_at, server.last_visit_at)
+        line.visited_at = min((value for value in visits if value is not None), default=None)
+    return list(lines.values())

@@ -1,0 +1,103 @@
+"""The sandbox's Docker Engine, against a recording of the real one and through the panel's client."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from containers.sandbox.fleet import Sandbox
+from fleet.engine import Engine, EngineError, engine_errors, open_engine
+from fleet.ssh import Connection
+from tests.sandbox.conversation import Talk, converse
+from tests.sandbox.parts import connect, endpoint_of, make_relay, relay_files
+
+RECORDED = json.loads(Path(__file__).with_name("engine_20_10.json").read_text())
+
+
+def test_sandbox_answers_like_a_real_engine_when_asked_the_same(sandbox: Sandbox) -> None:
+    host = sandbox.hosts[0]
+    connection = Connection.open(endpoint_of(host), 10.0)
+    talk = Talk(lambda: connection.open_unix(host.docker_socket, 30.0), host.address)
+
+    converse(talk, b"a placeholder", relay_files(host.address), pause=0.2)
+
+    connection.close()
+    assert list(talk.record) == list(RECORDED)
+    different = {
+        name: (RECORDED[name], answer) for name, answer in talk.record.items() if answer != RECORDED[name]
+    }
+    assert different == {}
+
+
+def test_image_has_the_id_of_its_configuration_when_loaded(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    import hashlib
+    import tarfile
+
+    with tarfile.open(next((tmp_path / "image").glob("*.tar"))) as archive:
+        name = next(name for name in archive.getnames() if name.endswith(".json") and name != "manifest.json")
+        content = archive.extractfile(name)
+        assert content is not None
+        assert engine.inspect_image(image)["Id"] == f"sha256:{hashlib.sha256(content.read()).hexdigest()}"
+
+
+def test_requests_are_answered_beside_each_other_when_one_waits(
+    sandbox: Sandbox, engine: Engine, image: str
+) -> None:
+    relay = make_relay(sandbox.hosts[0], image)
+    relay.run(engine)
+    codes: list[int] = []
+    connection, other = connect(sandbox.hosts[0])
+    waiting = threading.Thread(target=lambda: codes.append(other.wait(relay.name)["StatusCode"]))
+    waiting.start()
+
+    for _ in range(20):
+        assert engine.inspect_container(relay.name)["State"]["Running"]
+    engine.stop(relay.name)
+
+    waiting.join(10)
+    connection.close()
+    assert codes == [0]
+
+
+def test_engine_answers_when_only_a_docker_command_leads_to_it(sandbox: Sandbox, image: str) -> None:
+    sandbox.server(0).fault(streamlocal_refused=True)
+    connection = Connection.open(endpoint_of(sandbox.hosts[0]), 10.0)
+
+    through_command = open_engine(connection, sandbox.hosts[0].docker_socket, 10.0)
+
+    assert through_command.images()[0]["RepoTags"] == [image]
+    through_command.close()
+    connection.close()
+
+
+def test_servers_know_nothing_of_each_other_when_both_are_used(
+    sandbox: Sandbox, engine: Engine, image: str
+) -> None:
+    make_relay(sandbox.hosts[0], image).run(engine)
+
+    connection, second = connect(sandbox.hosts[1])
+
+    assert second.containers(all=True) == []
+    assert second.images() == []
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("Memory", "much"), ("ReadonlyRootfs", "yes"), ("CapDrop", ["EVERYTHING"])]
+)
+def test_container_is_refused_when_a_field_makes_no_sense(
+    sandbox: Sandbox, engine: Engine, image: str, field: str, value: object
+) -> None:
+    body = make_relay(sandbox.hosts[0], image).spec.create_body
+
+    with pytest.raises(EngineError), engine_errors():
+        engine.create_container_from_config(
+            {**body, "HostConfig": {**body["HostConfig"], field: value}}, "wrong"
+        )
+
+    assert engine.containers(all=True) == []
