@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from allauth.mfa.models import Authenticator
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -48,9 +49,13 @@ class UserAdmin(admin.ModelAdmin[User]):
             return _("closed")
         return _("banned") if user.banned_at else _("active")
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        factors = Authenticator.objects.filter(user=OuterRef("pk"), type__in=services.SECOND_FACTORS)
+        return super().get_queryset(request).annotate(has_factor=Exists(factors))
+
     @admin.display(description=gettext_lazy("two-factor authentication"), boolean=True)
-    def second_factor(self, user: User) -> bool:
-        return services.has_second_factor(user)
+    def second_factor(self, user: Any) -> bool:
+        return bool(user.has_factor)
 
     def get_form(
         self, request: HttpRequest, obj: User | None = None, change: bool = False, **kwargs: Any

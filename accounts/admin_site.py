@@ -22,7 +22,8 @@ from accounts import services
 from derpmgmt.lib import queue
 
 # These tables are changed by services and by the person himself, which log what they do; never row by row in the admin.
-HIDDEN_APPS = {"account", "auth", "mfa", "usersessions"}
+# Nor is the queue: what it carries is told by the rows of the jobs, and its pages ask for no second factor everywhere.
+HIDDEN_APPS = {"account", "auth", "django_rq", "mfa", "usersessions"}
 
 
 def used_second_factor(request: HttpRequest) -> bool:

@@ -15,6 +15,9 @@ from django.utils.translation import gettext as _
 from accounts.models import OperationLog, User
 from derpmgmt.lib.mail import send_mail
 
+# What counts as a second factor; recovery codes only stand in for one.
+SECOND_FACTORS = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
+
 
 class AccountExists(Exception):
     """The e-mail address or the user name is taken."""
@@ -164,8 +167,7 @@ def unban_user(*, user: User, by: User | None) -> bool:
 
 def has_second_factor(user: User) -> bool:
     """Whether the account has an authenticator app, a security key or a passkey."""
-    kinds = [Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN]
-    return Authenticator.objects.filter(user=user, type__in=kinds).exists()
+    return Authenticator.objects.filter(user=user, type__in=SECOND_FACTORS).exists()
 
 
 def enrol_second_factor(*, user: User, secret: str) -> None:

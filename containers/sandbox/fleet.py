@@ -199,10 +199,14 @@ class Sandbox:
 
 
 async def _cancel_others() -> None:
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    others = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+    # A cancellation may get lost in a task that was just being woken: it is told again, and not waited for without end.
+    for _time in range(20):
+        if not others:
+            return
+        for task in others:
+            task.cancel()
+        _done, others = await asyncio.wait(others, timeout=0.25)
 
 
 def _own_address(address: str) -> str:

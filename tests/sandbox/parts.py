@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 from dataclasses import dataclass
@@ -43,10 +44,13 @@ def connect(host: SandboxHost, timeout: float = 10.0) -> tuple[Connection, Engin
 
 def free_port(address: str) -> int:
     """A port that is free for TCP and UDP now."""
-    with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        tcp.bind((address, 0))
-        udp.bind((address, tcp.getsockname()[1]))
-        return int(tcp.getsockname()[1])
+    while True:
+        with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            tcp.bind((address, 0))
+            port = int(tcp.getsockname()[1])
+            with contextlib.suppress(OSError):
+                udp.bind((address, port))
+                return port
 
 
 @dataclass

@@ -1,0 +1,234 @@
+"""The admin's start page, and the customer's home in each of its states."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from accounts.models import User
+from containers.models import Deployment, Relay, RelayHealth, ServerCheck
+from fleet.models import Server
+from serials.models import Rental, SerialBatch
+from tests.panel import world
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def english(client: Client) -> Client:
+    client.cookies["django_language"] = "en"
+    return client
+
+
+@pytest.fixture
+def rental() -> Rental:
+    rental = world.make_customer()
+    User.objects.filter(pk=rental.user_id).update(language="en")
+    # The demo's world is two days old, so that nothing on the page counts as just having happened.
+    old = timezone.now() - timedelta(days=2)
+    rental.relays.update(proven_at=old)
+    Rental.objects.filter(pk=rental.pk).update(waiting_since=None)
+    return rental
+
+
+@pytest.fixture
+def home(rental: Rental) -> Any:
+    """The customer's home page as text."""
+    client = world.sign_in(rental.user)
+    return lambda: client.get("/home/").content.decode()
+
+
+@pytest.fixture
+def staff(settings: Any, tmp_path: Path) -> Client:
+    (tmp_path / "current").touch()
+    settings.IMAGE_DIR = tmp_path
+    client = world.enter(User.Role.ADMIN, has_factor=True)
+    User.objects.update(language="en")
+    return client
+
+
+def matters(client: Client) -> list[tuple[str, str]]:
+    """Level and link of everything that needs a person, each link opened once."""
+    found = [(matter.level, matter.url) for matter in client.get("/admin/").context["matters"]]
+    for _level, url in found:
+        assert client.get(url).status_code == 200, url
+    return found
+
+
+def test_all_is_well_when_nothing_needs_a_person(staff: Client, rental: Rental) -> None:
+    text = staff.get("/admin/").content.decode()
+    assert matters(staff) == []
+    assert "All is well" in text
+    assert "The servers were last visited" in text
+
+
+def test_what_needs_a_person_stands_first_and_leads_there(staff: Client, rental: Rental) -> None:
+    first, second, third = rental.relays.select_related("server").order_by("slot")
+    Relay.objects.filter(pk=first.pk).update(status=Relay.Status.FAILED)
+    deployment = Deployment.objects.get(relay=first)
+    Deployment.objects.filter(pk=deployment.pk).update(status=Deployment.Status.FAILED, error="No room.")
+    RelayHealth.objects.filter(relay=second).update(is_ok=False)
+    Server.objects.filter(pk=third.server_id).update(
+        status=Server.Status.UNHEALTHY, status_reason="It is silent."
+    )
+    SerialBatch.objects.update(paid_at=None)
+    fresh = world.make_server(status=Server.Status.NEW, host_key="")
+    seen = matters(staff)
+    assert seen == [
+        ("critical", f"/admin/fleet/server/{third.server_id}/change/"),
+        ("critical", f"/admin/containers/deployment/{deployment.pk}/change/"),
+        ("critical", "/admin/fleet/server/add/"),
+        ("warning", f"/admin/fleet/server/{fresh.pk}/host-key/"),
+        ("warning", f"/admin/containers/relay/{second.pk}/change/"),
+        ("warning", "/admin/serials/serialbatch/?paid_at__isempty=1"),
+    ]
+    text = staff.get("/admin/").content.decode()
+    assert "No room." in text
+    assert "It is silent." in text
+    assert "All is well" not in text
+
+
+def test_a_server_that_failed_its_checks_is_named_until_they_run_again(staff: Client) -> None:
+    server = world.make_server(status=Server.Status.NEW)
+    check = ServerCheck.objects.create(server=server, status=ServerCheck.Status.FAILED, error="Closed.")
+    url = f"/admin/containers/servercheck/server/{server.pk}/"
+    assert ("warning", url) in matters(staff)
+    ServerCheck.objects.filter(pk=check.pk).update(status=ServerCheck.Status.RUNNING)
+    assert ("warning", url) not in matters(staff)
+
+
+def test_it_is_said_when_nobody_visits_the_servers(staff: Client, rental: Rental) -> None:
+    Server.objects.update(last_visit_at=timezone.now() - timedelta(minutes=3))
+    assert matters(staff) == [("critical", "/admin/fleet/server/")]
+    Server.objects.filter(pk=Server.objects.first().pk).update(last_visit_at=timezone.now())  # type: ignore[union-attr]
+    assert matters(staff) == []
+
+
+def test_it_is_said_when_there_is_no_image(
+    staff: Client, rental: Rental, settings: Any, tmp_path: Path
+) -> None:
+    settings.IMAGE_DIR = tmp_path / "nowhere"
+    assert matters(staff) == [("critical", "/admin/containers/relay/")]
+
+
+def test_the_fleet_has_one_row_a_region(staff: Client, rental: Rental) -> None:
+    relay = rental.relays.select_related("server__region").get(slot=1)
+    world.make_server(
+        region=relay.server.region, status=Server.Status.MAINTENANCE, load_ratio=1.5, last_visit_at=None
+    )
+    lines = staff.get("/admin/").context["regions"]
+    assert len(lines) == 3
+    (line,) = [line for line in lines if line.region == relay.server.region]
+    assert line.state_words == [(Server.Status.HEALTHY, 1), (Server.Status.MAINTENANCE, 1)]
+    assert (line.relays, line.capacity, line.load) == (1, 100, 1.5)
+    assert staff.get(line.url).context["cl"].result_count == 2
+
+
+def test_home_is_the_serial_box_when_there_is_no_rental() -> None:
+    text = world.enter(User.Role.USER, has_factor=False).get("/home/").content.decode()
+    assert "data-serial-input" in text
+    assert 'id="relays"' not in text
+
+
+def test_home_shows_each_relay_with_its_last_proof_when_all_is_well(home: Any) -> None:
+    text = home()
+    assert text.count("bg-green-lt") == 3
+    assert len(re.findall(r"<dd>\d\.\d ms</dd>", text)) == 9
+    assert "every 20s" in text
+    assert "alert-" not in text
+    assert "30 days left" in text
+
+
+def test_home_follows_by_the_second_when_relays_are_being_prepared(home: Any, rental: Rental) -> None:
+    rental.relays.update(status=Relay.Status.PLANNED, proven_at=None)
+    Deployment.objects.filter(relay=rental.relays.get(slot=1)).update(status="running", step="image")
+    text = home()
+    assert text.count("bg-blue-lt") == 3
+    assert "every 1s" in text
+    assert re.search(
+        r'is-done">Connect to the server.*?is-now">Load the image.*?is-todo">Start', text, re.DOTALL
+    )
+
+
+def test_home_follows_by_the_second_when_the_relays_are_not_planned_yet(home: Any, rental: Rental) -> None:
+    rental.relays.update(slot=None, status=Relay.Status.RELEASED)
+    Rental.objects.filter(pk=rental.pk).update(waiting_since=timezone.now())
+    text = home()
+    assert text.count("bg-blue-lt") == 3
+    assert "every 1s" in text
+    assert "fewer than three servers" not in text
+    Rental.objects.filter(pk=rental.pk).update(waiting_since=timezone.now() - timedelta(minutes=1))
+    text = home()
+    assert "fewer than three servers" in text
+    assert "every 5s" in text
+
+
+def test_home_says_so_when_fewer_than_three_servers_are_usable(home: Any, rental: Rental) -> None:
+    rental.relays.filter(slot=3).update(slot=None, status=Relay.Status.RELEASED)
+    text = home()
+    assert text.count("waiting for a server") == 1
+    assert text.count("bg-green-lt") == 2
+    assert "fewer than three servers" in text
+
+
+def test_home_says_that_nothing_is_to_be_done_when_a_relay_is_replaced(home: Any, rental: Rental) -> None:
+    world.make_relay(
+        rental, None, world.make_server(), status=Relay.Status.REMOVING, failure_code="daemon_down"
+    )
+    rental.relays.filter(slot=2).update(status=Relay.Status.PLANNED, proven_at=None)
+    text = home()
+    assert text.count("bg-green-lt") == 2
+    assert "rebuilt on another server" in text
+
+
+def test_home_warns_and_offers_renewal_when_the_end_is_near(home: Any, rental: Rental) -> None:
+    assert not re.search(r'btn-primary[^>]*href="/redeem/"', home())
+    Rental.objects.filter(pk=rental.pk).update(ends_at=timezone.now() + timedelta(days=3))
+    text = home()
+    assert "alert-warning" in text
+    assert re.search(r'class="btn btn-primary w-100" href="/redeem/"', text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word", "has_box"),
+    [
+        ({"ends_at": timezone.now() - timedelta(days=3)}, "Expired", True),
+        ({"paused_at": timezone.now() - timedelta(days=3)}, "Paused", False),
+        ({"closed_at": timezone.now() - timedelta(days=3)}, "Closed", False),
+    ],
+)
+def test_home_says_what_has_ended_and_when(
+    home: Any, rental: Rental, fields: dict[str, Any], word: str, has_box: bool
+) -> None:
+    Rental.objects.filter(pk=rental.pk).update(**fields)
+    text = home()
+    assert f'<div class="home-days">{word}</div>' in text
+    assert "3 days ago" in text
+    assert ("data-serial-input" in text) is has_box
+    assert 'id="relays"' not in text
+    assert 'id="derp-map"' not in text
+
+
+def test_home_shows_what_moved_the_end(home: Any, rental: Rental) -> None:
+    assert rental.redemptions.get().serial.masked in home()  # type: ignore[union-attr]
+
+
+def test_pages_that_fetch_themselves_again_reload_when_the_rental_has_ended(rental: Rental) -> None:
+    client = world.sign_in(rental.user)
+    assert "HX-Refresh" not in client.get("/home/relays/").headers
+    Rental.objects.filter(pk=rental.pk).update(ends_at=timezone.now())
+    for path in ("/home/relays/", "/home/map/"):
+        assert client.get(path).headers["HX-Refresh"] == "true"
+
+
+def test_the_map_is_fetched_again_with_the_rental_when_it_is_another_one(rental: Rental) -> None:
+    client = world.sign_in(rental.user)
+    assert "HX-Trigger" not in client.get("/home/relays/?map=1").headers
+    assert client.get("/home/relays/?map=").headers["HX-Trigger"] == '{"map-changed": {}}'
+    text = client.get("/home/map/").content.decode()
+    assert 'id="derp-map"' in text
+    assert 'id="rental" hx-swap-oob="true"' in text

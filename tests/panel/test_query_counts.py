@@ -1,0 +1,96 @@
+"""Lists cost the same however long they are."""
+
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import User
+from containers.models import Deployment, Relay, RelayHealth, ServerCheck
+from fleet.models import Server
+from serials.models import Rental
+from tests.panel import world
+
+pytestmark = pytest.mark.django_db
+
+
+def count(client: Client, url: str) -> int:
+    """How many queries a page takes when it is asked for again."""
+    client.get(url)
+    with CaptureQueriesContext(connection) as queries:
+        assert client.get(url).status_code == 200, url
+    return len(queries)
+
+
+def trouble() -> None:
+    """One more of everything that an operator has to look at."""
+    rental = world.make_customer()
+    first, second, _third = rental.relays.order_by("slot")
+    Relay.objects.filter(pk=first.pk).update(status=Relay.Status.FAILED, failed_at=timezone.now())
+    Deployment.objects.filter(relay=first).update(status=Deployment.Status.FAILED, error="no room")
+    RelayHealth.objects.filter(relay=second).update(is_ok=False, cause="refused")
+    Deployment.objects.create(relay=second, status=Deployment.Status.ERRORED, finished_at=timezone.now())
+    short = world.make_customer()
+    short.relays.filter(slot=3).update(slot=None, status=Relay.Status.RELEASED)
+    world.make_batch(is_paid=False)
+    world.make_server(status=Server.Status.UNHEALTHY, status_reason="down")
+    world.make_server(status=Server.Status.MAINTENANCE)
+    world.make_server(status=Server.Status.NEW, host_key="")
+    checked = world.make_server(status=Server.Status.NEW)
+    ServerCheck.objects.create(server=checked, status=ServerCheck.Status.FAILED, error="closed")
+
+
+def test_every_list_of_the_admin_costs_the_same_when_it_is_longer() -> None:
+    client = world.enter(User.Role.SUPERADMIN, has_factor=True)
+    lists = [
+        reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+        for model in admin.site._registry
+    ]
+    for _ in range(2):
+        world.make_customer()
+    few = {url: count(client, url) for url in lists}
+    for _ in range(6):
+        world.make_customer()
+    assert {url: count(client, url) for url in lists} == few
+
+
+def test_the_start_page_of_the_admin_costs_the_same_when_there_is_more_trouble() -> None:
+    client = world.enter(User.Role.ADMIN, has_factor=True)
+    trouble()
+    few = count(client, reverse("admin:index"))
+    for _ in range(4):
+        trouble()
+    response = client.get(reverse("admin:index"))
+    assert len(response.context["matters"]) > 20
+    assert count(client, reverse("admin:index")) == few <= 30
+
+
+def test_a_checks_page_costs_the_same_when_there_were_many_checks() -> None:
+    client = world.enter(User.Role.ADMIN, has_factor=True)
+    server = world.make_server()
+    url = reverse("admin:containers_server_check", args=[server.pk])
+    ServerCheck.objects.create(server=server, status=ServerCheck.Status.DONE)
+    few = count(client, url)
+    for _ in range(5):
+        ServerCheck.objects.create(server=server, status=ServerCheck.Status.FAILED)
+    assert count(client, url) == few
+
+
+@pytest.mark.parametrize("name", ["home", "home-relays", "home-map"])
+def test_a_customers_home_costs_the_same_when_much_has_happened(name: str) -> None:
+    rental = world.make_customer()
+    client = world.sign_in(rental.user)
+    few = count(client, reverse(name))
+    past: dict[str, Any] = {"status": Relay.Status.RELEASED}
+    for _ in range(5):
+        world.make_relay(rental, None, world.make_server(), **past)
+        for relay in Rental.objects.get(pk=rental.pk).relays.wanted():
+            RelayHealth.objects.create(relay=relay, is_ok=True)
+            Deployment.objects.create(relay=relay, status=Deployment.Status.FAILED)
+    world.make_customer()
+    assert count(client, reverse(name)) == few <= 20
