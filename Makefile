@@ -62,7 +62,7 @@ test-lab: $(VENV)/.installed-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-mysql.txt
 	DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && \
 		$(BIN)/python -m tests.lab.suite -m lab && \
-		$(BIN)/python -m tests.lab.suite tests/e2e tests/serials
+		$(BIN)/python -m tests.lab.suite tests/e2e tests/derp tests/serials tests/acl tests/accounts
 
 lab-up: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.lab up

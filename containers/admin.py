@@ -277,6 +277,8 @@ class ServerCheckAdmin(ReadOnlyAdmin):
             "check": check,
             "findings": checks.read_findings(check) if check else [],
             "is_over": is_over,
+            # The checks begin by themselves a moment after the host key was confirmed.
+            "is_coming": check is None and server.status == Server.Status.NEW and bool(server.host_key),
             "current": 4 if is_over and check and check.status == ServerCheck.Status.DONE else 3,
             "log": log_table(check.log_lines()) if check else "",
         }
@@ -292,5 +294,8 @@ class ServerCheckAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "admin/containers/server_check.html", self._context(request, pk))
 
     def server_check_live(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """The part of that page which changes."""
-        return TemplateResponse(request, "admin/containers/_server_check.html", self._context(request, pk))
+        """The part of that page which changes; 204 while it is over and no newer one than `seen` has begun."""
+        context = self._context(request, pk)
+        if context["is_over"] and request.GET.get("seen") == str(context["check"].pk):
+            return HttpResponse(status=204)
+        return TemplateResponse(request, "admin/containers/_server_check.html", context)

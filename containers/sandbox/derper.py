@@ -131,6 +131,8 @@ class Derper:
         host, colon, port = flags.text("a").rpartition(":")
         if not colon:
             raise Exited(1, f"invalid server address: address {flags.text('a')}: missing port in address")
+        if not port.isdecimal():
+            raise Exited(1, f"listen tcp: lookup tcp/{port}: unknown port")
         derp_port, stun_port = int(port), int(flags.values["stun-port"])
         private_key = self._read_private_key(flags.text("c"))
         if flags.values["stun"]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,12 @@ class FaultFile:
         try:
             content = json.loads(self.path.read_text())
             return {name: Faults.from_json(value) for name, value in content.items()}
-        except (OSError, ValueError, AttributeError, TypeError):
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            logger.warning(
+                "%s says nothing usable, so nothing is wrong with any server: %s", self.path, error
+            )
             return {}
 
     def write(self, faults: dict[str, Faults]) -> None:

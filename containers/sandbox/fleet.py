@@ -71,8 +71,8 @@ class Fleet:
                 address = _own_address(f"{self._subnet}.{number}")
                 folder = self._state_dir / "hosts" / name
                 host = Host(name, folder, address, key, self._password, self._died)
-                await host.open(faults.get(name, Faults()))
                 self.hosts.append(host)
+                await host.open(faults.get(name, Faults()))
         except BaseException:
             await self.close()
             raise

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import socket
 import tempfile
 import uuid
@@ -53,6 +54,7 @@ class Host:
         self.name = name
         self.faults = Faults()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = folder.resolve()
         self._folder = folder
         self._state = State.load(folder / "state.json")
         self._state.address = self._state.address or address
@@ -60,7 +62,7 @@ class Host:
         self._client_key = client_key
         self._password = password
         self._report_death = report_death
-        self._docker_path = _socket_path(folder, name)
+        self._docker_path = _socket_path(folder, name, self._state)
         self.engine = Engine(name, folder, self._state, lambda: self.faults)
         self._changed = asyncio.Condition()
         self._connections: set[asyncssh.SSHServerConnection] = set()
@@ -98,8 +100,8 @@ class Host:
     async def close(self) -> None:
         """Go down in order: what runs is brought back by the next ``open``."""
         await self._go_down()
-        if self._docker_path.parent != self._folder:
-            self._docker_path.parent.rmdir()
+        if self._state.socket_folder:
+            shutil.rmtree(self._state.socket_folder, ignore_errors=True)
 
     async def set_faults(self, faults: Faults) -> None:
         """Raises AddressTaken when the server is to come up and cannot."""
@@ -189,8 +191,8 @@ class Host:
     async def _greet(self, connection: socket.socket) -> None:
         options = self._options
         if self.faults.other_host_key:
-            stranger = asyncssh.generate_private_key("ssh-ed25519")
-            options = asyncssh.SSHServerConnectionOptions(options, server_host_keys=[stranger])
+            other_key = load_key(self._folder / "other_host_key")
+            options = asyncssh.SSHServerConnectionOptions(options, server_host_keys=[other_key])
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError, asyncssh.Error):
@@ -217,11 +219,7 @@ class Host:
             with socket.socket(socket.AF_UNIX) as deaf:
                 deaf.bind(str(self._docker_path))
         elif docker != "absent":
-            before = os.umask(0o177)
-            try:
-                self._docker = await asyncio.start_unix_server(self._serve_docker, self._docker_path)
-            finally:
-                os.umask(before)
+            self._docker = await asyncio.start_unix_server(self._serve_docker, self._docker_path)
 
     async def _close_docker_socket(self) -> None:
         if self._docker is not None:
@@ -259,11 +257,16 @@ def load_key(path: Path) -> asyncssh.SSHKey:
     return asyncssh.import_private_key(path.read_bytes())
 
 
-def _socket_path(folder: Path, name: str) -> Path:
+def _socket_path(folder: Path, name: str, state: State) -> Path:
     """A path for the Docker socket that no other sandbox on this machine uses, in the folder if that is short enough."""
+    # What a killed process left.
     for left_over in folder.glob("docker-*.sock"):
         left_over.unlink()
+    if state.socket_folder:
+        shutil.rmtree(state.socket_folder, ignore_errors=True)
     file_name = f"docker-{secrets.token_hex(4)}.sock"
-    if len(os.fsencode(folder.resolve() / file_name)) <= _SOCKET_PATH_LIMIT:
-        return folder.resolve() / file_name
-    return Path(tempfile.mkdtemp(prefix=f"derpmgmt-{name}-")) / file_name
+    if len(os.fsencode(folder / file_name)) <= _SOCKET_PATH_LIMIT:
+        state.socket_folder = ""
+        return folder / file_name
+    state.socket_folder = tempfile.mkdtemp(prefix=f"derpmgmt-{name}-")
+    return Path(state.socket_folder) / file_name

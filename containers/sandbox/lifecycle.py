@@ -75,6 +75,7 @@ class Lifecycle:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, float] = {}
         self._started: dict[str, float] = {}
+        self._is_up = False
         self._ended = asyncio.Condition()
         self._lock = asyncio.Lock()  # one change at a time
 
@@ -85,6 +86,8 @@ class Lifecycle:
     async def start(self, container: Container) -> bool:
         """Start it; says False when it runs already. Raises Refusal, which the container then shows as its error too."""
         async with self._lock:
+            if not self._is_up:
+                raise Refusal(500, "the server went down")  # to a client whose connection is gone already
             if container.is_running:
                 return False
             container.signalled = container.settled = False
@@ -171,6 +174,7 @@ class Lifecycle:
     async def resume(self) -> None:
         """After the server came up: start what its restart policy wants running, write down the rest as ended."""
         async with self._lock:
+            self._is_up = True
             await self._resume()
 
     async def _resume(self) -> None:
@@ -188,6 +192,7 @@ class Lifecycle:
     async def suspend(self) -> None:
         """The server goes down: processes end, and what ran will be found running by ``resume``."""
         async with self._lock:
+            self._is_up = False
             await self._suspend()
 
     async def _suspend(self) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import os
+import signal
+import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +91,13 @@ class SshServer(asyncssh.SSHServer):
         # sshd gives one answer to all of this (serverloop.c, server_request_direct_streamlocal).
         if dest_path != DOCKER_SOCKET or faults.streamlocal_refused or faults.docker in ("absent", "down"):
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "open failed")
-        return self._doors.serve_docker
+        return self._serve_docker
+
+    async def _serve_docker(
+        self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]
+    ) -> None:
+        with contextlib.suppress(asyncssh.Error):  # the connection was lost in the middle
+            await self._doors.serve_docker(reader, writer)
 
     async def _session(
         self,
@@ -140,15 +149,17 @@ class SshServer(asyncssh.SSHServer):
         stdout: asyncssh.SSHWriter[bytes],
         stderr: asyncssh.SSHWriter[bytes],
     ) -> int:
-        """Run a command on this machine, as the sandbox's own user, with an environment like sshd's."""
+        """Run a command on this machine, as the sandbox's own user, with an environment like sshd's.
+
+        It begins when all its input is there, and what it says arrives when it has ended.
+        """
         doors = self._doors
-        process = await asyncio.create_subprocess_exec(
-            "sh",
-            "-c",
-            command.replace(DOCKER_SOCKET, str(doors.docker_path)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+        given = await stdin.read()
+        process = subprocess.Popen(
+            ["sh", "-c", command.replace(DOCKER_SOCKET, str(doors.docker_path))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd=doors.folder,
             env={
                 "PATH": f"{doors.folder / 'bin'}:{_PATH}",
@@ -156,20 +167,18 @@ class SshServer(asyncssh.SSHServer):
                 "USER": USER,
                 "SHELL": "/bin/sh",
             },
+            start_new_session=True,
         )
-        assert process.stdin
-        assert process.stdout
-        assert process.stderr
-        feeding = asyncio.create_task(_feed(stdin, process.stdin))
         try:
-            await asyncio.gather(_copy(process.stdout, stdout), _copy(process.stderr, stderr))
-            return await process.wait()
-        finally:
-            feeding.cancel()
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+            # In a thread: what asyncio keeps of a process outlives a loop that ends in the middle.
+            out, err = await asyncio.to_thread(process.communicate, given)
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+        stdout.write(out)
+        stderr.write(err)
+        return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def write_docker_command(folder: Path, *, present: bool) -> None:
@@ -183,17 +192,3 @@ def write_docker_command(folder: Path, *, present: bool) -> None:
         program.chmod(0o700)
     else:
         program.unlink(missing_ok=True)
-
-
-async def _feed(source: asyncssh.SSHReader[bytes], target: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, asyncssh.Error):
-        while data := await source.read(65536):
-            target.write(data)
-            await target.drain()
-        target.close()
-
-
-async def _copy(source: asyncio.StreamReader, target: asyncssh.SSHWriter[bytes]) -> None:
-    while data := await source.read(65536):
-        target.write(data)
-        await target.drain()

@@ -26,12 +26,15 @@ def new_id() -> str:
 
 @dataclass
 class State:
-    """One server's memory. The Engine's objects are kept by id (volumes: by name) in the form that each module gives them."""
+    """One server's memory. The Engine's objects are kept by id (volumes: by name) in the form that each module gives them.
+
+    ``socket_folder``: where the Docker socket is while the server runs, when this state lies too deep for a socket.
+    """
 
     path: Path
     address: str = ""
     ssh_port: int = 0
-    docker_socket: str = ""
+    socket_folder: str = ""
     images: dict[str, Any] = field(default_factory=dict)
     containers: dict[str, Any] = field(default_factory=dict)
     networks: dict[str, Any] = field(default_factory=dict)
@@ -39,7 +42,7 @@ class State:
 
     @classmethod
     def load(cls, path: Path) -> State:
-        """Read it, or begin an empty one. Raises ValueError when the file holds something else."""
+        """Read it, or begin an empty one."""
         if not path.exists():
             return cls(path)
         return cls(path, **json.loads(path.read_text()))

@@ -2,6 +2,7 @@
 
 import io
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import paramiko
@@ -89,6 +90,11 @@ class ChannelStream:
     def _decref_socketios(self) -> None:
         self._readers -= 1
         if self._closing and self._readers <= 0:
+            self._close_channel()
+
+    def _close_channel(self) -> None:
+        # One whose connection is gone is closed already.
+        with suppress(EOFError, OSError):
             self._channel.close()
 
     def shutdown(self, how: int) -> None:
@@ -99,4 +105,4 @@ class ChannelStream:
         """Closes the channel once no reader made from it is open."""
         self._closing = True
         if self._readers <= 0:
-            self._channel.close()
+            self._close_channel()

@@ -7,10 +7,12 @@ import json
 import os
 import struct
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import certifi
 import pytest
+from django.utils import translation
 
 from containers.image import (
     DERPER_MODULE,
@@ -22,6 +24,12 @@ from containers.image import (
     read_architecture,
     read_image,
 )
+
+
+@pytest.fixture(autouse=True)
+def _english() -> Iterator[None]:
+    with translation.override("en"):
+        yield
 
 
 def write_elf(

@@ -148,7 +148,7 @@ def test_home_follows_by_the_second_when_relays_are_being_prepared(home: Any, re
     Deployment.objects.filter(relay=rental.relays.get(slot=1)).update(status="running", step="image")
     text = home()
     assert text.count("bg-blue-lt") == 3
-    assert "every 1s" in text
+    assert "every 500ms" in text
     assert re.search(
         r'is-done">Connect to the server.*?is-now">Load the image.*?is-todo">Start', text, re.DOTALL
     )
@@ -159,7 +159,7 @@ def test_home_follows_by_the_second_when_the_relays_are_not_planned_yet(home: An
     Rental.objects.filter(pk=rental.pk).update(waiting_since=timezone.now())
     text = home()
     assert text.count("bg-blue-lt") == 3
-    assert "every 1s" in text
+    assert "every 500ms" in text
     assert "fewer than three servers" not in text
     Rental.objects.filter(pk=rental.pk).update(waiting_since=timezone.now() - timedelta(minutes=1))
     text = home()

@@ -62,6 +62,8 @@ def test_changed_host_key_is_noticed_when_the_server_shows_another(sandbox: Sand
 
     sandbox.server(0).fault(other_host_key=True)
 
+    other = read_host_key(host.address, host.ssh_port, 10.0).line
+    assert other == read_host_key(host.address, host.ssh_port, 10.0).line != host.host_key
     with pytest.raises(HostKeyChanged):
         Connection.open(endpoint_of(host), 10.0)
     sandbox.server(0).heal()

@@ -84,8 +84,8 @@ def test_relay_comes_up_by_itself_when_its_missing_files_arrive(
 
     engine.put_archive(relay.name, "/relay", tar_of({name: relay.certificate.pem.encode()}))
 
-    until(lambda: engine.inspect_container(relay.name)["State"]["Status"] == "running")
-    assert relay.probe().ok
+    until(lambda: relay.probe().ok)
+    assert engine.inspect_container(relay.name)["State"]["Status"] == "running"
 
 
 def test_relay_serves_what_its_files_say_when_the_panel_thinks_otherwise(
@@ -147,8 +147,8 @@ def start(tmp_path: Path, subnet: str) -> Iterator[Callable[[], subprocess.Popen
 
     yield start_one
     for process in processes:
-        process.kill()
-        process.communicate()
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
 
 
 def wait_ready(process: subprocess.Popen[str]) -> None:

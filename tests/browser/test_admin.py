@@ -1,0 +1,164 @@
+"""What operators do in the admin, as a person does it."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Demo, Window
+
+pytestmark = pytest.mark.lab
+Open = Callable[..., Window]
+
+
+def wait_for_checks(page: Page) -> None:
+    """Until the checks page, which is not loaded again, says that all is well."""
+    page.evaluate("window.sameDocument = true")
+    expect(page.locator("#server-check form input[type=submit]")).to_be_visible()
+    expect(page.locator(".panel-steps li.is-done")).to_have_count(4)
+    assert page.locator(".panel-findings .is-bad").count() == 0
+    assert page.locator(".panel-findings .is-ok").count() >= 5
+    assert page.evaluate("window.sameDocument") is True
+
+
+def row(page: Page, text: str) -> str:
+    """The address of the first row of a change list that has `text` in it."""
+    link = page.locator("#result_list tbody tr", has_text=text).first.locator("th a").first
+    return str(link.get_attribute("href")).partition("?")[0]
+
+
+def test_a_super_admin_runs_the_fleet(demo: Demo, open_window: Open) -> None:
+    demo.folder.manage("serial_redeem", "customer@example.com", demo.take_serial())
+    window = open_window(language="en")
+    window.sign_in("superadmin")
+    page = window.open("/admin/")
+    window.speak_english()
+    expect(page.locator(".panel-well")).to_be_visible()
+    expect(page.locator(".panel-fleet tbody tr")).to_have_count(3)
+    window.shoot("40-admin-start")
+
+    # A batch that is not paid for stands on the start page until it is.
+    page = window.open("/admin/serials/serialbatch/add/")
+    page.fill("#id_name", "Spring")
+    page.fill("#id_days", "90")
+    page.fill("#id_count", "5")
+    window.shoot("41-batch-add")
+    page.locator("input[name=_save]").click()
+    window.open("/admin/")
+    page.locator(".panel-matters a", has_text="Spring").click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    page.locator("#result_list tbody input[type=checkbox]").check()
+    page.select_option("select[name=action]", "mark_paid")
+    page.locator("button[name=index]").click()
+    expect(page.locator(".messagelist")).to_be_visible()
+    window.open("/admin/")
+    expect(page.locator(".panel-well")).to_be_visible()
+    window.open("/admin/serials/serialbatch/")
+    window.shoot("42-batches")
+
+    # A server that holds nothing is removed and added again in its four steps.
+    window.open("/admin/fleet/server/")
+    expect(page.locator("#result_list tbody tr")).to_have_count(4)
+    window.shoot("43-servers")
+    unused = page.locator(".field-fill", has_text=re.compile("^0 / "))
+    empty = page.locator("#result_list tbody tr").filter(has=unused)
+    name = empty.locator("th a").inner_text()
+    empty.locator("th a").click()
+    fields = {
+        field: page.locator(f"#id_{field}").input_value()
+        for field in ("name", "address", "ssh_port", "docker_socket")
+    }
+    region = page.locator("#id_region").input_value()
+    credential = page.locator("#id_credential").input_value()
+    page.locator("form[action$='/retire/do/'] button").click()
+    page.wait_for_url("**/admin/fleet/server/")
+    window.open("/admin/fleet/server/add/")
+    for field, value in fields.items():
+        page.fill(f"#id_{field}", value)
+    page.select_option("#id_region", region)
+    page.select_option("#id_credential", credential)
+    window.shoot("44-server-add")
+    page.locator("input[name=_save]").click()
+    page.wait_for_url("**/host-key/")
+    expect(page.locator(".panel-key")).to_have_text(re.compile(r"^SHA256:\S{43}$"))
+    window.shoot("45-host-key")
+    page.locator("main form input[type=submit]").click()
+    page.wait_for_url("**/servercheck/server/*/")
+    window.shoot("46-checks-begin")
+    wait_for_checks(page)
+    window.shoot("47-checks-done")
+    page.locator("#server-check form input[type=submit]").click()
+    wait_for_checks(page)
+    window.open("/admin/fleet/server/")
+    expect(page.locator("#result_list tbody tr", has_text=name).first).to_contain_text("healthy")
+
+
+def test_a_failed_deployment_says_why_and_is_tried_again(demo: Demo, open_window: Open) -> None:
+    demo.folder.manage("serial_redeem", "admin@example.com", demo.take_serial())
+    window = open_window(language="en")
+    window.sign_in("admin")
+    page = window.open("/admin/containers/relay/?q=admin@example.com")
+    window.speak_english()
+    expect(page.locator("#result_list tbody tr")).to_have_count(3)
+    window.shoot("50-relays")
+    relay = row(page, "running")
+    server = str(page.locator("#result_list tbody tr .field-server_link a").first.get_attribute("href"))
+
+    # A wrong path to the Docker socket: what stood there cannot be looked after any more.
+    window.open(server)
+    right = page.locator("#id_docker_socket").input_value()
+    page.fill("#id_docker_socket", "/nowhere/docker.sock")
+    page.locator("input[name=_save]").click()
+    window.open(relay)
+    for _ in range(60):
+        if page.locator(".field-state .is-red").count():
+            break
+        page.wait_for_timeout(500)
+        page.reload()
+    expect(page.locator(".field-state .is-red")).to_be_visible()
+    window.open("/admin/containers/deployment/?status__exact=failed")
+    window.shoot("51-deployments-failed")
+    page.locator("#result_list tbody tr th a").first.click()
+    expect(page.locator(".field-reason_text .readonly")).not_to_have_text("–")
+    expect(page.locator(".panel-log tr")).not_to_have_count(0)
+    window.shoot("52-deployment-failed")
+    failed = page.url
+    window.open("/admin/")
+    expect(page.locator(".panel-matters a[href*='/containers/deployment/']")).not_to_have_count(0)
+    window.shoot("53-admin-start-with-trouble")
+
+    window.open(server)
+    page.fill("#id_docker_socket", right)
+    page.locator("input[name=_save]").click()
+    page.goto(failed)
+    page.locator("form[action$='/retry/do/'] button").click()
+    page.wait_for_url(f"**{relay}")
+    for _ in range(60):
+        if page.locator(".field-state .is-green").count():
+            break
+        page.wait_for_timeout(500)
+        page.reload()
+    expect(page.locator(".field-state .is-green")).to_be_visible()
+    window.shoot("54-relay-again")
+    page.locator("form[action$='/probe/do/'] button").click()
+    expect(page.locator(".messagelist .success")).to_be_visible()
+
+
+def test_every_page_of_the_admin_is_shown_without_a_complaint(demo: Demo, open_window: Open) -> None:
+    window = open_window(language="en")
+    window.sign_in("superadmin")
+    page = window.open("/admin/")
+    links = page.locator("#nav-sidebar th a").evaluate_all("links => links.map(link => link.pathname)")
+    assert len(links) > 15
+    for path in links:
+        window.open(path)
+        expect(page.locator("#changelist")).to_be_visible()
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 1440, f"{path} is {width} px wide"
+        window.shoot(f"60-list{path.replace('/', '-').rstrip('-')}")
+        first = page.locator("#result_list tbody tr").first.locator("a[href*='/change/']")
+        if first.count():
+            first.first.click()
+            expect(page.locator("#content h1")).to_be_visible()
+            window.shoot(f"61-row{path.replace('/', '-').rstrip('-')}")
