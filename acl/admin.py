@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from accounts.admin_base import ReadOnlyAdmin
@@ -35,11 +36,16 @@ class RentalRowAdmin(ReadOnlyAdmin):
 class AclConfigAdmin(RentalRowAdmin):
     """Versions of maps."""
 
-    list_display = ("customer", "version", "is_active", "created_at", "ends_at", "reason")
+    list_display = ("customer", "version", "is_active", "created_at", "ends_at", "reason_text")
     list_display_links = ("version",)
     list_filter = ("is_active",)
-    fields = ("customer", "version", "is_active", "created_at", "ends_at", "reason", "map_text")
+    fields = ("customer", "version", "is_active", "created_at", "ends_at", "reason_text", "map_text")
     readonly_fields = fields
+
+    @admin.display(description=_("reason"))
+    def reason_text(self, row: AclConfig) -> str:
+        """The reason in the reader's language."""
+        return gettext(row.reason) if row.reason else "–"
 
     @admin.display(description=_("map"))
     def map_text(self, row: AclConfig) -> SafeString:

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.utils import timezone
-from django.utils.formats import date_format
 
 from accounts.models import User
 from accounts.services import log_operation
@@ -31,12 +30,12 @@ def _refusal(serial: SerialNumber, user: User | None, now: datetime) -> SerialRe
     match serial.status:
         case status.USED:
             mine = user is not None and Redemption.objects.filter(serial=serial, rental__user=user).first()
-            return AlreadyRedeemed(day=date_format(timezone.localdate(mine.at))) if mine else SerialUsed()
+            return AlreadyRedeemed(day=timezone.localdate(mine.at).isoformat()) if mine else SerialUsed()
         case status.RECALLED:
             return SerialRecalled()
     redeem_by = serial.batch.redeem_by
     if serial.status == status.EXPIRED or (redeem_by is not None and redeem_by < today(now)):
-        return SerialExpired(day=date_format(redeem_by) if redeem_by else "–")
+        return SerialExpired(day=redeem_by.isoformat() if redeem_by else "–")
     return None if serial.batch.is_paid else SerialUnpaid()
 
 

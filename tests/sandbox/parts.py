@@ -19,7 +19,7 @@ from containers.sandbox.fleet import SandboxHost
 from containers.spec import NETWORK, RelaySpec
 from fleet.engine import Engine, open_engine
 from fleet.ssh import Connection, Endpoint
-from tests.sandbox.conversation import tar_of
+from tests.sandbox.talk import tar_of
 
 PANEL = "0123abcd"
 

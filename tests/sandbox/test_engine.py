@@ -11,8 +11,9 @@ import pytest
 from containers.sandbox.fleet import Sandbox
 from fleet.engine import Engine, EngineError, engine_errors, open_engine
 from fleet.ssh import Connection
-from tests.sandbox.conversation import Talk, converse
+from tests.sandbox.conversation import converse
 from tests.sandbox.parts import connect, endpoint_of, make_relay, relay_files
+from tests.sandbox.talk import Talk
 
 RECORDED = json.loads(Path(__file__).with_name("engine_20_10.json").read_text())
 

@@ -24,8 +24,8 @@ from fleet.ssh import (
     Unreachable,
     read_host_key,
 )
-from tests.sandbox.conversation import tar_of
 from tests.sandbox.parts import connect, endpoint_of, load_image, make_relay
+from tests.sandbox.talk import tar_of
 
 
 def code_of(error: pytest.ExceptionInfo[RemoteError]) -> str:

@@ -18,8 +18,8 @@ import pytest
 from containers.derp import keys
 from containers.sandbox.fleet import Sandbox
 from fleet.engine import Engine
-from tests.sandbox.conversation import tar_of
 from tests.sandbox.parts import connect, load_image, make_relay
+from tests.sandbox.talk import tar_of
 
 PATIENCE = 20.0
 
