@@ -20,7 +20,7 @@ help:
 	@echo "make check             formatting, lint, types, layers, migrations, translations"
 	@echo "make test-lab          the tests that need the lab: root on Debian, Docker, MariaDB, Redis, Chromium"
 	@echo "make lab-up, lab-down  three real hosts in network namespaces, to play with by make demo FLEET=lab"
-	@echo "make bench             how long a customer waits for three proven relays, measured in the lab"
+	@echo "make bench             how long a customer waits for three proven relays, what a sweep costs; in the lab"
 	@echo "make messages          collect the texts to translate and compile the translations"
 
 # --with-parent: the panel also ends when make itself is killed.
@@ -71,6 +71,8 @@ lab-down: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.lab down
 
 bench: $(VENV)/.installed-dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-mysql.txt
+	@$(BIN)/python -m tests.lab.bench_sweep
 	@DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && $(BIN)/python -m tests.lab.bench
 
 messages: $(VENV)/.installed-dev

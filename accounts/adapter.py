@@ -1,5 +1,6 @@
 """Where allauth asks us."""
 
+import uuid
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
@@ -10,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.http import HttpRequest
 from django.template.loader import render_to_string
+from django.utils import timezone
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
@@ -74,12 +76,48 @@ class AccountAdapter(DefaultAccountAdapter):
         return message
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        """A code or another mail that the person waits for: it goes now, or he is told that it does not."""
+        deliver(self._render(template_prefix, email, context), is_asked=True)
+
+    def send_notification_mail(
+        self,
+        template_prefix: str,
+        user: User,
+        context: dict[str, Any] | None = None,
+        email: str | None = None,
+    ) -> None:
+        """What the person has to know about his account's safety: a notice, which waits its turn where mail is limited."""
+        message = self._render(
+            template_prefix,
+            email or user.email,
+            {
+                "timestamp": timezone.now(),
+                "ip": self.get_client_ip(self.request),
+                "user_agent": self.get_http_user_agent(self.request)[:200],
+                "user": user,
+                **(context or {}),
+            },
+        )
+        html, _kind = message.alternatives[0]
+        services.notify(
+            user=user,
+            kind="security",
+            # Whatever happens twice is told twice.
+            key=f"security-{uuid.uuid4()}",
+            context={"mail_subject": str(message.subject), "mail_text": str(message.body), "mail_html": html},
+            address=email or "",
+            is_mail_only=True,
+        )
+
+    def _render(self, template_prefix: str, email: str, context: dict[str, Any]) -> EmailMultiAlternatives:
         mail_context = {
             "request": self.request,
             "email": email,
             "current_site": get_current_site(self.request),
         } | context
-        deliver(self.render_mail(template_prefix, email, mail_context))
+        message = self.render_mail(template_prefix, email, mail_context)
+        assert isinstance(message, EmailMultiAlternatives)
+        return message
 
 
 class MFAAdapter(DefaultMFAAdapter):

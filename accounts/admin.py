@@ -1,7 +1,7 @@
 """People and the activity log in the admin."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from allauth.mfa.models import Authenticator
@@ -11,6 +11,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -19,8 +20,10 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import services
 from accounts.admin_base import ReadOnlyAdmin
-from accounts.forms import UserChangeForm, UserCreateForm
-from accounts.models import OperationLog, User
+from accounts.forms import AdminCloseForm, UserChangeForm, UserCreateForm
+from accounts.models import Notice, OperationLog, User
+from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.mail import MailFailed, MailLimited, send_test_mail
 
 
 @admin.register(User)
@@ -30,6 +33,9 @@ class UserAdmin(admin.ModelAdmin[User]):
     list_display = ["email", "username", "role", "state", "second_factor", "date_joined", "last_login"]
     list_filter = ["role", "is_active", "date_joined"]
     search_fields = ["email", "username"]
+    search_help_text = gettext_lazy(
+        "E-mail address or user name; a closed account by its number or by the whole address it had."
+    )
     ordering = ["-date_joined"]
     readonly_fields = [
         "email",
@@ -38,7 +44,10 @@ class UserAdmin(admin.ModelAdmin[User]):
         "date_joined",
         "last_login",
         "banned_at",
+        "closing_at",
         "closed_at",
+        "closing_reason_text",
+        "closing_left",
     ]
     actions = ["ban", "unban"]
     change_form_template = "admin/accounts/user/change_form.html"
@@ -47,11 +56,35 @@ class UserAdmin(admin.ModelAdmin[User]):
     def state(self, user: User) -> str:
         if user.closed_at:
             return _("closed")
+        if user.closing_at:
+            return _("closing")
         return _("banned") if user.banned_at else _("active")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         factors = Authenticator.objects.filter(user=OuterRef("pk"), type__in=services.SECOND_FACTORS)
         return super().get_queryset(request).annotate(has_factor=Exists(factors))
+
+    @admin.display(description=gettext_lazy("reason of closing"))
+    def closing_reason_text(self, user: User) -> str:
+        return _(user.closing_reason) if user.closing_reason else "–"
+
+    @admin.display(description=gettext_lazy("not closed yet because"))
+    def closing_left(self, user: User) -> str:
+        if user.closing_at is None or user.closed_at:
+            return "–"
+        return " ".join(str(sentence) for sentence in services.closing_left(user)) or "–"
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[User], search_term: str
+    ) -> tuple[QuerySet[User], bool]:
+        """Also a closed account by its number, and by the address it had."""
+        found, may_double = super().get_search_results(request, queryset, search_term)
+        number = search_term.strip().removeprefix("#")
+        if number.isdecimal() and len(number) < 19:
+            found |= queryset.filter(pk=int(number), closing_at__isnull=False)
+        if "@" in search_term:
+            found |= queryset.filter(former_email_hash=services.hash_address(search_term))
+        return found, may_double
 
     @admin.display(description=gettext_lazy("two-factor authentication"), boolean=True)
     def second_factor(self, user: Any) -> bool:
@@ -79,8 +112,8 @@ class UserAdmin(admin.ModelAdmin[User]):
         return super().formfield_for_choice_field(db_field, request, **kwargs)
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        """A normal admin changes customers and distributors, not staff."""
-        if not super().has_change_permission(request, obj):
+        """A normal admin changes customers and distributors, not staff; a closed account stays as it is."""
+        if not super().has_change_permission(request, obj) or (obj and obj.closing_at):
             return False
         return obj is None or request.user.is_superuser or not obj.is_staff
 
@@ -129,8 +162,35 @@ class UserAdmin(admin.ModelAdmin[User]):
                 page(_reset_second_factor),
                 name="accounts_user_reset_second_factor",
             ),
+            path("<int:pk>/close/", self.admin_site.admin_view(self.close), name="accounts_user_close"),
             *super().get_urls(),
         ]
+
+    def close(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """What closing this account means, what stands in its way, and the button."""
+        person = get_object_or_404(User.objects.visible_to(request.user), pk=pk)
+        if not self.has_change_permission(request, person):
+            raise PermissionDenied
+        form = AdminCloseForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            ip, reason = client_ip(request), form.cleaned_data["reason"]
+            try:
+                services.close_account(user=person, by=_staff(request), reason=reason, ip=ip)
+            except (services.NotAllowed, services.ClosingRefused) as error:
+                messages.error(request, str(error))
+            else:
+                messages.success(request, _("The account is being closed; the person has been told by mail."))
+            return HttpResponseRedirect(reverse("admin:accounts_user_change", args=[pk]))
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Close the account"),
+            "opts": self.opts,
+            "person": person,
+            "form": form,
+            "reasons": services.closing_reasons(person),
+            "losses": services.closing_losses(person),
+        }
+        return TemplateResponse(request, "admin/accounts/user/close.html", context)
 
     def _act(self, request: HttpRequest, pk: int, act: Callable[[User, User], str]) -> HttpResponse:
         if request.method != "POST":
@@ -204,3 +264,73 @@ class OperationLogAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("details"))
     def details(self, entry: OperationLog) -> SafeString:
         return format_html("<pre>{}</pre>", json.dumps(entry.detail, ensure_ascii=False, indent=2))
+
+
+@admin.register(Notice)
+class NoticeAdmin(ReadOnlyAdmin):
+    """What people were told, what is still to be sent, what failed and why."""
+
+    list_display = ["created_at", "user", "kind", "channel", "state", "sent_at", "tries", "reason"]
+    list_filter = ["state", "channel", "kind", "created_at"]
+    list_select_related = ["user"]
+    search_fields = ["user__email", "key"]
+    fields = readonly_fields = (
+        "user", "kind", "key", "channel", "language", "state", "reason", "tries",
+        "created_at", "send_after", "handed_at", "sent_at",
+    )  # fmt: skip
+    show_full_result_count = False
+    actions = ["send_again"]
+    change_form_template = "admin/accounts/notice/change_form.html"
+    change_list_template = "admin/accounts/notice/change_list.html"
+
+    @admin.display(description=gettext_lazy("reason"))
+    def reason(self, notice: Notice) -> str:
+        return _(notice.error) if notice.error else "–"
+
+    def get_urls(self) -> list[Any]:
+        return [
+            path("<int:pk>/again/", self.admin_site.admin_view(self.again), name="accounts_notice_again"),
+            path("mail-test/", self.admin_site.admin_view(self.mail_test), name="accounts_notice_mail_test"),
+            *super().get_urls(),
+        ]
+
+    def again(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Send one that failed once more."""
+        if request.method != "POST":
+            raise PermissionDenied
+        self._send_again(request, [get_object_or_404(Notice.objects.visible_to(request.user), pk=pk)])
+        return HttpResponseRedirect(reverse("admin:accounts_notice_change", args=[pk]))
+
+    @admin.action(description=gettext_lazy("Send the selected notices again"))
+    def send_again(self, request: HttpRequest, queryset: QuerySet[Notice]) -> None:
+        self._send_again(request, queryset)
+
+    def _send_again(self, request: HttpRequest, notices: Iterable[Notice]) -> None:
+        done = 0
+        for notice in notices:
+            try:
+                services.send_again(notice=notice, by=_staff(request))
+                done += 1
+            except services.NoticeRefused as error:
+                messages.error(request, f"#{notice.pk}: {error}")
+        if done:
+            text = ngettext("%(count)d notice is sent again.", "%(count)d notices are sent again.", done)
+            messages.success(request, text % {"count": done})
+
+    def mail_test(self, request: HttpRequest) -> HttpResponse:
+        """A test mail to the operator's own address, and what the mail server said to it."""
+        if request.method != "POST":
+            raise PermissionDenied
+        address = _staff(request).email
+        try:
+            send_test_mail(address)
+        except MailLimited as limited:
+            text = _("This address has had its mails; wait %(count)d seconds.")
+            messages.error(request, text % {"count": limited.wait_seconds})
+        except MailFailed as failure:
+            messages.error(request, _("The mail was not sent: %(reason)s") % {"reason": failure.reason})
+        else:
+            messages.success(
+                request, _("The mail server took a test mail to %(address)s.") % {"address": address}
+            )
+        return HttpResponseRedirect(reverse("admin:accounts_notice_changelist"))

@@ -9,6 +9,7 @@ from django import forms
 from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
+from accounts import push, sms
 from accounts.models import USERNAME_VALIDATORS, User
 
 
@@ -60,6 +61,59 @@ class ProfileForm(forms.ModelForm[User]):
         if username == self.instance.username:
             return username
         return str(get_adapter().clean_username(username))
+
+
+class PushForm(forms.Form):
+    """The address of a push service, in apprise's form or as the service shows it."""
+
+    address = forms.CharField(
+        label=_("Address of the service"),
+        max_length=push.LONGEST,
+        widget=forms.TextInput(
+            attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}
+        ),
+    )
+
+
+class SmsForm(forms.Form):
+    """A mobile number."""
+
+    number = forms.CharField(
+        label=_("Mobile number"),
+        max_length=20,
+        widget=forms.TextInput(attrs={"type": "tel", "autocomplete": "tel"}),
+    )
+
+    def clean_number(self) -> str:
+        try:
+            return sms.read_number(self.cleaned_data["number"])
+        except sms.NumberRefused as error:
+            raise forms.ValidationError(str(error)) from error
+
+
+class CodeForm(forms.Form):
+    """A code that came by text message."""
+
+    code = forms.CharField(max_length=10)
+
+
+class CloseForm(forms.Form):
+    """The word of a person that he means it."""
+
+    is_sure = forms.BooleanField(
+        label=_("I want to close my account for good. I know that this cannot be undone.")
+    )
+
+
+class AdminCloseForm(forms.Form):
+    """Why an admin closes somebody's account."""
+
+    reason = forms.CharField(
+        label=_("Reason"),
+        max_length=200,
+        required=False,
+        help_text=_("Kept with the account; do not name the person."),
+    )
 
 
 class UserCreateForm(forms.ModelForm[User]):

@@ -3,9 +3,13 @@
 from typing import Any, Self
 
 from django.contrib.auth.models import AbstractUser, UserManager
+from django.core.serializers.json import DjangoJSONEncoder
 from django.core.validators import RegexValidator
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+
+from derpmgmt.lib.crypto import EncryptedTextField
 
 # A user name is shown to others and stands beside the e-mail address, so it must not look like one.
 USERNAME_VALIDATORS = [
@@ -21,6 +25,10 @@ class UserQuerySet(models.QuerySet["User"]):
         if not user.is_authenticated:
             return self.none()
         return self.all() if user.is_staff else self.filter(pk=user.pk)
+
+    def closing(self) -> Self:
+        """Those that were asked to be closed and of which something is still left; read from one index."""
+        return self.filter(closed_at=None, closing_at__isnull=False)
 
 
 class PanelUserManager(UserManager.from_queryset(UserQuerySet)):  # type: ignore[misc]
@@ -38,9 +46,10 @@ class PanelUserManager(UserManager.from_queryset(UserQuerySet)):  # type: ignore
 class User(AbstractUser):
     """An account: the e-mail address is the login, the user name its public name.
 
-    `role` is the one truth about rights: `is_staff` and `is_superuser` follow it at every save. `banned_at` and `closed_at`
-    are the one truth about access: `is_active` follows them, so a banned or closed account can neither sign in nor go on
-    with an open session. Address and user name are kept in lower case, so both are unique whatever the case.
+    `role` is the one truth about rights: `is_staff` and `is_superuser` follow it at every save. `banned_at`, `closing_at` and
+    `closed_at` are the one truth about access: `is_active` follows them, so an account that is banned, being closed or closed
+    can neither sign in nor go on with an open session. Address and user name are kept in lower case, so both are unique
+    whatever the case.
     """
 
     class Role(models.TextChoices):
@@ -53,7 +62,12 @@ class User(AbstractUser):
     role = models.CharField(_("role"), max_length=12, choices=Role, default=Role.USER, db_index=True)
     language = models.CharField(_("language"), max_length=7, default="zh-hans")
     banned_at = models.DateTimeField(_("banned"), null=True, blank=True)
+    # Closing was asked for at `closing_at` and is done at `closed_at`, when the last of what it had on hosts is gone.
+    closing_at = models.DateTimeField(_("closing since"), null=True, blank=True)
     closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
+    closing_reason = models.CharField(_("reason of closing"), max_length=200, blank=True)
+    # A keyed hash: finds the history of a closed account by the address it had, which is stored nowhere.
+    former_email_hash = models.CharField(max_length=64, blank=True, db_index=True, editable=False)
 
     REQUIRED_FIELDS = ["email"]
 
@@ -62,6 +76,7 @@ class User(AbstractUser):
     class Meta(AbstractUser.Meta):
         verbose_name = _("user")  # type: ignore[assignment]
         verbose_name_plural = _("users")  # type: ignore[assignment]
+        indexes = [models.Index(fields=["closed_at", "closing_at"])]
         constraints = [
             models.CheckConstraint(
                 name="user_flags_follow_role",
@@ -74,9 +89,12 @@ class User(AbstractUser):
             models.CheckConstraint(
                 name="user_active_unless_ended",
                 condition=(
-                    models.Q(is_active=True, banned_at=None, closed_at=None)
+                    models.Q(is_active=True, banned_at=None, closing_at=None, closed_at=None)
                     | models.Q(
-                        models.Q(banned_at__isnull=False) | models.Q(closed_at__isnull=False), is_active=False
+                        models.Q(banned_at__isnull=False)
+                        | models.Q(closing_at__isnull=False)
+                        | models.Q(closed_at__isnull=False),
+                        is_active=False,
                     )
                 ),
             ),
@@ -87,11 +105,12 @@ class User(AbstractUser):
         self.username = self.username.lower()
         self.is_staff = self.role in {self.Role.ADMIN, self.Role.SUPERADMIN}
         self.is_superuser = self.role == self.Role.SUPERADMIN
-        self.is_active = self.banned_at is None and self.closed_at is None
+        self.is_active = self.banned_at is None and self.closing_at is None and self.closed_at is None
         if (fields := kwargs.get("update_fields")) is not None:
             followers = {
                 "role": {"is_staff", "is_superuser"},
                 "banned_at": {"is_active"},
+                "closing_at": {"is_active"},
                 "closed_at": {"is_active"},
             }
             kwargs["update_fields"] = set(fields).union(*(followers.get(name, set()) for name in fields))
@@ -153,3 +172,116 @@ class OperationLog(models.Model):
 
     def delete(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("the activity log is append-only")
+
+
+class ChannelQuerySet(models.QuerySet["Channel"]):
+    """Ways to reach people, by who may see them."""
+
+    def visible_to(self, user: Any) -> Self:
+        """Everybody only his own: where a person's messages go concerns no admin."""
+        return self.filter(user=user) if user.is_authenticated else self.none()
+
+
+class Channel(models.Model):
+    """A way besides e-mail by which a person wants to be told; he adds and removes it himself.
+
+    `address` is a secret: the service's URL with its keys (for apprise), or for SMS the phone number. Pages show `label`.
+    """
+
+    class Kind(models.TextChoices):
+        PUSH = "push", _("push message")
+        SMS = "sms", _("text message")
+
+    user = models.ForeignKey(User, models.CASCADE, related_name="channels", verbose_name=_("user"))
+    kind = models.CharField(_("kind"), max_length=8, choices=Kind)
+    label = models.CharField(_("channel"), max_length=60, help_text=_("The service and the end of its key."))
+    address = EncryptedTextField(editable=False)
+    # Finds a double without the address being readable.
+    address_hash = models.CharField(max_length=64, editable=False)
+    # A phone number is used once its owner has typed the code that was sent to it: the code's keyed hash, and what is left of it.
+    confirmed_at = models.DateTimeField(_("confirmed"), null=True, blank=True)
+    code_hash = models.CharField(max_length=64, blank=True, editable=False)
+    code_ends_at = models.DateTimeField(null=True, blank=True, editable=False)
+    code_tries = models.PositiveIntegerField(default=0, editable=False)
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+
+    objects = ChannelQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("channel")
+        verbose_name_plural = _("channels")
+        ordering = ["pk"]
+        constraints = [models.UniqueConstraint(name="channel_once", fields=["user", "address_hash"])]
+
+    def __str__(self) -> str:
+        return self.label
+
+
+class NoticeQuerySet(models.QuerySet["Notice"]):
+    """Notices by who may see them and by what is to be done about them."""
+
+    def visible_to(self, user: Any) -> Self:
+        """Admins see all, anybody else what was sent to him."""
+        if not user.is_authenticated:
+            return self.none()
+        return self.all() if user.is_staff else self.filter(user=user)
+
+    def due(self, now: Any) -> Self:
+        """Those that wait to be sent and may be by now, the longest waiting first; read from one index."""
+        return self.filter(state=Notice.State.WAITING, send_after__lte=now).order_by("send_after", "pk")
+
+
+class Notice(models.Model):
+    """One message to one person by one channel; the row is the queue.
+
+    `key` tells what it is about ("rental-7-20261215-rental_ending-3"): whatever doubles or restarts, a person gets one
+    notice of a key by each channel. `state` moves by conditional UPDATEs only: waiting → sending → sent, or back to waiting
+    with a later `send_after`, or failed. `handed_at` is written right before a message leaves; where a worker dies after that,
+    nobody knows whether it arrived, and it is not sent again by itself (`accounts.services.notices`).
+    """
+
+    class State(models.TextChoices):
+        WAITING = "waiting", _("waiting")
+        SENDING = "sending", _("being sent")
+        SENT = "sent", _("sent")
+        FAILED = "failed", _("failed")
+        DROPPED = "dropped", _("not sent")
+
+    class By(models.TextChoices):
+        EMAIL = "email", _("e-mail")
+        PUSH = "push", _("push message")
+        SMS = "sms", _("text message")
+
+    user = models.ForeignKey(User, models.CASCADE, related_name="notices", verbose_name=_("user"))
+    kind = models.CharField(_("kind"), max_length=32)
+    key = models.CharField(_("about"), max_length=120)
+    channel = models.CharField(_("channel"), max_length=8, choices=By, default=By.EMAIL)
+    # Which of his channels; "" for e-mail.
+    target = models.CharField(max_length=20, blank=True)
+    # The e-mail address as it was when the notice was made; blanked once the notice has ended.
+    address = EncryptedTextField(blank=True, editable=False)
+    context = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder)
+    language = models.CharField(_("language"), max_length=7)
+    state = models.CharField(_("state"), max_length=8, choices=State, default=State.WAITING)
+    tries = models.PositiveIntegerField(_("tries"), default=0)
+    send_after = models.DateTimeField(_("not before"), default=timezone.now)
+    worker = models.CharField(max_length=120, blank=True, editable=False)
+    heartbeat_at = models.DateTimeField(null=True, blank=True, editable=False)
+    handed_at = models.DateTimeField(_("handed over"), null=True, blank=True)
+    sent_at = models.DateTimeField(_("sent"), null=True, blank=True)
+    error = models.CharField(_("reason"), max_length=400, blank=True)
+    created_at = models.DateTimeField(_("created"), default=timezone.now, db_index=True)
+
+    objects = NoticeQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("notice")
+        verbose_name_plural = _("notices")
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(name="notice_once", fields=["user", "key", "channel", "target"])
+        ]
+        indexes = [models.Index(fields=["state", "send_after"])]
+
+    def __str__(self) -> str:
+        return f"{self.kind} · {self.get_channel_display()}"

@@ -1,17 +1,26 @@
 """The account's own pages; signing in, codes, passwords and second factors are allauth's."""
 
+from allauth.account.decorators import reauthentication_required
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import translation
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from django.views.decorators.http import require_POST
 from django.views.i18n import set_language
 
-from accounts import services
-from accounts.forms import ProfileForm
-from accounts.models import User
+from accounts import push, services, sms
+from accounts.forms import CloseForm, CodeForm, ProfileForm, PushForm, SmsForm
+from accounts.models import Channel, User
+from accounts.services import channels
+from derpmgmt.lib import limits
+from derpmgmt.lib.address import client_ip
+
+CHANNEL_RATE, SMS_RATE = "20/h", "5/h"
+OWN_WISH = gettext_noop("asked for by the customer")
 
 
 def _user(request: HttpRequest) -> User:
@@ -45,3 +54,116 @@ def language_set(request: HttpRequest) -> HttpResponse:
         user = _user(request)
         services.change_user(user=user, by=user, username=user.username, language=language, role=user.role)
     return set_language(request)
+
+
+@login_required
+@reauthentication_required
+def account_close(request: HttpRequest) -> HttpResponse:
+    """Closing one's own account: what it means, what stands in its way, and the button; after the password was asked again."""
+    user = _user(request)
+    form = CloseForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            services.close_account(user=user, by=user, reason=OWN_WISH, ip=client_ip(request))
+        except services.ClosingRefused:
+            pass  # the page says why
+        except services.NotAllowed as error:
+            messages.error(request, str(error))
+        else:
+            # Not auth.logout: it would write the address that has just been forgotten into the log.
+            request.session.flush()
+            request.user = AnonymousUser()
+            return redirect("accounts:account-closed")
+    return render(
+        request,
+        "accounts/account_close.html",
+        {
+            "form": form,
+            "reasons": services.closing_reasons(user),
+            "losses": services.closing_losses(user),
+        },
+    )
+
+
+def account_closed(request: HttpRequest) -> HttpResponse:
+    """Where one stands after that."""
+    return render(request, "accounts/account_closed.html")
+
+
+@login_required
+def channel_list(request: HttpRequest) -> HttpResponse:
+    """How the person is told: by e-mail always, and by the channels that he adds here."""
+    user = _user(request)
+    sent = request.POST.get("kind", "")
+    push_form = PushForm(request.POST if sent == Channel.Kind.PUSH else None)
+    sms_form = SmsForm(request.POST if sent == Channel.Kind.SMS else None) if sms.is_configured() else None
+    if sent == Channel.Kind.PUSH and push_form.is_valid():
+        limits.consume(request, group="channel", key=str(user.pk), rate=CHANNEL_RATE)
+        try:
+            channels.add_push_channel(user=user, address=push_form.cleaned_data["address"])
+        except (push.AddressRefused, channels.ChannelRefused) as error:
+            push_form.add_error("address", str(error))
+        else:
+            messages.success(request, _("Added. Send a test to see whether it works."))
+            return redirect("accounts:channel-list")
+    if sms_form is not None and sms_form.is_bound and sms_form.is_valid():
+        # Each costs the operator money and may bother somebody else: counted by person and by number.
+        number = sms_form.cleaned_data["number"]
+        for key in (str(user.pk), number):
+            limits.consume(request, group="sms", key=key, rate=SMS_RATE)
+        try:
+            channels.add_sms_channel(user=user, number=number)
+        except channels.ChannelRefused as error:
+            sms_form.add_error("number", str(error))
+        except sms.SmsFailed:
+            sms_form.add_error("number", _("The text message could not be sent. Try again later."))
+        else:
+            messages.success(request, _("We have sent you a code. Type it here within ten minutes."))
+            return redirect("accounts:channel-list")
+    own = Channel.objects.visible_to(user)
+    return render(
+        request,
+        "accounts/channel_list.html",
+        {"channels": own, "push_form": push_form, "sms_form": sms_form, "services": push.SERVICES.values()},
+    )
+
+
+@login_required
+@require_POST
+def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
+    """A few words by one of the person's push channels."""
+    channel = get_object_or_404(Channel.objects.visible_to(request.user), pk=pk, kind=Channel.Kind.PUSH)
+    limits.consume(request, group="channel", key=str(channel.user_id), rate=CHANNEL_RATE)
+    try:
+        channels.send_test(channel=channel)
+    except push.PushFailed as error:
+        messages.error(request, _("The service did not take it: %(reason)s") % {"reason": error.reason})
+    else:
+        messages.success(request, _("The service took it. Look whether it has arrived."))
+    return redirect("accounts:channel-list")
+
+
+@login_required
+@require_POST
+def channel_confirm(request: HttpRequest, pk: int) -> HttpResponse:
+    """The code that came by text message."""
+    channel = get_object_or_404(Channel.objects.visible_to(request.user), pk=pk, kind=Channel.Kind.SMS)
+    form = CodeForm(request.POST)
+    try:
+        if not form.is_valid():
+            raise channels.ChannelRefused(_("The code is not right."))
+        channels.confirm_sms_channel(channel=channel, code=form.cleaned_data["code"])
+    except channels.ChannelRefused as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, _("The number is confirmed."))
+    return redirect("accounts:channel-list")
+
+
+@login_required
+@require_POST
+def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
+    """One of the person's channels goes."""
+    channels.remove_channel(channel=get_object_or_404(Channel.objects.visible_to(request.user), pk=pk))
+    messages.success(request, _("Removed."))
+    return redirect("accounts:channel-list")

@@ -1,17 +1,23 @@
-"""Maps, for operators to read: versions are made by services only."""
+"""Maps, for operators to read; a new version and the end of a live URL by a button."""
 
 import json
 from typing import Any, ClassVar
 
-from django.contrib import admin
-from django.urls import reverse
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from accounts.admin_base import ReadOnlyAdmin
-from acl.models import AclConfig, AclEvent, MapRegion
+from accounts.models import User
+from acl import services
+from acl.models import AclConfig, AclEvent, LiveUrl, MapRegion
+from derpmgmt.lib.address import client_ip
 
 
 class RentalRowAdmin(ReadOnlyAdmin):
@@ -31,6 +37,17 @@ class RentalRowAdmin(ReadOnlyAdmin):
             _("rental"),
         )
 
+    def act(self, request: HttpRequest, pk: int) -> Any:
+        """The row that a button of its page is about; buttons are pressed by POST and by staff only."""
+        if request.method != "POST" or not self.has_view_permission(request):
+            raise PermissionDenied
+        return get_object_or_404(self.get_queryset(request).select_related("rental__user"), pk=pk)
+
+
+def _staff(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)
+    return request.user
+
 
 @admin.register(AclConfig)
 class AclConfigAdmin(RentalRowAdmin):
@@ -41,6 +58,22 @@ class AclConfigAdmin(RentalRowAdmin):
     list_filter = ("is_active",)
     fields = ("customer", "version", "is_active", "created_at", "ends_at", "reason_text", "map_text")
     readonly_fields = fields
+    change_form_template = "admin/acl/aclconfig/change_form.html"
+
+    def get_urls(self) -> list[Any]:
+        renew = self.admin_site.admin_view(self.renew)
+        return [path("<int:pk>/renew/", renew, name="acl_aclconfig_renew"), *super().get_urls()]
+
+    def renew(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Make a new version of the customer's map."""
+        config = self.act(request, pk)
+        try:
+            config = services.renew_map(rental=config.rental, by=_staff(request), ip=client_ip(request))
+        except services.DownloadRefused as refusal:
+            messages.error(request, str(refusal))
+        else:
+            messages.success(request, gettext("Version %(version)s is made.") % {"version": config.version})
+        return redirect("admin:acl_aclconfig_change", config.pk)
 
     @admin.display(description=_("reason"))
     def reason_text(self, row: AclConfig) -> str:
@@ -64,6 +97,7 @@ class AclEventAdmin(RentalRowAdmin):
         "kind",
         "version",
         "file_format",
+        "count",
         "by",
         "ip",
         "place",
@@ -72,13 +106,15 @@ class AclEventAdmin(RentalRowAdmin):
     )
     list_display_links = ("at",)
     list_filter = ("kind", "file_format")
-    search_fields = (*ReadOnlyAdmin.search_fields, "ip")
+    search_fields = (*RentalRowAdmin.search_fields, "ip")
     fields = (
         "at",
         "customer",
         "kind",
         "version",
         "file_format",
+        "count",
+        "last_at",
         "reason_text",
         "by",
         "ip",
@@ -101,3 +137,31 @@ class MapRegionAdmin(RentalRowAdmin):
     list_display = ("region_id", "customer", "relay")
     fields = ("region_id", "customer", "relay")
     readonly_fields = fields
+
+
+@admin.register(LiveUrl)
+class LiveUrlAdmin(RentalRowAdmin):
+    """Live URLs, without the addresses themselves: they are the customers' secrets."""
+
+    list_display = ("created_at", "customer", "revoked_at", "last_fetched_at", "last_ip", "last_browser")
+    list_display_links = ("created_at",)
+    list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
+    fields = ("customer", "created_at", "revoked_at", "last_fetched_at", "last_ip", "last_browser")
+    readonly_fields = fields
+    change_form_template = "admin/acl/liveurl/change_form.html"
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        return super().get_queryset(request).defer("secret")
+
+    def get_urls(self) -> list[Any]:
+        revoke = self.admin_site.admin_view(self.revoke)
+        return [path("<int:pk>/revoke/", revoke, name="acl_liveurl_revoke"), *super().get_urls()]
+
+    def revoke(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """End the customer's live URL at once."""
+        url = self.act(request, pk)
+        if url.revoked_at is None and services.revoke_live_url(
+            rental=url.rental, by=_staff(request), ip=client_ip(request)
+        ):
+            messages.success(request, gettext("The live URL is revoked."))
+        return redirect("admin:acl_liveurl_change", pk)

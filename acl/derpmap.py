@@ -23,6 +23,8 @@ OLDEST_CLIENT = "1.84"
 DEFAULT_MAP_URL = "https://controlplane.tailscale.com/derpmap/default"
 # Where the texts advise to put Headscale's file.
 HEADSCALE_PATH = "/etc/headscale/derpmgmt.yaml"
+# What whoever reads a map gets when there is none: every reader takes our regions out and keeps those of others.
+EMPTY_MAP: dict[str, Any] = {"Regions": {}}
 
 _PIN = re.compile(r"[0-9a-f]{64}")
 
@@ -142,6 +144,34 @@ def ways(derp_map: dict[str, Any]) -> set[Way]:
     }
 
 
+@dataclass(frozen=True)
+class Change:
+    """How one region of a map differs from an older version: `kind` is "added", "removed" or "moved" (its relay has another
+    address, port or certificate)."""
+
+    kind: str
+    region_id: int
+    name: str
+
+
+def compare_maps(old: dict[str, Any], new: dict[str, Any]) -> tuple[Change, ...]:
+    """What leads elsewhere in `new` than in `old`, in the order of the region IDs; names alone do not count."""
+    ways_of = [
+        {way[0]: (way, derp_map["Regions"][str(way[0])]["RegionName"]) for way in ways(derp_map)}
+        for derp_map in (old, new)
+    ]
+    before, after = ways_of
+    changes = []
+    for region_id in sorted(before.keys() | after.keys()):
+        if region_id not in before:
+            changes.append(Change("added", region_id, after[region_id][1]))
+        elif region_id not in after:
+            changes.append(Change("removed", region_id, before[region_id][1]))
+        elif before[region_id][0] != after[region_id][0]:
+            changes.append(Change("moved", region_id, after[region_id][1]))
+    return tuple(changes)
+
+
 def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2)
 
@@ -233,3 +263,17 @@ def render_map(derp_map: dict[str, Any], file_format: MapFormat, *, version: int
     if file_format is MapFormat.YAML:
         return to_headscale_yaml(derp_map, version=version, ends_at=ends_at)
     return to_json(derp_map)
+
+
+# How often the text advises Headscale to ask: a relay that moved is found again within this time.
+UPDATE_FREQUENCY = "30s"
+
+
+def to_headscale_config(address: str) -> str:
+    """The lines of Headscale's config.yaml that make it follow the map behind `address`, Tailscale's own map kept."""
+    derp = {
+        "urls": [DEFAULT_MAP_URL, address],
+        "auto_update_enabled": True,
+        "update_frequency": UPDATE_FREQUENCY,
+    }
+    return yaml.safe_dump({"derp": derp}, sort_keys=False, width=1000)

@@ -1,6 +1,8 @@
-"""What the queue runs about maps."""
+"""What the queue and the clock ring for about maps."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 from django.utils import timezone
 
@@ -11,19 +13,48 @@ log = logging.getLogger(__name__)
 
 
 def refresh_acl(rental_pk: int) -> None:
-    """Bring one rental's map up to date after its relays or its rights changed."""
+    """Bring one rental's map, and what its live URL answers, up to date after its relays or its rights changed."""
     rental = Rental.objects.filter(pk=rental_pk).first()
     if rental:
-        services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+        try:
+            services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+        finally:
+            # Also when the map is the same: the end of the rental, which the copy carries, may have moved.
+            services.publish_live_urls(rental_pk=rental_pk)
+
+
+def publish_live(rental_pk: int) -> None:
+    """Write what the rental's live URL answers now to where it is served from."""
+    services.publish_live_urls(rental_pk=rental_pk)
+
+
+def destroy_maps(user_pk: int) -> None:
+    """An account is being closed: destroy its maps once its rental is closed; until then a sweep rings again."""
+    rental = Rental.objects.filter(user=user_pk, user__closing_at__isnull=False).first()
+    if rental:
+        services.destroy_maps(rental=rental)
 
 
 def sweep_maps() -> None:
-    """Find every map that has lapsed or is not what the relays call for; two queries when there is none.
+    """Bring every map up to date that is not what its relays call for or is about to lapse; tell customers of new versions.
 
-    A rental that cannot be served is logged and does not hold the others up.
+    A rental that cannot be served is logged and does not hold the others up; nor does one part of the sweep another.
     """
-    for rental in services.due_rentals(timezone.now()):
-        try:
-            services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
-        except Exception:
-            log.exception("the map of rental %s could not be made", rental.pk)
+    now = timezone.now()
+    for rental in services.due_rentals(now):
+        _try(f"the map of rental {rental.pk}", partial(refresh_acl, rental.pk))
+    for config in services.due_lapses(now):
+        _try(f"the lapse of map version {config.pk}", partial(services.record_lapse, config=config, now=now))
+    _try("news about maps", partial(services.tell_changes, now=now))
+
+
+def record_fetches() -> None:
+    """Write the fetches of live URLs to the log."""
+    services.record_fetches()
+
+
+def _try(subject: str, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except Exception:
+        log.exception("%s could not be dealt with", subject)

@@ -6,16 +6,19 @@ from typing import Any, Self
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import Case, Q, Value, When
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from containers.models import Relay
+from derpmgmt.lib.crypto import EncryptedTextField
 from serials.models import Rental
 
 # How long a version of the map is valid.
 VALID_FOR = timedelta(days=32)
+# A version is followed by the next so long before it lapses.
+RENEW_BEFORE = timedelta(days=3)
 
 
 class ByRentalQuerySet(models.QuerySet[Any]):
@@ -66,6 +69,9 @@ class AclConfig(models.Model):
     created_at = models.DateTimeField(_("made"), default=timezone.now)
     ends_at = models.DateTimeField(_("valid until"))
     reason = models.CharField(_("reason"), max_length=200)
+    # When its customer was told of it (or needed not be), and when the sweep had done all that follows from its lapse.
+    told_at = models.DateTimeField(null=True, blank=True, editable=False)
+    lapsed_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = ByRentalQuerySet.as_manager()
 
@@ -80,20 +86,26 @@ class AclConfig(models.Model):
                 name="acl_inactive_is_null", condition=Q(is_active=True) | Q(is_active=None)
             ),
         ]
+        indexes = [
+            models.Index(fields=["is_active", "told_at"]),
+            models.Index(fields=["lapsed_at", "ends_at"]),
+        ]
 
     def __str__(self) -> str:
         return f"v{self.version}"
 
 
 class AclEvent(models.Model):
-    """A version that was made or withdrawn, downloaded or refused: who, from where, when; append-only.
+    """A version that was made or withdrawn, downloaded, fetched or refused: who, from where, when; append-only.
 
-    `reason` is kept in English, as it stands in the code; `reason_text` is it in the reader's language.
+    Fetches by a live URL are the exception: one row a day for each version, address and program, whose `count` and
+    `last_at` grow (`fetch_key` finds it). `reason` is kept in English, as it stands in the code; `reason_text` is it in the reader's language.
     """
 
     class Kind(models.TextChoices):
         MADE = "made", _("made")
         DOWNLOADED = "downloaded", _("downloaded")
+        FETCHED = "fetched", _("fetched by the live URL")
         REFUSED = "refused", _("refused")
         WITHDRAWN = "withdrawn", _("withdrawn")
 
@@ -115,6 +127,9 @@ class AclEvent(models.Model):
     ip = models.GenericIPAddressField(_("IP address"), null=True, blank=True)
     place = models.CharField(_("place"), max_length=80, blank=True)
     browser = models.CharField(_("browser"), max_length=200, blank=True)
+    count = models.PositiveIntegerField(_("times"), default=1)
+    last_at = models.DateTimeField(_("last time"), null=True, blank=True)
+    fetch_key = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001 — NULLs never collide
 
     objects = ByRentalQuerySet.as_manager()
 
@@ -122,6 +137,7 @@ class AclEvent(models.Model):
         verbose_name = _("map event")
         verbose_name_plural = _("map events")
         ordering = ["-pk"]
+        indexes = [models.Index(fields=["rental", "kind"])]
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {timezone.localtime(self.at):%Y-%m-%d %H:%M}"
@@ -130,3 +146,35 @@ class AclEvent(models.Model):
     def reason_text(self) -> str:
         """The reason in the language of the page."""
         return gettext(self.reason) if self.reason else ""
+
+
+class LiveUrl(models.Model):
+    """The secret address under which a customer's current map can be fetched; at most one a rental is not revoked.
+
+    The secret is stored as an HMAC (`secret_hash`) to find it and encrypted (`secret`) to show it to its owner.
+    """
+
+    rental = models.ForeignKey(Rental, models.CASCADE, related_name="live_urls", verbose_name=_("rental"))
+    secret_hash = models.CharField(max_length=64, unique=True, editable=False)
+    secret = EncryptedTextField(blank=True, editable=False)
+    created_at = models.DateTimeField(_("made"), default=timezone.now)
+    revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
+    usable = models.GeneratedField(
+        expression=Case(When(Q(revoked_at__isnull=True), then=Value(1)), default=None),
+        output_field=models.SmallIntegerField(null=True),
+        db_persist=True,
+    )
+    last_fetched_at = models.DateTimeField(_("last fetched"), null=True, blank=True)
+    last_ip = models.GenericIPAddressField(_("IP address"), null=True, blank=True)
+    last_browser = models.CharField(_("program"), max_length=200, blank=True)
+
+    objects = ByRentalQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("live URL")
+        verbose_name_plural = _("live URLs")
+        ordering = ["-pk"]
+        constraints = [models.UniqueConstraint(name="live_url_one_usable", fields=["rental", "usable"])]
+
+    def __str__(self) -> str:
+        return f"#{self.pk}"

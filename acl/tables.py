@@ -3,6 +3,7 @@
 from typing import Any
 
 import django_tables2 as tables
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -13,6 +14,7 @@ from acl.models import AclEvent
 _COLOURS = {
     AclEvent.Kind.MADE: "green",
     AclEvent.Kind.DOWNLOADED: "blue",
+    AclEvent.Kind.FETCHED: "azure",
     AclEvent.Kind.REFUSED: "red",
     AclEvent.Kind.WITHDRAWN: "yellow",
 }
@@ -35,6 +37,7 @@ class MapHistoryTable(tables.Table):
     at = tables.DateTimeColumn(format="Y-m-d H:i:s", attrs=_labelled(_("time")))
     kind = tables.Column(attrs=_labelled(_("kind")))
     version = tables.Column(attrs=_labelled(_("version")))
+    count = tables.Column(orderable=False, attrs=_labelled(_("times")))
     by = tables.Column(accessor="by_id", empty_values=(), orderable=False, attrs=_labelled(_("by")))
     reason_text = tables.Column(verbose_name=_("reason"), orderable=False, attrs=_labelled(_("reason")))
     ip = tables.Column(attrs=_labelled(_("IP address")))
@@ -42,7 +45,7 @@ class MapHistoryTable(tables.Table):
 
     class Meta:
         model = AclEvent
-        fields = ("at", "kind", "version", "by", "reason_text", "ip", "browser")
+        fields = ("at", "kind", "version", "count", "by", "reason_text", "ip", "browser")
         attrs = {"class": "table table-vcenter panel-cards"}
         default = _EMPTY
         order_by = "-at"
@@ -53,12 +56,21 @@ class MapHistoryTable(tables.Table):
         kind = AclEvent.Kind(record.kind)
         return format_html('<span class="badge bg-{0}-lt">{1}</span>', _COLOURS[kind], kind.label)
 
+    def render_count(self, record: AclEvent) -> str:
+        """How often, where that is more than once, and until when."""
+        if record.count == 1:
+            return ""
+        last = f"{timezone.localtime(record.last_at):%H:%M:%S}" if record.last_at else ""
+        return " · ".join(filter(None, [f"{record.count} ×", last]))
+
     def render_version(self, record: AclEvent) -> str:
         """The version and, where it left the panel, in which form."""
-        return " · ".join(filter(None, [f"v{record.version}", record.file_format]))
+        return " · ".join(filter(None, [f"v{record.version}" if record.version else "", record.file_format]))
 
     def render_by(self, record: AclEvent) -> str:
         """An operator's name is no business of the customer's."""
+        if record.kind == AclEvent.Kind.FETCHED:
+            return gettext("live URL")
         if record.by_id is None:
             return gettext("the system")
         return gettext("you") if record.by_id == self.request.user.pk else gettext("an admin")

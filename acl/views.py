@@ -1,4 +1,4 @@
-"""The customer's map: download, copy, explanation, history."""
+"""The customer's map: download, copy, explanation, history, live URL."""
 
 from typing import cast
 
@@ -24,6 +24,8 @@ from derpmgmt.lib.limits import consume
 from serials.models import Rental
 
 HAND_OUT_RATE = "60/10m"
+# A new version by hand, or another live URL.
+RENEW_RATE = "10/d"
 HISTORY_ROWS = 25
 
 
@@ -145,3 +147,59 @@ def map_history(request: SignedInRequest) -> HttpResponse:
     table = MapHistoryTable(AclEvent.objects.filter(rental__user=_person(request)))
     RequestConfig(request, paginate={"per_page": HISTORY_ROWS}).configure(table)
     return render(request, "acl/map_history.html", {"table": table})
+
+
+@login_required
+@require_POST
+def map_renew(request: SignedInRequest) -> HttpResponse:
+    """A new version by the customer's own hand."""
+    consume(request, group="map_renew", key=str(request.user.pk), rate=RENEW_RATE)
+    try:
+        config = services.renew_map(rental=_own_rental(request), by=request.user, ip=client_ip(request))
+    except services.DownloadRefused as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, _("Version %(version)s of your map is made.") % {"version": config.version})
+    return redirect("home")
+
+
+@login_required
+@require_GET
+def live_show(request: SignedInRequest) -> HttpResponse:
+    """The live URL, when it was fetched, and what to write into Headscale's configuration."""
+    rental = _own_rental(request)
+    live = services.describe_live(rental=rental, now=timezone.now())
+    response = render(
+        request,
+        "acl/live_show.html",
+        {"live": live, "has_rental": rental is not None, "headscale_path": HEADSCALE_PATH},
+    )
+    response.headers["Cache-Control"] = "private, no-store"
+    return response
+
+
+@login_required
+@require_POST
+def live_create(request: SignedInRequest) -> HttpResponse:
+    """Make the live URL, or another in the place of the one there is."""
+    consume(request, group="live_url", key=str(request.user.pk), rate=RENEW_RATE)
+    rental = _own_rental(request)
+    if rental is None:
+        return redirect("acl:live-show")
+    try:
+        services.create_live_url(rental=rental, by=request.user, ip=client_ip(request))
+    except services.DownloadRefused as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, _("The live URL is made."))
+    return redirect("acl:live-show")
+
+
+@login_required
+@require_POST
+def live_revoke(request: SignedInRequest) -> HttpResponse:
+    """End the live URL at once."""
+    rental = _own_rental(request)
+    if rental and services.revoke_live_url(rental=rental, by=request.user, ip=client_ip(request)):
+        messages.success(request, _("The live URL is revoked."))
+    return redirect("acl:live-show")

@@ -82,6 +82,8 @@ class RelayAdmin(ReadOnlyAdmin):
         "created_at",
         "proven_at",
         "released_at",
+        "replaces",
+        "retiring_since",
         "history",
     )
     readonly_fields = fields

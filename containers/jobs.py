@@ -14,10 +14,11 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
 from containers import deploy
+from containers.derp.presence import has_devices
 from containers.derp.probe import CAUSES, ProbeResult
 from containers.derp.probe import probe_relay as run_probe
 from containers.models import Deployment, Relay, ServerCheck
-from containers.services import checks, images, relays, visits
+from containers.services import checks, images, planning, relays, rotation, visits
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import Heartbeat, JobRecord, Problem, worker_name
 from fleet import facts
@@ -26,6 +27,7 @@ from fleet.contact import contact
 from fleet.engine import EngineError
 from fleet.models import Server
 from fleet.ssh import RemoteError
+from serials.services import PLAN_AGAIN
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def server_queue(server_pk: int) -> str:
 
 def plan_rental(rental_pk: int) -> None:
     """Make the rows say what the customer should have."""
-    relays.plan_relays(rental_pk=rental_pk)
+    planning.plan_relays(rental_pk=rental_pk)
 
 
 def follow_server(server_pk: int) -> None:
@@ -80,8 +82,8 @@ def follow_server(server_pk: int) -> None:
 
 def plan_waiting(server_pk: int) -> None:
     """A server became usable: plan those who wait for one."""
-    for rental_pk in relays.due_rentals(timezone.now()):
-        relays.plan_relays(rental_pk=rental_pk)
+    for rental_pk in planning.due_rentals(timezone.now() + PLAN_AGAIN):
+        planning.plan_relays(rental_pk=rental_pk)
 
 
 @contextmanager
@@ -187,6 +189,33 @@ def probe_relay(relay_pk: int) -> None:
     relay = Relay.objects.live().select_related("server").filter(pk=relay_pk).first()
     if relay is not None:
         relays.record_probe(relay=relay, result=run_probe(relays.target_of(relay)))
+
+
+def rotate_certificates() -> None:
+    """Give the relays whose certificate is near its end successors."""
+    now = timezone.now()
+    for relay in rotation.due_rotations(now):
+        rotation.rotate_relay(relay=relay, now=now)
+
+
+def sweep_retiring() -> None:
+    """Ring for the retiring relays that may go now."""
+    for relay_pk in rotation.due_retirements(timezone.now()):
+        queue.enqueue(retire_relay, relay_pk, queue="slow", is_again=True)
+
+
+def retire_relay(relay_pk: int) -> None:
+    """Remove a retiring relay when its grace is over, or when it says itself that no device is connected to it."""
+    relay = Relay.objects.retiring().select_related("server").filter(pk=relay_pk).first()
+    if relay is None:
+        return
+    now = timezone.now()
+    if rotation.is_grace_over(relay, now) or (
+        rotation.may_be_asked(relay, now) and has_devices(relays.target_of(relay)) is False
+    ):
+        rotation.retire_relay(relay=relay)
+    else:
+        rotation.record_in_use(relay=relay, now=now)
 
 
 def visit_servers(shard: int) -> None:
@@ -408,7 +437,7 @@ def sweep() -> None:
     now = timezone.now()
     relays.end_lost_deployments(now)
     checks.end_lost_checks(now)
-    for rental_pk in relays.due_rentals(now):
+    for rental_pk in planning.due_rentals(now):
         queue.enqueue(plan_rental, rental_pk, is_again=True)
     for relay in relays.due_relays(now):
         queue.enqueue(apply_relay, relay.pk, queue=server_queue(relay.server_id), is_again=True)

@@ -31,10 +31,15 @@ class RelayQuerySet(models.QuerySet["Relay"]):
         return self.exclude(slot=None)
 
     def in_map(self) -> Self:
-        """Those that belong into the customer's map: proven once and his, or surplus but still running."""
+        """Those that belong into the customer's map: proven once and his or retiring, or surplus but still running."""
+        is_kept = Q(slot__isnull=False) | Q(retiring_since__isnull=False)
         return self.filter(proven_at__isnull=False).filter(
-            Q(status="running") | Q(slot__isnull=False, status__in=["planned", "failed"])
+            Q(status="running") | is_kept & Q(status__in=["planned", "failed"])
         )
+
+    def retiring(self) -> Self:
+        """Those that only stand until their customer's devices have gone over to the successor."""
+        return self.live().filter(retiring_since__isnull=False).exclude(status=Relay.Status.REMOVING)
 
 
 class Relay(models.Model):
@@ -42,7 +47,9 @@ class Relay(models.Model):
 
     `slot` (1–3) says which of the customer's three it is; a surplus relay has none and goes. `status` is what was last done;
     what should be is decided from `slot`. Ports and slots are unique among live rows (`live` is NULL for released ones, and
-    NULLs never collide in a unique index); a released row keeps its keys, so that the same relay can come back.
+    NULLs never collide in a unique index); a released row keeps its keys, so that the same relay can come back: one whose
+    customer's rights ended has `return_slot`, the place it comes back to. A successor (`replaces`) is made beside its
+    predecessor and takes the slot over once it is proven; from then on the predecessor is retiring (`retiring_since`).
     """
 
     class Status(models.TextChoices):
@@ -94,6 +101,21 @@ class Relay(models.Model):
     )
     failed_at = models.DateTimeField(_("last failure"), null=True, blank=True, editable=False)
     proven_at = models.DateTimeField(_("first carried a packet"), null=True, blank=True, editable=False)
+    return_slot = models.PositiveSmallIntegerField(
+        _("comes back to place"), null=True, blank=True, editable=False
+    )
+    replaces = models.ForeignKey(
+        "self",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="successors",
+        editable=False,
+        verbose_name=_("successor of"),
+    )
+    retiring_since = models.DateTimeField(
+        _("retiring since"), null=True, blank=True, db_index=True, editable=False
+    )
     probe_asked_at = models.DateTimeField(_("test asked for"), null=True, blank=True, editable=False)
     last_health = models.ForeignKey(
         "RelayHealth", models.SET_NULL, null=True, blank=True, related_name="+", editable=False
@@ -116,7 +138,10 @@ class Relay(models.Model):
                 name="relay_released_has_no_slot", condition=~Q(status="released") | Q(slot=None)
             ),
         ]
-        indexes = [models.Index(fields=["status", "try_after"])]
+        indexes = [
+            models.Index(fields=["status", "try_after"]),
+            models.Index(fields=["status", "certificate_ends_at"]),
+        ]
 
     def __str__(self) -> str:
         return f"{self.server} · {self.derp_port}"

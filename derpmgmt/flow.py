@@ -5,21 +5,31 @@ from typing import Any
 
 from django.conf import settings
 
+from accounts import jobs as accounts
 from acl import jobs as acl
+from acl import services as acl_services
 from containers import jobs as containers
+from containers.services import closing as containers_closing
 from containers.services import relays
 from derpmgmt import overview
 from derpmgmt.lib.queue import Ring, Tick
 from serials import jobs as serials
+from serials.services import closing as serials_closing
 
 JOBS: dict[str, list[Ring]] = {
     # serials: the end, the schedule or the state of a rental moved
     "rental_changed": [Ring(containers.plan_rental), Ring(acl.refresh_acl)],
+    # accounts: somebody is to be told something
+    "notice_made": [Ring(accounts.send_notice, "notices")],
+    # accounts: an account is to be closed, and what the rooms above have of it is to go
+    "account_closing": [Ring(serials.close_rental), Ring(acl.destroy_maps)],
     # containers: a relay's row no longer says what its container is
     "relay_changed": [Ring(containers.apply_relay, containers.apply_queue)],
     # containers: which relays a rental has, or what they are, changed
     "relays_changed": [Ring(acl.refresh_acl)],
     "probe_asked": [Ring(containers.probe_relay, "slow")],
+    # acl: a rental has another version of its map, or none any more
+    "map_changed": [Ring(acl.publish_live)],
     # fleet
     "server_to_check": [Ring(containers.request_check)],
     "server_usable": [Ring(containers.plan_waiting)],
@@ -31,11 +41,26 @@ JOBS: dict[str, list[Ring]] = {
 ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "server_relays": [relays.server_relays],
     "admin_overview": [overview.admin_overview],
+    # why an account may not be closed; what its owner would lose; what of it is still there
+    "closing_reasons": [],
+    "closing_losses": [serials_closing.closing_losses],
+    "closing_left": [
+        serials_closing.closing_left,
+        acl_services.closing_left,
+        containers_closing.closing_left,
+    ],
 }
 
 CRON: list[Tick] = [
     Tick(containers.sweep, "default", 5),
     *(Tick(containers.visit_servers, f"visit-{shard}", 15, (shard,)) for shard in range(settings.SHARDS)),
+    Tick(containers.rotate_certificates, "default", 60),
+    Tick(containers.sweep_retiring, "default", 60),
     Tick(acl.sweep_maps, "default", 30),
-    Tick(serials.sweep_serials, "default", 600),
+    Tick(acl.record_fetches, "default", 15),
+    Tick(serials.sweep_rentals, "default", 5),
+    Tick(accounts.sweep_closing, "default", 30),
+    Tick(accounts.sweep_notices, "notices", 10),
+    Tick(serials.sweep_reminders, "default", 30),
+    Tick(serials.sweep_closing, "default", 600),
 ]

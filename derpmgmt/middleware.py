@@ -11,7 +11,7 @@ from django_ratelimit.exceptions import Ratelimited
 from derpmgmt import pages
 from derpmgmt.lib import limits
 from derpmgmt.lib.address import client_network
-from derpmgmt.lib.mail import MailFailed
+from derpmgmt.lib.mail import MailFailed, MailLimited
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -90,6 +90,8 @@ class LimitMiddleware:
             return pages.too_many_requests(request, wait_seconds=error.wait_seconds)
         if isinstance(error, Ratelimited):
             return pages.too_many_requests(request)
+        if isinstance(error, MailLimited):
+            return pages.mail_limited(request, wait_seconds=error.wait_seconds)
         if isinstance(error, MailFailed):
             return pages.mail_failed(request)
         return None

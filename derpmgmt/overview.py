@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from accounts.models import User
+from accounts.models import Notice, User
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Relay, ServerCheck
 from containers.services.relays import SLOTS
@@ -26,6 +26,7 @@ SHOWN = 10
 # Servers are visited every 15 s: after so long nobody seems to do it.
 VISITS_MISSED = timedelta(minutes=2)
 ERRORS_SHOWN_FOR = timedelta(days=1)
+NOTICES_SHOWN_FOR = timedelta(days=7)
 
 CRITICAL, WARNING, INFORMATION = "critical", "warning", "information"
 _LEVELS = (CRITICAL, WARNING, INFORMATION)
@@ -84,7 +85,7 @@ def admin_overview() -> Iterator[dict[str, Any]]:
         .order_by("region__code", "name")
     )
     visits = [server.last_visit_at for server in servers if server.last_visit_at]
-    matters = [*_servers(servers, now), *_relays(now), *_customers(servers, now), *_batches()]
+    matters = [*_servers(servers, now), *_relays(now), *_customers(servers, now), *_notices(now), *_batches()]
     yield {
         "matters": sorted(matters, key=lambda matter: _LEVELS.index(matter.level)),
         "figures": _figures(now),
@@ -191,6 +192,15 @@ def _customers(servers: list[Server], now: datetime) -> Iterator[Matter]:
         )
         text = _("No further server is free for them; they are served by themselves as soon as one is.")
         yield Matter(CRITICAL, title % {"count": short}, text, reverse("admin:fleet_server_changelist"))
+
+
+def _notices(now: datetime) -> Iterator[Matter]:
+    failed = Notice.objects.filter(state=Notice.State.FAILED, created_at__gt=now - NOTICES_SHOWN_FOR).count()
+    if failed:
+        title = ngettext("%(count)d notice was not sent", "%(count)d notices were not sent", failed)
+        text = _("Look at the reasons, then send them again.")
+        url = reverse("admin:accounts_notice_changelist") + "?state__exact=failed"
+        yield Matter(WARNING, title % {"count": failed}, text, url)
 
 
 def _batches() -> Iterator[Matter]:

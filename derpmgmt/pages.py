@@ -15,6 +15,7 @@ from accounts.models import User
 from accounts.requests import SignedInRequest
 from acl.services import describe_map
 from containers.progress import describe_relays
+from derpmgmt.lib.mail import LIMIT, WINDOW
 from serials.models import Rental
 from serials.services import current_span
 
@@ -44,10 +45,12 @@ def _parts(user: User) -> dict[str, Any]:
         return {"rental": rental, "is_entitled": False, "history": history}
     panel = describe_map(rental=rental, now=now)
     span = current_span(rental, now)
-    share = (now - span.starts_at) / (span.ends_at - span.starts_at) if span else 0
+    # In the grace after the end all of the last span is used.
+    share = min((now - span.starts_at) / (span.ends_at - span.starts_at), 1) if span else 0
     return {
         "rental": rental,
         "is_entitled": True,
+        "is_in_grace": rental.ends_at is not None and rental.ends_at <= now,
         "is_ending": rental.ends_at is not None and rental.ends_at - now < ENDING_SOON,
         "history": history,
         "used_percent": round(100 * share),
@@ -92,6 +95,14 @@ def too_many_requests(request: HttpRequest, *, wait_seconds: int = 0) -> HttpRes
     response = render(request, "429.html", {"wait_minutes": minutes}, status=429)
     if wait_seconds:
         response["Retry-After"] = str(wait_seconds)
+    return response
+
+
+def mail_limited(request: HttpRequest, *, wait_seconds: int) -> HttpResponse:
+    """The 429 page for a mail that somebody asked for when his address has had its share; says how long to wait."""
+    context = {"wait_minutes": -(-wait_seconds // 60), "limit": LIMIT, "window": WINDOW.seconds // 60}
+    response = render(request, "429_mail.html", context, status=429)
+    response["Retry-After"] = str(wait_seconds)
     return response
 
 

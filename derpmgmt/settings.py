@@ -104,7 +104,12 @@ CACHES = {
 
 # A server's changes go to apply-K and its visits to visit-K, K = its primary key modulo SHARDS.
 SHARDS = env.read_int("SHARDS", 3)
-QUEUES = ["default", "slow", *(f"{kind}-{k}" for kind in ("apply", "visit") for k in range(SHARDS))]
+QUEUES = [
+    "default",
+    "slow",
+    "notices",
+    *(f"{kind}-{k}" for kind in ("apply", "visit") for k in range(SHARDS)),
+]
 RQ_QUEUES = {name: {"URL": _redis(0), "DEFAULT_TIMEOUT": 600, "DEFAULT_RESULT_TTL": 60} for name in QUEUES}
 RQ = {"COMMIT_MODE": "auto"}
 # The image archives that the panel loads onto hosts.
@@ -140,6 +145,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "acl.live.LiveMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -233,6 +239,15 @@ elif IS_DEMO:
     EMAIL_FILE_PATH = VAR_DIR / "mail"
 else:
     EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+# Text messages by Alibaba Cloud's SMS; needs requirements-sms.txt.
+SMS_ACCESS_KEY_ID = env.read("SMS_ACCESS_KEY_ID")
+SMS_ACCESS_KEY_SECRET = env.read("SMS_ACCESS_KEY_SECRET")
+SMS_SIGN_NAME = env.read("SMS_SIGN_NAME")
+SMS_NOTICE_TEMPLATE = env.read("SMS_NOTICE_TEMPLATE")
+SMS_CODE_TEMPLATE = env.read("SMS_CODE_TEMPLATE")
+_sms = (SMS_ACCESS_KEY_ID, SMS_ACCESS_KEY_SECRET, SMS_SIGN_NAME, SMS_NOTICE_TEMPLATE, SMS_CODE_TEMPLATE)
+if any(_sms) and not all(_sms):
+    raise ImproperlyConfigured("Text messages need all of DERPMGMT_SMS_… (docs/settings.md), or none.")
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.read("EMAIL_FROM", "derpmgmt <noreply@localhost>")
 
 LANGUAGE_CODE = "zh-hans"
@@ -269,6 +284,31 @@ RATELIMIT_USE_CACHE = "default"
 # Serial numbers a person or address may try in an hour.
 REDEEM_RATE = env.read("REDEEM_RATE", "30/h")
 
+# The rental's life, in days: everything runs on after the end unless the serial number says otherwise; a relay with an old
+# certificate stays beside its successor at most.
+GRACE_DAYS = env.read_int("GRACE_DAYS", 0)
+ROTATION_GRACE_DAYS = env.read_int("ROTATION_GRACE_DAYS", 7)
+if min(GRACE_DAYS, ROTATION_GRACE_DAYS) < 0:
+    raise ImproperlyConfigured("DERPMGMT_GRACE_DAYS and DERPMGMT_ROTATION_GRACE_DAYS: 0 or more days")
+
+# A customer is reminded so many days before his rental ends.
+try:
+    REMINDER_DAYS = tuple(sorted({int(part) for part in env.read_list("REMINDER_DAYS") or ("7", "3", "1")}))
+except ValueError as error:
+    raise ImproperlyConfigured("DERPMGMT_REMINDER_DAYS: whole numbers, separated by commas") from error
+if REMINDER_DAYS[0] < 1:
+    raise ImproperlyConfigured("DERPMGMT_REMINDER_DAYS: at least 1 each")
+
+# Days after a rental's end, without renewal, until the account is closed; 0 = never by itself.
+CLOSE_AFTER_DAYS = env.read_int("CLOSE_AFTER_DAYS", 30)
+if CLOSE_AFTER_DAYS != 0 and CLOSE_AFTER_DAYS < 8:
+    raise ImproperlyConfigured(
+        "DERPMGMT_CLOSE_AFTER_DAYS: 0, or at least 8 (the first warning comes 7 days before)"
+    )
+
+# Whether a version of a map that lapses takes the pins it names with it, so that snippets copied away really stop.
+ROTATE_PINS = env.read_bool("ROTATE_PINS", default=False)
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -286,7 +326,10 @@ LOGGING = {
             ],
         }
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "plain"},
+        "nowhere": {"class": "logging.NullHandler"},
+    },
     "root": {"handlers": ["stderr"], "level": env.read("LOG_LEVEL", "INFO")},
     "loggers": {
         "paramiko": {"level": "CRITICAL"},
@@ -295,6 +338,9 @@ LOGGING = {
         "rq.worker": {"level": "WARNING", "handlers": [], "propagate": True},
         "rq.cron": {"level": "WARNING"},
         "django_structlog": {"level": "WARNING"},
+        # They would log the keys in the addresses of push services; what one of those said stands with the notice.
+        "apprise": {"handlers": ["nowhere"], "propagate": False},
+        "urllib3": {"level": "WARNING"},
     },
 }
 structlog.configure(

@@ -3,19 +3,26 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from derpmgmt import mailbox, pages
+from derpmgmt import history, mailbox, pages
 
 urlpatterns = [
     path("", pages.front, name="front"),
     path("home/", pages.home, name="home"),
     path("home/relays/", pages.home_relays, name="home-relays"),
     path("home/map/", pages.home_map, name="home-map"),
+    path("history/", history.history, name="history"),
+    path("history/<slug:kind>.<slug:file_format>", history.history_export, name="history-export"),
     path("account/", include("accounts.urls")),
     path("accounts/", include("allauth.urls")),
     path("", include("serials.urls")),
     path("", include("acl.urls")),
     path("", include("containers.urls")),
     path("mailbox/", mailbox.mailbox, name="mailbox"),
+    path(
+        "admin/customers/<int:pk>/history/",
+        admin.site.admin_view(history.customer_history),
+        name="customer-history",
+    ),
     path("admin/", admin.site.urls),
 ]
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import tablib  # type: ignore[import-untyped]
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
+from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.html import format_html
@@ -20,9 +20,9 @@ from accounts.models import User
 from accounts.services import NotAllowed
 from derpmgmt.lib.address import client_ip
 from serials import codes, services
-from serials.forms import BatchForm
+from serials.forms import BatchForm, PauseForm, RenewForm, end_of_day
 from serials.models import Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
-from serials.templatetags.rental import rate, traffic
+from serials.templatetags.rental import moment, rate, traffic
 
 
 def _staff(request: HttpRequest) -> User:
@@ -93,7 +93,7 @@ class SerialBatchAdmin(ReadOnlyAdmin):
     def get_fields(self, request: HttpRequest, obj: SerialBatch | None = None) -> list[Any]:
         if obj is not None:
             return ["name", "days", "serial_numbers", "redeem_by", "paid_at", "device_limit", "quota", "rate", "at_quota",
-                    "servers", "created_at", "created_by"]  # fmt: skip
+                    "grace_days", "servers", "created_at", "created_by"]  # fmt: skip
         paid = ["is_paid"] if _staff(request).is_superuser else []
         return [
             "name",
@@ -105,6 +105,7 @@ class SerialBatchAdmin(ReadOnlyAdmin):
             "quota_gb",
             "rate_mbit",
             "at_quota",
+            "grace_days",
             "servers",
         ]
 
@@ -270,6 +271,7 @@ class SpanInline(ReadOnlyMixin, admin.TabularInline[RentalSpan, Rental]):
         "quota_bytes",
         "rate_bytes_per_second",
         "at_quota",
+        "grace_days",
         "redemption",
     ]
     extra = 0
@@ -291,9 +293,10 @@ class RedemptionInline(ReadOnlyMixin, admin.TabularInline[Redemption, Rental]):
 
 @admin.register(Rental)
 class RentalAdmin(ReadOnlyAdmin):
-    """Rentals with their schedule and history."""
+    """Rentals with their schedule and history; renewed, paused and resumed here."""
 
     list_display = ["user", "status", "ends_at", "paused_at", "waiting_since", "created_at"]
+    change_form_template = "admin/serials/rental/change_form.html"
     list_select_related = ["user"]
     list_filter = ["status", "ends_at"]
     search_fields = ["user__email", "user__username"]
@@ -301,6 +304,43 @@ class RentalAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Rental]:
         return Rental.objects.visible_to(request.user)
+
+    def get_urls(self) -> list[Any]:
+        act = self.admin_site.admin_view(self.rental_act)
+        return [path("<int:pk>/<slug:verb>/do/", act, name="serials_rental_act"), *super().get_urls()]
+
+    def rental_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:
+        """One of the buttons on a rental's page."""
+        rental = get_object_or_404(Rental.objects.visible_to(request.user), pk=pk)
+        act = {"renew": self._renew, "pause": self._pause, "resume": self._resume}.get(verb)
+        if request.method == "POST" and act:
+            try:
+                messages.success(request, act(request, rental))
+            except (services.RentalRefused, ValidationError) as refusal:
+                messages.error(request, " ".join(getattr(refusal, "messages", [str(refusal)])))
+        return redirect("admin:serials_rental_change", pk)
+
+    @staticmethod
+    def _renew(request: HttpRequest, rental: Rental) -> str:
+        form = RenewForm(request.POST)
+        if not form.is_valid():
+            raise ValidationError(list(form.errors["until"]))
+        until = end_of_day(form.cleaned_data["until"])
+        redemption = services.renew_rental(rental=rental, until=until, by=_staff(request))
+        return _("Renewed until %(end)s.") % {"end": moment(redemption.new_ends_at)}
+
+    @staticmethod
+    def _pause(request: HttpRequest, rental: Rental) -> str:
+        form = PauseForm(request.POST)
+        if not form.is_valid():
+            raise ValidationError(list(form.errors["reason"]))
+        services.pause_rental(rental=rental, by=_staff(request), reason=form.cleaned_data["reason"])
+        return _("Paused. The relays are being stopped.")
+
+    @staticmethod
+    def _resume(request: HttpRequest, rental: Rental) -> str:
+        services.resume_rental(rental=rental, by=_staff(request))
+        return _("Resumed. The relays are coming back.")
 
 
 @admin.register(Redemption)

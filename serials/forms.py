@@ -1,8 +1,10 @@
 """What people type to redeem, and what admins fill in to make serial numbers."""
 
+from datetime import date, datetime, time
 from typing import Any
 
 from django import forms
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from serials import services
@@ -54,7 +56,7 @@ class BatchForm(forms.ModelForm[SerialBatch]):
 
     class Meta:
         model = SerialBatch
-        fields = ["name", "days", "count", "redeem_by", "device_limit", "at_quota", "servers"]
+        fields = ["name", "days", "count", "redeem_by", "device_limit", "at_quota", "grace_days", "servers"]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -68,3 +70,20 @@ class BatchForm(forms.ModelForm[SerialBatch]):
         values["quota_bytes"] = quota and quota * BYTES_PER_GB
         values["rate_bytes_per_second"] = rate and rate * BYTES_PER_MBIT
         return values
+
+
+def end_of_day(day: date) -> datetime:
+    """The last second of a day in the panel's time zone: what “until this day” means."""
+    return timezone.make_aware(datetime.combine(day, time(23, 59, 59)), timezone.get_default_timezone())
+
+
+class RenewForm(forms.Form):
+    """Until which day an admin renews a rental."""
+
+    until = forms.DateField(label=_("Last day"))
+
+
+class PauseForm(forms.Form):
+    """Why an admin pauses a rental."""
+
+    reason = forms.CharField(label=_("Reason"), required=False, max_length=200)

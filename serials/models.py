@@ -32,8 +32,15 @@ class Entitlement(models.Model):
         help_text=_("For each device; empty = none."),
     )
     at_quota = models.CharField(_("at the allowance"), max_length=8, choices=AtQuota, default=AtQuota.NOTHING)
+    grace_days = models.PositiveIntegerField(
+        _("days of grace"),
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(366)],
+        help_text=_("So long everything still runs after the end; empty = as set for the whole panel."),
+    )
 
-    ENTITLEMENT_FIELDS = ("device_limit", "quota_bytes", "rate_bytes_per_second", "at_quota")
+    ENTITLEMENT_FIELDS = ("device_limit", "quota_bytes", "rate_bytes_per_second", "at_quota", "grace_days")
 
     class Meta:
         abstract = True
@@ -55,7 +62,7 @@ class SerialBatch(Entitlement):
         _("count"), validators=[MinValueValidator(1), MaxValueValidator(10000)]
     )
     redeem_by = models.DateField(
-        _("redeem by"), null=True, blank=True, help_text=_("Last day; empty = no limit.")
+        _("redeem by"), null=True, blank=True, db_index=True, help_text=_("Last day; empty = no limit.")
     )
     paid_at = models.DateTimeField(_("paid"), null=True, blank=True)
     servers = models.ManyToManyField(
@@ -130,6 +137,7 @@ class SerialNumber(models.Model):
         verbose_name = _("serial number")
         verbose_name_plural = _("serial numbers")
         ordering = ["-pk"]
+        indexes = [models.Index(fields=["batch", "status"])]
 
     def __str__(self) -> str:
         return self.masked
@@ -151,14 +159,24 @@ class RentalQuerySet(models.QuerySet["Rental"]):
 
     def entitled(self, now: Any) -> Self:
         """Those whose relays should run at `now`: decided by times, never by the recorded status."""
-        return self.filter(paused_at=None, closed_at=None, ends_at__gt=now)
+        return self.filter(paused_at=None, closed_at=None, runs_until__gt=now)
+
+    def due(self, now: Any) -> Self:
+        """Those whose end, with its grace, has come without having been recorded; read from one index."""
+        return self.filter(status=Rental.Status.ACTIVE, runs_until__lte=now)
+
+    def plan_due(self, now: Any) -> Self:
+        """Those whose relays have to be looked at, the longest waiting first; read from one index."""
+        return self.filter(plan_due_at__lte=now).order_by("plan_due_at")
 
 
 class Rental(models.Model):
     """One customer's time with relays; its schedule is the spans.
 
-    Rights are decided by times (`is_entitled`); `status` only records what the sweep has done. `waiting_since` is set while the
-    customer has paid time but not yet a proven relay: that time is given back.
+    Rights are decided by times (`is_entitled`); `status` only records what the sweep has done. `ends_at` is the end of the last
+    span, `runs_until` that end with its grace. `waiting_since` is set while the customer has paid time but not yet a proven
+    relay: that time is given back. `plan_due_at` is when his relays have to be looked at next: at once after every change,
+    later when the next span begins or everything ends.
     """
 
     class Status(models.TextChoices):
@@ -172,9 +190,13 @@ class Rental(models.Model):
     )
     status = models.CharField(_("state"), max_length=8, choices=Status, default=Status.ACTIVE, db_index=True)
     ends_at = models.DateTimeField(_("ends on"), null=True, blank=True, db_index=True)
+    runs_until = models.DateTimeField(_("relays run until"), null=True, blank=True)
     paused_at = models.DateTimeField(_("paused"), null=True, blank=True)
     closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
     waiting_since = models.DateTimeField(_("waiting for the first relay since"), null=True, blank=True)
+    plan_due_at = models.DateTimeField(null=True, default=timezone.now, db_index=True, editable=False)
+    # When the next of `serials.reminders` is due: moved on by its sweep, set anew by whatever moves the end.
+    remind_at = models.DateTimeField(null=True, blank=True, db_index=True, editable=False)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
 
     objects = RentalQuerySet.as_manager()
@@ -183,6 +205,7 @@ class Rental(models.Model):
         verbose_name = _("rental")
         verbose_name_plural = _("rentals")
         ordering = ["-pk"]
+        indexes = [models.Index(fields=["status", "runs_until"])]
 
     def __str__(self) -> str:
         return str(self.user)
@@ -192,8 +215,8 @@ class Rental(models.Model):
         return (
             self.paused_at is None
             and self.closed_at is None
-            and self.ends_at is not None
-            and now < self.ends_at
+            and self.runs_until is not None
+            and now < self.runs_until
         )
 
 
@@ -212,6 +235,7 @@ class Redemption(models.Model):
     class Kind(models.TextChoices):
         SERIAL = "serial", _("serial number redeemed")
         RENEWAL = "renewal", _("renewed by an admin")
+        ORDER = "order", _("paid order")
         WAITING = "waiting", _("waiting time given back")
         RESUMED = "resumed", _("resumed after a pause")
         REFUND = "refund", _("refunded")

@@ -20,6 +20,14 @@
     if (question && !window.confirm(question)) event.preventDefault();
   });
 
+  // data-once on a form: a second click does not send it a second time.
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (!("once" in form.dataset) || event.defaultPrevented) return;
+    if (form.dataset.once === "sent") event.preventDefault();
+    form.dataset.once = "sent";
+  });
+
   // data-copy="#id": copies that element's text and says so in its own label (data-copied) for two seconds.
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");

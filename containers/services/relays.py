@@ -1,20 +1,18 @@
-"""Planning, and what came of making a relay so.
+"""Relays as rows: making and giving them up, and what came of making one so.
 
-`plan_relays` decides what a customer should have; the functions below it write down what a job found. Every change of a
-relay's state is a conditional UPDATE, so that work which was decided meanwhile is never overwritten.
+What a customer should have is decided in `planning` and `rotation`; the functions here write down what a job found. Every
+change of a relay's state is a conditional UPDATE, so that work which was decided meanwhile is never overwritten. Where a
+rental's row is locked too, it is locked first.
 """
 
-from collections import defaultdict
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Count, F, Q
-from django.utils import timezone
+from django.db.models import F, Q
 
 from accounts.models import User
 from accounts.services import log_operation
-from containers import placement
 from containers.certificates import make_certificate
 from containers.derp.keys import generate_mesh_key, generate_private_key, public_key_of
 from containers.derp.probe import ProbeResult, ProbeTarget
@@ -24,134 +22,15 @@ from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import JobRecord, Problem
 from fleet.models import Server
 from serials.models import Rental
-from serials.services import bound_servers, credit_waiting_time
+from serials.services import credit_waiting_time, lock_rental, request_plan
 
 SLOTS = (1, 2, 3)
 # A failed try is repeated after 5 s, 10 s, … at most every 5 minutes.
 RETRY_PAUSE = timedelta(seconds=5)
 RETRY_PAUSE_LONGEST = timedelta(minutes=5)
-# A server on which a customer's relay failed is not tried again for him within this time while others are left.
-AVOID_FOR = timedelta(minutes=10)
-# These failures are of a port, not of a server: another port of the same server may do.
-PORT_FAILURES = ("port_taken",)
-# A port found taken by a stranger is not tried again for a day.
-PORT_AVOID_FOR = timedelta(days=1)
-_PLAN_TRIES = 5
-
-
-def plan_relays(*, rental_pk: int, now: datetime | None = None) -> None:
-    """Make the rows say what the rental's customer should have, and ring for the changes.
-
-    An entitled rental wants three relays on three different usable servers, any other none. A relay that never came up and
-    whose server or port is at fault is replaced elsewhere where there is an elsewhere. May run at any time and twice.
-    """
-    for attempt in range(_PLAN_TRIES):
-        try:
-            with transaction.atomic():
-                _plan(rental_pk, now or timezone.now())
-            return
-        except IntegrityError:
-            # Another plan took the same port between our look and our insert.
-            if attempt == _PLAN_TRIES - 1:
-                raise
-
-
-def _plan(rental_pk: int, now: datetime) -> None:
-    rental = Rental.objects.select_for_update().get(pk=rental_pk)
-    live = list(rental.relays.live().select_related("server"))
-    if not rental.is_entitled(now):
-        for relay in live:
-            _give_up(relay)
-        return
-    kept = [relay for relay in live if relay.slot is not None]
-    broken = [relay for relay in kept if _is_hopeless(relay, now)]
-    # Locked, so that two plans never both take a server's last place.
-    # (MariaDB knows no FOR UPDATE OF, so nothing is joined here.)
-    servers = list(Server.objects.select_for_update().usable().due_for_contact(now).order_by("pk"))
-    failed_lately = set(
-        rental.relays.filter(failed_at__gt=now - AVOID_FOR)
-        .exclude(Q(failure_code="") | Q(failure_code__in=PORT_FAILURES))
-        .values_list("server_id", flat=True)
-    )
-    views, free = _look(servers, now)
-    healthy = [relay for relay in kept if relay not in broken]
-    bound = bound_servers(rental, now)
-    chosen = placement.choose_servers(
-        views,
-        len(SLOTS) - len(healthy),
-        taken={relay.server_id for relay in healthy} | failed_lately,
-        bound=bound,
-        regions_used=[str(relay.server.region_id) for relay in healthy],
-    )
-    empty = len(SLOTS) - len(kept)
-    # New places first; a broken relay goes only where another can take its place.
-    for relay in broken[: max(0, len(chosen) - empty)]:
-        _give_up(relay)
-        kept.remove(relay)
-    by_pk = {server.pk: server for server in servers}
-    slots = [slot for slot in SLOTS if slot not in {relay.slot for relay in kept}]
-    # A server that only holds a broken relay which stays is no place for another of the same customer.
-    standing = {relay.server_id for relay in kept}
-    for slot, server_pk in zip(slots, [pk for pk in chosen if pk not in standing], strict=False):
-        ports = free[server_pk]
-        _create_relay(rental, by_pk[server_pk], slot, ports[0], ports[1], now)
-
-
-def _is_hopeless(relay: Relay, now: datetime) -> bool:
-    """Whether a relay that never carried a packet had better be made elsewhere."""
-    if relay.proven_at is not None:
-        return False
-    if relay.status == Relay.Status.FAILED:
-        return True
-    resting = relay.server.next_contact_at
-    return relay.status == Relay.Status.PLANNED and resting is not None and resting > now
-
-
-def _give_up(relay: Relay) -> None:
-    moved = (
-        Relay.objects.filter(pk=relay.pk)
-        .exclude(status__in=[Relay.Status.REMOVING, Relay.Status.RELEASED])
-        .update(status=Relay.Status.REMOVING, slot=None, try_after=None, failures=0)
-    )
-    if moved:
-        queue.announce("relay_changed", relay.pk)
-
-
-def _look(
-    servers: list[Server], now: datetime
-) -> tuple[list[placement.ServerView], dict[int, tuple[int, int]]]:
-    """What placement needs, and for each server with room its lowest free DERP and STUN ports."""
-    tcp: dict[int, set[int]] = defaultdict(set)
-    udp: dict[int, set[int]] = defaultdict(set)
-    counts: dict[int, int] = defaultdict(int)
-    in_use = Relay.objects.filter(server__in=servers).filter(
-        ~Q(status=Relay.Status.RELEASED)
-        | Q(failure_code__in=PORT_FAILURES, failed_at__gt=now - PORT_AVOID_FOR)
-    )
-    for server_pk, derp, stun, status in in_use.values_list("server_id", "derp_port", "stun_port", "status"):
-        tcp[server_pk].add(derp)
-        udp[server_pk].add(stun)
-        counts[server_pk] += status != Relay.Status.RELEASED
-    views, free = [], {}
-    for server in servers:
-        tcp_range = range(server.tcp_port_first, server.tcp_port_last + 1)
-        udp_range = range(server.udp_port_first, server.udp_port_last + 1)
-        derp_port = placement.choose_port(tcp_range, tcp[server.pk])
-        stun_port = placement.choose_port(udp_range, udp[server.pk])
-        if derp_port is not None and stun_port is not None:
-            free[server.pk] = (derp_port, stun_port)
-        views.append(
-            placement.ServerView(
-                pk=server.pk,
-                region=str(server.region_id),
-                capacity=server.capacity,
-                relays=counts[server.pk],
-                free_derp_ports=int(derp_port is not None),
-                free_stun_ports=int(stun_port is not None),
-                load=server.load_ratio,
-            )
-        )
-    return views, free
+# A relay that retires is asked after this time for the first time whether devices are still connected to it: until then
+# every device that looks after its map has gone over, and one that merely starts anew is back.
+FIRST_LOOK_AFTER = timedelta(hours=1)
 
 
 def new_relay(*, server: Server, derp_port: int, stun_port: int, now: datetime) -> Relay:
@@ -173,13 +52,42 @@ def new_relay(*, server: Server, derp_port: int, stun_port: int, now: datetime) 
     )
 
 
-def _create_relay(
-    rental: Rental, server: Server, slot: int, derp_port: int, stun_port: int, now: datetime
-) -> None:
-    relay = new_relay(server=server, derp_port=derp_port, stun_port=stun_port, now=now)
-    relay.rental, relay.slot = rental, slot
+def create_relay(
+    rental: Rental,
+    server: Server,
+    ports: tuple[int, int],
+    now: datetime,
+    *,
+    slot: int | None = None,
+    replaces: Relay | None = None,
+) -> Relay:
+    """Plan a relay on these (DERP, STUN) ports of a server, for a place or as the successor of another."""
+    relay = new_relay(server=server, derp_port=ports[0], stun_port=ports[1], now=now)
+    relay.rental, relay.slot, relay.replaces = rental, slot, replaces
     relay.save()
     queue.announce("relay_changed", relay.pk)
+    return relay
+
+
+def give_up(relay: Relay, *, returns: bool = False) -> bool:
+    """Have a relay removed from its server; False when it is going already.
+
+    With `returns` only its customer's rights have ended, and it comes back to its place with them.
+    """
+    moved = (
+        Relay.objects.filter(pk=relay.pk)
+        .exclude(status__in=[Relay.Status.REMOVING, Relay.Status.RELEASED])
+        .update(
+            status=Relay.Status.REMOVING,
+            slot=None,
+            return_slot=relay.slot if returns else None,
+            try_after=None,
+            failures=0,
+        )
+    )
+    if moved:
+        queue.announce("relay_changed", relay.pk)
+    return bool(moved)
 
 
 def spec_of(relay: Relay, image: str) -> RelaySpec:
@@ -273,22 +181,40 @@ def record_probe(*, relay: Relay, result: ProbeResult) -> RelayHealth:
 
 
 def record_running(*, relay: Relay, image: str, now: datetime) -> None:
-    """The relay carried a packet: it runs. The first one ends the customer's wait, and the time lost is given back."""
+    """The relay carried a packet: it runs. The first one ends the customer's wait, and the time lost is given back.
+
+    A successor takes the place of the relay that it replaces, which then retires.
+    """
     with transaction.atomic():
+        if relay.rental_id is not None:
+            lock_rental(relay.rental_id)
         moved = Relay.objects.filter(
             pk=relay.pk, status__in=[Relay.Status.PLANNED, Relay.Status.FAILED, Relay.Status.RUNNING]
         ).update(status=Relay.Status.RUNNING, image=image, failures=0, try_after=None, failure_code="")
         Relay.objects.filter(pk=relay.pk, proven_at=None).update(proven_at=now)
         if not moved or relay.rental_id is None:
             return
+        _take_over(relay, now)
         credit_waiting_time(rental_pk=relay.rental_id, now=now)
         queue.announce("relays_changed", relay.rental_id)
+
+
+def _take_over(successor: Relay, now: datetime) -> None:
+    """Let a proven successor have the place of the relay that it replaces; harmless for any other relay."""
+    row = Relay.objects.select_related("replaces").get(pk=successor.pk)
+    old = row.replaces
+    if row.slot is not None or row.retiring_since or old is None or old.slot is None:
+        return
+    Relay.objects.filter(pk=old.pk).update(slot=None, retiring_since=now, try_after=now + FIRST_LOOK_AFTER)
+    Relay.objects.filter(pk=row.pk).update(slot=old.slot)
 
 
 def record_failure(*, relay: Relay, problem: Problem, now: datetime) -> None:
     """The relay could not be made so: try again later, and let the plan find another server where that helps."""
     pause = min(RETRY_PAUSE * 2 ** min(relay.failures, 10), RETRY_PAUSE_LONGEST)
     with transaction.atomic():
+        if relay.rental_id is not None:
+            lock_rental(relay.rental_id)
         Relay.objects.filter(pk=relay.pk).update(
             failures=F("failures") + 1, try_after=now + pause, failure_code=problem.code[:32], failed_at=now
         )
@@ -296,7 +222,7 @@ def record_failure(*, relay: Relay, problem: Problem, now: datetime) -> None:
             pk=relay.pk, status__in=[Relay.Status.PLANNED, Relay.Status.RUNNING, Relay.Status.FAILED]
         ).update(status=Relay.Status.FAILED)
         if moved and relay.rental_id is not None:
-            queue.announce("rental_changed", relay.rental_id)
+            request_plan(rental_pk=relay.rental_id, now=now)
 
 
 def record_released(*, relay: Relay, now: datetime) -> None:
@@ -305,12 +231,14 @@ def record_released(*, relay: Relay, now: datetime) -> None:
         Relay.objects.filter(pk=relay.pk).delete()
         return
     with transaction.atomic():
+        if relay.rental_id is not None:
+            lock_rental(relay.rental_id)
         released = Relay.objects.filter(pk=relay.pk, status=Relay.Status.REMOVING).update(
             status=Relay.Status.RELEASED, slot=None, released_at=now, try_after=None
         )
         if released and relay.rental_id is not None:
             queue.announce("relays_changed", relay.rental_id)
-            queue.announce("rental_changed", relay.rental_id)
+            request_plan(rental_pk=relay.rental_id, now=now)
 
 
 def request_repair(*, relay_pk: int) -> bool:
@@ -382,18 +310,3 @@ def due_relays(now: datetime, limit: int = 200) -> list[Relay]:
         .exclude(deployments__active=1)
         .order_by("try_after", "pk")[:limit]
     )
-
-
-def due_rentals(now: datetime, limit: int = 500) -> list[int]:
-    """Rentals whose relays are not as many as they should be."""
-    standing = Count("relays", filter=Q(relays__slot__isnull=False))
-    short = Rental.objects.entitled(now).annotate(standing=standing).filter(standing__lt=len(SLOTS))
-    entitled = Q(rental__paused_at=None, rental__closed_at=None, rental__ends_at__gt=now)
-    surplus = (
-        Relay.objects.live()
-        .exclude(status=Relay.Status.REMOVING)
-        .filter(rental__isnull=False)
-        .exclude(entitled)
-        .values_list("rental_id", flat=True)
-    )
-    return list(dict.fromkeys([*short.values_list("pk", flat=True)[:limit], *surplus[:limit]]))

@@ -1,38 +1,180 @@
-"""All mail leaves through here."""
+"""All mail leaves through here, and never more than `LIMIT` in any `WINDOW` to one address.
+
+The limit is a sorted set in Redis for each address: one member for each message, scored with the moment from which on it no
+longer counts. A message counts from before it is handed over until `WINDOW` after the mail server has taken it, so the limit
+holds for the moments of delivery, whatever the mail server's pace. One script counts and takes the place, so no two senders
+ever both take the last one.
+"""
 
 import logging
+import math
+import secrets
 import smtplib
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
+import django_rq
+import redis
 from django.conf import settings
-from django.core.mail import EmailMessage, EmailMultiAlternatives
-from django.template.loader import render_to_string
-from django.utils import translation
+from django.core.mail import EmailMessage, get_connection
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from derpmgmt.lib.crypto import keyed_hash
 
 log = logging.getLogger(__name__)
 
+LIMIT = 5
+WINDOW = timedelta(minutes=10)
+# No hand-over takes longer; after so long a place whose sender died counts as taken at that moment.
+LONGEST_HANDOVER = timedelta(minutes=2)
+# How long the system's mail waits when Redis is away and nobody can count.
+WAIT_FOR_REDIS = timedelta(seconds=30)
+
+# KEYS[1] the address's set; ARGV: now, until when a place is held, the limit, the place's name. All times in milliseconds.
+# Returns 0 when the place is taken, else for how many milliseconds none will be free.
+_TAKE = """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+local excess = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[3])
+if excess >= 0 then
+  local freed = redis.call('ZRANGE', KEYS[1], excess, excess, 'WITHSCORES')
+  return math.max(1, math.ceil(tonumber(freed[2]) - tonumber(ARGV[1])))
+end
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[4])
+redis.call('PEXPIREAT', KEYS[1], math.ceil(tonumber(ARGV[2])))
+return 0
+"""
+
 
 class MailFailed(Exception):
-    """The mail server did not take a message; the reason is in the log."""
+    """The mail server did not take a message. `reason` is for operators; the log has it too.
 
-
-def send_mail(*, to: str, template: str, context: dict[str, object], language: str) -> None:
-    """Send `templates/<template>_subject.txt`, `_message.txt` and `_message.html` to one address, in `language`.
-
-    Raises `MailFailed`.
+    `is_final`: it never will (the address does not exist). `is_in_doubt`: the connection broke while the message was handed over,
+    so it may have been taken all the same.
     """
-    with translation.override(language):
-        subject = " ".join(render_to_string(f"{template}_subject.txt", context).split())
-        text = render_to_string(f"{template}_message.txt", context)
-        html = render_to_string(f"{template}_message.html", context)
-    message = EmailMultiAlternatives(subject, text, settings.DEFAULT_FROM_EMAIL, [to])
-    message.attach_alternative(html, "text/html")
-    deliver(message)
+
+    def __init__(self, reason: str = "", *, is_final: bool = False, is_in_doubt: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.is_final, self.is_in_doubt = reason, is_final, is_in_doubt
 
 
-def deliver(message: EmailMessage) -> None:
-    """Send one finished message; every mail of the panel passes here. Raises `MailFailed`."""
+class MailLimited(Exception):
+    """So many messages went to this address that the next one has to wait for `wait_seconds`."""
+
+    def __init__(self, wait_seconds: int) -> None:
+        super().__init__(f"the address is at its limit for {wait_seconds} s")
+        self.wait_seconds = wait_seconds
+
+
+def deliver(
+    message: EmailMessage, *, is_asked: bool, before_handing: Callable[[], None] | None = None
+) -> None:
+    """Send one finished message to its one address; every mail of the panel passes here.
+
+    `is_asked` says that a person waits for it (a code): while Redis is away such a message goes uncounted, since without its code
+    he could not sign in, and any other waits. `before_handing` is called when the mail server has let us in, right before
+    it gets the message. Raises `MailLimited`, `MailFailed`, and what `before_handing` raises; then nothing was sent.
+    """
+    place = _take_place(_key(message.to[0]), is_asked)
+    connection = get_connection()
     try:
-        message.send()
-    except (OSError, smtplib.SMTPException) as error:
-        log.error("mail was not sent: %s: %s", type(error).__name__, error)
-        raise MailFailed from error
+        try:
+            connection.open()
+        except (OSError, smtplib.SMTPException) as error:
+            _free(place)
+            raise _failure(error) from error
+        if before_handing is not None:
+            try:
+                before_handing()
+            except BaseException:
+                _free(place)
+                raise
+        _hand_over(connection, message, place)
+    finally:
+        try:
+            connection.close()
+        except (OSError, smtplib.SMTPException) as error:
+            # It has been said already whether the message was taken.
+            log.info("the mail server did not say goodbye: %s", error)
+
+
+def _hand_over(connection: object, message: EmailMessage, place: "tuple[str, str] | None") -> None:
+    try:
+        connection.send_messages([message])  # type: ignore[attr-defined]
+    except smtplib.SMTPServerDisconnected as error:
+        raise _failure(error, is_in_doubt=True) from error
+    except smtplib.SMTPException as error:
+        _free(place)
+        raise _failure(error) from error
+    except OSError as error:
+        raise _failure(error, is_in_doubt=True) from error
+    _hold(place, timezone.now() + WINDOW)
+
+
+def _failure(error: Exception, *, is_in_doubt: bool = False) -> MailFailed:
+    reason, is_final = f"{type(error).__name__}: {error}", False
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        code, words = next(iter(error.recipients.values()))
+        reason, is_final = _words(code, words), code >= 500
+    elif isinstance(error, smtplib.SMTPResponseException):
+        reason = _words(error.smtp_code, error.smtp_error)
+        # Refused before a message was offered, it is we who are wrong (password, sender), not this message.
+        is_final = isinstance(error, smtplib.SMTPDataError) and error.smtp_code >= 500
+    log.error("mail was not sent: %s", reason)
+    return MailFailed(reason[:300], is_final=is_final, is_in_doubt=is_in_doubt)
+
+
+def _words(code: int, words: bytes | str) -> str:
+    text = words.decode(errors="replace") if isinstance(words, bytes) else words
+    return f"{code} {text}"
+
+
+def _key(address: str) -> str:
+    return f"mail:{keyed_hash('mail', address.strip().lower())[:32]}"
+
+
+def _milliseconds(moment: datetime) -> int:
+    return math.ceil(moment.timestamp() * 1000)
+
+
+def _take_place(key: str, is_asked: bool) -> tuple[str, str] | None:
+    """A place under the limit, to be held or freed; None when nobody can count but the message may go. Raises `MailLimited`."""
+    now, name = timezone.now(), secrets.token_hex(8)
+    until = now + LONGEST_HANDOVER + WINDOW
+    try:
+        with django_rq.get_connection("default") as client:
+            wait = client.eval(_TAKE, 1, key, _milliseconds(now), _milliseconds(until), LIMIT, name)
+    except redis.RedisError as error:
+        log.warning("mail is not counted, Redis is away: %s", error)
+        if is_asked:
+            return None
+        raise MailLimited(int(WAIT_FOR_REDIS.total_seconds())) from error
+    if wait:
+        raise MailLimited(math.ceil(wait / 1000))
+    return key, name
+
+
+def _hold(place: tuple[str, str] | None, until: datetime) -> None:
+    if place is not None:
+        _change(lambda client: client.zadd(place[0], {place[1]: _milliseconds(until)}, xx=True))
+
+
+def _free(place: tuple[str, str] | None) -> None:
+    if place is not None:
+        _change(lambda client: client.zrem(*place))
+
+
+def _change(act: Callable[[redis.Redis], object]) -> None:
+    try:
+        with django_rq.get_connection("default") as client:
+            act(client)
+    except redis.RedisError as error:
+        # The place stays taken for longer than needed, which harms nobody.
+        log.warning("a mail's place was not given back, Redis is away: %s", error)
+
+
+def send_test_mail(address: str) -> None:
+    """Send a few words to `address`, to see whether the settings are right. Raises `MailFailed`, `MailLimited`."""
+    text = _("This is a test by an operator of derpmgmt. Mail works.")
+    message = EmailMessage(_("Test of the mail settings"), text, settings.DEFAULT_FROM_EMAIL, [address])
+    deliver(message, is_asked=True)

@@ -5,6 +5,7 @@ from datetime import date, datetime
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -158,5 +159,11 @@ def reveal_batch(*, batch: SerialBatch, by: User | None, ip: str | None = None) 
 
 def expire_serials(*, now: datetime) -> int:
     """Mark unused serial numbers whose last day is over; returns how many. They are refused before this runs, too."""
-    over = SerialBatch.objects.filter(redeem_by__lt=today(now))
+    # Two steps: MariaDB would look at every unused serial number to update those of a subquery's batches.
+    unused = SerialNumber.objects.unused().filter(batch=OuterRef("pk"))
+    over = list(
+        SerialBatch.objects.filter(Exists(unused), redeem_by__lt=today(now)).values_list("pk", flat=True)
+    )
+    if not over:
+        return 0
     return SerialNumber.objects.unused().filter(batch__in=over).update(status=SerialNumber.Status.EXPIRED)

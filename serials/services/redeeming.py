@@ -11,6 +11,7 @@ from accounts.services import log_operation
 from serials import codes, schedule
 from serials.models import Redemption, Rental, SerialBatch, SerialNumber
 from serials.services.batches import code_hash, today
+from serials.services.life import grant_days
 from serials.services.refusals import (
     AccountBarred,
     AlreadyRedeemed,
@@ -22,7 +23,7 @@ from serials.services.refusals import (
     SerialUnpaid,
     SerialUsed,
 )
-from serials.services.rentals import Terms, read_schedule, write_schedule
+from serials.services.rentals import Terms, read_schedule
 
 
 def _refusal(serial: SerialNumber, user: User | None, now: datetime) -> SerialRefused | None:
@@ -154,33 +155,22 @@ def redeem_serial(
 def _redeem(
     *, serial: SerialNumber, user: User, by: User | None, ip: str | None, start_now: bool
 ) -> Redemption:
-    # Locked first: a ban or another redemption of the same person comes wholly before or wholly after.
+    # Locked before the serial number, so that two of one person's redemptions queue up here.
     owner = User.objects.select_for_update().get(pk=user.pk)
     if not owner.is_active:
         raise AccountBarred
     now = timezone.now().replace(microsecond=0)
     _claim(serial, owner, now)
-    rental, _ = Rental.objects.get_or_create(user=owner)
-    rental = Rental.objects.select_for_update().get(pk=rental.pk)
-    if rental.closed_at is not None:
-        raise AccountBarred
-    spans = read_schedule(rental)
-    at = rental.paused_at or now
-    _start_waiting(rental, at)
-    add = schedule.start_now if start_now else schedule.add
-    length = timedelta(days=serial.batch.days)
-    redemption = write_schedule(
-        rental=rental,
-        spans=add(spans, at=at, length=length, entitlement=Terms.of(serial.batch)),
+    redemption = grant_days(
+        user=owner,
+        days=serial.batch.days,
+        terms=Terms.of(serial.batch),
         kind=Redemption.Kind.SERIAL,
-        granted=length,
-        now=now,
         by=by,
         serial=serial,
+        start_now=start_now,
+        now=now,
     )
-    if rental.status == Rental.Status.EXPIRED:
-        rental.status = Rental.Status.ACTIVE
-    rental.save(update_fields=["status", "waiting_since"])
     log_operation(
         by=by, action="serial.redeemed", target=serial, subject=owner, ip=ip, days=serial.batch.days,
         batch=serial.batch_id, code_hash=serial.code_hash[:12], start_now=start_now,
@@ -198,18 +188,3 @@ def _claim(serial: SerialNumber, user: User, now: datetime) -> None:
         return
     late = SerialNumber.objects.select_related("batch").get(pk=serial.pk)
     raise _refusal(late, user, now) or SerialUsed()
-
-
-def _start_waiting(rental: Rental, at: datetime) -> None:
-    """When nothing was running and no relay of his is, time is lost until his first one is proven: note since when.
-
-    What an earlier time lost that ended before its first relay is kept: the moment is moved back by as much.
-    """
-    if rental.ends_at is not None and rental.ends_at > at:
-        return
-    if rental.relays.filter(status="running", slot__isnull=False).exists():
-        return
-    lost = timedelta()
-    if rental.waiting_since is not None and rental.ends_at is not None:
-        lost = max(rental.ends_at - rental.waiting_since, lost)
-    rental.waiting_since = at - lost

@@ -1,18 +1,22 @@
 """A rental's schedule in the database: reading it, writing what the rules of `serials.schedule` made of it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from accounts.models import User
 from accounts.services import log_operation
 from derpmgmt.lib import queue
-from serials import schedule
+from serials import reminders, schedule
 from serials.models import Entitlement, Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
+
+# A plan that could not give a customer all his relays is made again after this time.
+PLAN_AGAIN = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Terms:
     rate_bytes_per_second: int | None
     at_quota: str
     servers: frozenset[int]
+    # No part of what a person compares: two serial numbers that differ only here give the same while they run.
+    grace_days: int | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, sold: SerialBatch | RentalSpan) -> "Terms":
@@ -61,6 +67,7 @@ def write_schedule(
     negative for a refund. Rows that stay as they are are not touched. Announces `rental_changed`.
     """
     ends_at = spans[-1].ends_at if spans else now
+    grace = _grace(spans[-1].entitlement) if spans else timedelta()
     redemption = Redemption.objects.create(
         rental=rental,
         kind=kind,
@@ -92,10 +99,47 @@ def write_schedule(
             **terms.fields(),
         )
         row.servers.set(terms.servers)
-    rental.ends_at = ends_at
-    rental.save(update_fields=["ends_at"])
-    queue.announce("rental_changed", rental.pk)
+    rental.ends_at, rental.runs_until = ends_at, ends_at + grace
+    if rental.status == Rental.Status.EXPIRED and rental.is_entitled(now):
+        rental.status = Rental.Status.ACTIVE
+    reminders.set_reminders(rental, now)
+    rental.save(update_fields=["ends_at", "runs_until", "status", "remind_at"])
+    request_plan(rental_pk=rental.pk, now=now)
     return redemption
+
+
+def _grace(terms: object) -> timedelta:
+    """How long everything runs on after a span of these terms, when it is the last."""
+    assert isinstance(terms, Terms)
+    return timedelta(days=settings.GRACE_DAYS if terms.grace_days is None else terms.grace_days)
+
+
+def lock_rental(rental_pk: int) -> Rental:
+    """The rental's row, locked; call inside a transaction.
+
+    The owner's row is locked first, as in a redemption: what is written later points at both, and two transactions that took
+    them in different orders would stand in each other's way.
+    """
+    owner = Rental.objects.values_list("user_id", flat=True).get(pk=rental_pk)
+    User.objects.select_for_update().get(pk=owner)
+    return Rental.objects.select_for_update().get(pk=rental_pk)
+
+
+def request_plan(*, rental_pk: int, now: datetime) -> None:
+    """Have a rental's relays looked at, because its rights or its relays have changed. Announces `rental_changed`."""
+    Rental.objects.filter(pk=rental_pk).update(plan_due_at=now)
+    queue.announce("rental_changed", rental_pk)
+
+
+def record_plan(*, rental: Rental, is_settled: bool, now: datetime) -> None:
+    """A plan has been made: look again when rights change by themselves, or, when something is still missing, soon."""
+    due_at: datetime | None = now + PLAN_AGAIN
+    if is_settled:
+        due_at = None
+        if rental.is_entitled(now):
+            starts_at = rental.spans.filter(starts_at__gt=now).order_by("starts_at")
+            due_at = starts_at.values_list("starts_at", flat=True).first() or rental.runs_until
+    Rental.objects.filter(pk=rental.pk).update(plan_due_at=due_at)
 
 
 @transaction.atomic
@@ -104,7 +148,7 @@ def credit_waiting_time(*, rental_pk: int, now: datetime) -> Redemption | None:
 
     Whole seconds, rounded up; what lies after a pause began or after the end was not lost. None when nothing is to be given.
     """
-    rental = Rental.objects.select_for_update().select_related("user").get(pk=rental_pk)
+    rental = lock_rental(rental_pk)
     since = rental.waiting_since
     if not Rental.objects.filter(pk=rental_pk, waiting_since=since, waiting_since__isnull=False).update(
         waiting_since=None
@@ -132,10 +176,17 @@ def _iso(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment else None
 
 
-def current_span(rental: Rental, now: datetime) -> RentalSpan | None:
-    """The span that rules at `now` (while paused: the one in which the pause began); None when the rental has no time."""
+def ruling_spans(rental: Rental, now: datetime) -> QuerySet[RentalSpan]:
+    """At most one span: the one that covers `now` (while paused: the pause's begin), or in the grace after the end the last."""
     at = rental.paused_at or now
-    return rental.spans.filter(starts_at__lte=at, ends_at__gt=at).first()
+    if rental.ends_at is not None and rental.ends_at <= at and rental.is_entitled(at):
+        return rental.spans.filter(ends_at=rental.ends_at)
+    return rental.spans.filter(starts_at__lte=at, ends_at__gt=at)
+
+
+def current_span(rental: Rental, now: datetime) -> RentalSpan | None:
+    """The span that rules at `now` (`ruling_spans`); None when the rental has no time."""
+    return ruling_spans(rental, now).first()
 
 
 def bound_servers(rental: Rental, now: datetime) -> set[int] | None:
@@ -146,6 +197,5 @@ def bound_servers(rental: Rental, now: datetime) -> set[int] | None:
 
 def is_paid(rental: Rental, now: datetime) -> bool:
     """Whether the time that runs at `now` is paid for: there is a span, and its batch was not set back to unpaid."""
-    at = rental.paused_at or now
     paid = Q(redemption__serial=None) | Q(redemption__serial__batch__paid_at__isnull=False)
-    return rental.spans.filter(paid, starts_at__lte=at, ends_at__gt=at).exists()
+    return ruling_spans(rental, now).filter(paid).exists()

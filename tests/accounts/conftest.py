@@ -8,9 +8,11 @@ import pytest
 from allauth.mfa.totp.internal.auth import format_hotp_value, generate_totp_secret, hotp_value
 from django.core import mail
 from django.test import Client
+from django.utils import timezone
 
 from accounts import services
 from accounts.models import User
+from accounts.services import notices
 
 PASSWORD = "quiet-river-42"
 
@@ -48,6 +50,12 @@ def sign_in_with_factor(sign_in: Callable[[User], Client]) -> Callable[[User], C
         return client
 
     return enter
+
+
+def send_notices() -> None:
+    """What the queue does with the notices that wait."""
+    for pk in notices.due_notices(timezone.now()):
+        notices.send_notice(pk)
 
 
 def totp(secret: str) -> str:

@@ -18,9 +18,12 @@ PUBLIC = [
     "/accounts/signup/",
     "/accounts/password/reset/",
     "/accounts/inactive/",
+    "/account/closed/",
     "/nowhere/",
 ]
 OWN = [
+    "/history/",
+    "/history/?view=table",
     "/account/",
     "/accounts/email/",
     "/accounts/password/change/",

@@ -36,7 +36,7 @@ def make_rental(user: User | None = None, *, days: float = 30, is_paid: bool = T
         code_end="0000",
         status=SerialNumber.Status.USED,
     )
-    rental = Rental.objects.create(user=user or make_user(language="en"), ends_at=ends_at)
+    rental = Rental.objects.create(user=user or make_user(language="en"), ends_at=ends_at, runs_until=ends_at)
     redemption = Redemption.objects.create(
         rental=rental,
         kind=Redemption.Kind.SERIAL,

@@ -22,7 +22,7 @@ REFUSALS = {
     "unpaid": lambda rental: set_paid(rental, None),
     "paused": lambda rental: Rental.objects.filter(pk=rental.pk).update(paused_at=timezone.now()),
     "closed": lambda rental: Rental.objects.filter(pk=rental.pk).update(closed_at=timezone.now()),
-    "expired": lambda rental: Rental.objects.filter(pk=rental.pk).update(ends_at=timezone.now()),
+    "expired": lambda rental: Rental.objects.filter(pk=rental.pk).update(runs_until=timezone.now()),
     "lapsed": lambda _rental: AclConfig.objects.update(ends_at=timezone.now() - timedelta(seconds=1)),
     "no_map": lambda _rental: AclConfig.objects.update(is_active=None),
 }

@@ -97,7 +97,7 @@ def test_same_map_gets_a_new_version_when_the_old_one_lapsed() -> None:
     [
         ({"paused_at": timezone.now()}, services.NOT_ENTITLED),
         ({"closed_at": timezone.now()}, services.NOT_ENTITLED),
-        ({"ends_at": timezone.now()}, services.NOT_ENTITLED),
+        ({"runs_until": timezone.now()}, services.NOT_ENTITLED),
         ({}, services.NO_RELAY),
     ],
 )
@@ -219,7 +219,7 @@ def due() -> set[int]:
     return {rental.pk for rental in services.due_rentals(timezone.now())}
 
 
-def test_sweep_asks_two_queries_when_nothing_is_due(django_assert_num_queries: Any) -> None:
+def test_sweep_asks_four_queries_when_nothing_is_due(django_assert_num_queries: Any) -> None:
     for _ in range(5):
         rental = make_rental()
         for slot in (1, 2, 3):
@@ -227,7 +227,7 @@ def test_sweep_asks_two_queries_when_nothing_is_due(django_assert_num_queries: A
         refresh(rental)
     make_relay(make_rental(), proven_at=None, status="planned")
     make_relay(make_rental(days=-1))
-    with django_assert_num_queries(2):
+    with django_assert_num_queries(4):
         jobs.sweep_maps()
 
 
@@ -235,7 +235,7 @@ def test_sweep_asks_two_queries_when_nothing_is_due(django_assert_num_queries: A
     "change",
     [
         lambda _rental: AclConfig.objects.update(ends_at=timezone.now()),
-        lambda _rental: Rental.objects.update(ends_at=timezone.now() - timedelta(seconds=1)),
+        lambda _rental: Rental.objects.update(runs_until=timezone.now() - timedelta(seconds=1)),
         lambda _rental: Rental.objects.update(paused_at=timezone.now()),
         lambda _rental: Relay.objects.update(certificate_sha256="0" * 64),
         lambda _rental: Relay.objects.update(status="released", slot=None),

@@ -252,9 +252,11 @@ def work(fleet: Fleet) -> Callable[..., None]:
     from rq import SimpleWorker
 
     from containers.jobs import sweep as run_sweep
+    from serials.jobs import sweep_rentals
 
     def run(*, sweep: bool = False) -> None:
         if sweep:
+            sweep_rentals()
             run_sweep()
         connection = django_rq.get_connection("default")
         for _round in range(20):
@@ -315,10 +317,18 @@ def assert_in_order(fleet: Fleet, rental: Rental, relays: int = 3) -> list[Relay
     return wanted
 
 
+def end_now(rental: Rental) -> None:
+    """The rental's end is here, as by the passing of time."""
+    Rental.objects.filter(pk=rental.pk).update(
+        ends_at=rental.created_at, runs_until=rental.created_at, plan_due_at=rental.created_at
+    )
+
+
 def rest_no_more() -> None:
     """Forget back-offs, as the passing of time would."""
     Server.objects.update(next_contact_at=None, busy_until=None, busy_by="")
     Relay.objects.update(try_after=None)
+    Rental.objects.filter(plan_due_at__isnull=False).update(plan_due_at=timezone.now())
 
 
-__all__ = ["Contact", "Fleet", "assert_in_order", "rest_no_more", "standing", "timezone"]
+__all__ = ["Contact", "Fleet", "assert_in_order", "end_now", "rest_no_more", "standing", "timezone"]

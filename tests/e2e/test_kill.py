@@ -14,7 +14,7 @@ from derpmgmt.lib.jobs import LOST_AFTER, JobRecord
 from fleet.models import Server
 from serials.models import Rental
 
-from .conftest import Fleet, assert_in_order
+from .conftest import Fleet, assert_in_order, end_now
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -91,7 +91,7 @@ def test_three_relays_and_nothing_else_when_apply_is_killed(fleet: Fleet, work, 
 @pytest.mark.parametrize("step", ["connect", "remove"])
 def test_nothing_is_left_when_a_removal_is_killed(fleet: Fleet, work, rental: Rental, step: str):
     work()
-    Rental.objects.filter(pk=rental.pk).update(ends_at=rental.created_at)
+    end_now(rental)
     jobs.plan_rental(rental.pk)
     relay = Relay.objects.order_by("pk").first()
     run_and_die(jobs.apply_relay, relay.pk, step)

@@ -12,12 +12,13 @@ from django.test import Client
 from acl.models import AclConfig
 from containers.jobs import check_server, visit_servers
 from containers.models import Deployment, Relay, RelayHealth, ServerCheck
-from containers.services.relays import plan_relays, request_repair
+from containers.services.planning import plan_relays
+from containers.services.relays import request_repair
 from fleet.models import Server
 from fleet.services import confirm_host_key
 from serials.models import Redemption, Rental
 
-from .conftest import IS_LAB, Fleet, assert_in_order, rest_no_more
+from .conftest import IS_LAB, Fleet, assert_in_order, end_now, rest_no_more
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -82,7 +83,7 @@ def test_nothing_is_done_when_everything_is_as_it_should_be(fleet, work, rental)
 
 def test_relays_are_removed_when_the_rental_has_ended(fleet, work, rental):
     work()
-    Rental.objects.filter(pk=rental.pk).update(ends_at=rental.created_at)
+    end_now(rental)
     work(sweep=True)
     assert not Relay.objects.live().exists()
     assert Relay.objects.filter(status="released").count() == 3
@@ -110,6 +111,7 @@ def test_what_is_possible_is_delivered_and_the_rest_follows_when_servers_are_few
     client.force_login(customer)
     assert 'class="alert alert-warning"' in client.get("/home/").content.decode()
     Server.objects.update(status=Server.Status.HEALTHY)
+    rest_no_more()
     work(sweep=True)
     assert_in_order(fleet, rental)
     assert 'class="alert alert-warning"' not in client.get("/home/").content.decode()

@@ -10,7 +10,7 @@ from containers.models import Relay
 from fleet import services
 from serials.models import Rental
 
-from .conftest import IS_LAB, Fleet, assert_in_order
+from .conftest import IS_LAB, Fleet, assert_in_order, end_now
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -55,7 +55,7 @@ def test_a_server_is_removed_only_when_it_is_empty(fleet: Fleet, work, rental: R
     relay = assert_in_order(fleet, rental)[0]
     with pytest.raises(services.ServerNotEmpty):
         services.retire_server(server=relay.server, by=None)
-    Rental.objects.filter(pk=rental.pk).update(ends_at=rental.created_at)
+    end_now(rental)
     work(sweep=True)
     services.retire_server(server=relay.server, by=None)
     relay.server.refresh_from_db()

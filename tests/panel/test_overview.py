@@ -9,7 +9,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from accounts.models import User
+from accounts.models import Notice, User
+from accounts.services import send_again
 from containers.models import Deployment, Relay, RelayHealth, ServerCheck
 from fleet.models import Server
 from serials.models import Rental, SerialBatch
@@ -101,6 +102,15 @@ def test_a_server_that_failed_its_checks_is_named_until_they_run_again(staff: Cl
     assert ("warning", url) not in matters(staff)
 
 
+def test_a_notice_that_was_not_sent_is_shown_until_it_is_sent_again(staff: Client, rental: Rental) -> None:
+    notice = rental.user.notices.first()
+    assert notice
+    Notice.objects.filter(pk=notice.pk).update(state=Notice.State.FAILED)
+    assert ("warning", "/admin/accounts/notice/?state__exact=failed") in matters(staff)
+    send_again(notice=notice, by=rental.user)
+    assert matters(staff) == []
+
+
 def test_it_is_said_when_nobody_visits_the_servers(staff: Client, rental: Rental) -> None:
     Server.objects.update(last_visit_at=timezone.now() - timedelta(minutes=3))
     assert matters(staff) == [("critical", "/admin/fleet/server/")]
@@ -187,7 +197,9 @@ def test_home_says_that_nothing_is_to_be_done_when_a_relay_is_replaced(home: Any
 
 def test_home_warns_and_offers_renewal_when_the_end_is_near(home: Any, rental: Rental) -> None:
     assert not re.search(r'btn-primary[^>]*href="/redeem/"', home())
-    Rental.objects.filter(pk=rental.pk).update(ends_at=timezone.now() + timedelta(days=3))
+    Rental.objects.filter(pk=rental.pk).update(
+        ends_at=timezone.now() + timedelta(days=3), runs_until=timezone.now() + timedelta(days=3)
+    )
     text = home()
     assert "alert-warning" in text
     assert re.search(r'class="btn btn-primary w-100" href="/redeem/"', text)
@@ -196,7 +208,7 @@ def test_home_warns_and_offers_renewal_when_the_end_is_near(home: Any, rental: R
 @pytest.mark.parametrize(
     ("fields", "word", "has_box"),
     [
-        ({"ends_at": timezone.now() - timedelta(days=3)}, "Expired", True),
+        (dict.fromkeys(("ends_at", "runs_until"), timezone.now() - timedelta(days=3)), "Expired", True),
         ({"paused_at": timezone.now() - timedelta(days=3)}, "Paused", False),
         ({"closed_at": timezone.now() - timedelta(days=3)}, "Closed", False),
     ],
@@ -220,7 +232,7 @@ def test_home_shows_what_moved_the_end(home: Any, rental: Rental) -> None:
 def test_pages_that_fetch_themselves_again_reload_when_the_rental_has_ended(rental: Rental) -> None:
     client = world.sign_in(rental.user)
     assert "HX-Refresh" not in client.get("/home/relays/").headers
-    Rental.objects.filter(pk=rental.pk).update(ends_at=timezone.now())
+    Rental.objects.filter(pk=rental.pk).update(ends_at=timezone.now(), runs_until=timezone.now())
     for path in ("/home/relays/", "/home/map/"):
         assert client.get(path).headers["HX-Refresh"] == "true"
 

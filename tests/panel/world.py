@@ -12,7 +12,7 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts.models import User
 from acl import services as acl
-from acl.models import AclConfig, AclEvent, MapRegion
+from acl.models import AclConfig, AclEvent, LiveUrl, MapRegion
 from containers.models import Deployment, Relay, RelayHealth, ServerCheck
 from fleet.models import ProviderAccount, Region, Server, SshCredential
 from serials import services as serials
@@ -96,6 +96,7 @@ def make_customer() -> Rental:
         ServerCheck.objects.create(server=relay.server, status=ServerCheck.Status.DONE)
     acl.refresh_map(rental=rental, reason=acl.RELAYS_CHANGED)
     acl.record_event(rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, by=user, ip="198.51.100.7")
+    acl.create_live_url(rental=rental, by=user)
     return rental
 
 
@@ -130,6 +131,7 @@ def row_of(rental: Rental, model: type[Model]) -> Model:
         MapRegion: rental.map_regions.first(),
         AclConfig: rental.acl_configs.first(),
         AclEvent: rental.acl_events.first(),
+        LiveUrl: rental.live_urls.first(),
     }
     row = own.get(model) or model._default_manager.first()
     assert row is not None, f"the world has no {model.__name__}"

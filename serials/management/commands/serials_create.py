@@ -32,6 +32,9 @@ class Command(PanelCommand):
             "--redeem-by", type=_day, metavar="DAY", help=_("last day for redeeming, for example 2026-12-31")
         )
         parser.add_argument(
+            "--grace-days", type=int, help=_("days for which everything runs on after the end")
+        )
+        parser.add_argument(
             "--unpaid", action="store_true", help=_("cannot be redeemed until marked as paid")
         )
         parser.add_argument(
@@ -56,6 +59,7 @@ class Command(PanelCommand):
                 is_paid=not options["unpaid"],
                 redeem_by=options["redeem_by"],
                 servers=servers,
+                grace_days=options["grace_days"],
             )
         except ValidationError as error:
             raise CommandError(

@@ -1,19 +1,21 @@
-"""What is done to accounts, and the activity log that every other room writes to."""
+"""Making, changing, banning accounts, and their second factors."""
 
 import re
 import unicodedata
-from typing import Any
 
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import TOTP
 from allauth.usersessions.models import UserSession
+from django.conf import settings
 from django.db import transaction
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from accounts.models import OperationLog, User
-from derpmgmt.lib.mail import send_mail
+from accounts.models import User
+from accounts.services.activity import log_operation
+from accounts.services.notices import notify
 
 # What counts as a second factor; recovery codes only stand in for one.
 SECOND_FACTORS = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
@@ -25,31 +27,6 @@ class AccountExists(Exception):
 
 class NotAllowed(Exception):
     """Who asks may not do this; the text says why."""
-
-
-def log_operation(
-    *,
-    by: User | None,
-    action: str,
-    target: object = "",
-    subject: User | None = None,
-    is_success: bool = True,
-    ip: str | None = None,
-    **detail: Any,
-) -> OperationLog:
-    """Write one line of the activity log; `by` None means the system itself.
-
-    `detail` must be JSON and free of secrets.
-    """
-    return OperationLog.objects.create(
-        actor=by,
-        subject=subject,
-        action=action,
-        target=str(target)[:120],
-        is_success=is_success,
-        ip=ip,
-        detail=detail,
-    )
 
 
 def suggest_username(text: str) -> str:
@@ -97,7 +74,7 @@ def create_user(
     return user
 
 
-def _ask_right_over(user: User, by: User | None) -> None:
+def ask_right_over(user: User, by: User | None) -> None:
     """The rule for everything an admin does to another account; None is the console, which may do all."""
     if by is not None and not by.is_superuser and (user.is_staff or not by.is_staff):
         raise NotAllowed(_("Only a super admin changes an admin's account."))
@@ -111,7 +88,7 @@ def change_user(*, user: User, by: User | None, username: str, language: str, ro
     """
     user = User.objects.select_for_update().get(pk=user.pk)
     if by is None or by.pk != user.pk:
-        _ask_right_over(user, by)
+        ask_right_over(user, by)
     if role != user.role and by is not None and not by.is_superuser:
         raise NotAllowed(_("Only a super admin changes roles."))
     username = username.strip().lower()
@@ -139,7 +116,7 @@ def end_sessions(user: User) -> None:
 @transaction.atomic
 def ban_user(*, user: User, by: User | None, reason: str = "") -> bool:
     """Shut the account out at once, open sessions included; False when it was already. Raises `NotAllowed`."""
-    _ask_right_over(user, by)
+    ask_right_over(user, by)
     if by is not None and by.pk == user.pk:
         raise NotAllowed(_("You cannot ban yourself."))
     user = User.objects.select_for_update().get(pk=user.pk)
@@ -155,7 +132,7 @@ def ban_user(*, user: User, by: User | None, reason: str = "") -> bool:
 @transaction.atomic
 def unban_user(*, user: User, by: User | None) -> bool:
     """Let a banned account in again; False when it was not banned. Raises `NotAllowed`."""
-    _ask_right_over(user, by)
+    ask_right_over(user, by)
     user = User.objects.select_for_update().get(pk=user.pk)
     if not user.banned_at:
         return False
@@ -189,15 +166,12 @@ def reset_second_factor(*, user: User, by: User | None) -> int:
     kinds = list(Authenticator.objects.filter(user=user).values_list("type", flat=True))
     Authenticator.objects.filter(user=user).delete()
     end_sessions(user)
-    log_operation(by=by, action="second_factor.reset", target=user, subject=user, kinds=kinds)
+    entry = log_operation(by=by, action="second_factor.reset", target=user, subject=user, kinds=kinds)
     if kinds:
-        transaction.on_commit(
-            lambda: send_mail(
-                to=user.email,
-                template="accounts/mail/second_factor_reset",
-                context={"user": user, "by": by},
-                language=user.language,
-            ),
-            robust=True,
+        notify(
+            user=user,
+            kind="second_factor_reset",
+            key=f"second-factor-reset-{entry.pk}",
+            context={"username": user.username, "url": settings.PUBLIC_URL + reverse("account_login")},
         )
     return len(kinds)

@@ -1,10 +1,10 @@
-"""Making versions of a customer's map, and handing them out."""
+"""Making, withdrawing and ending versions of a customer's map."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Max
 from django.utils import timezone, translation
@@ -14,61 +14,27 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import User
 from accounts.services import log_operation
 from acl import derpmap
-from acl.derpmap import MapFormat, MapNode
-from acl.models import VALID_FOR, AclConfig, AclEvent, MapRegion
+from acl.derpmap import MapNode
+from acl.models import RENEW_BEFORE, VALID_FOR, AclConfig, AclEvent, LiveUrl, MapRegion
 from containers.models import Relay
+from containers.services.rotation import rotate_relay
+from derpmgmt.lib import queue
 from serials.models import Rental
-from serials.services import is_paid
 
 RELAYS_CHANGED = gettext_noop("relays were added or changed")
 REGION_CHANGED = gettext_noop("a region ID was changed")
-LAPSED = gettext_noop("the version before it lapsed")
+LAPSED = gettext_noop("the version before it lapses")
+RENEWED = gettext_noop("renewed by hand")
 NOT_ENTITLED = gettext_noop("the rental is not active")
 NO_RELAY = gettext_noop("there is no relay left")
-COPIED = gettext_noop("copied from the page")
+CLOSED = gettext_noop("the account was closed")
 
-_REFUSALS = {
-    "no_rental": gettext_noop("You have no rental yet: redeem a serial number first."),
-    "closed": gettext_noop("This account is closed."),
-    "paused": gettext_noop("Your rental is paused. The map is back as soon as it is resumed."),
-    "expired": gettext_noop("Your rental has expired. Renew it, and you get a new map."),
-    "unpaid": gettext_noop("Your serial number is not paid for yet. Ask the one who sold it to you."),
-    "no_map": gettext_noop(
-        "Your relays are still being prepared. The map follows as soon as one of them has passed its test."
-    ),
-    "lapsed": gettext_noop(
-        "This version of the map has lapsed. A new one is being made: look again in a minute."
-    ),
-}
-
-
-class DownloadRefused(Exception):
-    """The map may not be handed out: `code` says why as a slug, `reason` in English, `str()` in the reader's language."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-        self.reason = _REFUSALS[code]
-
-    def __str__(self) -> str:
-        return gettext(self.reason)
+# So many lapsed versions are looked at in one go.
+_LAPSES_AT_ONCE = 1000
 
 
 class RegionIdRefused(Exception):
     """A region ID cannot be had; `str()` is the sentence that says why."""
-
-
-@dataclass(frozen=True)
-class MapFile:
-    """The map as it leaves the panel."""
-
-    name: str
-    content_type: str
-    text: str = field(repr=False)
-    config: AclConfig
-
-
-# Making versions
 
 
 def active_config(rental: Rental) -> AclConfig | None:
@@ -77,12 +43,15 @@ def active_config(rental: Rental) -> AclConfig | None:
 
 
 @transaction.atomic
-def refresh_map(*, rental: Rental, reason: str, by: User | None = None) -> AclConfig | None:
+def refresh_map(
+    *, rental: Rental, reason: str, by: User | None = None, is_forced: bool = False
+) -> AclConfig | None:
     """Make the active version what the rental's relays call for; None when it already is, or when no map is due.
 
-    A new version is made when the way to a relay differs or the old version has lapsed; a new name alone waits for that. A
-    rental without rights or relays loses its map. `reason` (an English sentence marked for translation) says why the relays
-    may have changed, `by` who did it (None = the system). Harmless when doubled.
+    A new version is made when the way to a relay differs, when the old version lapses within `RENEW_BEFORE`, and when
+    `is_forced`; a new name alone waits for that. A rental without rights or relays loses its map. `reason` (an English sentence
+    marked for translation) says why the relays may have changed, `by` who did it (None = the system). Harmless when
+    doubled, unless forced. Announces `map_changed`.
     """
     rental = Rental.objects.select_for_update().get(pk=rental.pk)
     now = timezone.now()
@@ -102,8 +71,8 @@ def refresh_map(*, rental: Rental, reason: str, by: User | None = None) -> AclCo
     region_ids = _allocate_region_ids(rental, relays)
     with translation.override(rental.user.language):
         derp_map = derpmap.build_map(_map_node(relay, region_ids[relay.pk]) for relay in relays)
-    if active and derpmap.ways(active.derp_map) == derpmap.ways(derp_map):
-        if now < active.ends_at:
+    if active and not is_forced and derpmap.ways(active.derp_map) == derpmap.ways(derp_map):
+        if now < active.ends_at - RENEW_BEFORE:
             return None
         reason, by = LAPSED, None
     last = AclConfig.objects.filter(rental=rental).aggregate(last=Max("version"))["last"] or 0
@@ -118,6 +87,7 @@ def refresh_map(*, rental: Rental, reason: str, by: User | None = None) -> AclCo
         reason=reason[:200],
     )
     record_event(rental=rental, kind=AclEvent.Kind.MADE, version=config.version, reason=reason, by=by)
+    queue.announce("map_changed", rental.pk)
     return config
 
 
@@ -125,6 +95,7 @@ def _withdraw(rental: Rental, active: AclConfig | None, reason: str) -> None:
     if active:
         AclConfig.objects.filter(pk=active.pk).update(is_active=None)
         record_event(rental=rental, kind=AclEvent.Kind.WITHDRAWN, version=active.version, reason=reason)
+        queue.announce("map_changed", rental.pk)
 
 
 def _map_node(relay: Relay, region_id: int) -> MapNode:
@@ -171,14 +142,14 @@ def _allocate_region_ids(rental: Rental, relays: Iterable[Relay]) -> dict[int, i
 
 
 def due_rentals(now: datetime) -> list[Rental]:
-    """Rentals whose active version has lapsed, is missing, or is not what their relays call for; two queries."""
+    """Rentals whose active version lapses within `RENEW_BEFORE`, is missing, or is not what their relays call for; two queries."""
     wanted: dict[int, set[derpmap.Way]] = defaultdict(set)
     relays = Relay.objects.in_map().filter(rental__in=Rental.objects.entitled(now))
     columns = ("map_region__region_id", "server__address", "derp_port", "stun_port", "certificate_sha256")
     for rental_pk, *way in relays.values_list("rental_id", *columns):
         wanted[rental_pk].add((way[0], way[1], way[2], way[3], way[4]))
     is_right = {
-        rental_pk: now < ends_at and derpmap.ways(derp_map) == wanted.get(rental_pk)
+        rental_pk: now < ends_at - RENEW_BEFORE and derpmap.ways(derp_map) == wanted.get(rental_pk)
         for rental_pk, ends_at, derp_map in AclConfig.objects.filter(is_active=True).values_list(
             "rental_id", "ends_at", "derp_map"
         )
@@ -218,27 +189,55 @@ def change_region_id(
         return refresh_map(rental=rental, reason=REGION_CHANGED, by=by)
 
 
-# Handing out
+def due_lapses(now: datetime) -> list[AclConfig]:
+    """Versions whose last day is over, as far as that is not dealt with yet, the longest lapsed first."""
+    lapsed = AclConfig.objects.filter(lapsed_at=None, ends_at__lte=now).order_by("ends_at")
+    return list(lapsed.select_related("rental")[:_LAPSES_AT_ONCE])
 
 
-def check_download(*, rental: Rental | None, now: datetime) -> AclConfig:
-    """The version that may be handed out now; raises `DownloadRefused` with the reason when none may."""
-    if rental is None:
-        raise DownloadRefused("no_rental")
-    if rental.closed_at:
-        raise DownloadRefused("closed")
-    if rental.paused_at:
-        raise DownloadRefused("paused")
-    if not rental.is_entitled(now):
-        raise DownloadRefused("expired")
-    if not is_paid(rental, now):
-        raise DownloadRefused("unpaid")
-    config = active_config(rental)
-    if config is None:
-        raise DownloadRefused("no_map")
-    if config.ends_at <= now:
-        raise DownloadRefused("lapsed")
-    return config
+def record_lapse(*, config: AclConfig, now: datetime) -> bool:
+    """Do what follows from the end of a version; False when it has to be called again. Harmless when doubled.
+
+    With `settings.ROTATE_PINS` the customer's relays whose pins the version names get successors with new ones, make before
+    break, so that snippets copied away really stop. It is done when none of these relays stands in its place any more.
+    """
+    if settings.ROTATE_PINS and config.rental.is_entitled(now):
+        pins = {way[-1] for way in derpmap.ways(config.derp_map)}
+        old = list(Relay.objects.wanted().live().filter(rental=config.rental, certificate_sha256__in=pins))
+        for relay in old:
+            rotate_relay(relay=relay, now=now)
+        if old:
+            return False
+    AclConfig.objects.filter(pk=config.pk, lapsed_at=None).update(lapsed_at=now)
+    return True
+
+
+@transaction.atomic
+def destroy_maps(*, rental: Rental) -> bool:
+    """Empty every version of a closed rental's map and forget who fetched it from where; the history of versions stays.
+
+    False while the rental is not closed. Its live URL goes on to answer that there are no regions. Harmless when doubled.
+    """
+    rental = Rental.objects.select_for_update().get(pk=rental.pk)
+    if rental.closed_at is None:
+        return False
+    _withdraw(rental, active_config(rental), CLOSED)
+    AclConfig.objects.filter(rental=rental).update(derp_map=derpmap.EMPTY_MAP)
+    MapRegion.objects.filter(rental=rental).delete()
+    AclEvent.objects.filter(rental=rental).update(ip=None, place="", browser="")
+    LiveUrl.objects.filter(rental=rental).update(secret="", last_ip=None, last_browser="")
+    queue.announce("map_changed", rental.pk)
+    return True
+
+
+def closing_left(user: User) -> Iterator[str]:
+    """Answer to "closing_left": the maps, while there are any."""
+    maps = AclConfig.objects.filter(rental__user=user).values_list("derp_map", flat=True)
+    if any(derp_map["Regions"] for derp_map in maps):
+        yield gettext("The maps are not destroyed yet.")
+
+
+# The log
 
 
 def record_event(
@@ -263,121 +262,3 @@ def record_event(
         ip=ip,
         browser=derpmap.clean_text(browser)[:200],
     )
-
-
-def hand_out_map(
-    *,
-    rental: Rental | None,
-    file_format: MapFormat,
-    by: User | None,
-    ip: str | None = None,
-    browser: str = "",
-    is_copy: bool = False,
-) -> MapFile:
-    """The map as a file, and the record that it was taken; `is_copy` says that it was copied from the page.
-
-    Raises `DownloadRefused`, which is recorded too (a person without a rental has no map to be refused).
-    """
-    try:
-        config = check_download(rental=rental, now=timezone.now())
-    except DownloadRefused as refusal:
-        if rental:
-            record_event(
-                rental=rental,
-                kind=AclEvent.Kind.REFUSED,
-                file_format=file_format,
-                reason=refusal.reason,
-                by=by,
-                ip=ip,
-                browser=browser,
-            )
-        raise
-    record_event(
-        rental=config.rental,
-        kind=AclEvent.Kind.DOWNLOADED,
-        version=config.version,
-        file_format=file_format,
-        reason=COPIED if is_copy else "",
-        by=by,
-        ip=ip,
-        browser=browser,
-    )
-    return MapFile(
-        name=f"derpmgmt-v{config.version}.{file_format.value}",
-        content_type=derpmap.CONTENT_TYPES[file_format],
-        text=derpmap.render_map(
-            config.derp_map, file_format, version=config.version, ends_at=timezone.localtime(config.ends_at)
-        ),
-        config=config,
-    )
-
-
-# What pages show
-
-
-@dataclass(frozen=True)
-class MapTab:
-    """One form of the map on the page; `hint` says in a sentence where it goes."""
-
-    file_format: MapFormat
-    title: str
-    hint: str
-    text: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class MapRegionLine:
-    """One relay in the map: its row, its name and its code."""
-
-    row: MapRegion
-    name: str
-    code: str
-
-
-@dataclass(frozen=True)
-class MapPanel:
-    """All that a page says about a customer's map: either `config`, `tabs` and `regions`, or the `refusal`."""
-
-    config: AclConfig | None = None
-    refusal: str = ""
-    tabs: tuple[MapTab, ...] = ()
-    regions: tuple[MapRegionLine, ...] = ()
-
-
-def describe_map(*, rental: Rental | None, now: datetime) -> MapPanel:
-    """What `acl/_map.html` shows, under the same conditions as a download but without a record; few, fixed queries."""
-    try:
-        config = check_download(rental=rental, now=now)
-    except DownloadRefused as refusal:
-        return MapPanel(refusal=str(refusal))
-    ends_at = timezone.localtime(config.ends_at)
-    tabs = (
-        MapTab(
-            MapFormat.HUJSON,
-            gettext("Tailscale (official)"),
-            gettext("Goes into your policy file, right after its first {."),
-            derpmap.to_hujson_key(config.derp_map, version=config.version, ends_at=ends_at),
-        ),
-        MapTab(
-            MapFormat.YAML,
-            gettext("Headscale"),
-            gettext("A file for derp: paths: in Headscale's config.yaml."),
-            derpmap.to_headscale_yaml(config.derp_map, version=config.version, ends_at=ends_at),
-        ),
-        MapTab(
-            MapFormat.JSON,
-            gettext("JSON"),
-            gettext("The bare DERPMap, for scripts."),
-            derpmap.to_json(config.derp_map),
-        ),
-    )
-    regions = config.derp_map["Regions"]
-    lines = tuple(
-        MapRegionLine(
-            row, regions[str(row.region_id)]["RegionName"], regions[str(row.region_id)]["RegionCode"]
-        )
-        for row in MapRegion.objects.filter(
-            rental=config.rental_id, region_id__in=[int(key) for key in regions]
-        )
-    )
-    return MapPanel(config=config, tabs=tabs, regions=lines)

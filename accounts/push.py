@@ -1,0 +1,121 @@
+"""Push messages by the services that people have on their phones; the only place that knows apprise.
+
+People give us addresses that our machine then asks, so only named services are taken, each with the hosts of its own: no
+service that somebody runs himself, nothing that could be pointed at our network. What may stand in an address beside its
+keys (time limits, proxies, other hosts) is cut off.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from django.utils.translation import gettext_lazy as _
+
+# apprise's schema → the name people know, and the only host an address may name where it names one at all.
+SERVICES: dict[str, tuple[Any, str]] = {
+    "wecombot": (_("WeCom group robot"), ""),
+    "dingtalk": (_("DingTalk robot"), ""),
+    "feishu": (_("Feishu robot"), ""),
+    "schan": (_("ServerChan"), ""),
+    "wxpusher": ("WxPusher", ""),
+    "pushplus": ("PushPlus", ""),
+    "barks": ("Bark", "api.day.app"),
+    "pushdeers": ("PushDeer", "api2.pushdeer.com"),
+    "tgram": ("Telegram", ""),
+    "pover": ("Pushover", ""),
+    "discord": ("Discord", ""),
+    "slack": ("Slack", ""),
+}
+# What is taken for another: people copy the first from manuals, and nothing goes unencrypted.
+ALIASES = {"bark": "barks", "pushdeer": "pushdeers"}
+# Where a service gives people a web address to copy, they may paste that.
+WEB_HOOKS = ("qyapi.weixin.qq.com", "oapi.dingtalk.com", "open.feishu.cn", "discord.com", "hooks.slack.com")
+LONGEST = 500
+
+
+class AddressRefused(Exception):
+    """Nothing can be sent to an address like this; the text says why."""
+
+
+class PushFailed(Exception):
+    """The service did not take the message; `reason` is what it said, without any key."""
+
+    is_final = is_in_doubt = False
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class PushAddress:
+    """An address that may be used: `url` is the secret, `label` what pages show."""
+
+    url: str
+    label: str
+
+    def __repr__(self) -> str:
+        return f"PushAddress({self.label})"
+
+
+def read_address(text: str) -> PushAddress:
+    """The address that a person typed, in apprise's form or as the service shows it. Raises `AddressRefused`."""
+    text = text.strip()
+    schema, separator, rest = text.partition("://")
+    schema = ALIASES.get(schema.lower(), schema.lower())
+    host = re.split(r"[/?#:]", rest, maxsplit=1)[0].lower()
+    is_web_hook = schema == "https" and host in WEB_HOOKS
+    if not separator or len(text) > LONGEST or not (is_web_hook or schema in SERVICES):
+        names = ", ".join(str(name) for name, _host in SERVICES.values())
+        raise AddressRefused(_("This is none of the services we can send to: %(names)s.") % {"names": names})
+    url = f"{schema}://{rest}" if is_web_hook else f"{schema}://{rest.partition('?')[0]}"
+    service = _service(url)
+    if service is None:
+        raise AddressRefused(_("The address is not complete, or one of its keys is mistyped."))
+    # Written anew by apprise: what we did not look at is gone.
+    url = str(service.url(privacy=False)).partition("?")[0]
+    service = _service(url)
+    schema = url.partition("://")[0]
+    if service is None or schema not in SERVICES:
+        raise AddressRefused(_("The address is not complete, or one of its keys is mistyped."))
+    name, own_host = SERVICES[schema]
+    if own_host and (service.host or own_host, service.port or 443) != (own_host, 443):
+        raise AddressRefused(
+            _("Only %(host)s is taken for %(name)s, no server of one's own.")
+            % {"host": own_host, "name": name}
+        )
+    return PushAddress(url, f"{name} ••••{re.sub(r'[^A-Za-z0-9]', '', url)[-4:]}")
+
+
+def _service(url: str) -> Any:
+    # Imported where it is needed: it loads a hundred services, and most processes send nothing.
+    from apprise import Apprise, AppriseAsset
+
+    # secure_logging masks the keys in apprise's own log.
+    asset = AppriseAsset(app_id="derpmgmt", app_desc="derpmgmt", app_url="", secure_logging=True)
+    return Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
+
+
+def send(url: str, *, title: str, text: str) -> None:
+    """Send a message to an address that `read_address` has made. Raises `PushFailed`."""
+    import logging
+
+    from apprise import LogCapture, NotifyType
+
+    service = _service(url)
+    if service is None:
+        raise PushFailed("the address is no longer understood")
+    with LogCapture(level=logging.WARNING, fmt="%(message)s") as said:
+        is_taken = service.notify(title=title, body=text, notify_type=NotifyType.INFO)
+        words = " ".join(said.getvalue().split())
+    if not is_taken:
+        raise PushFailed(_without_keys(words, url)[:300] or "the service did not take the message")
+
+
+def _without_keys(words: str, url: str) -> str:
+    address = url.partition("://")[2]
+    for key in re.split(r"[/@:?]+", f"{address}/{unquote(address)}"):
+        if len(key) > 3:
+            words = words.replace(key, "••••")
+    return words

@@ -1,0 +1,65 @@
+"""What is done to accounts: people, what they are told, closing."""
+
+from accounts.services.activity import log_operation
+from accounts.services.closing import (
+    ClosingRefused,
+    close_account,
+    closing_left,
+    closing_losses,
+    closing_reasons,
+    finish_closing,
+    hash_address,
+    shorten_ip,
+    sweep_closing,
+)
+from accounts.services.notices import (
+    NoticeRefused,
+    drop_notices,
+    notify,
+    send_again,
+)
+from accounts.services.people import (
+    SECOND_FACTORS,
+    AccountExists,
+    NotAllowed,
+    ask_right_over,
+    ban_user,
+    change_user,
+    create_user,
+    end_sessions,
+    enrol_second_factor,
+    has_second_factor,
+    reset_second_factor,
+    suggest_username,
+    unban_user,
+)
+
+__all__ = [
+    "SECOND_FACTORS",
+    "AccountExists",
+    "ClosingRefused",
+    "NotAllowed",
+    "NoticeRefused",
+    "ask_right_over",
+    "ban_user",
+    "change_user",
+    "close_account",
+    "closing_left",
+    "closing_losses",
+    "closing_reasons",
+    "create_user",
+    "drop_notices",
+    "end_sessions",
+    "enrol_second_factor",
+    "finish_closing",
+    "has_second_factor",
+    "hash_address",
+    "log_operation",
+    "notify",
+    "reset_second_factor",
+    "send_again",
+    "shorten_ip",
+    "suggest_username",
+    "sweep_closing",
+    "unban_user",
+]

@@ -1,0 +1,271 @@
+"""What people are told: a row for each message and channel, and how it gets out.
+
+Never lost, and a double as unlikely as can be: the row is written in the transaction of what it is about, and a worker takes
+it with a conditional UPDATE. Until `handed_at` is written, right before the message leaves, a worker's death costs nothing: the
+sweep gives the notice back. After that nobody can know whether it arrived. Such a notice is not sent again by itself but
+shown as failed, with a button: a reminder that is missing once is better than one that comes twice, and the span is that of
+one SMTP hand-over. Tries after a refusal carry the same Message-ID.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.mail import EmailMultiAlternatives
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+from django.template.loader import render_to_string
+from django.utils import timezone, translation
+from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from accounts import push, sms
+from accounts.models import Channel, Notice, User
+from accounts.services.activity import log_operation
+from derpmgmt.lib import queue
+from derpmgmt.lib.jobs import LOST_AFTER, Heartbeat, worker_name
+from derpmgmt.lib.mail import LIMIT, MailFailed, MailLimited, deliver
+
+log = logging.getLogger(__name__)
+
+# After a refusal that may pass: the n-th try comes so long after the one before. Then a person has to look at it.
+BACKOFF = [timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 180, 360, 720, 1440)]
+# These go to closed and banned people too.
+FAREWELLS = frozenset({"account_closed", "security", "second_factor_reset"})
+# Text messages cost the operator money: only what a person must not miss.
+SMS_KINDS = frozenset({"rental_ending", "rental_ended", "account_closing"})
+# One sweep rings for so many.
+AT_ONCE = 200
+
+IN_DOUBT = gettext_noop("It was interrupted while it was handed over; it may have arrived.")
+BARRED = gettext_noop("The account is banned or closed.")
+CHANNEL_GONE = gettext_noop("The channel was removed.")
+INTERNAL = gettext_noop("An internal error; the panel's log says more.")
+OUTDATED = gettext_noop("It was no longer the case.")
+
+
+class NoticeRefused(Exception):
+    """A notice cannot be sent again; the text says why."""
+
+
+class _TakenAway(Exception):
+    """The sweep held this worker for dead; the notice is no longer its own."""
+
+
+def notify(
+    *,
+    user: User,
+    kind: str,
+    key: str,
+    context: dict[str, Any],
+    address: str = "",
+    is_mail_only: bool = False,
+) -> list[Notice]:
+    """Tell `user` by e-mail and by his own channels; call it in the transaction of what it is about.
+
+    The texts are `templates/notices/<kind>_subject.txt`, `_message.txt`, `_message.html`, rendered when the notice is sent, in
+    his language, with `context` (JSON; dates under keys that end in `_at` or `_until` come back as dates) and `user`.
+    `context["url"]` is the button's address. A `key` that the person has had already makes nothing. `address` where it
+    is not his present e-mail address. Returns the notices that are new. Announces `notice_made`.
+    """
+    wanted: list[tuple[str, str, str]] = [(Notice.By.EMAIL, "", address or user.email)]
+    if not is_mail_only:
+        wanted += [
+            (channel.kind, str(channel.pk), "")
+            for channel in Channel.objects.filter(user=user, confirmed_at__isnull=False)
+            if channel.kind != Channel.Kind.SMS or kind in SMS_KINDS
+        ]
+    made = []
+    for by, target, to in wanted:
+        notice, is_new = Notice.objects.get_or_create(
+            user=user,
+            key=key,
+            channel=by,
+            target=target,
+            defaults={"kind": kind, "address": to, "context": context, "language": user.language},
+        )
+        if is_new:
+            made.append(notice)
+            queue.announce("notice_made", notice.pk)
+    return made
+
+
+def drop_notices(*, user: User, kinds: frozenset[str] | None = None, but_keys: str = "") -> int:
+    """Take back what waits to be sent to `user`: notices of `kinds` (None: all but farewells); returns how many.
+
+    Those whose key starts with `but_keys` stay.
+    """
+    chosen = ~Q(kind__in=FAREWELLS) if kinds is None else Q(kind__in=kinds)
+    waiting = Notice.objects.filter(chosen, user=user, state=Notice.State.WAITING)
+    if but_keys:
+        waiting = waiting.exclude(key__startswith=but_keys)
+    return waiting.update(state=Notice.State.DROPPED, error=OUTDATED, address="")
+
+
+@transaction.atomic
+def send_again(*, notice: Notice, by: User) -> None:
+    """Send a notice that failed once more. Raises `NoticeRefused` when it did not fail or has no address left."""
+    notice = Notice.objects.select_for_update().select_related("user").get(pk=notice.pk)
+    if notice.state != Notice.State.FAILED:
+        raise NoticeRefused(_("Only a notice that failed can be sent again."))
+    user = notice.user
+    address = notice.address or ("" if user.closing_at or user.closed_at else user.email)
+    if notice.channel == Notice.By.EMAIL and not address:
+        raise NoticeRefused(_("The account is closed and its address is no longer known."))
+    Notice.objects.filter(pk=notice.pk).update(
+        state=Notice.State.WAITING, send_after=timezone.now(), tries=0, error="", handed_at=None, address=address
+    )  # fmt: skip
+    log_operation(by=by, action="notice.sent_again", target=notice, subject=user, notice=notice.pk)
+    queue.announce("notice_made", notice.pk)
+
+
+@dataclass(frozen=True)
+class Words:
+    """A notice as its reader gets it."""
+
+    subject: str
+    text: str
+    html: str
+
+
+def render(notice: Notice) -> Words:
+    """The notice's texts in its language."""
+    given = {
+        name: parse_datetime(value) if isinstance(value, str) and name.endswith(("_at", "_until")) else value
+        for name, value in notice.context.items()
+    }
+    with translation.override(notice.language):
+        context = {**given, "user": notice.user, "notice": notice, "panel_url": settings.PUBLIC_URL}
+        name = f"notices/{notice.kind}"
+        context["subject"] = subject = " ".join(render_to_string(f"{name}_subject.txt", context).split())
+        text = render_to_string(f"{name}_message.txt", context).strip() + "\n"
+        return Words(subject, text, render_to_string(f"{name}_message.html", context))
+
+
+# Sending
+
+
+def send_notice(pk: int) -> None:
+    """Send the notice when it waits and may be sent by now; called by the queue, as often as may be."""
+    now = timezone.now()
+    worker = worker_name()
+    claimed = Notice.objects.filter(pk=pk, state=Notice.State.WAITING, send_after__lte=now).update(
+        state=Notice.State.SENDING, worker=worker, heartbeat_at=now, handed_at=None, tries=F("tries") + 1
+    )
+    if not claimed:
+        return
+    notice = Notice.objects.select_related("user").get(pk=pk)
+    mine = Notice.objects.filter(pk=pk, state=Notice.State.SENDING, worker=worker)
+    if not notice.user.is_active and notice.kind not in FAREWELLS:
+        mine.update(state=Notice.State.DROPPED, error=BARRED, address="")
+        return
+    try:
+        with Heartbeat(lambda: mine.update(heartbeat_at=timezone.now())):
+            _send(notice, mine)
+    except _TakenAway:
+        log.warning("notice %s was taken away from this worker", pk)
+    except MailLimited as limited:
+        _let_wait(notice, mine, timedelta(seconds=limited.wait_seconds))
+    except (MailFailed, push.PushFailed, sms.SmsFailed) as error:
+        _record_failure(notice, mine, error)
+    except Channel.DoesNotExist:
+        mine.update(state=Notice.State.DROPPED, error=CHANNEL_GONE)
+    except Exception:
+        log.exception("notice %s could not be sent", pk)
+        _fail(notice, mine, INTERNAL)
+    else:
+        mine.update(state=Notice.State.SENT, sent_at=timezone.now(), error="", address="")
+
+
+def _send(notice: Notice, mine: QuerySet[Notice]) -> None:
+    def hand_over() -> None:
+        now = timezone.now()
+        if not mine.update(handed_at=now, heartbeat_at=now):
+            raise _TakenAway
+
+    words = render(notice)
+    if notice.channel == Notice.By.EMAIL:
+        deliver(_message(notice, words), is_asked=False, before_handing=hand_over)
+        return
+    channel = Channel.objects.get(pk=notice.target, user=notice.user)
+    if notice.channel == Notice.By.PUSH:
+        hand_over()
+        push.send(channel.address, title=words.subject, text=words.text)
+    else:
+        hand_over()
+        sms.send_notice(channel.address, words.subject)
+
+
+def _message(notice: Notice, words: Words) -> EmailMultiAlternatives:
+    host = settings.ALLOWED_HOSTS[0]
+    message = EmailMultiAlternatives(
+        words.subject,
+        words.text,
+        settings.DEFAULT_FROM_EMAIL,
+        [notice.address],
+        # The same for every try, so that a mail system that gets it twice can tell. RFC 3834: nobody's machine shall answer.
+        headers={
+            "Message-ID": f"<notice.{notice.pk}.{settings.PANEL_ID}@{host}>",
+            "Auto-Submitted": "auto-generated",
+        },
+    )
+    message.attach_alternative(words.html, "text/html")
+    return message
+
+
+def _let_wait(notice: Notice, mine: QuerySet[Notice], wait: timedelta) -> None:
+    """His address is at its limit: this one and all others to him wait, the first in line stays the first."""
+    until = timezone.now() + wait
+    mine.update(state=Notice.State.WAITING, send_after=until, tries=F("tries") - 1)
+    Notice.objects.filter(
+        user=notice.user, channel=Notice.By.EMAIL, state=Notice.State.WAITING, send_after__lt=until
+    ).update(send_after=until)
+
+
+def _record_failure(
+    notice: Notice, mine: QuerySet[Notice], error: MailFailed | push.PushFailed | sms.SmsFailed
+) -> None:
+    if error.is_in_doubt:
+        _fail(notice, mine, IN_DOUBT)
+    elif error.is_final or notice.tries > len(BACKOFF):
+        _fail(notice, mine, error.reason)
+    else:
+        mine.update(
+            state=Notice.State.WAITING,
+            send_after=timezone.now() + BACKOFF[notice.tries - 1],
+            error=error.reason[:400],
+            handed_at=None,
+        )
+
+
+def _fail(notice: Notice, mine: QuerySet[Notice], reason: str) -> None:
+    kept = {} if notice.user.closed_at is None else {"address": ""}
+    mine.update(state=Notice.State.FAILED, error=reason[:400], **kept)
+
+
+# The sweep
+
+
+def recover_lost(now: datetime) -> None:
+    """Give back the notices whose worker died before it handed them over, and end those that it may have sent."""
+    lost = Notice.objects.filter(state=Notice.State.SENDING, heartbeat_at__lt=now - LOST_AFTER)
+    lost.filter(handed_at=None).update(state=Notice.State.WAITING, send_after=now)
+    lost.filter(handed_at__isnull=False).update(state=Notice.State.FAILED, error=IN_DOUBT)
+
+
+def due_notices(now: datetime) -> list[int]:
+    """The notices to be sent now, the longest waiting first: no more e-mails to one person than may go to one address."""
+    taken: dict[int, int] = {}
+    chosen = []
+    rows = Notice.objects.due(now).values_list("pk", "user_id", "channel")[:AT_ONCE]
+    for pk, user_pk, channel in rows:
+        if channel == Notice.By.EMAIL:
+            taken[user_pk] = taken.get(user_pk, 0) + 1
+            # One more than may go: it finds the limit and makes the rest wait.
+            if taken[user_pk] > LIMIT + 1:
+                continue
+        chosen.append(pk)
+    return chosen

@@ -1,0 +1,174 @@
+"""Live URLs: the secret addresses under which a customer's current map is fetched."""
+
+import secrets
+from datetime import datetime
+from functools import partial
+
+import redis
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from accounts.models import User
+from accounts.services import log_operation
+from acl import copies, derpmap
+from acl.copies import Copy, Fetches
+from acl.models import AclEvent, LiveUrl
+from acl.services.handing_out import DownloadRefused, check_download
+from derpmgmt.lib.crypto import keyed_hash
+from serials.models import Rental
+
+PREFIX = "/live/"
+# 24 random bytes: 192 bits, 32 characters of base64url.
+_SECRET_BYTES = 24
+# So many lines of the log are written in one go.
+_LINES_AT_ONCE = 2000
+
+
+def secret_hash(secret: str) -> str:
+    """By what a live URL is found."""
+    return keyed_hash("live url", secret)
+
+
+def live_address(url: LiveUrl) -> str:
+    """The whole address, secret included: for its owner's eyes only."""
+    return f"{settings.PUBLIC_URL}{PREFIX}{url.secret}.json"
+
+
+@transaction.atomic
+def create_live_url(*, rental: Rental, by: User, ip: str | None = None) -> LiveUrl:
+    """Make the rental's live URL; one that there was is revoked. Raises `DownloadRefused` when the rental is closed."""
+    rental = Rental.objects.select_for_update().get(pk=rental.pk)
+    if rental.closed_at:
+        raise DownloadRefused("closed")
+    _revoke(rental)
+    secret = secrets.token_urlsafe(_SECRET_BYTES)
+    url = LiveUrl.objects.create(rental=rental, secret=secret, secret_hash=secret_hash(secret))
+    log_operation(by=by, action="live_url.created", target=url, subject=rental.user, ip=ip)
+    transaction.on_commit(partial(_publish, url.secret_hash))
+    return url
+
+
+@transaction.atomic
+def revoke_live_url(*, rental: Rental, by: User | None, ip: str | None = None) -> bool:
+    """End the rental's live URL at once; False when there is none."""
+    rental = Rental.objects.select_for_update().get(pk=rental.pk)
+    url = _revoke(rental)
+    if url is None:
+        return False
+    log_operation(by=by, action="live_url.revoked", target=url, subject=rental.user, ip=ip)
+    return True
+
+
+def _revoke(rental: Rental) -> LiveUrl | None:
+    url = LiveUrl.objects.filter(rental=rental, revoked_at=None).first()
+    if url:
+        # The secret is of no use to anybody any more.
+        LiveUrl.objects.filter(pk=url.pk).update(revoked_at=timezone.now(), secret="")
+        transaction.on_commit(partial(_publish, url.secret_hash))
+    return url
+
+
+# Copies
+
+
+def read_copy(hashed: str) -> Copy | None:
+    """What the live URL answers, from the database; None when there is no such URL. Three queries, none that locks."""
+    now = timezone.now()
+    url = LiveUrl.objects.defer("secret").select_related("rental").filter(secret_hash=hashed).first()
+    return _copy(url, now) if url else None
+
+
+def _copy(url: LiveUrl, now: datetime) -> Copy:
+    read_at = now.timestamp()
+    if url.revoked_at:
+        return Copy(read_at, is_revoked=True)
+    try:
+        config = check_download(rental=url.rental, now=now)
+    except DownloadRefused as refusal:
+        # Without a right to a map, or without a proven relay, there are no regions: an answer, not a failure. Only a version that
+        # lapsed because nothing made the next is a failure, which readers pass over.
+        if refusal.code == "lapsed":
+            return Copy(read_at, lapses_at=0.0)
+        return Copy(read_at, derpmap.to_json(derpmap.EMPTY_MAP))
+    runs_until = url.rental.runs_until
+    assert runs_until is not None
+    return Copy(
+        read_at,
+        derpmap.to_json(config.derp_map),
+        version=config.version,
+        ends_at=runs_until.timestamp(),
+        lapses_at=config.ends_at.timestamp(),
+    )
+
+
+def _publish(hashed: str) -> None:
+    copy = read_copy(hashed)
+    if copy:
+        copies.keep(hashed, copy)
+
+
+def publish_live_urls(*, rental_pk: int) -> None:
+    """Write what the rental's live URL answers now to where it is served from; harmless when doubled."""
+    urls = LiveUrl.objects.filter(rental=rental_pk, revoked_at=None)
+    for hashed in urls.values_list("secret_hash", flat=True):
+        _publish(hashed)
+
+
+# The log
+
+
+def record_fetches() -> int:
+    """Write the fetches that Redis has counted to the log; returns the lines written. Harmless when killed or doubled.
+
+    A line's count is that of its whole day, so writing it twice changes nothing. A Redis that is away is nothing new.
+    """
+    try:
+        lines, until = copies.read_fetches(_LINES_AT_ONCE)
+    except redis.RedisError:
+        return 0
+    if lines:
+        _write(lines)
+        copies.forget_fetches(until)
+    return len(lines)
+
+
+@transaction.atomic
+def _write(lines: list[Fetches]) -> None:
+    hashes = {line.secret_hash for line in lines}
+    found = LiveUrl.objects.filter(secret_hash__in=hashes, rental__closed_at=None).defer("secret")
+    urls = {url.secret_hash: url for url in found.select_related("rental")}
+    lines = [line for line in lines if line.secret_hash in urls]
+    keys = [line.key for line in lines]
+    known = {event.fetch_key: event for event in AclEvent.objects.filter(fetch_key__in=keys)}
+    new, grown = [], []
+    for line in lines:
+        event = known.get(line.key)
+        if event is None:
+            new.append(
+                AclEvent(
+                    rental=urls[line.secret_hash].rental,
+                    kind=AclEvent.Kind.FETCHED,
+                    version=line.version,
+                    file_format=derpmap.MapFormat.JSON,
+                    at=line.last_at,
+                    last_at=line.last_at,
+                    ip=line.ip or None,
+                    browser=line.browser,
+                    count=line.count,
+                    fetch_key=line.key,
+                )
+            )
+        elif event.last_at is None or event.last_at < line.last_at:
+            # A Redis that lost its data counts anew; what is written stays.
+            event.count = max(event.count, line.count)
+            event.last_at = line.last_at
+            grown.append(event)
+    AclEvent.objects.bulk_create(new, ignore_conflicts=True)
+    AclEvent.objects.bulk_update(grown, ["count", "last_at"])
+    latest = {line.secret_hash: line for line in sorted(lines, key=lambda line: line.last_at)}
+    for hashed, line in latest.items():
+        LiveUrl.objects.filter(
+            Q(last_fetched_at=None) | Q(last_fetched_at__lt=line.last_at), pk=urls[hashed].pk
+        ).update(last_fetched_at=line.last_at, last_ip=line.ip or None, last_browser=line.browser)

@@ -1,0 +1,114 @@
+"""What pages show about maps and live URLs."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.utils import timezone
+from django.utils.translation import gettext
+
+from acl import derpmap
+from acl.derpmap import MapFormat
+from acl.models import AclConfig, LiveUrl, MapRegion
+from acl.services.handing_out import DownloadRefused, check_download
+from acl.services.live_urls import live_address
+from acl.services.telling import PasteNote, describe_paste, is_live
+from serials.models import Rental
+
+
+@dataclass(frozen=True)
+class MapTab:
+    """One form of the map on the page; `hint` says in a sentence where it goes."""
+
+    file_format: MapFormat
+    title: str
+    hint: str
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class MapRegionLine:
+    """One relay in the map: its row, its name and its code."""
+
+    row: MapRegion
+    name: str
+    code: str
+
+
+@dataclass(frozen=True)
+class MapPanel:
+    """All that a page says about a customer's map: either `config`, `tabs`, `regions` and `paste`, or the `refusal`."""
+
+    config: AclConfig | None = None
+    paste: PasteNote | None = None
+    live: LiveUrl | None = None
+    refusal: str = ""
+    tabs: tuple[MapTab, ...] = ()
+    regions: tuple[MapRegionLine, ...] = ()
+
+
+def describe_map(*, rental: Rental | None, now: datetime) -> MapPanel:
+    """What `acl/_map.html` shows, under the same conditions as a download but without a record; few, fixed queries."""
+    try:
+        config = check_download(rental=rental, now=now)
+    except DownloadRefused as refusal:
+        return MapPanel(refusal=str(refusal))
+    ends_at = timezone.localtime(config.ends_at)
+    tabs = (
+        MapTab(
+            MapFormat.HUJSON,
+            gettext("Tailscale (official)"),
+            gettext("Goes into your policy file, right after its first {."),
+            derpmap.to_hujson_key(config.derp_map, version=config.version, ends_at=ends_at),
+        ),
+        MapTab(
+            MapFormat.YAML,
+            gettext("Headscale"),
+            gettext("A file for derp: paths: in Headscale's config.yaml."),
+            derpmap.to_headscale_yaml(config.derp_map, version=config.version, ends_at=ends_at),
+        ),
+        MapTab(
+            MapFormat.JSON,
+            gettext("JSON"),
+            gettext("The bare DERPMap, for scripts."),
+            derpmap.to_json(config.derp_map),
+        ),
+    )
+    regions = config.derp_map["Regions"]
+    lines = tuple(
+        MapRegionLine(
+            row, regions[str(row.region_id)]["RegionName"], regions[str(row.region_id)]["RegionCode"]
+        )
+        for row in MapRegion.objects.filter(
+            rental=config.rental_id, region_id__in=[int(key) for key in regions]
+        )
+    )
+    live = LiveUrl.objects.filter(rental=config.rental_id, revoked_at=None).defer("secret").first()
+    paste = describe_paste(config=config, url=live, now=now)
+    return MapPanel(config=config, paste=paste, live=live, tabs=tabs, regions=lines)
+
+
+@dataclass(frozen=True)
+class LivePanel:
+    """All that the page of the live URL says. `address` and `lines` (for Headscale's config.yaml) hold the secret; `is_empty`
+    says that it answers without regions at the moment."""
+
+    url: LiveUrl | None = None
+    address: str = field(default="", repr=False)
+    lines: str = field(default="", repr=False)
+    is_used: bool = False
+    is_empty: bool = False
+
+
+def describe_live(*, rental: Rental | None, now: datetime) -> LivePanel:
+    """What `acl/live_show.html` shows; few, fixed queries."""
+    url = LiveUrl.objects.filter(rental=rental, revoked_at=None).first() if rental else None
+    if rental is None or url is None:
+        return LivePanel()
+    try:
+        check_download(rental=rental, now=now)
+    except DownloadRefused:
+        is_empty = True
+    else:
+        is_empty = False
+    address = live_address(url)
+    return LivePanel(url, address, derpmap.to_headscale_config(address), is_live(url, now), is_empty)

@@ -1,0 +1,216 @@
+"""Planning: what relays a customer should have, written down as rows; `containers.jobs` makes it so."""
+
+from collections import defaultdict
+from datetime import datetime, timedelta
+
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from containers import placement
+from containers.models import Relay
+from containers.services.relays import SLOTS, create_relay, give_up
+from derpmgmt.lib import queue
+from fleet.models import Server
+from serials.models import Rental
+from serials.services import bound_servers, record_plan
+
+# A server on which a customer's relay failed is not tried again for him within this time while others are left.
+AVOID_FOR = timedelta(minutes=10)
+# These failures are of a port, not of a server: another port of the same server may do.
+PORT_FAILURES = ("port_taken",)
+# A port found taken by a stranger is not tried again for a day.
+PORT_AVOID_FOR = timedelta(days=1)
+# A certificate is renewed, and a relay does not come back with it, when its end is as near as this.
+CERTIFICATE_RESERVE = timedelta(days=30)
+PLAN_TRIES = 5
+
+
+def plan_relays(*, rental_pk: int, now: datetime | None = None) -> None:
+    """Make the rows say what the rental's customer should have, and ring for the changes.
+
+    An entitled rental wants three relays on three different usable servers, any other none. Relays that were released because
+    the rights had ended come back as they were, where that is possible. A relay that never came up and whose server or
+    port is at fault is replaced elsewhere where there is an elsewhere. May run at any time and twice.
+    """
+    for attempt in range(PLAN_TRIES):
+        try:
+            with transaction.atomic():
+                _plan(rental_pk, now or timezone.now())
+            return
+        except IntegrityError:
+            # Another plan took the same port between our look and our insert.
+            if attempt == PLAN_TRIES - 1:
+                raise
+
+
+def _plan(rental_pk: int, now: datetime) -> None:
+    rental = Rental.objects.select_for_update().get(pk=rental_pk)
+    live = list(rental.relays.live().select_related("server"))
+    if not rental.is_entitled(now):
+        for relay in live:
+            give_up(relay, returns=True)
+        record_plan(rental=rental, is_settled=True, now=now)
+        return
+    kept = [relay for relay in live if relay.slot is not None]
+    making = _keep_successors(live, kept, now)
+    # Locked, so that two plans never both take a server's last place.
+    # (MariaDB knows no FOR UPDATE OF, so nothing is joined here.)
+    servers = list(Server.objects.select_for_update().usable().due_for_contact(now).order_by("pk"))
+    bound = bound_servers(rental, now)
+    if len(kept) < len(SLOTS):
+        allowed = [server for server in servers if bound is None or server.pk in bound]
+        standing = {relay.server_id for relay in kept + making}
+        kept += _bring_back(rental, {relay.slot for relay in kept}, allowed, standing, now)
+    broken = [relay for relay in kept if is_hopeless(relay, now)]
+    failed_lately = set(
+        rental.relays.filter(failed_at__gt=now - AVOID_FOR)
+        .exclude(Q(failure_code="") | Q(failure_code__in=PORT_FAILURES))
+        .values_list("server_id", flat=True)
+    )
+    views, free = look_at(servers, now)
+    healthy = [relay for relay in kept if relay not in broken]
+    chosen = placement.choose_servers(
+        views,
+        len(SLOTS) - len(healthy),
+        taken={relay.server_id for relay in healthy + making} | failed_lately,
+        bound=bound,
+        regions_used=[str(relay.server.region_id) for relay in healthy],
+    )
+    empty = len(SLOTS) - len(kept)
+    # New places first; a broken relay goes only where another can take its place.
+    for relay in broken[: max(0, len(chosen) - empty)]:
+        give_up(relay)
+        kept.remove(relay)
+    by_pk = {server.pk: server for server in servers}
+    slots = [slot for slot in SLOTS if slot not in {relay.slot for relay in kept}]
+    # A server that only holds a broken relay which stays is no place for another of the same customer.
+    occupied = {relay.server_id for relay in kept}
+    for slot, server_pk in zip(slots, [pk for pk in chosen if pk not in occupied], strict=False):
+        # Whoever had the place does not come back to it.
+        rental.relays.filter(return_slot=slot).update(return_slot=None)
+        kept.append(create_relay(rental, by_pk[server_pk], free[server_pk], now, slot=slot))
+    record_plan(rental=rental, is_settled=len(kept) == len(SLOTS), now=now)
+
+
+def is_hopeless(relay: Relay, now: datetime) -> bool:
+    """Whether a relay that never carried a packet had better be made elsewhere."""
+    if relay.proven_at is not None:
+        return False
+    if relay.status == Relay.Status.FAILED:
+        return True
+    resting = relay.server.next_contact_at
+    return relay.status == Relay.Status.PLANNED and resting is not None and resting > now
+
+
+def _keep_successors(live: list[Relay], kept: list[Relay], now: datetime) -> list[Relay]:
+    """The successors in the making that are still wanted; one that does not come up, or comes too late, is given up."""
+    replaceable = {relay.pk for relay in kept}
+    wanted = []
+    for relay in live:
+        if relay.slot is not None or relay.retiring_since or relay.status == Relay.Status.REMOVING:
+            continue
+        if relay.replaces_id in replaceable and not is_hopeless(relay, now):
+            wanted.append(relay)
+        else:
+            give_up(relay)
+    return wanted
+
+
+def _bring_back(
+    rental: Rental, slots_taken: set[int | None], servers: list[Server], standing: set[int], now: datetime
+) -> list[Relay]:
+    """Let relays that went because the rights had ended come back to their places: same ports, keys and certificate.
+
+    Each needs its server usable and with room, its ports still free, and a certificate for the server's present address that
+    lasts. They have to prove themselves again.
+    """
+    by_pk = {server.pk: server for server in servers}
+    back: list[Relay] = []
+    leaving = [Relay.Status.RELEASED, Relay.Status.REMOVING]
+    candidates = rental.relays.filter(return_slot__isnull=False, status__in=leaving)
+    for relay in candidates.filter(server__in=by_pk).order_by("-pk"):
+        relay.server = server = by_pk[relay.server_id]
+        is_placed = relay.return_slot in slots_taken or relay.server_id in standing
+        is_outdated = (
+            relay.certificate_address != server.address
+            or relay.certificate_ends_at <= now + CERTIFICATE_RESERVE
+        )
+        if is_placed or is_outdated or not _has_place(relay, server, now):
+            continue
+        moved = Relay.objects.filter(pk=relay.pk, status=relay.status).update(
+            status=Relay.Status.PLANNED,
+            slot=relay.return_slot,
+            return_slot=None,
+            image="",
+            failures=0,
+            failure_code="",
+            try_after=None,
+            proven_at=None,
+            released_at=None,
+        )
+        if not moved:
+            continue
+        relay.refresh_from_db(fields=["status", "slot", "return_slot", "proven_at"])
+        slots_taken.add(relay.slot)
+        standing.add(relay.server_id)
+        back.append(relay)
+        queue.announce("relay_changed", relay.pk)
+    return back
+
+
+def _has_place(relay: Relay, server: Server, now: datetime) -> bool:
+    """Whether the relay's ports are still free on its server, in its ranges, and one more relay fits there."""
+    if not (
+        server.tcp_port_first <= relay.derp_port <= server.tcp_port_last
+        and server.udp_port_first <= relay.stun_port <= server.udp_port_last
+    ):
+        return False
+    if relay.failure_code in PORT_FAILURES and relay.failed_at and relay.failed_at > now - PORT_AVOID_FOR:
+        return False
+    others = Relay.objects.live().filter(server=server).exclude(pk=relay.pk)
+    if others.filter(Q(derp_port=relay.derp_port) | Q(stun_port=relay.stun_port)).exists():
+        return False
+    return others.count() < server.capacity
+
+
+def look_at(
+    servers: list[Server], now: datetime
+) -> tuple[list[placement.ServerView], dict[int, tuple[int, int]]]:
+    """What placement needs, and for each server with room its lowest free DERP and STUN ports."""
+    tcp: dict[int, set[int]] = defaultdict(set)
+    udp: dict[int, set[int]] = defaultdict(set)
+    counts: dict[int, int] = defaultdict(int)
+    in_use = Relay.objects.filter(server__in=servers).filter(
+        ~Q(status=Relay.Status.RELEASED)
+        | Q(failure_code__in=PORT_FAILURES, failed_at__gt=now - PORT_AVOID_FOR)
+    )
+    for server_pk, derp, stun, status in in_use.values_list("server_id", "derp_port", "stun_port", "status"):
+        tcp[server_pk].add(derp)
+        udp[server_pk].add(stun)
+        counts[server_pk] += status != Relay.Status.RELEASED
+    views, free = [], {}
+    for server in servers:
+        tcp_range = range(server.tcp_port_first, server.tcp_port_last + 1)
+        udp_range = range(server.udp_port_first, server.udp_port_last + 1)
+        derp_port = placement.choose_port(tcp_range, tcp[server.pk])
+        stun_port = placement.choose_port(udp_range, udp[server.pk])
+        if derp_port is not None and stun_port is not None:
+            free[server.pk] = (derp_port, stun_port)
+        views.append(
+            placement.ServerView(
+                pk=server.pk,
+                region=str(server.region_id),
+                capacity=server.capacity,
+                relays=counts[server.pk],
+                free_derp_ports=int(derp_port is not None),
+                free_stun_ports=int(stun_port is not None),
+                load=server.load_ratio,
+            )
+        )
+    return views, free
+
+
+def due_rentals(now: datetime, limit: int = 500) -> list[int]:
+    """Rentals whose relays have to be looked at: their rights changed, or a plan could not give them all."""
+    return list(Rental.objects.plan_due(now).values_list("pk", flat=True)[:limit])

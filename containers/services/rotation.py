@@ -1,0 +1,119 @@
+"""Another certificate for a relay, make before break: a successor with a new pin runs beside it until nobody needs the old one."""
+
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
+
+from containers import placement
+from containers.models import Relay
+from containers.services.planning import CERTIFICATE_RESERVE, PLAN_TRIES, look_at
+from containers.services.relays import FIRST_LOOK_AFTER, create_relay, give_up
+from derpmgmt.lib import queue
+from fleet.models import Server
+from serials.models import Rental
+from serials.services import bound_servers
+
+# A retiring relay that devices were still connected to is looked at again after this time.
+LOOK_EVERY = timedelta(minutes=10)
+
+
+def rotate_relay(*, relay: Relay, now: datetime | None = None) -> Relay | None:
+    """Plan the successor of a running relay, with a key and a certificate of its own.
+
+    It is made on the same server, on other ports, or where there is no room on another. Once it is proven it takes the
+    place over (`relays.record_running`). None when the relay is not running in its place, has a successor, its customer has
+    no right to it, or no server has room: ask again later. Announces `relay_changed`.
+    """
+    for attempt in range(PLAN_TRIES):
+        try:
+            with transaction.atomic():
+                return _rotate(relay.pk, now or timezone.now())
+        except IntegrityError:
+            # Another plan took the same port between our look and our insert.
+            if attempt == PLAN_TRIES - 1:
+                raise
+    return None
+
+
+def _rotate(relay_pk: int, now: datetime) -> Relay | None:
+    rental_pk = Relay.objects.values_list("rental_id", flat=True).get(pk=relay_pk)
+    if rental_pk is None:
+        return None
+    rental = Rental.objects.select_for_update().get(pk=rental_pk)
+    live = list(rental.relays.live().select_related("server"))
+    relay = next((row for row in live if row.pk == relay_pk), None)
+    is_running = relay and relay.slot is not None and relay.status == Relay.Status.RUNNING
+    has_successor = any(row.replaces_id == relay_pk for row in live)
+    if not relay or not is_running or has_successor or not rental.is_entitled(now):
+        return None
+    servers = list(Server.objects.select_for_update().usable().due_for_contact(now).order_by("pk"))
+    views, free = look_at(servers, now)
+    bound = bound_servers(rental, now)
+    others = {row.server_id for row in live} - {relay.server_id}
+    same = [view for view in views if view.pk == relay.server_id]
+    chosen = placement.choose_servers(same, 1, bound=bound) or placement.choose_servers(
+        views, 1, taken=others | {relay.server_id}, bound=bound
+    )
+    if not chosen:
+        return None
+    server = next(server for server in servers if server.pk == chosen[0])
+    return create_relay(rental, server, free[server.pk], now, replaces=relay)
+
+
+def due_rotations(now: datetime, limit: int = 50) -> list[Relay]:
+    """Running relays whose certificate is near its end and that have no successor yet, the nearest end first."""
+    successors = Relay.objects.live().filter(replaces=OuterRef("pk"))
+    return list(
+        Relay.objects.filter(
+            ~Exists(successors),
+            status=Relay.Status.RUNNING,
+            certificate_ends_at__lte=now + CERTIFICATE_RESERVE,
+            slot__isnull=False,
+            rental__isnull=False,
+        ).order_by("certificate_ends_at")[:limit]
+    )
+
+
+def due_retirements(now: datetime, limit: int = 500) -> list[int]:
+    """Retiring relays whose grace is over, or that are to be asked whether devices are connected to them."""
+    return list(
+        Relay.objects.retiring()
+        .filter(Q(try_after=None) | Q(try_after__lte=now) | Q(retiring_since__lte=_grace_began(now)))
+        .order_by("retiring_since")
+        .values_list("pk", flat=True)[:limit]
+    )
+
+
+def is_grace_over(relay: Relay, now: datetime) -> bool:
+    """Whether a retiring relay has stood beside its successor for as long as it may."""
+    return relay.retiring_since is not None and relay.retiring_since <= _grace_began(now)
+
+
+def _grace_began(now: datetime) -> datetime:
+    return now - timedelta(days=settings.ROTATION_GRACE_DAYS)
+
+
+def may_be_asked(relay: Relay, now: datetime) -> bool:
+    """Whether a retiring relay runs and has stood long enough for devices to have gone over."""
+    return (
+        relay.status == Relay.Status.RUNNING
+        and relay.retiring_since is not None
+        and relay.retiring_since <= now - FIRST_LOOK_AFTER
+    )
+
+
+def record_in_use(*, relay: Relay, now: datetime) -> None:
+    """Devices are still connected to a retiring relay, or it could not be asked: look again later."""
+    Relay.objects.retiring().filter(pk=relay.pk, status=Relay.Status.RUNNING).update(
+        try_after=now + LOOK_EVERY
+    )
+
+
+@transaction.atomic
+def retire_relay(*, relay: Relay) -> None:
+    """Remove a retiring relay, from the map and from its server."""
+    if relay.retiring_since is not None and give_up(relay) and relay.rental_id is not None:
+        queue.announce("relays_changed", relay.rental_id)

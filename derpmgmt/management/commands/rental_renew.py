@@ -1,0 +1,37 @@
+from datetime import date, datetime
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from derpmgmt.rental_command import RentalCommand
+from serials.forms import end_of_day
+from serials.services import RentalRefused, renew_rental
+
+
+def _day_end(text: str) -> datetime:
+    return end_of_day(date.fromisoformat(text))
+
+
+class Command(RentalCommand):
+    """Let a customer's rental run until the end of a day."""
+
+    help: Any = gettext_lazy(
+        "Let a customer's rental run until the end of a day, with the terms it had last; never shortens."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--until", type=_day_end, required=True, metavar="DAY", help=_("last day, for example 2026-12-31")
+        )
+        parser.add_argument("--note", default="", help=_("why, for the history"))
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        rental = self.find_rental(options["email"])
+        try:
+            renew_rental(rental=rental, until=options["until"], by=None, note=options["note"])
+        except RentalRefused as refusal:
+            raise CommandError(str(refusal)) from refusal
+        self.show(rental)

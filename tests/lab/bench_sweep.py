@@ -1,0 +1,143 @@
+"""`make bench`: what the sweeps over 200,000 rentals cost on MariaDB when 1,000 of them are due, and when none is.
+
+Every sweep over rentals and relays that the clock rings for is called as the clock calls it. What it costs shall follow from what
+is due, so with none due it is milliseconds, whatever else there is.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from typing import Any
+
+RENTALS = 200_000
+DUE = 1_000
+ROUNDS = 5
+# Visits are no sweeps over rows: they go to the servers.
+_OTHERS = {"visit_servers"}
+
+
+def main() -> None:
+    from tests.lab.services import mariadb, redis
+
+    with mariadb() as database_url, redis() as redis_url, tempfile.TemporaryDirectory() as folder:
+        os.environ.update(
+            DERPMGMT_VAR_DIR=folder,
+            DERPMGMT_DATABASE_URL=database_url,
+            DERPMGMT_REDIS_URL=redis_url,
+            DERPMGMT_LOG_LEVEL="ERROR",
+            DJANGO_SETTINGS_MODULE="derpmgmt.settings",
+        )
+        import django
+
+        django.setup()
+        from django.core.management import call_command
+
+        call_command("migrate", verbosity=0)
+        fill()
+        measure()
+
+
+def fill() -> None:
+    """Customers, rentals that run for another month, and three running relays of each, made by the database itself."""
+    from django.db import connection
+    from django.utils import timezone
+
+    from accounts.models import User
+    from containers.models import Relay
+    from fleet.models import Region, Server, SshCredential
+    from serials.models import Rental
+
+    region, _new = Region.objects.get_or_create(
+        code="sh", defaults={"name_zh": "上海", "name_en": "Shanghai"}
+    )
+    credential = SshCredential.objects.create(name="key")
+    servers = [
+        Server.objects.create(
+            name=f"s{n}", region=region, credential=credential, address=f"203.0.113.{n}", capacity=10**6
+        )
+        for n in (1, 2, 3)
+    ]
+    now = timezone.now()
+    month = timedelta(days=30)
+    for first in range(0, RENTALS, 5_000):
+        users = User.objects.bulk_create(
+            User(email=f"c{n}@example.com", username=f"c{n}", password="!")
+            for n in range(first, first + 5_000)
+        )
+        Rental.objects.bulk_create(
+            Rental(
+                user=user,
+                ends_at=now + month,
+                runs_until=now + month,
+                plan_due_at=now + month,
+                remind_at=now + month,
+            )
+            for user in users
+        )
+    copied: dict[str, Any] = {
+        "rental_id": "r.id",
+        "derp_port": "r.id",
+        "stun_port": "r.id",
+        "status": "'running'",
+        "image": "''",
+        "certificate_ends_at": "%s",
+        "created_at": "%s",
+        "proven_at": "%s",
+        "certificate_address": "'203.0.113.1'",
+        "failures": "0",
+        "failure_code": "''",
+    } | dict.fromkeys(
+        ("certificate", "certificate_key", "certificate_sha256", "private_key", "public_key", "mesh_key"),
+        "'-'",
+    )
+    table, rentals = Relay._meta.db_table, Rental._meta.db_table
+    with connection.cursor() as cursor:
+        for slot, server in enumerate(servers, start=1):
+            values = copied | {"slot": str(slot), "server_id": str(server.pk)}
+            cursor.execute(
+                f"INSERT INTO {table} ({', '.join(values)}) SELECT {', '.join(values.values())} FROM {rentals} r",  # noqa: S608
+                [now + 10 * month, now, now],
+            )
+        cursor.execute(f"ANALYZE TABLE {table}, {rentals}")
+
+
+def measure() -> None:
+    """Time the sweeps with nothing due, then with as many rentals at their end as are to be due, and print both."""
+    from derpmgmt.flow import CRON
+    from serials.models import Rental
+
+    ours = {"serials.jobs", "containers.jobs"}
+    sweeps = [tick.job for tick in CRON if tick.job.__module__ in ours and tick.job.__name__ not in _OTHERS]
+    none = {sweep.__name__: min(_time(sweep) for _round in range(ROUNDS)) for sweep in sweeps}
+    first = list(Rental.objects.order_by("pk").values_list("pk", flat=True)[:DUE])
+    ended = Rental.objects.values_list("created_at", flat=True).earliest("created_at")
+    Rental.objects.filter(pk__in=first).update(
+        ends_at=ended, runs_until=ended, plan_due_at=ended, remind_at=ended
+    )
+    due = {sweep.__name__: _time(sweep) for sweep in sweeps}
+    expired = Rental.objects.filter(status=Rental.Status.EXPIRED).count()
+    print(f"{RENTALS:,} rentals with three relays each on MariaDB; milliseconds")
+    print(f"{'sweep':22} {'none due':>10} {f'{DUE:,} due':>10}")
+    for sweep in sweeps:
+        name = sweep.__name__
+        print(f"{name:22} {none[name] * 1e3:10.1f} {due[name] * 1e3:10.1f}")
+    print(f"{'together':22} {_sum(none):10.1f} {_sum(due):10.1f}")
+    print(f"ended rentals recorded: {expired:,}")
+    if expired != DUE:
+        sys.exit("not every end was recorded, or one too many")
+
+
+def _sum(times: dict[str, float]) -> float:
+    return sum(times.values()) * 1e3
+
+
+def _time(work: Any) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

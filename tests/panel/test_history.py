@@ -1,0 +1,230 @@
+"""A customer's history: his alone, newest first, the same as tables and files, and it costs the same however long it is."""
+
+import csv
+import io
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import tablib
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone, translation
+
+from accounts import services as accounts
+from accounts.models import Notice, User
+from acl import services as acl
+from acl.models import AclEvent
+from containers.models import Relay
+from derpmgmt import history
+from serials import services as serials
+from serials.models import Rental
+from tests.panel import world
+
+pytestmark = pytest.mark.django_db
+
+KINDS = ("rental", "redemption", "map", "relay", "notice")
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def rental() -> Rental:
+    """A customer to whom something of every kind has happened, in English."""
+    rental = world.make_customer()
+    User.objects.filter(pk=rental.user_id).update(language="en")
+    go_through(rental)
+    return Rental.objects.get(pk=rental.pk)
+
+
+def go_through(rental: Rental) -> None:
+    """One more of everything."""
+    serials.pause_rental(rental=rental, by=None)
+    serials.resume_rental(rental=rental, by=None)
+    old = world.make_relay(rental, None, world.make_server(), status=Relay.Status.RELEASED)
+    Relay.objects.filter(pk=old.pk).update(released_at=timezone.now())
+    acl.record_event(
+        rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, file_format="json", ip="198.51.100.7"
+    )
+    key = f"k{Notice.objects.count()}"
+    accounts.notify(user=rental.user, kind="rental_ending", key=key, context={}, is_mail_only=True)
+
+
+def cost(client: Client, url: str) -> int:
+    client.get(url)
+    with CaptureQueriesContext(connection) as queries:
+        assert client.get(url).status_code == 200
+    return len(queries)
+
+
+def read_csv(client: Client, kind: str) -> list[list[str]]:
+    response = client.get(reverse("history-export", args=[kind, "csv"]))
+    assert response.status_code == 200
+    return list(csv.reader(io.StringIO(response.content.decode("utf-8-sig"))))
+
+
+def test_everything_that_happened_is_there_newest_first(rental: Rental) -> None:
+    entries = world.sign_in(rental.user).get("/history/").context["entries"]
+    assert {entry.source.kind for entry in entries} == set(KINDS)
+    times = [entry.at for entry in entries]
+    assert times == sorted(times, reverse=True)
+    said = " | ".join(f"{entry.title} {entry.text}" for entry in entries)
+    serial = rental.redemptions.filter(serial__isnull=False).get().serial
+    assert serial
+    for words in (
+        "The rental was paused",
+        "The rental was resumed",
+        serial.masked,
+        "Relay ready",
+        "Relay removed",
+        "Map downloaded",
+        "v1 · json · 198.51.100.7",
+        "The rental ends soon",
+    ):
+        assert words in said, words
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_kind_alone_when_filtered(rental: Rental, kind: str) -> None:
+    client = world.sign_in(rental.user)
+    entries = client.get("/history/", {"kind": kind}).context["entries"]
+    assert {entry.source.kind for entry in entries} == {kind}
+    page = client.get("/history/", {"kind": kind, "view": "table"})
+    with translation.override("en"):
+        headings = [str(heading) for heading in history.SOURCES[kind].headings]
+    assert page.context["lines"]
+    # On a phone each cell names its own column.
+    assert f'data-label="{headings[0]}"' in page.content.decode()
+
+
+def test_nothing_of_others_is_there(rental: Rental) -> None:
+    other = world.make_customer()
+    client = world.sign_in(other.user)
+    for query in ({}, *({"kind": kind, "view": "table"} for kind in KINDS)):
+        text = client.get("/history/", query).content.decode()
+        for relay in Relay.objects.filter(rental=rental):
+            assert relay.certificate_address not in text
+    exported = str(read_csv(client, "all")) + str(read_csv(client, "relay"))
+    for relay in Relay.objects.filter(rental=rental):
+        assert relay.certificate_address not in exported
+
+
+def test_staff_too_see_only_their_own_on_their_page(rental: Rental) -> None:
+    client = world.enter(User.Role.ADMIN, has_factor=True)
+    assert not client.get("/history/").context["entries"]
+    assert client.get(f"/admin/customers/{rental.user_id}/history/").context["entries"]
+
+
+def test_a_customers_history_is_shut_for_other_customers(rental: Rental) -> None:
+    url = reverse("customer-history", args=[rental.user_id])
+    assert world.sign_in(rental.user).get(url, follow=True).status_code == 403
+    assert Client().get(url).status_code == 302
+    no_factor = world.enter(User.Role.ADMIN, has_factor=False).get(url)
+    assert no_factor.status_code == 302
+
+
+def test_history_of_a_closed_account_is_there_for_admins(rental: Rental) -> None:
+    email = rental.user.email
+    accounts.close_account(user=rental.user, by=None)
+    page = world.enter(User.Role.ADMIN, has_factor=True).get(f"/admin/customers/{rental.user_id}/history/")
+    assert {entry.source.kind for entry in page.context["entries"]} == set(KINDS)
+    assert email not in page.content.decode()
+
+
+def test_pages_follow_one_another_without_gap_or_double(rental: Rental) -> None:
+    for _ in range(8):
+        go_through(rental)
+    client = world.sign_in(rental.user)
+    first = client.get("/history/")
+    total = first.context["page"].paginator.count
+    assert total > 2 * history.ROWS
+    assert 'rel="next"' in first.content.decode()
+    seen = []
+    for number in range(1, first.context["page"].paginator.num_pages + 1):
+        seen += client.get("/history/", {"page": number}).context["entries"]
+    assert len(seen) == total
+    assert [entry.at for entry in seen] == sorted((entry.at for entry in seen), reverse=True)
+    assert len(read_csv(client, "all")) == total + 1
+
+
+@pytest.mark.parametrize(
+    "query", [{"page": "0"}, {"page": "x"}, {"page": "99"}, {"kind": "'; --"}, {"view": "?"}]
+)
+def test_page_opens_when_the_address_is_odd(rental: Rental, query: dict[str, str]) -> None:
+    assert world.sign_in(rental.user).get("/history/", query).status_code == 200
+
+
+def test_empty_history_says_so_when_nothing_has_happened() -> None:
+    client = world.enter(User.Role.USER, has_factor=False)
+    for query in ({}, {"view": "table"}, {"kind": "relay"}, {"kind": "relay", "view": "table"}):
+        page = client.get("/history/", query)
+        assert page.status_code == 200
+        assert not page.context["lines"]
+    assert len(read_csv(client, "all")) == 1
+
+
+@pytest.mark.parametrize("query", ["", "?view=table", *(f"?kind={kind}" for kind in KINDS), *(f"?kind={kind}&view=table" for kind in KINDS)])  # fmt: skip
+def test_history_costs_the_same_when_much_has_happened(rental: Rental, query: str) -> None:
+    client = world.sign_in(rental.user)
+    few = cost(client, f"/history/{query}")
+    for _ in range(6):
+        go_through(rental)
+    world.make_customer()
+    assert cost(client, f"/history/{query}") <= few <= 12
+
+
+def test_export_costs_the_same_when_much_has_happened(rental: Rental) -> None:
+    client = world.sign_in(rental.user)
+    for kind in ("all", *KINDS):
+        few = cost(client, reverse("history-export", args=[kind, "csv"]))
+        for _ in range(4):
+            go_through(rental)
+        assert cost(client, reverse("history-export", args=[kind, "csv"])) <= few <= 12
+
+
+@pytest.mark.parametrize("kind", ["all", *KINDS])
+def test_files_hold_what_the_table_shows(rental: Rental, kind: str) -> None:
+    client = world.sign_in(rental.user)
+    rows = read_csv(client, kind)
+    response = client.get(reverse("history-export", args=[kind, "xlsx"]))
+    sheet = tablib.Dataset().load(response.content, format="xlsx")
+    assert sheet.headers == rows[0]
+    assert [["" if cell is None else str(cell) for cell in row] for row in sheet] == rows[1:]
+    table = client.get("/history/", {"kind": kind, "view": "table"}).context
+    with translation.override("en"):
+        assert rows[0] == [str(heading) for heading in table["headings"]]
+    assert len(rows) == table["page"].paginator.count + 1
+    assert response["Content-Disposition"].endswith('.xlsx"')
+
+
+def test_no_file_when_kind_or_format_is_unknown(rental: Rental) -> None:
+    client = world.sign_in(rental.user)
+    for path in ("/history/all.pdf", "/history/users.csv"):
+        assert client.get(path).status_code == 404, path
+
+
+@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", " =1"])
+def test_no_cell_is_a_formula_when_text_looks_like_one(rental: Rental, start: str) -> None:
+    acl.record_event(rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, reason=start, by=rental.user)
+    client = world.sign_in(rental.user)
+    cells = [cell for row in read_csv(client, "map")[1:] for cell in row]
+    assert any("1" in cell and start.strip() in cell for cell in cells)
+    assert not any(
+        cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝")) for cell in cells
+    )
+
+
+@pytest.mark.parametrize("language", ["en", "zh-hans"])
+def test_every_kind_of_notice_has_a_name(language: str) -> None:
+    source = history.SOURCES["notice"]
+    with translation.override(language):
+        for kind in history.NoticeSource.KINDS:
+            title, text = source.describe(Notice(kind=kind), "created_at")
+            assert title != kind
+            assert text
+
+
+def test_moment_is_written_in_the_panels_zone(rental: Rental) -> None:
+    entry: Any = world.sign_in(rental.user).get("/history/").context["entries"][0]
+    assert history.TableCell("", entry.at).text == f"{timezone.localtime(entry.at):%Y-%m-%d %H:%M}"
