@@ -119,6 +119,7 @@ def apply_relay(relay_pk: int) -> None:
         except RemoteError as error:
             problem = Problem.of(error)
             relays.record_failure(relay=relay, problem=problem, now=timezone.now())
+            deployment.write(f"✗ {problem.code}: {problem.detail or problem.sentence % problem.values}")
             deployment.finish(JobRecord.Status.FAILED, problem)
         except Exception:
             log.exception("deployment %s", deployment.pk)
