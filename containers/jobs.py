@@ -74,7 +74,7 @@ def plan_rental(rental_pk: int) -> None:
 
 
 def follow_server(server_pk: int) -> None:
-    """After a server was changed."""
+    """A server's public address, or the one on the machine, is another."""
     relays.follow_server(server_pk=server_pk, now=timezone.now())
 
 

@@ -34,6 +34,8 @@ RETRY_PAUSE_LONGEST = timedelta(minutes=5)
 AVOID_FOR = timedelta(minutes=10)
 # These failures are of a port, not of a server: another port of the same server may do.
 PORT_FAILURES = ("port_taken",)
+# These are the panel's own: no other server would help.
+PANEL_FAILURES = ("no_image", "internal")
 # A port found taken by a stranger is not tried again for a day.
 PORT_AVOID_FOR = timedelta(days=1)
 _PLAN_TRIES = 5
@@ -70,7 +72,7 @@ def _plan(rental_pk: int, now: datetime) -> None:
     servers = list(Server.objects.select_for_update().usable().due_for_contact(now).order_by("pk"))
     failed_lately = set(
         rental.relays.filter(failed_at__gt=now - AVOID_FOR)
-        .exclude(Q(failure_code="") | Q(failure_code__in=PORT_FAILURES))
+        .exclude(failure_code__in=["", *PORT_FAILURES, *PANEL_FAILURES])
         .values_list("server_id", flat=True)
     )
     views, free = _look(servers, now)
@@ -102,7 +104,7 @@ def _is_hopeless(relay: Relay, now: datetime) -> bool:
     if relay.proven_at is not None:
         return False
     if relay.status == Relay.Status.FAILED:
-        return True
+        return relay.failure_code not in PANEL_FAILURES
     resting = relay.server.next_contact_at
     return relay.status == Relay.Status.PLANNED and resting is not None and resting > now
 
@@ -233,7 +235,7 @@ def renew_certificate(*, relay: Relay, now: datetime) -> None:
 
 
 def follow_server(*, server_pk: int, now: datetime) -> None:
-    """After a server was changed: relays whose certificate names another address get a new one, the rest are looked at."""
+    """After a server's addresses changed: a relay whose certificate names another one gets a new one, the rest are remade."""
     server = Server.objects.get(pk=server_pk)
     for relay in server.relays.live().select_related("server"):
         if relay.certificate_address != server.address:
@@ -379,7 +381,7 @@ def due_relays(now: datetime, limit: int = 200) -> list[Relay]:
             rental__isnull=False,
         )
         .filter(Q(try_after=None) | Q(try_after__lte=now))
-        .exclude(deployments__active=1)
+        .exclude(deployments__status=JobRecord.Status.RUNNING)
         .order_by("try_after", "pk")[:limit]
     )
 
