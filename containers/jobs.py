@@ -76,7 +76,7 @@ def plan_rental(rental_pk: int) -> None:
 
 
 def follow_server(server_pk: int) -> None:
-    """After a server was changed."""
+    """A server's public address, or the one on the machine, is another."""
     relays.follow_server(server_pk=server_pk, now=timezone.now())
 
 
@@ -121,6 +121,7 @@ def apply_relay(relay_pk: int) -> None:
         except RemoteError as error:
             problem = Problem.of(error)
             relays.record_failure(relay=relay, problem=problem, now=timezone.now())
+            deployment.write(f"✗ {problem.code}: {problem.detail or problem.sentence % problem.values}")
             deployment.finish(JobRecord.Status.FAILED, problem)
         except Exception:
             log.exception("deployment %s", deployment.pk)

@@ -33,7 +33,7 @@ JOBS: dict[str, list[Ring]] = {
     # fleet
     "server_to_check": [Ring(containers.request_check)],
     "server_usable": [Ring(containers.plan_waiting)],
-    "server_changed": [Ring(containers.follow_server)],
+    "server_moved": [Ring(containers.follow_server)],
     "check_requested": [Ring(containers.check_server, containers.server_queue)],
     "orphans_found": [Ring(containers.remove_orphans, containers.server_queue)],
 }

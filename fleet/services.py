@@ -80,7 +80,7 @@ def confirm_host_key(*, server: Server, line: str, by: User | None) -> None:
 
 @transaction.atomic
 def update_server(*, server: Server, by: User | None, **changes: Any) -> None:
-    """Change a server's fields. A new address means new certificates and maps: that is announced.
+    """Change a server's fields. A new address means new certificates and maps: then `server_moved` is announced.
 
     Raises `ValidationError`.
     """
@@ -95,7 +95,8 @@ def update_server(*, server: Server, by: User | None, **changes: Any) -> None:
         return
     log_operation(by=by, action="server.changed", target=server, changes=changed)
     Server.objects.filter(pk=server.pk).update(next_contact_at=None)
-    queue.announce("server_changed", server.pk)
+    if changed.keys() & {"address", "bind_address"}:
+        queue.announce("server_moved", server.pk)
 
 
 def accept_server(*, server: Server, by: User | None = None) -> bool:

@@ -113,9 +113,13 @@ class SandboxRelay:
             self._stun.close()
         if self._server is not None:
             self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Told again, and not waited for without end: a cancellation may get lost in a task that was just being woken.
+        for _time in range(20):
+            if not self._tasks:
+                break
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.wait(list(self._tasks), timeout=0.25)
         # asyncio frees a datagram socket's port in the next turn of its loop.
         await asyncio.sleep(0)
 

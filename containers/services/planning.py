@@ -19,6 +19,8 @@ from serials.services import bound_servers, record_plan
 AVOID_FOR = timedelta(minutes=10)
 # These failures are of a port, not of a server: another port of the same server may do.
 PORT_FAILURES = ("port_taken",)
+# These are the panel's own: no other server would help.
+PANEL_FAILURES = ("no_image", "internal")
 # A port found taken by a stranger is not tried again for a day.
 PORT_AVOID_FOR = timedelta(days=1)
 # A certificate is renewed, and a relay does not come back with it, when its end is as near as this.
@@ -65,7 +67,7 @@ def _plan(rental_pk: int, now: datetime) -> None:
     broken = [relay for relay in kept if is_hopeless(relay, now)]
     failed_lately = set(
         rental.relays.filter(failed_at__gt=now - AVOID_FOR)
-        .exclude(Q(failure_code="") | Q(failure_code__in=PORT_FAILURES))
+        .exclude(failure_code__in=["", *PORT_FAILURES, *PANEL_FAILURES])
         .values_list("server_id", flat=True)
     )
     views, free = look_at(servers, now)
@@ -98,7 +100,7 @@ def is_hopeless(relay: Relay, now: datetime) -> bool:
     if relay.proven_at is not None:
         return False
     if relay.status == Relay.Status.FAILED:
-        return True
+        return relay.failure_code not in PANEL_FAILURES
     resting = relay.server.next_contact_at
     return relay.status == Relay.Status.PLANNED and resting is not None and resting > now
 

@@ -307,6 +307,6 @@ def due_relays(now: datetime, limit: int = 200) -> list[Relay]:
             rental__isnull=False,
         )
         .filter(Q(try_after=None) | Q(try_after__lte=now))
-        .exclude(deployments__active=1)
+        .exclude(deployments__status=JobRecord.Status.RUNNING)
         .order_by("try_after", "pk")[:limit]
     )

@@ -11,7 +11,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-__all__ = ["PanelCommand"]
+__all__ = ["PanelCommand", "TranslatedCommand"]
 
 Row = Mapping[str, Any]
 
@@ -35,7 +35,15 @@ def _pad(text: str, width: int) -> str:
     return text + " " * (width - _width(text))
 
 
-class PanelCommand(BaseCommand):
+class TranslatedCommand(BaseCommand):
+    """A command whose `help` is a lazy translation."""
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        self.help = str(self.help)  # argparse measures it, and a lazy text has no length
+        return super().create_parser(prog_name, subcommand, **kwargs)
+
+
+class PanelCommand(TranslatedCommand):
     """A command with `--json`.
 
     Results go to standard output with `emit` or `emit_one`, progress to standard error with `say`. What cannot be done is a

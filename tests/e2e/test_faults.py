@@ -97,3 +97,19 @@ def test_a_dead_server_costs_one_time_limit_and_is_then_skipped(fleet: Fleet, wo
     bad.refresh_from_db()
     assert bad.contact_failures == 1  # it was not asked again
     assert Deployment.objects.filter(relay__server=bad).count() <= tries + 1
+
+
+def test_a_panel_without_an_image_waits_instead_of_wandering_from_server_to_server(
+    fleet: Fleet, work, rental: Rental, settings, tmp_path
+):
+    folder = settings.IMAGE_DIR
+    settings.IMAGE_DIR = tmp_path
+    work()
+    rest_no_more()
+    work(sweep=True)
+    assert set(Relay.objects.values_list("status", "failure_code")) == {("failed", "no_image")}
+    assert Relay.objects.count() == 3
+    settings.IMAGE_DIR = folder
+    rest_no_more()
+    work(sweep=True)
+    assert_in_order(fleet, rental)

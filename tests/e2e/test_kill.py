@@ -117,3 +117,21 @@ def test_a_server_is_checked_anew_when_its_check_is_killed(fleet: Fleet, work, s
     assert not fleet.containers(server)
     assert not fleet.volumes(server)
     assert list(ServerCheck.objects.order_by("pk").values_list("status", flat=True)) == ["lost", "done"]
+
+
+def test_a_deployment_that_was_opened_but_not_taken_up_is_taken_up_by_the_sweep(
+    fleet: Fleet, work, rental: Rental
+):
+    jobs.plan_rental(rental.pk)
+    relay = Relay.objects.order_by("pk").first()
+    Deployment.objects.create(relay=relay)  # and there its worker was killed
+    work_queue_lost()
+    work(sweep=True)
+    assert_in_order(fleet, rental)
+
+
+def work_queue_lost() -> None:
+    """Redis lost everything that was rung for."""
+    import django_rq
+
+    django_rq.get_connection("default").flushdb()

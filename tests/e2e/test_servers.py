@@ -60,3 +60,12 @@ def test_a_server_is_removed_only_when_it_is_empty(fleet: Fleet, work, rental: R
     services.retire_server(server=relay.server, by=None)
     relay.server.refresh_from_db()
     assert relay.server.status == "retired"
+
+
+def test_a_change_that_concerns_no_relay_leaves_them_alone(fleet: Fleet, work, rental: Rental):
+    work()
+    relay = assert_in_order(fleet, rental)[0]
+    services.update_server(server=relay.server, by=None, capacity=9)
+    assert Relay.objects.get(pk=relay.pk).status == "running"
+    work()
+    assert relay.deployments.count() == 1

@@ -63,6 +63,11 @@ def operator(running_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 server = made(*add(host, region), "--host-key", HostKey.from_line(host.host_key).fingerprint)
                 assert server["status"] == "healthy"
             yield made
+    for host in running_lab.hosts:  # the lab is everybody's
+        client = docker.APIClient(base_url=f"unix://{host.docker_socket}")
+        for row in client.containers(all=True):
+            client.remove_container(row["Id"], force=True, v=True)
+        client.close()
 
 
 def add(host: Host, region: str) -> list[str]:

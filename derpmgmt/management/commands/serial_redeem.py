@@ -101,8 +101,8 @@ class Command(PanelCommand):
             if deployment.created_at < self._began and not deployment.is_open:
                 continue
             lines = deployment.log_lines()
-            for _time, _step, text in lines[self._told.get(deployment.pk, 0) :]:
-                self.say(f"{deployment.relay.server.name}: {text}")
+            for _time, step, text in lines[self._told.get(deployment.pk, 0) :]:
+                self.say(f"{deployment.relay.server.name}: {text or step}")
             self._told[deployment.pk] = len(lines)
 
     def _reason(self, rental: Rental, running: int, is_settled: bool) -> str:

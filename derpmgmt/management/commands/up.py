@@ -1,14 +1,15 @@
 import os
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from derpmgmt.lib.commands import TranslatedCommand
 from derpmgmt.panel import CannotStart, Panel
 
 
-class Command(BaseCommand):
+class Command(TranslatedCommand):
     """The whole panel on this machine."""
 
     help: Any = gettext_lazy(
