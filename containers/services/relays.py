@@ -141,7 +141,7 @@ def renew_certificate(*, relay: Relay, now: datetime) -> None:
 
 
 def follow_server(*, server_pk: int, now: datetime) -> None:
-    """After a server was changed: relays whose certificate names another address get a new one, the rest are looked at."""
+    """After a server's addresses changed: a relay whose certificate names another one gets a new one, the rest are remade."""
     server = Server.objects.get(pk=server_pk)
     for relay in server.relays.live().select_related("server"):
         if relay.certificate_address != server.address:
