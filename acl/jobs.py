@@ -1,7 +1,8 @@
 """What the queue and the clock ring for about maps."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from functools import partial
 
 from django.utils import timezone
@@ -10,6 +11,9 @@ from acl import services
 from serials.models import Rental
 
 log = logging.getLogger(__name__)
+
+# The sweep looks at what changed within this time; it runs far more often, and after a longer pause everything is compared.
+LOOK_BACK = timedelta(minutes=15)
 
 
 def refresh_acl(rental_pk: int) -> None:
@@ -41,16 +45,25 @@ def sweep_maps() -> None:
     A rental that cannot be served is logged and does not hold the others up; nor does one part of the sweep another.
     """
     now = timezone.now()
-    for rental in services.due_rentals(now):
-        _try(f"the map of rental {rental.pk}", partial(refresh_acl, rental.pk))
+    _refresh(services.due_rentals(now, changed_since=now - LOOK_BACK))
     for config in services.due_lapses(now):
         _try(f"the lapse of map version {config.pk}", partial(services.record_lapse, config=config, now=now))
     _try("news about maps", partial(services.tell_changes, now=now))
 
 
+def check_maps() -> None:
+    """Compare every map with its relays: what changed while no sweep ran for longer than `LOOK_BACK` is found here."""
+    _refresh(services.due_rentals(timezone.now(), changed_since=None))
+
+
 def record_fetches() -> None:
     """Write the fetches of live URLs to the log."""
     services.record_fetches()
+
+
+def _refresh(rentals: Iterable[Rental]) -> None:
+    for rental in rentals:
+        _try(f"the map of rental {rental.pk}", partial(refresh_acl, rental.pk))
 
 
 def _try(subject: str, work: Callable[[], object]) -> None:

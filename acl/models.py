@@ -88,6 +88,7 @@ class AclConfig(models.Model):
         ]
         indexes = [
             models.Index(fields=["is_active", "told_at"]),
+            models.Index(fields=["is_active", "ends_at"]),
             models.Index(fields=["lapsed_at", "ends_at"]),
         ]
 

@@ -16,6 +16,10 @@ from serials.models import Rental
 class RelayQuerySet(models.QuerySet["Relay"]):
     """Relays by what they are and by who may see them."""
 
+    def update(self, **values: Any) -> int:
+        """As Django's, and notes when the rows changed, so that a sweep over all relays looks at few of them."""
+        return super().update(**{"changed_at": timezone.now(), **values})
+
     def visible_to(self, user: Any) -> Self:
         """Admins see all, a customer those of his rental."""
         if not user.is_authenticated:
@@ -121,6 +125,7 @@ class Relay(models.Model):
         "RelayHealth", models.SET_NULL, null=True, blank=True, related_name="+", editable=False
     )
     created_at = models.DateTimeField(_("created"), default=timezone.now)
+    changed_at = models.DateTimeField(_("changed"), default=timezone.now, db_index=True, editable=False)
     released_at = models.DateTimeField(_("released"), null=True, blank=True, editable=False)
 
     objects = RelayQuerySet.as_manager()

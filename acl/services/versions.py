@@ -141,18 +141,28 @@ def _allocate_region_ids(rental: Rental, relays: Iterable[Relay]) -> dict[int, i
     return region_ids
 
 
-def due_rentals(now: datetime) -> list[Rental]:
-    """Rentals whose active version lapses within `RENEW_BEFORE`, is missing, or is not what their relays call for; two queries."""
+def due_rentals(now: datetime, *, changed_since: datetime | None) -> list[Rental]:
+    """Rentals whose active version lapses within `RENEW_BEFORE`, is missing, or is not what their relays call for.
+
+    Looks at the rentals whose relays changed since `changed_since` (None: at all of them) and at the versions near their end;
+    at most four queries, and their cost goes by these, not by how many maps there are.
+    """
+    relays = Relay.objects.filter(rental__isnull=False)
+    configs = AclConfig.objects.filter(is_active=True)
+    if changed_since is not None:
+        looked_at = set(relays.filter(changed_at__gte=changed_since).values_list("rental_id", flat=True))
+        looked_at |= set(configs.filter(ends_at__lte=now + RENEW_BEFORE).values_list("rental_id", flat=True))
+        if not looked_at:
+            return []
+        relays, configs = relays.filter(rental__in=looked_at), configs.filter(rental__in=looked_at)
     wanted: dict[int, set[derpmap.Way]] = defaultdict(set)
-    relays = Relay.objects.in_map().filter(rental__in=Rental.objects.entitled(now))
+    in_map = relays.in_map().filter(rental__in=Rental.objects.entitled(now))
     columns = ("map_region__region_id", "server__address", "derp_port", "stun_port", "certificate_sha256")
-    for rental_pk, *way in relays.values_list("rental_id", *columns):
+    for rental_pk, *way in in_map.values_list("rental_id", *columns):
         wanted[rental_pk].add((way[0], way[1], way[2], way[3], way[4]))
     is_right = {
         rental_pk: now < ends_at - RENEW_BEFORE and derpmap.ways(derp_map) == wanted.get(rental_pk)
-        for rental_pk, ends_at, derp_map in AclConfig.objects.filter(is_active=True).values_list(
-            "rental_id", "ends_at", "derp_map"
-        )
+        for rental_pk, ends_at, derp_map in configs.values_list("rental_id", "ends_at", "derp_map")
     }
     due = sorted(pk for pk in wanted.keys() | is_right.keys() if not is_right.get(pk))
     return list(Rental.objects.filter(pk__in=due)) if due else []

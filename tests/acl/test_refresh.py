@@ -216,10 +216,10 @@ def test_job_makes_the_map_when_rung() -> None:
 
 
 def due() -> set[int]:
-    return {rental.pk for rental in services.due_rentals(timezone.now())}
+    return {rental.pk for rental in services.due_rentals(timezone.now(), changed_since=None)}
 
 
-def test_sweep_asks_four_queries_when_nothing_is_due(django_assert_num_queries: Any) -> None:
+def test_sweep_looks_at_no_map_when_nothing_changed_lately(django_assert_num_queries: Any) -> None:
     for _ in range(5):
         rental = make_rental()
         for slot in (1, 2, 3):
@@ -227,8 +227,21 @@ def test_sweep_asks_four_queries_when_nothing_is_due(django_assert_num_queries: 
         refresh(rental)
     make_relay(make_rental(), proven_at=None, status="planned")
     make_relay(make_rental(days=-1))
-    with django_assert_num_queries(4):
+    Relay.objects.update(changed_at=timezone.now() - jobs.LOOK_BACK)
+    with django_assert_num_queries(4) as asked:
         jobs.sweep_maps()
+    assert not any("derp_map" in query["sql"] for query in asked if "ends_at" not in query["sql"])
+
+
+def test_a_change_that_no_sweep_saw_in_time_is_found_by_the_comparison_of_all() -> None:
+    rental = make_rental()
+    make_relay(rental)
+    refresh(rental)
+    Relay.objects.update(certificate_sha256="0" * 64, changed_at=timezone.now() - 2 * jobs.LOOK_BACK)
+    jobs.sweep_maps()
+    assert due() == {rental.pk}
+    jobs.check_maps()
+    assert due() == set()
 
 
 @pytest.mark.parametrize(
