@@ -68,9 +68,10 @@ def test_a_second_panel_is_refused_when_one_runs(panel: Running) -> None:
 
 def test_processes_come_back_when_they_were_killed_and_all_end_when_it_is_terminated(folder: Folder) -> None:
     with folder.running() as panel:
-        parents = processes()
-        own = {pid for pid in panel.family() if parents[pid] == panel.process.pid}
-        (web,) = own & {parents[pid] for pid in panel.family()}
+        family, parents = panel.family(), processes()
+        # A process may end, or another begin, between the two looks.
+        own = {pid for pid in family if parents.get(pid) == panel.process.pid}
+        (web,) = own & {parents.get(pid) for pid in family}
         web_workers = {pid for pid, parent in parents.items() if parent == web}
         (valkey,) = panel.children("valkey-server")
         os.kill(web, signal.SIGKILL)
