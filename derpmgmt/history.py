@@ -4,6 +4,7 @@ A `Source` knows one kind of rows. The timeline is a UNION of their moments, of 
 of that page are then read, so the page costs the same however long the history is.
 """
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ _FILES = {
 Cell = str | int | datetime | None
 
 
-class Source:
+class Source(ABC):
     """One kind of rows in the history. `moments` are the columns whose times are entries of the timeline."""
 
     kind: ClassVar[str]
@@ -51,17 +52,17 @@ class Source:
     moments: ClassVar[tuple[str, ...]] = ("at",)
     headings: ClassVar[tuple[Any, ...]]
 
+    @abstractmethod
     def rows(self, reader: User, customer: User) -> QuerySet[Any]:
         """The customer's rows that `reader` may see."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self, row: Any, moment: str) -> tuple[str, str]:
         """What happened at that moment, and the details, in the active language."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cells(self, row: Any) -> tuple[Cell, ...]:
         """The row in the table of its kind, under `headings`."""
-        raise NotImplementedError
 
 
 class RentalSource(Source):
