@@ -1,6 +1,7 @@
 """People and the activity log in the admin."""
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -47,6 +48,7 @@ class UserAdmin(admin.ModelAdmin[User]):
         "closing_at",
         "closed_at",
         "closing_reason_text",
+        "closing_reasons",
         "closing_left",
     ]
     actions = ["ban", "unban"]
@@ -68,6 +70,11 @@ class UserAdmin(admin.ModelAdmin[User]):
     def closing_reason_text(self, user: User) -> str:
         return _(user.closing_reason) if user.closing_reason else "–"
 
+    @admin.display(description=gettext_lazy("cannot be closed because"))
+    def closing_reasons(self, user: User) -> str:
+        """What stops a closing now, also the automatic one, of which the admins were told."""
+        return " ".join(str(sentence) for sentence in services.closing_reasons(user)) or "–"
+
     @admin.display(description=gettext_lazy("not closed yet because"))
     def closing_left(self, user: User) -> str:
         if user.closing_at is None or user.closed_at:
@@ -82,7 +89,7 @@ class UserAdmin(admin.ModelAdmin[User]):
         number = search_term.strip().removeprefix("#")
         if number.isdecimal() and len(number) < 19:
             found |= queryset.filter(pk=int(number), closing_at__isnull=False)
-        if "@" in search_term:
+        if "@" in unicodedata.normalize("NFKC", search_term):
             found |= queryset.filter(former_email_hash=services.hash_address(search_term))
         return found, may_double
 
@@ -266,22 +273,39 @@ class OperationLogAdmin(ReadOnlyAdmin):
         return format_html("<pre>{}</pre>", json.dumps(entry.detail, ensure_ascii=False, indent=2))
 
 
+class NoticeKindFilter(admin.SimpleListFilter):
+    """Kinds by the names that people call them."""
+
+    title = gettext_lazy("kind")
+    parameter_name = "kind"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return list(Notice.NAMES.items())
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Notice]) -> QuerySet[Notice]:
+        return queryset.filter(kind=self.value()) if self.value() else queryset
+
+
 @admin.register(Notice)
 class NoticeAdmin(ReadOnlyAdmin):
     """What people were told, what is still to be sent, what failed and why."""
 
-    list_display = ["created_at", "user", "kind", "channel", "state", "sent_at", "tries", "reason"]
-    list_filter = ["state", "channel", "kind", "created_at"]
+    list_display = ["created_at", "user", "kind_name", "channel", "state", "sent_at", "tries", "reason"]
+    list_filter = ["state", "channel", NoticeKindFilter, "created_at"]
     list_select_related = ["user"]
     search_fields = ["user__email", "key"]
     fields = readonly_fields = (
-        "user", "kind", "key", "channel", "language", "state", "reason", "tries",
+        "user", "kind_name", "key", "channel", "language", "state", "reason", "tries",
         "created_at", "send_after", "handed_at", "sent_at",
     )  # fmt: skip
     show_full_result_count = False
     actions = ["send_again"]
     change_form_template = "admin/accounts/notice/change_form.html"
     change_list_template = "admin/accounts/notice/change_list.html"
+
+    @admin.display(description=gettext_lazy("kind"), ordering="kind")
+    def kind_name(self, notice: Notice) -> str:
+        return notice.kind_text
 
     @admin.display(description=gettext_lazy("reason"))
     def reason(self, notice: Notice) -> str:
@@ -325,8 +349,7 @@ class NoticeAdmin(ReadOnlyAdmin):
         try:
             send_test_mail(address)
         except MailLimited as limited:
-            text = _("This address has had its mails; wait %(count)d seconds.")
-            messages.error(request, text % {"count": limited.wait_seconds})
+            messages.error(request, str(limited))
         except MailFailed as failure:
             messages.error(request, _("The mail was not sent: %(reason)s") % {"reason": failure.reason})
         else:

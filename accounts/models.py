@@ -1,6 +1,6 @@
 """People, and what they did."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.core.serializers.json import DjangoJSONEncoder
@@ -17,14 +17,24 @@ USERNAME_VALIDATORS = [
 ]
 
 
-class UserQuerySet(models.QuerySet["User"]):
-    """Accounts by who may see them."""
+_Row = TypeVar("_Row", bound=models.Model)
+
+
+class OwnedQuerySet(models.QuerySet[_Row]):
+    """Rows that each belong to one person, to whom `owner` leads: admins see all, anybody else his own."""
+
+    owner = "user"
 
     def visible_to(self, user: Any) -> Self:
-        """Admins see every account, anybody else only his own."""
         if not user.is_authenticated:
             return self.none()
-        return self.all() if user.is_staff else self.filter(pk=user.pk)
+        return self.all() if user.is_staff else self.filter(**{self.owner: user.pk})
+
+
+class UserQuerySet(OwnedQuerySet["User"]):
+    """Accounts by who may see them."""
+
+    owner = "pk"
 
     def closing(self) -> Self:
         """Those that were asked to be closed and of which something is still left; read from one index."""
@@ -217,14 +227,8 @@ class Channel(models.Model):
         return self.label
 
 
-class NoticeQuerySet(models.QuerySet["Notice"]):
+class NoticeQuerySet(OwnedQuerySet["Notice"]):
     """Notices by who may see them and by what is to be done about them."""
-
-    def visible_to(self, user: Any) -> Self:
-        """Admins see all, anybody else what was sent to him."""
-        if not user.is_authenticated:
-            return self.none()
-        return self.all() if user.is_staff else self.filter(user=user)
 
     def due(self, now: Any) -> Self:
         """Those that wait to be sent and may be by now, the longest waiting first; read from one index."""
@@ -251,6 +255,22 @@ class Notice(models.Model):
         EMAIL = "email", _("e-mail")
         PUSH = "push", _("push message")
         SMS = "sms", _("text message")
+
+    # Kind → what people call it; each has its texts in `templates/notices/`.
+    NAMES: ClassVar[dict[str, Any]] = {
+        "rental_redeemed": _("Serial number redeemed"),
+        "rental_renewed": _("Rental renewed"),
+        "rental_ending": _("The rental ends soon"),
+        "rental_ended": _("The rental has ended"),
+        "rental_paused": _("The rental is paused"),
+        "rental_resumed": _("The rental is resumed"),
+        "map_changed": _("The map has changed"),
+        "security": _("About the account's safety"),
+        "second_factor_reset": _("Two-factor authentication was reset"),
+        "account_closing": _("The account will be closed"),
+        "account_closing_refused": _("An account cannot be closed yet"),
+        "account_closed": _("The account is closed"),
+    }
 
     user = models.ForeignKey(User, models.CASCADE, related_name="notices", verbose_name=_("user"))
     kind = models.CharField(_("kind"), max_length=32)
@@ -284,4 +304,9 @@ class Notice(models.Model):
         indexes = [models.Index(fields=["state", "send_after"])]
 
     def __str__(self) -> str:
-        return f"{self.kind} · {self.get_channel_display()}"
+        return f"{self.kind_text} · {self.get_channel_display()}"
+
+    @property
+    def kind_text(self) -> str:
+        """What people call its kind."""
+        return str(self.NAMES.get(self.kind, self.kind))

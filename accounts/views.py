@@ -1,11 +1,12 @@
 """The account's own pages; signing in, codes, passwords and second factors are allauth's."""
 
 from allauth.account.decorators import reauthentication_required
+from allauth.account.internal.flows.reauthentication import STATE_SESSION_KEY
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import translation
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
@@ -56,32 +57,41 @@ def language_set(request: HttpRequest) -> HttpResponse:
     return set_language(request)
 
 
-@login_required
-@reauthentication_required
 def account_close(request: HttpRequest) -> HttpResponse:
     """Closing one's own account: what it means, what stands in its way, and the button; after the password was asked again."""
+    if request.method != "POST":
+        # A click that was broken off where the password is asked is not taken up by who comes to read the page again.
+        request.session.pop(STATE_SESSION_KEY, None)
+    elif not request.user.is_authenticated:
+        text = _(
+            "You are signed out. If you have just closed your account, that is done: a last mail is on its way. If not, sign in and close it again."
+        )
+        messages.info(request, text)
+    return _account_close(request)
+
+
+@login_required
+@reauthentication_required
+def _account_close(request: HttpRequest) -> HttpResponse:
     user = _user(request)
     form = CloseForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
             services.close_account(user=user, by=user, reason=OWN_WISH, ip=client_ip(request))
-        except services.ClosingRefused:
+        except (services.ClosingRefused, services.NotAllowed):
             pass  # the page says why
-        except services.NotAllowed as error:
-            messages.error(request, str(error))
         else:
             # Not auth.logout: it would write the address that has just been forgotten into the log.
             request.session.flush()
             request.user = AnonymousUser()
             return redirect("accounts:account-closed")
+    reasons = services.closing_reasons(user)
+    if user.is_staff:
+        reasons = [_("An operator's account is closed by another super admin."), *reasons]
     return render(
         request,
         "accounts/account_close.html",
-        {
-            "form": form,
-            "reasons": services.closing_reasons(user),
-            "losses": services.closing_losses(user),
-        },
+        {"form": form, "reasons": reasons, "losses": services.closing_losses(user)},
     )
 
 
@@ -128,11 +138,21 @@ def channel_list(request: HttpRequest) -> HttpResponse:
     )
 
 
+def _find_channel(request: HttpRequest, pk: int, **wanted: str) -> Channel | None:
+    """One of the person's channels; where it is gone (removed in another tab) he is told so."""
+    channel = Channel.objects.visible_to(request.user).filter(pk=pk, **wanted).first()
+    if channel is None:
+        messages.info(request, _("This channel is not there any more."))
+    return channel
+
+
 @login_required
 @require_POST
 def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
     """A few words by one of the person's push channels."""
-    channel = get_object_or_404(Channel.objects.visible_to(request.user), pk=pk, kind=Channel.Kind.PUSH)
+    channel = _find_channel(request, pk, kind=Channel.Kind.PUSH)
+    if channel is None:
+        return redirect("accounts:channel-list")
     limits.consume(request, group="channel", key=str(channel.user_id), rate=CHANNEL_RATE)
     try:
         channels.send_test(channel=channel)
@@ -147,7 +167,9 @@ def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def channel_confirm(request: HttpRequest, pk: int) -> HttpResponse:
     """The code that came by text message."""
-    channel = get_object_or_404(Channel.objects.visible_to(request.user), pk=pk, kind=Channel.Kind.SMS)
+    channel = _find_channel(request, pk, kind=Channel.Kind.SMS)
+    if channel is None:
+        return redirect("accounts:channel-list")
     form = CodeForm(request.POST)
     try:
         if not form.is_valid():
@@ -164,6 +186,7 @@ def channel_confirm(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
     """One of the person's channels goes."""
-    channels.remove_channel(channel=get_object_or_404(Channel.objects.visible_to(request.user), pk=pk))
-    messages.success(request, _("Removed."))
+    if channel := _find_channel(request, pk):
+        channels.remove_channel(channel=channel)
+        messages.success(request, _("Removed."))
     return redirect("accounts:channel-list")

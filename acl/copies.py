@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -37,6 +38,8 @@ LINES_A_DAY = 50
 # Lines that wait to be written; beyond it fetches are served but not logged.
 _LONGEST_LOG = 100_000
 _KEEP_COUNTS = timedelta(days=3)
+# How the keys of the copies in Redis begin.
+_COPY = "live:copy:"
 
 # Whoever has read the database later wins, so that a slow writer never brings an old copy back.
 _KEEP = """
@@ -52,7 +55,7 @@ class Copy:
     """What a live URL answers, as it was when the database was read at `read_at`. Times are seconds since 1970.
 
     `body` counts until `ends_at`, when the rental ends (None = it says already that there is nothing), and until `lapses_at`,
-    when the map's version lapses.
+    when the map's version lapses. A URL that is revoked, or whose rental is closed, will never lead to a map again.
     """
 
     read_at: float
@@ -61,6 +64,7 @@ class Copy:
     ends_at: float | None = None
     lapses_at: float | None = None
     is_revoked: bool = False
+    is_closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,12 @@ def _day(now: datetime) -> str:
     return f"{timezone.localdate(now):%Y%m%d}"
 
 
+def _folder() -> Path:
+    return Path(settings.VAR_DIR) / "live"
+
+
 def _path(secret_hash: str) -> Path:
-    return Path(settings.VAR_DIR) / "live" / f"{secret_hash}.json"
+    return _folder() / f"{secret_hash}.json"
 
 
 def _parse(text: str | None) -> Copy | None:
@@ -147,7 +155,7 @@ def glance(secret_hash: str, network: str, now: datetime) -> Glance | None:
     by_url, by_address = f"live:asked:{secret_hash}:{minute}", f"live:asked:{network}:{minute}"
     try:
         with _redis().pipeline(transaction=False) as pipe:
-            pipe.hget(f"live:copy:{secret_hash}", "text")
+            pipe.hget(f"{_COPY}{secret_hash}", "text")
             pipe.incr(by_address)
             pipe.expire(by_address, 120)
             pipe.incr(by_url)
@@ -162,23 +170,64 @@ def glance(secret_hash: str, network: str, now: datetime) -> Glance | None:
 
 
 def keep(secret_hash: str, copy: Copy) -> None:
-    """Store a copy in Redis and on disk, unless a later one stands there; what is away is logged and no more."""
+    """Store a copy in Redis and on disk, unless a later one stands there; what is away is logged and no more.
+
+    Nothing is left on disk of a URL that will never lead to a map again.
+    """
     text = json.dumps(asdict(copy), ensure_ascii=False)
     try:
         if not redis_rest.is_on and not _redis().eval(
-            _KEEP, 1, f"live:copy:{secret_hash}", repr(copy.read_at), text
+            _KEEP, 1, f"{_COPY}{secret_hash}", repr(copy.read_at), text
         ):
             return
     except redis.RedisError as error:
         _note_redis_away(error)
     try:
         path = _path(secret_hash)
+        if copy.is_revoked or copy.is_closed:
+            path.unlink(missing_ok=True)
+            return
         known = read_file(secret_hash)
         if known is None or known.read_at <= copy.read_at:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(path, text)
     except OSError as error:
-        log.warning("the copy of a live URL could not be written: %s", error)
+        log.warning("the copy of a live URL could not be written or removed: %s", error)
+
+
+def kept_hashes() -> set[str]:
+    """The URLs of which there are copies, on disk or in Redis."""
+    kept = {path.stem for path in _folder().glob("[!.]*.json")}
+    try:
+        if not redis_rest.is_on:
+            kept |= {key.removeprefix(_COPY) for key in _redis().scan_iter(f"{_COPY}*", count=1000)}
+    except redis.RedisError as error:
+        _note_redis_away(error)
+    return kept
+
+
+def forget(secret_hashes: Iterable[str]) -> None:
+    """Remove these URLs' copies, wherever they are; what is away is logged and no more."""
+    for secret_hash in secret_hashes:
+        try:
+            _path(secret_hash).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("the copy of a live URL could not be removed: %s", error)
+        try:
+            if not redis_rest.is_on:
+                _redis().delete(f"{_COPY}{secret_hash}")
+        except redis.RedisError as error:
+            _note_redis_away(error)
+
+
+def remove_unfinished(before: datetime) -> None:
+    """Remove the files that a writer left half written when it died before that moment."""
+    for path in _folder().glob(".*"):
+        try:
+            if path.stat().st_mtime < before.timestamp():
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("a half written copy of a live URL could not be removed: %s", error)
 
 
 def read_file(secret_hash: str) -> Copy | None:

@@ -56,6 +56,11 @@ def check_maps() -> None:
     _refresh(services.due_rentals(timezone.now(), changed_since=None))
 
 
+def clean_copies() -> None:
+    """Remove the copies of live URLs that lead nowhere any more, as far as that was not done when it happened."""
+    services.clean_copies(now=timezone.now())
+
+
 def record_fetches() -> None:
     """Write the fetches of live URLs to the log."""
     services.record_fetches()

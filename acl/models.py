@@ -1,7 +1,6 @@
 """Maps of a customer's relays, and who took them away."""
 
 from datetime import timedelta
-from typing import Any, Self
 
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -13,21 +12,12 @@ from django.utils.translation import gettext_lazy as _
 
 from containers.models import Relay
 from derpmgmt.lib.crypto import EncryptedTextField
-from serials.models import Rental
+from serials.models import ByRentalQuerySet, Rental
 
 # How long a version of the map is valid.
 VALID_FOR = timedelta(days=32)
 # A version is followed by the next so long before it lapses.
 RENEW_BEFORE = timedelta(days=3)
-
-
-class ByRentalQuerySet(models.QuerySet[Any]):
-    """Rows of a rental: admins see all, a customer his own."""
-
-    def visible_to(self, user: Any) -> Self:
-        if not user.is_authenticated:
-            return self.none()
-        return self.all() if user.is_staff else self.filter(rental__user=user)
 
 
 class MapRegion(models.Model):

@@ -10,21 +10,15 @@ from django.utils.translation import gettext_lazy as _
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.jobs import JobQuerySet, JobRecord
 from fleet.models import Server
-from serials.models import Rental
+from serials.models import ByRentalQuerySet, Rental
 
 
-class RelayQuerySet(models.QuerySet["Relay"]):
+class RelayQuerySet(ByRentalQuerySet["Relay"]):
     """Relays by what they are and by who may see them."""
 
     def update(self, **values: Any) -> int:
         """As Django's, and notes when the rows changed, so that a sweep over all relays looks at few of them."""
         return super().update(**{"changed_at": timezone.now(), **values})
-
-    def visible_to(self, user: Any) -> Self:
-        """Admins see all, a customer those of his rental."""
-        if not user.is_authenticated:
-            return self.none()
-        return self.all() if user.is_staff else self.filter(rental__user=user)
 
     def live(self) -> Self:
         """Everything that stands on a host or is to stand there."""
@@ -40,6 +34,10 @@ class RelayQuerySet(models.QuerySet["Relay"]):
         return self.filter(proven_at__isnull=False).filter(
             Q(status="running") | is_kept & Q(status__in=["planned", "failed"])
         )
+
+    def coming_up(self) -> Self:
+        """Those that are being made and have carried no packet yet, as far as nothing went wrong."""
+        return self.filter(status="planned", proven_at__isnull=True)
 
     def retiring(self) -> Self:
         """Those that only stand until their customer's devices have gone over to the successor."""

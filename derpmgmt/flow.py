@@ -56,9 +56,10 @@ CRON: list[Tick] = [
     *(Tick(containers.visit_servers, f"visit-{shard}", 15, (shard,)) for shard in range(settings.SHARDS)),
     Tick(containers.rotate_certificates, "default", 60),
     Tick(containers.sweep_retiring, "default", 60),
-    Tick(acl.sweep_maps, "default", 30),
+    Tick(acl.sweep_maps, "default", 10),
     # Also with the start of the scheduler, so after every pause of the panel.
     Tick(acl.check_maps, "default", 3600),
+    Tick(acl.clean_copies, "default", 3600),
     Tick(acl.record_fetches, "default", 15),
     Tick(serials.sweep_rentals, "default", 5),
     Tick(accounts.sweep_closing, "default", 30),

@@ -192,31 +192,15 @@ class NoticeSource(Source):
         gettext_lazy("channel"),
         gettext_lazy("state"),
     )
-    KINDS: ClassVar[dict[str, Any]] = {
-        "rental_redeemed": gettext_lazy("Serial number redeemed"),
-        "rental_renewed": gettext_lazy("Rental renewed"),
-        "rental_ending": gettext_lazy("The rental ends soon"),
-        "rental_ended": gettext_lazy("The rental has ended"),
-        "rental_paused": gettext_lazy("The rental is paused"),
-        "rental_resumed": gettext_lazy("The rental is resumed"),
-        "map_changed": gettext_lazy("The map has changed"),
-        "security": gettext_lazy("About the account's safety"),
-        "second_factor_reset": gettext_lazy("Two-factor authentication was reset"),
-        "account_closing": gettext_lazy("The account will be closed"),
-        "account_closing_refused": gettext_lazy("An account cannot be closed yet"),
-        "account_closed": gettext_lazy("The account is closed"),
-    }
 
     def rows(self, reader: User, customer: User) -> QuerySet[Notice]:
         return Notice.objects.visible_to(reader).filter(user=customer)
 
     def describe(self, row: Notice, moment: str) -> tuple[str, str]:
-        title = str(self.KINDS.get(row.kind, row.kind))
-        return title, f"{row.get_channel_display()} · {row.get_state_display()}"
+        return row.kind_text, f"{row.get_channel_display()} · {row.get_state_display()}"
 
     def cells(self, row: Notice) -> tuple[Cell, ...]:
-        title = str(self.KINDS.get(row.kind, row.kind))
-        return row.created_at, title, row.get_channel_display(), row.get_state_display()
+        return row.created_at, row.kind_text, row.get_channel_display(), row.get_state_display()
 
 
 SOURCES: dict[str, Source] = {

@@ -17,7 +17,7 @@ from acl.services import describe_map
 from containers.progress import describe_relays
 from derpmgmt.lib.mail import LIMIT, WINDOW
 from serials.models import Rental
-from serials.services import current_span
+from serials.services import current_pause, current_span
 
 # From then on the page says that the end is near.
 ENDING_SOON = timedelta(days=7)
@@ -42,7 +42,13 @@ def _parts(user: User) -> dict[str, Any]:
         return {"rental": None}
     history = list(rental.redemptions.select_related("serial")[:HISTORY_ROWS])
     if not rental.is_entitled(now):
-        return {"rental": rental, "is_entitled": False, "history": history}
+        pause = current_pause(rental)
+        return {
+            "rental": rental,
+            "is_entitled": False,
+            "history": history,
+            "pause_reason": pause.reason if pause else "",
+        }
     panel = describe_map(rental=rental, now=now)
     span = current_span(rental, now)
     # In the grace after the end all of the last span is used.

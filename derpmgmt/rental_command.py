@@ -9,6 +9,8 @@ from accounts.models import User
 from containers.models import Relay
 from derpmgmt.lib.commands import PanelCommand
 from serials.models import Rental
+from serials.services import current_pause
+from serials.templatetags.rental import moves_on, time_left
 
 
 class RentalCommand(PanelCommand):
@@ -30,14 +32,18 @@ class RentalCommand(PanelCommand):
     def show(self, rental: Rental) -> None:
         """Print the rental as it is now, with its spans and relays in `--json`."""
         rental = Rental.objects.select_related("user").get(pk=rental.pk)
+        pause = current_pause(rental)
         relays = list(Relay.objects.live().filter(rental=rental).select_related("server"))
         row: dict[str, Any] = {
             "email": rental.user.email,
             "status": rental.status,
             "state": rental.get_status_display(),
+            "left": None if rental.closed_at else time_left(rental.ends_at, rental.paused_at) or None,
             "ends_at": rental.ends_at,
             "runs_until": rental.runs_until,
             "paused_at": rental.paused_at,
+            "paused_by": pause.who if pause else None,
+            "pause_reason": pause.reason if pause else "",
             "closed_at": rental.closed_at,
             "waiting_since": rental.waiting_since,
             "running": sum(
@@ -67,6 +73,9 @@ class RentalCommand(PanelCommand):
         }
         self.emit_one(
             row,
-            {"email": _("Customer"), "state": _("State"), "ends_at": _("Ends"), "runs_until": _("Relays run until"),
-             "paused_at": _("Paused"), "closed_at": _("Closed"), "running": _("Relays running")},
+            {"email": _("Customer"), "state": _("State"), "left": _("Time left"), "ends_at": _("Ends"),
+             "runs_until": _("Relays run until"), "paused_at": _("Paused"), "paused_by": _("Paused by"),
+             "pause_reason": _("Reason"), "closed_at": _("Closed"), "running": _("Relays running")},
         )  # fmt: skip
+        if pause and not rental.closed_at:
+            self.say(moves_on())

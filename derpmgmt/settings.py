@@ -33,6 +33,9 @@ if DATABASE_URL:
             isolation_level="read committed",
             init_command="SET sql_mode='STRICT_TRANS_TABLES'",
             connect_timeout=5,
+            # Without these a database that hangs holds every worker for ever. Longer than MariaDB waits for a row's lock (50 s).
+            read_timeout=60,
+            write_timeout=30,
         )
         _database["CONN_MAX_AGE"] = 60
         _database["CONN_HEALTH_CHECKS"] = True

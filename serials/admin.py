@@ -22,7 +22,7 @@ from derpmgmt.lib.address import client_ip
 from serials import codes, services
 from serials.forms import BatchForm, PauseForm, RenewForm, end_of_day
 from serials.models import Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
-from serials.templatetags.rental import moment, rate, traffic
+from serials.templatetags.rental import moment, moves_on, rate, time_left, traffic
 
 
 def _staff(request: HttpRequest) -> User:
@@ -300,10 +300,22 @@ class RentalAdmin(ReadOnlyAdmin):
     list_select_related = ["user"]
     list_filter = ["status", "ends_at"]
     search_fields = ["user__email", "user__username"]
+    fields = ["user", "status", "left", "ends_at", "runs_until", "pause", "closed_at", "waiting_since", "created_at"]  # fmt: skip
+    readonly_fields = ["left", "pause"]
     inlines = [SpanInline, RedemptionInline]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Rental]:
         return Rental.objects.visible_to(request.user)
+
+    @admin.display(description=gettext_lazy("time left"))
+    def left(self, rental: Rental) -> str:
+        return "" if rental.closed_at else time_left(rental.ends_at, rental.paused_at)
+
+    @admin.display(description=gettext_lazy("paused"))
+    def pause(self, rental: Rental) -> str:
+        """Since when, by whom and why."""
+        pause = services.current_pause(rental)
+        return " · ".join(filter(None, [moment(pause.at), pause.who, pause.reason])) if pause else ""
 
     def get_urls(self) -> list[Any]:
         act = self.admin_site.admin_view(self.rental_act)
@@ -327,6 +339,8 @@ class RentalAdmin(ReadOnlyAdmin):
             raise ValidationError(list(form.errors["until"]))
         until = end_of_day(form.cleaned_data["until"])
         redemption = services.renew_rental(rental=rental, until=until, by=_staff(request))
+        if redemption.rental.paused_at is not None:
+            messages.warning(request, moves_on())
         return _("Renewed until %(end)s.") % {"end": moment(redemption.new_ends_at)}
 
     @staticmethod

@@ -1,6 +1,6 @@
 """Serial numbers, and the rentals they pay for."""
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -9,6 +9,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from accounts.models import OwnedQuerySet
 from derpmgmt.lib.crypto import EncryptedTextField
 from fleet.models import Server, StaffOnlyQuerySet
 
@@ -98,14 +99,19 @@ class SerialBatch(Entitlement):
         return self.paid_at is not None
 
 
-class SerialNumberQuerySet(models.QuerySet["SerialNumber"]):
-    """Serial numbers by state and by who may see them."""
+_Row = TypeVar("_Row", bound=models.Model)
 
-    def visible_to(self, user: Any) -> Self:
-        """Admins see all; a customer sees those that he redeemed."""
-        if not user.is_authenticated:
-            return self.none()
-        return self.all() if user.is_staff else self.filter(redemption__rental__user=user)
+
+class ByRentalQuerySet(OwnedQuerySet[_Row]):
+    """Rows of a rental: admins see all, a customer those of his own."""
+
+    owner = "rental__user"
+
+
+class SerialNumberQuerySet(OwnedQuerySet["SerialNumber"]):
+    """Serial numbers by state and by who may see them: customers those that they redeemed."""
+
+    owner = "redemption__rental__user"
 
     def unused(self) -> Self:
         return self.filter(status=SerialNumber.Status.UNUSED)
@@ -148,14 +154,8 @@ class SerialNumber(models.Model):
         return f"••••-{self.code_end}"
 
 
-class RentalQuerySet(models.QuerySet["Rental"]):
+class RentalQuerySet(OwnedQuerySet["Rental"]):
     """Rentals by state and by who may see them."""
-
-    def visible_to(self, user: Any) -> Self:
-        """Admins see all, a customer his own."""
-        if not user.is_authenticated:
-            return self.none()
-        return self.all() if user.is_staff else self.filter(user=user)
 
     def entitled(self, now: Any) -> Self:
         """Those whose relays should run at `now`: decided by times, never by the recorded status."""
@@ -197,6 +197,8 @@ class Rental(models.Model):
     plan_due_at = models.DateTimeField(null=True, default=timezone.now, db_index=True, editable=False)
     # When the next of `serials.reminders` is due: moved on by its sweep, set anew by whatever moves the end.
     remind_at = models.DateTimeField(null=True, blank=True, db_index=True, editable=False)
+    # When the automatic closing looks at this ended rental again; NULL while it has not done so since the end moved.
+    closing_due_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
 
     objects = RentalQuerySet.as_manager()
@@ -205,7 +207,10 @@ class Rental(models.Model):
         verbose_name = _("rental")
         verbose_name_plural = _("rentals")
         ordering = ["-pk"]
-        indexes = [models.Index(fields=["status", "runs_until"])]
+        indexes = [
+            models.Index(fields=["status", "runs_until"]),
+            models.Index(fields=["status", "closing_due_at", "runs_until"]),
+        ]
 
     def __str__(self) -> str:
         return str(self.user)
@@ -218,15 +223,6 @@ class Rental(models.Model):
             and self.runs_until is not None
             and now < self.runs_until
         )
-
-
-class RedemptionQuerySet(models.QuerySet["Redemption"]):
-    """What moved an end, by who may see it."""
-
-    def visible_to(self, user: Any) -> Self:
-        if not user.is_authenticated:
-            return self.none()
-        return self.all() if user.is_staff else self.filter(rental__user=user)
 
 
 class Redemption(models.Model):
@@ -264,7 +260,7 @@ class Redemption(models.Model):
     )
     note = models.CharField(_("note"), max_length=200, blank=True)
 
-    objects = RedemptionQuerySet.as_manager()
+    objects = ByRentalQuerySet["Redemption"].as_manager()
 
     class Meta:
         verbose_name = _("redemption")
@@ -283,16 +279,6 @@ class Redemption(models.Model):
         raise TypeError("redemptions are append-only")
 
 
-class RentalSpanQuerySet(models.QuerySet["RentalSpan"]):
-    """Spans by who may see them."""
-
-    def visible_to(self, user: Any) -> Self:
-        """Admins see all, a customer those of his rental."""
-        if not user.is_authenticated:
-            return self.none()
-        return self.all() if user.is_staff else self.filter(rental__user=user)
-
-
 class RentalSpan(Entitlement):
     """A stretch of a rental under one entitlement; spans follow one another without gap or overlap."""
 
@@ -304,7 +290,7 @@ class RentalSpan(Entitlement):
     ends_at = models.DateTimeField(_("ends"))
     servers = models.ManyToManyField(Server, blank=True, related_name="+", verbose_name=_("bound to servers"))
 
-    objects = RentalSpanQuerySet.as_manager()
+    objects = ByRentalQuerySet["RentalSpan"].as_manager()
 
     class Meta:
         verbose_name = _("span")

@@ -48,7 +48,36 @@ def set_reminders(rental: Rental, now: datetime) -> None:
     A reminder whose moment lay before now is not for this end: who redeems three days is not told first that seven are left.
     """
     rental.remind_at = next((reminder.at for reminder in plan_reminders(rental) if reminder.at >= now), None)
+    rental.closing_due_at = None
     drop_notices(user=rental.user, kinds=REMINDERS | {"account_closing"}, but_keys=about(rental))
+
+
+def hold_back(rental: Rental, now: datetime) -> None:
+    """A pause begins: what still waits to be sent about the end is no longer true.
+
+    Until the pause is over `remind_at` (in `rental`, which the caller saves) stays at the reminder that has not been sent.
+    """
+    if drop_notices(user=rental.user, kinds=REMINDERS):
+        rental.remind_at = _last(rental, now)
+
+
+def is_held_back(rental: Rental) -> bool:
+    """Whether a reminder of a paused rental was due, but not sent, when the pause began."""
+    due_at, paused_at = rental.remind_at, rental.paused_at
+    return due_at is not None and paused_at is not None and due_at <= paused_at
+
+
+def catch_up(rental: Rental, now: datetime) -> None:
+    """A pause is over whose begin held a reminder back: it is due at once, for the new end."""
+    rental.remind_at = _last(rental, now)
+    rental.save(update_fields=["remind_at"])
+
+
+def _last(rental: Rental, now: datetime) -> datetime | None:
+    """The moment of the last reminder that fits at `now`."""
+    return max(
+        (reminder.at for reminder in plan_reminders(rental) if reminder.at <= now), default=rental.remind_at
+    )
 
 
 def about(rental: Rental) -> str:
@@ -63,8 +92,8 @@ def send_reminders(now: datetime) -> int:
     Notice and next moment are written in one transaction, and a notice's key names rental, end date and reminder: killed,
     doubled or late, it sends each at most once for one end date.
     """
-    due = Rental.objects.filter(remind_at__lte=now).order_by("remind_at").values_list("pk", flat=True)
-    return sum(_remind(pk, now) for pk in list(due[:AT_ONCE]))
+    due = Rental.objects.filter(remind_at__lte=now, paused_at=None).order_by("remind_at")
+    return sum(_remind(pk, now) for pk in list(due.values_list("pk", flat=True)[:AT_ONCE]))
 
 
 @transaction.atomic
@@ -72,16 +101,17 @@ def _remind(pk: int, now: datetime) -> bool:
     # The owner's row first, as wherever both are locked.
     user = User.objects.select_for_update().get(pk=Rental.objects.values_list("user_id").get(pk=pk)[0])
     rental = Rental.objects.select_for_update().get(pk=pk)
-    if rental.remind_at is None or rental.remind_at > now:
+    if rental.remind_at is None or rental.remind_at > now or rental.paused_at:
         return False
     since, reminders = rental.remind_at, plan_reminders(rental)
     fitting = [reminder for reminder in reminders if since <= reminder.at <= now]
     Rental.objects.filter(pk=pk).update(
         remind_at=next((reminder.at for reminder in reminders if reminder.at > now), None)
     )
-    if not fitting or rental.paused_at or rental.closed_at or user.closing_at or not user.is_active:
+    if not fitting or rental.closed_at or user.closing_at or not user.is_active:
         return False
     reminder = fitting[-1]
+    later = [other.at for other in reminders if other.at > reminder.at]
     told = notify(
         user=user,
         kind=reminder.kind,
@@ -91,5 +121,7 @@ def _remind(pk: int, now: datetime) -> bool:
             "runs_until": rental.runs_until,
             "url": settings.PUBLIC_URL + reverse("serials:serial-redeem"),
         },
+        # Should it wait so long, the next one is sent in its place.
+        fits_until=later[0] if later else None,
     )
     return bool(told)

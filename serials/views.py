@@ -20,7 +20,7 @@ from derpmgmt.lib.address import client_ip, client_network
 from serials import codes, services
 from serials.forms import CodeForm, ConfirmForm
 from serials.models import SerialNumber
-from serials.templatetags.rental import moment
+from serials.templatetags.rental import moment, moves_on
 
 # The session keeps the pk of a serial number that this browser has typed rightly; so it outlives sign-up and sign-in, and no
 # code lies readable in the session table.
@@ -105,6 +105,8 @@ def _confirm(request: HttpRequest) -> HttpResponse:
         days,
     )
     messages.success(request, text % {"days": days, "end": moment(redemption.new_ends_at)})
+    if redemption.rental.paused_at is not None:
+        messages.warning(request, moves_on())
     return redirect("home")
 
 

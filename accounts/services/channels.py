@@ -71,8 +71,13 @@ def _add(
 
 
 def confirm_sms_channel(*, channel: Channel, code: str) -> None:
-    """Take a number into use whose owner has typed the code. Raises `ChannelRefused`; after `CODE_TRIES` no code is right."""
+    """Take a number into use whose owner has typed the code; nothing happens when it is in use already.
+
+    Raises `ChannelRefused`; after `CODE_TRIES` no code is right.
+    """
     now = timezone.now()
+    if Channel.objects.filter(pk=channel.pk, confirmed_at__isnull=False).exists():
+        return
     waiting = Channel.objects.filter(
         pk=channel.pk, confirmed_at=None, code_tries__lt=CODE_TRIES, code_ends_at__gt=now
     )

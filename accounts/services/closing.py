@@ -7,12 +7,12 @@ anything is left ("closing_left") and records the end. A server or a mail server
 
 import ipaddress
 import re
+import unicodedata
 from datetime import datetime
 from typing import Any
 
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
-from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.db import transaction
 from django.db.models import Q
@@ -44,8 +44,14 @@ class ClosingRefused(Exception):
 
 
 def hash_address(email: str) -> str:
-    """By what a closed account is found when somebody names the e-mail address it had."""
-    return keyed_hash("former e-mail", email.strip().lower())
+    """By what a closed account is found when somebody names the e-mail address it had.
+
+    However it is written: in capitals, with spaces or invisible characters that a copy brought along, in full-width characters,
+    with letters and accents together or apart.
+    """
+    text = unicodedata.normalize("NFKC", email).replace("。", ".")
+    seen = "".join(char for char in text if unicodedata.category(char)[0] not in "CZ")
+    return keyed_hash("former e-mail", unicodedata.normalize("NFKC", seen.casefold()))
 
 
 def shorten_ip(ip: str | None) -> str | None:
@@ -78,8 +84,8 @@ def closing_left(user: User) -> list[Any]:
 def close_account(*, user: User, by: User | None, reason: str = "", ip: str | None = None) -> bool:
     """Close the account for good; False when that was asked for before, so a doubled click does nothing.
 
-    The person himself may, and an admin over him; an operator's account is closed by a super admin other than himself. `by`
-    None is the system or the console. `reason` is an English sentence marked for translation, or what an admin wrote. Raises
+    The person himself may, and an admin over him; an operator's account is closed by a super admin other than himself, and the
+    last super admin's by nobody. `by` None is the system or the console. `reason` is an English sentence marked for translation, or what an admin wrote. Raises
     `NotAllowed`, and `ClosingRefused` while "closing_reasons" has any. Makes the farewell mail. Announces `account_closing`.
     """
     if by is None or by.pk != user.pk:
@@ -89,6 +95,11 @@ def close_account(*, user: User, by: User | None, reason: str = "", ip: str | No
     user = User.objects.select_for_update().get(pk=user.pk)
     if user.closing_at or user.closed_at:
         return False
+    if (
+        user.is_superuser
+        and not User.objects.filter(is_superuser=True, is_active=True).exclude(pk=user.pk).exists()
+    ):
+        raise NotAllowed(_("This is the last super admin; make another one first."))
     if reasons := closing_reasons(user):
         raise ClosingRefused(reasons)
     drop_notices(user=user)
@@ -97,7 +108,8 @@ def close_account(*, user: User, by: User | None, reason: str = "", ip: str | No
         user=user,
         kind=FAREWELL,
         key=f"{FAREWELL}-{user.pk}",
-        context={"account": user.pk, "url": settings.PUBLIC_URL},
+        # Without a button: he cannot sign in any more.
+        context={"account": user.pk},
         is_mail_only=True,
     )
     end_sessions(user)

@@ -63,13 +63,16 @@ def notify(
     context: dict[str, Any],
     address: str = "",
     is_mail_only: bool = False,
+    fits_until: datetime | None = None,
 ) -> list[Notice]:
     """Tell `user` by e-mail and by his own channels; call it in the transaction of what it is about.
 
     The texts are `templates/notices/<kind>_subject.txt`, `_message.txt`, `_message.html`, rendered when the notice is sent, in
     his language, with `context` (JSON; dates under keys that end in `_at` or `_until` come back as dates) and `user`.
-    `context["url"]` is the button's address. A `key` that the person has had already makes nothing. `address` where it
-    is not his present e-mail address. Returns the notices that are new. Announces `notice_made`.
+    `context["url"]` is the button's address. A `key` that the person has had already makes nothing; what was dropped under it
+    waits again. `address` where it is not his present e-mail address. What has not left when it `fits_until` is
+    dropped: it was no longer true, and what is true by then is told by whoever told this. Returns the notices that are new.
+    Announces `notice_made`.
     """
     wanted: list[tuple[str, str, str]] = [(Notice.By.EMAIL, "", address or user.email)]
     if not is_mail_only:
@@ -78,19 +81,25 @@ def notify(
             for channel in Channel.objects.filter(user=user, confirmed_at__isnull=False)
             if channel.kind != Channel.Kind.SMS or kind in SMS_KINDS
         ]
+    if fits_until is not None:
+        context = context | {"fits_until": fits_until.isoformat()}
     made = []
     for by, target, to in wanted:
+        told = {"kind": kind, "address": to, "context": context, "language": user.language}
         notice, is_new = Notice.objects.get_or_create(
-            user=user,
-            key=key,
-            channel=by,
-            target=target,
-            defaults={"kind": kind, "address": to, "context": context, "language": user.language},
+            user=user, key=key, channel=by, target=target, defaults=told
         )
-        if is_new:
+        if is_new or _take_up_again(notice, told):
             made.append(notice)
             queue.announce("notice_made", notice.pk)
     return made
+
+
+def _take_up_again(notice: Notice, told: dict[str, Any]) -> bool:
+    now = timezone.now()
+    dropped = Notice.objects.filter(pk=notice.pk, state=Notice.State.DROPPED)
+    told = told | {"state": Notice.State.WAITING, "error": "", "tries": 0}
+    return bool(dropped.update(**told, send_after=now, created_at=now))
 
 
 def drop_notices(*, user: User, kinds: frozenset[str] | None = None, but_keys: str = "") -> int:
@@ -118,7 +127,7 @@ def send_again(*, notice: Notice, by: User) -> None:
     Notice.objects.filter(pk=notice.pk).update(
         state=Notice.State.WAITING, send_after=timezone.now(), tries=0, error="", handed_at=None, address=address
     )  # fmt: skip
-    log_operation(by=by, action="notice.sent_again", target=notice, subject=user, notice=notice.pk)
+    log_operation(by=by, action="notice.sent_again", target=notice.kind, subject=user, notice=notice.pk)
     queue.announce("notice_made", notice.pk)
 
 
@@ -161,6 +170,10 @@ def send_notice(pk: int) -> None:
     mine = Notice.objects.filter(pk=pk, state=Notice.State.SENDING, worker=worker)
     if not notice.user.is_active and notice.kind not in FAREWELLS:
         mine.update(state=Notice.State.DROPPED, error=BARRED, address="")
+        return
+    fits_until = parse_datetime(notice.context.get("fits_until", ""))
+    if fits_until is not None and fits_until <= now:
+        mine.update(state=Notice.State.DROPPED, error=OUTDATED, address="")
         return
     try:
         with Heartbeat(lambda: mine.update(heartbeat_at=timezone.now())):

@@ -10,6 +10,7 @@ from acl.services.handing_out import (
     renew_map,
 )
 from acl.services.live_urls import (
+    clean_copies,
     create_live_url,
     live_address,
     publish_live_urls,
@@ -58,6 +59,7 @@ __all__ = [
     "change_region_id",
     "check_download",
     "check_rights",
+    "clean_copies",
     "closing_left",
     "create_live_url",
     "describe_live",

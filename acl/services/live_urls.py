@@ -1,7 +1,7 @@
 """Live URLs: the secret addresses under which a customer's current map is fetched."""
 
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 import redis
@@ -24,6 +24,8 @@ PREFIX = "/live/"
 _SECRET_BYTES = 24
 # So many lines of the log are written in one go.
 _LINES_AT_ONCE = 2000
+# No copy takes so long to be written.
+_UNFINISHED_FOR = timedelta(hours=1)
 
 
 def secret_hash(secret: str) -> str:
@@ -91,7 +93,7 @@ def _copy(url: LiveUrl, now: datetime) -> Copy:
         # lapsed because nothing made the next is a failure, which readers pass over.
         if refusal.code == "lapsed":
             return Copy(read_at, lapses_at=0.0)
-        return Copy(read_at, derpmap.to_json(derpmap.EMPTY_MAP))
+        return Copy(read_at, derpmap.to_json(derpmap.EMPTY_MAP), is_closed=url.rental.closed_at is not None)
     runs_until = url.rental.runs_until
     assert runs_until is not None
     return Copy(
@@ -114,6 +116,28 @@ def publish_live_urls(*, rental_pk: int) -> None:
     urls = LiveUrl.objects.filter(rental=rental_pk, revoked_at=None)
     for hashed in urls.values_list("secret_hash", flat=True):
         _publish(hashed)
+
+
+def clean_copies(*, now: datetime) -> None:
+    """Remove what is left of URLs that are revoked or whose rental is closed; write anew what an ended rental still shows.
+
+    Both are done when it happens. This is for what a process that died, or a Redis that was away, has left behind.
+    """
+    copies.remove_unfinished(now - _UNFINISHED_FOR)
+    # Before the rows are read: a copy is written when its URL is already there.
+    kept = copies.kept_hashes()
+    if not kept:
+        return
+    urls = LiveUrl.objects.filter(revoked_at=None, rental__closed_at=None)
+    columns = ("secret_hash", "rental__runs_until", "rental__paused_at")
+    shows_map = {
+        hashed: paused_at is None and runs_until is not None and now < runs_until
+        for hashed, runs_until, paused_at in urls.values_list(*columns)
+    }
+    copies.forget(kept - shows_map.keys())
+    for hashed in kept & shows_map.keys():
+        if not shows_map[hashed] and (copy := copies.read_file(hashed)) and copy.ends_at is not None:
+            _publish(hashed)
 
 
 # The log

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Max
+from django.db.models.functions import Length
 from django.utils import timezone, translation
 from django.utils.translation import gettext, gettext_noop
 from django.utils.translation import gettext_lazy as _
@@ -29,6 +30,8 @@ NOT_ENTITLED = gettext_noop("the rental is not active")
 NO_RELAY = gettext_noop("there is no relay left")
 CLOSED = gettext_noop("the account was closed")
 
+# Relays that come up together are put into the map together: none waits longer for the others than this, and a sweep.
+GATHERS = timedelta(seconds=10)
 # So many lapsed versions are looked at in one go.
 _LAPSES_AT_ONCE = 1000
 
@@ -49,7 +52,8 @@ def refresh_map(
     """Make the active version what the rental's relays call for; None when it already is, or when no map is due.
 
     A new version is made when the way to a relay differs, when the old version lapses within `RENEW_BEFORE`, and when
-    `is_forced`; a new name alone waits for that. A rental without rights or relays loses its map. `reason` (an English sentence
+    `is_forced`; a new name alone waits for that. Of several relays that come up at a time the first ones wait for the others,
+    at most `GATHERS` long, unless a person asked (`by`). A rental without rights or relays loses its map. `reason` (an English sentence
     marked for translation) says why the relays may have changed, `by` who did it (None = the system). Harmless when
     doubled, unless forced. Announces `map_changed`.
     """
@@ -67,6 +71,8 @@ def refresh_map(
     )
     if not relays:
         _withdraw(rental, active, NO_RELAY)
+        return None
+    if not (is_forced or by) and _is_gathering(relays, active, now):
         return None
     region_ids = _allocate_region_ids(rental, relays)
     with translation.override(rental.user.language):
@@ -89,6 +95,19 @@ def refresh_map(
     record_event(rental=rental, kind=AclEvent.Kind.MADE, version=config.version, reason=reason, by=by)
     queue.announce("map_changed", rental.pk)
     return config
+
+
+def _is_gathering(relays: list[Relay], active: AclConfig | None, now: datetime) -> bool:
+    """Whether relays that are new to the map came up a moment ago, and others of the same rental are about to."""
+    known = {way[-1] for way in derpmap.ways(active.derp_map)} if active else set()
+    proven = [
+        relay.proven_at for relay in relays if relay.certificate_sha256 not in known and relay.proven_at
+    ]
+    return (
+        bool(proven)
+        and now < min(proven) + GATHERS
+        and Relay.objects.coming_up().filter(rental=relays[0].rental_id).exists()
+    )
 
 
 def _withdraw(rental: Rental, active: AclConfig | None, reason: str) -> None:
@@ -241,9 +260,16 @@ def destroy_maps(*, rental: Rental) -> bool:
 
 
 def closing_left(user: User) -> Iterator[str]:
-    """Answer to "closing_left": the maps, while there are any."""
+    """Answer to "closing_left": the maps, and what tells who fetched them from where, while there is any."""
     maps = AclConfig.objects.filter(rental__user=user).values_list("derp_map", flat=True)
-    if any(derp_map["Regions"] for derp_map in maps):
+    events = AclEvent.objects.filter(rental__user=user).exclude(ip=None, place="", browser="")
+    urls = LiveUrl.objects.filter(rental__user=user).annotate(secret_length=Length("secret"))
+    if (
+        any(derp_map["Regions"] for derp_map in maps)
+        or events.exists()
+        or urls.exclude(secret_length=0, last_ip=None, last_browser="").exists()
+        or MapRegion.objects.filter(rental__user=user).exists()
+    ):
         yield gettext("The maps are not destroyed yet.")
 
 

@@ -1,6 +1,8 @@
 """Planning: what relays a customer should have, written down as rows; `containers.jobs` makes it so."""
 
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
@@ -28,12 +30,43 @@ CERTIFICATE_RESERVE = timedelta(days=30)
 PLAN_TRIES = 5
 
 
+@dataclass(frozen=True)
+class _Ground:
+    """Where a customer's relays may be made now.
+
+    `free` holds the ports of `look_at`, `bound` the servers (pks) that what he bought allows (None = all), `avoided` those on which
+    a relay of his failed lately.
+    """
+
+    servers: dict[int, Server]
+    views: list[placement.ServerView]
+    free: dict[int, tuple[int, int]]
+    bound: set[int] | None
+    avoided: set[int]
+
+    def allows(self, relay: Relay) -> bool:
+        """Whether the relay stands where it may."""
+        return self.bound is None or relay.server_id in self.bound
+
+    def choose(self, wanted: int, taken: Iterable[Relay], kept: Iterable[Relay]) -> list[int]:
+        """Up to `wanted` servers on which none of `taken` stands, in other regions than `kept` where there are some."""
+        return placement.choose_servers(
+            self.views,
+            wanted,
+            taken={relay.server_id for relay in taken} | self.avoided,
+            bound=self.bound,
+            regions_used=[str(relay.server.region_id) for relay in kept],
+        )
+
+
 def plan_relays(*, rental_pk: int, now: datetime | None = None) -> None:
     """Make the rows say what the rental's customer should have, and ring for the changes.
 
     An entitled rental wants three relays on three different usable servers, any other none. Relays that were released because
     the rights had ended come back as they were, where that is possible. A relay that never came up and whose server or
-    port is at fault is replaced elsewhere where there is an elsewhere. May run at any time and twice.
+    port is at fault is replaced elsewhere where there is an elsewhere. Relays on servers that the time which runs is not bound to
+    get successors on those that it is, and retire; all stay while fewer than three of these are usable. May run at any time and
+    twice.
     """
     for attempt in range(PLAN_TRIES):
         try:
@@ -55,44 +88,63 @@ def _plan(rental_pk: int, now: datetime) -> None:
         record_plan(rental=rental, is_settled=True, now=now)
         return
     kept = [relay for relay in live if relay.slot is not None]
-    making = _keep_successors(live, kept, now)
+    bound = bound_servers(rental, now)
+    making = _keep_successors(live, kept, bound, now)
     # Locked, so that two plans never both take a server's last place.
     # (MariaDB knows no FOR UPDATE OF, so nothing is joined here.)
     servers = list(Server.objects.select_for_update().usable().due_for_contact(now).order_by("pk"))
-    bound = bound_servers(rental, now)
     if len(kept) < len(SLOTS):
         allowed = [server for server in servers if bound is None or server.pk in bound]
         standing = {relay.server_id for relay in kept + making}
         kept += _bring_back(rental, {relay.slot for relay in kept}, allowed, standing, now)
-    broken = [relay for relay in kept if is_hopeless(relay, now)]
     failed_lately = set(
         rental.relays.filter(failed_at__gt=now - AVOID_FOR)
         .exclude(failure_code__in=["", *PORT_FAILURES, *PANEL_FAILURES])
         .values_list("server_id", flat=True)
     )
     views, free = look_at(servers, now)
+    ground = _Ground({server.pk: server for server in servers}, views, free, bound, failed_lately)
+    # One that has carried nothing yet needs no successor to go elsewhere.
+    broken = [
+        relay
+        for relay in kept
+        if is_hopeless(relay, now) or (relay.proven_at is None and not ground.allows(relay))
+    ]
     healthy = [relay for relay in kept if relay not in broken]
-    chosen = placement.choose_servers(
-        views,
-        len(SLOTS) - len(healthy),
-        taken={relay.server_id for relay in healthy + making} | failed_lately,
-        bound=bound,
-        regions_used=[str(relay.server.region_id) for relay in healthy],
-    )
+    chosen = ground.choose(len(SLOTS) - len(healthy), healthy + making, healthy)
     empty = len(SLOTS) - len(kept)
     # New places first; a broken relay goes only where another can take its place.
     for relay in broken[: max(0, len(chosen) - empty)]:
         give_up(relay)
         kept.remove(relay)
-    by_pk = {server.pk: server for server in servers}
     slots = [slot for slot in SLOTS if slot not in {relay.slot for relay in kept}]
     # A server that only holds a broken relay which stays is no place for another of the same customer.
     occupied = {relay.server_id for relay in kept}
     for slot, server_pk in zip(slots, [pk for pk in chosen if pk not in occupied], strict=False):
         # Whoever had the place does not come back to it.
         rental.relays.filter(return_slot=slot).update(return_slot=None)
-        kept.append(create_relay(rental, by_pk[server_pk], free[server_pk], now, slot=slot))
-    record_plan(rental=rental, is_settled=len(kept) == len(SLOTS), now=now)
+        kept.append(create_relay(rental, ground.servers[server_pk], free[server_pk], now, slot=slot))
+    is_moved = _move(rental, kept, making, ground, now)
+    record_plan(rental=rental, is_settled=len(kept) == len(SLOTS) and is_moved, now=now)
+
+
+def _move(rental: Rental, kept: list[Relay], making: list[Relay], ground: _Ground, now: datetime) -> bool:
+    """Plan successors where they may stand for the relays that stand elsewhere; False when some have to wait for a server.
+
+    Once a successor is proven it takes the place over (`relays.record_running`).
+    """
+    replaced = {relay.replaces_id for relay in making}
+    astray = [relay for relay in kept if not ground.allows(relay) and relay.pk not in replaced]
+    if not astray:
+        return True
+    settled = [relay for relay in kept + making if ground.allows(relay)]
+    chosen = ground.choose(len(astray), kept + making, settled)
+    standing = {relay.server_id for relay in settled} & ground.servers.keys()
+    if len(chosen) < len(astray) or len(standing) + len(chosen) < len(SLOTS):
+        return False
+    for relay, server_pk in zip(astray, chosen, strict=True):
+        create_relay(rental, ground.servers[server_pk], ground.free[server_pk], now, replaces=relay)
+    return True
 
 
 def is_hopeless(relay: Relay, now: datetime) -> bool:
@@ -105,14 +157,18 @@ def is_hopeless(relay: Relay, now: datetime) -> bool:
     return relay.status == Relay.Status.PLANNED and resting is not None and resting > now
 
 
-def _keep_successors(live: list[Relay], kept: list[Relay], now: datetime) -> list[Relay]:
-    """The successors in the making that are still wanted; one that does not come up, or comes too late, is given up."""
+def _keep_successors(
+    live: list[Relay], kept: list[Relay], bound: set[int] | None, now: datetime
+) -> list[Relay]:
+    """The successors in the making that are still wanted; one that does not come up, comes too late or to where it may not
+    stand is given up."""
     replaceable = {relay.pk for relay in kept}
     wanted = []
     for relay in live:
         if relay.slot is not None or relay.retiring_since or relay.status == Relay.Status.REMOVING:
             continue
-        if relay.replaces_id in replaceable and not is_hopeless(relay, now):
+        is_allowed = bound is None or relay.server_id in bound
+        if relay.replaces_id in replaceable and is_allowed and not is_hopeless(relay, now):
             wanted.append(relay)
         else:
             give_up(relay)

@@ -3,15 +3,16 @@
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-__all__ = ["PanelCommand", "TranslatedCommand"]
+__all__ = ["PanelCommand", "TranslatedCommand", "parse_day"]
 
 Row = Mapping[str, Any]
 
@@ -33,6 +34,19 @@ def _width(text: str) -> int:
 
 def _pad(text: str, width: int) -> str:
     return text + " " * (width - _width(text))
+
+
+def parse_day(text: str) -> date:
+    """The day that somebody typed; raises `CommandError`."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()
+    except ValueError as error:
+        raise CommandError(
+            _(
+                "“%(text)s” is no day. A day looks like 2026-12-31 and is one of the panel's time zone, %(zone)s."
+            )
+            % {"text": text, "zone": settings.TIME_ZONE}
+        ) from error
 
 
 class TranslatedCommand(BaseCommand):

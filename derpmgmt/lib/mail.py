@@ -19,12 +19,15 @@ from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from derpmgmt.lib.crypto import keyed_hash
 
 log = logging.getLogger(__name__)
 
 LIMIT = 5
+# Of these places the system's own mail leaves one free, so that a code always finds one however much else is waiting.
+KEPT_FOR_CODES = 1
 WINDOW = timedelta(minutes=10)
 # No hand-over takes longer; after so long a place whose sender died counts as taken at that moment.
 LONGEST_HANDOVER = timedelta(minutes=2)
@@ -62,8 +65,16 @@ class MailLimited(Exception):
     """So many messages went to this address that the next one has to wait for `wait_seconds`."""
 
     def __init__(self, wait_seconds: int) -> None:
-        super().__init__(f"the address is at its limit for {wait_seconds} s")
+        super().__init__(wait_seconds)
         self.wait_seconds = wait_seconds
+
+    def __str__(self) -> str:
+        text = ngettext(
+            "This address has had its mails; wait %(count)d second.",
+            "This address has had its mails; wait %(count)d seconds.",
+            self.wait_seconds,
+        )
+        return text % {"count": self.wait_seconds}
 
 
 def deliver(
@@ -112,7 +123,8 @@ def _hand_over(connection: object, message: EmailMessage, place: "tuple[str, str
 
 
 def _failure(error: Exception, *, is_in_doubt: bool = False) -> MailFailed:
-    reason, is_final = f"{type(error).__name__}: {error}", False
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    is_final = False
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         code, words = next(iter(error.recipients.values()))
         reason, is_final = _words(code, words), code >= 500
@@ -143,7 +155,8 @@ def _take_place(key: str, is_asked: bool) -> tuple[str, str] | None:
     until = now + LONGEST_HANDOVER + WINDOW
     try:
         with django_rq.get_connection("default") as client:
-            wait = client.eval(_TAKE, 1, key, _milliseconds(now), _milliseconds(until), LIMIT, name)
+            limit = LIMIT if is_asked else LIMIT - KEPT_FOR_CODES
+            wait = client.eval(_TAKE, 1, key, _milliseconds(now), _milliseconds(until), limit, name)
     except redis.RedisError as error:
         log.warning("mail is not counted, Redis is away: %s", error)
         if is_asked:

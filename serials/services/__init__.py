@@ -12,13 +12,9 @@ from serials.services.batches import (
     reveal_code,
 )
 from serials.services.life import (
-    NothingToPause,
-    NothingToRenew,
-    NotLater,
-    RentalClosed,
-    RentalRefused,
-    TooFar,
+    Pause,
     close_rental,
+    current_pause,
     grant_days,
     pause_rental,
     renew_rental,
@@ -35,7 +31,13 @@ from serials.services.redeeming import (
 )
 from serials.services.refusals import (
     AccountBarred,
+    AccountClosed,
     AlreadyRedeemed,
+    NothingToPause,
+    NothingToRenew,
+    NotLater,
+    RentalClosed,
+    RentalRefused,
     SerialExpired,
     SerialMistyped,
     SerialRecalled,
@@ -43,6 +45,7 @@ from serials.services.refusals import (
     SerialUnknown,
     SerialUnpaid,
     SerialUsed,
+    TooFar,
 )
 from serials.services.rentals import (
     PLAN_AGAIN,
@@ -61,10 +64,12 @@ from serials.services.rentals import (
 __all__ = [
     "PLAN_AGAIN",
     "AccountBarred",
+    "AccountClosed",
     "AlreadyRedeemed",
     "NotLater",
     "NothingToPause",
     "NothingToRenew",
+    "Pause",
     "Preview",
     "RentalClosed",
     "RentalRefused",
@@ -85,6 +90,7 @@ __all__ = [
     "code_hash",
     "create_batch",
     "credit_waiting_time",
+    "current_pause",
     "current_span",
     "expire_serials",
     "find_serial",

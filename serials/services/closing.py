@@ -1,6 +1,5 @@
 """What closing an account means for its rental, and the automatic closing of accounts whose rental ended long ago."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -17,11 +16,18 @@ from accounts.services import ClosingRefused, close_account, log_operation, noti
 from serials.models import Rental
 from serials.reminders import about
 from serials.services.rentals import lock_rental
+from serials.templatetags.rental import time_left
 
 # So many days before it happens the customer is told that his account will be closed; without 1 he had no day left to act.
 WARNING_DAYS = (7, 1)
 # A warning must have gone out at least so long before, however late the sweep comes.
 FAIR_NOTICE = timedelta(days=1)
+# Who waits for a mail to leave, or for what is open to be settled, is looked at again after this time.
+LOOK_AGAIN = timedelta(hours=1)
+# Nobody closes operators, distributors and banned people by itself; they may become customers again.
+NOT_FOR_HIM = timedelta(days=1)
+# One sweep takes so many; what is left is taken by the next one.
+AT_ONCE = 1000
 NOT_RENEWED = gettext_noop("not renewed in time")
 
 
@@ -34,49 +40,75 @@ def closing_left(user: User) -> Iterator[str]:
 def closing_losses(user: User) -> Iterator[str]:
     """Answer to "closing_losses": the time that would be lost."""
     rental = Rental.objects.filter(user=user, closed_at=None).first()
-    if rental and rental.ends_at and rental.ends_at > (at := rental.paused_at or timezone.now()):
-        yield _("%(days)s days of the rental are left. They are lost.") % {"days": (rental.ends_at - at).days}
+    if rental and rental.ends_at and rental.ends_at > (rental.paused_at or timezone.now()):
+        left = time_left(rental.ends_at, rental.paused_at)
+        yield _("The rest of your rental is lost: %(left)s.") % {"left": left}
 
 
 def sweep_closing(*, now: datetime) -> None:
     """Warn the customers whose accounts will soon be closed for want of a renewal, and close those whose time is over.
 
-    Nobody is closed who was not warned `FAIR_NOTICE` before: after an outage the warning comes first, and one only.
+    Nobody is closed who was not given the last warning `FAIR_NOTICE` before: after an outage, in which he could not have renewed,
+    it comes first, and only it.
     `settings.CLOSE_AFTER_DAYS` counts from the moment when the relays stopped; with 0 nothing is closed by itself.
     """
-    if not settings.CLOSE_AFTER_DAYS:
-        return
-    due = _due(now)
-    warnings: dict[int, list[Notice]] = defaultdict(list)
-    given = Notice.objects.filter(kind="account_closing", channel=Notice.By.EMAIL)
-    for notice in given.filter(user__rental__in=due):
-        warnings[notice.user_id].append(notice)
-    for rental in due:
-        of_this_end = {notice.key: notice for notice in warnings[rental.user_id]}
-        given_days = {
-            days: of_this_end[key] for days in WARNING_DAYS if (key := _key(rental, days)) in of_this_end
-        }
-        closes_at = _closes_at(rental)
-        days = min(days for days in WARNING_DAYS if closes_at - timedelta(days=days) <= now)
-        if not given_days or (now < closes_at and days < min(given_days)):
-            _warn(rental, days, max(closes_at, now + FAIR_NOTICE))
-        elif now >= closes_at and any(_was_told(notice, now) for notice in given_days.values()):
-            _close(rental)
+    if settings.CLOSE_AFTER_DAYS:
+        for rental_pk in due_rentals(now):
+            _look_at(rental_pk, now)
 
 
-def _due(now: datetime) -> QuerySet[Rental]:
-    """Customers' rentals that ended so long ago that the first warning is due; read from one index."""
+def due_rentals(now: datetime) -> list[int]:
+    """The rentals (pks) that ended so long ago that the first warning is due, without those that can wait; at most `AT_ONCE`."""
+    return [pk for query in due_queries(now) for pk in query.values_list("pk", flat=True)[:AT_ONCE]][:AT_ONCE]
+
+
+def due_queries(now: datetime) -> list[QuerySet[Rental]]:
+    """What `due_rentals` reads, each from one index: the rentals not looked at before, and those whose next moment has come."""
     since = now - timedelta(days=settings.CLOSE_AFTER_DAYS) + timedelta(days=max(WARNING_DAYS))
-    expired = Rental.objects.filter(status=Rental.Status.EXPIRED, runs_until__lte=since)
-    return expired.filter(user__role=User.Role.USER, user__is_active=True).select_related("user")
+    ended = Rental.objects.filter(status=Rental.Status.EXPIRED, runs_until__lte=since)
+    return [
+        ended.filter(closing_due_at=None).order_by("runs_until"),
+        ended.filter(closing_due_at__lte=now).order_by("closing_due_at"),
+    ]
 
 
-def _closes_at(rental: Rental) -> datetime:
+@transaction.atomic
+def _look_at(rental_pk: int, now: datetime) -> None:
+    """Warn, close or wait, and note when to look again, in one transaction: killed, doubled or late, each is done once."""
+    rental = lock_rental(rental_pk)
+    due_at = rental.closing_due_at
+    if rental.status == Rental.Status.EXPIRED and (due_at is None or due_at <= now):
+        due_at = _step(rental, now)
+        Rental.objects.filter(pk=rental_pk).update(closing_due_at=due_at)
+
+
+def _step(rental: Rental, now: datetime) -> datetime:
+    """Do what is due for an ended rental, and say when to look again."""
+    if rental.user.role != User.Role.USER or not rental.user.is_active:
+        return now + NOT_FOR_HIM
     assert rental.runs_until is not None
-    return rental.runs_until + timedelta(days=settings.CLOSE_AFTER_DAYS)
+    closes_at = rental.runs_until + timedelta(days=settings.CLOSE_AFTER_DAYS)
+    moments = {days: closes_at - timedelta(days=days) for days in WARNING_DAYS}
+    days = min((days for days, moment in moments.items() if moment <= now), default=None)
+    if days is None:  # the setting was raised meanwhile
+        return min(moments.values())
+    told = Notice.objects.filter(
+        user=rental.user, channel=Notice.By.EMAIL, key__startswith=_key(rental, days)
+    ).exclude(state=Notice.State.DROPPED)
+    if not told:
+        # What waits longer than it is true is dropped, and told anew.
+        promised = max(closes_at, now + FAIR_NOTICE)
+        later = [moment for moment in moments.values() if moment > now]
+        _warn(rental, days, promised, fits_until=min(later, default=promised))
+    elif now >= closes_at and any(_was_told(notice, now) for notice in told):
+        _close(rental)
+    return min(
+        (moment for moment in (*moments.values(), closes_at) if moment > now), default=now + LOOK_AGAIN
+    )
 
 
 def _key(rental: Rental, days: int) -> str:
+    """How the keys of this warning begin; one that is told anew promises another day, and its key ends in that."""
     return f"{about(rental)}account_closing-{days}"
 
 
@@ -87,37 +119,27 @@ def _was_told(notice: Notice, now: datetime) -> bool:
     return (notice.sent_at or notice.created_at) <= now - FAIR_NOTICE
 
 
-def _is_as_seen(rental: Rental, seen: Rental) -> bool:
-    return (rental.status, rental.runs_until) == (seen.status, seen.runs_until) and rental.user.is_active
+def _warn(rental: Rental, days: int, closes_at: datetime, *, fits_until: datetime) -> None:
+    notify(
+        user=rental.user,
+        kind="account_closing",
+        key=f"{_key(rental, days)}-{timezone.localdate(closes_at):%Y%m%d}",
+        context={
+            "closes_at": closes_at,
+            "ends_at": rental.ends_at,
+            "url": settings.PUBLIC_URL + reverse("serials:serial-redeem"),
+        },
+        fits_until=fits_until,
+    )
 
 
-def _warn(seen: Rental, days: int, closes_at: datetime) -> None:
-    with transaction.atomic():
-        rental = lock_rental(seen.pk)
-        if _is_as_seen(rental, seen):
-            notify(
-                user=rental.user,
-                kind="account_closing",
-                key=_key(rental, days),
-                context={
-                    "closes_at": closes_at,
-                    "ends_at": seen.ends_at,
-                    "url": settings.PUBLIC_URL + reverse("serials:serial-redeem"),
-                },
-            )
-
-
-def _close(seen: Rental) -> None:
+def _close(rental: Rental) -> None:
     try:
-        with transaction.atomic():
-            rental = lock_rental(seen.pk)
-            if _is_as_seen(rental, seen):
-                close_account(user=rental.user, by=None, reason=NOT_RENEWED)
+        close_account(user=rental.user, by=None, reason=NOT_RENEWED)
     except ClosingRefused as refusal:
-        _tell_admins(seen, refusal)
+        _tell_admins(rental, refusal)
 
 
-@transaction.atomic
 def _tell_admins(rental: Rental, refusal: ClosingRefused) -> None:
     """Once for each end: the account stays until a person has settled what is open, or it settles itself."""
     told = []

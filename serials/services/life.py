@@ -1,16 +1,25 @@
 """What happens to a rental after its first serial number: more time, pause and resume, the end, closing."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.utils import timezone
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext as _
 
-from accounts.models import User
+from accounts.models import OperationLog, User
 from accounts.services import NotAllowed, log_operation
-from serials import schedule
+from serials import reminders, schedule
 from serials.models import Redemption, Rental, SerialNumber
-from serials.services.refusals import AccountBarred
+from serials.services.refusals import (
+    AccountBarred,
+    AccountClosed,
+    NothingToPause,
+    NothingToRenew,
+    NotLater,
+    RentalClosed,
+    TooFar,
+)
 from serials.services.rentals import Terms, lock_rental, read_schedule, request_plan, write_schedule
 from serials.services.telling import tell
 
@@ -18,51 +27,6 @@ from serials.services.telling import tell
 LONGEST_RENEWAL = timedelta(days=3660)
 # So many ended rentals are recorded in one transaction.
 _SWEEP_AT_ONCE = 100
-
-
-class RentalRefused(Exception):
-    """What was asked for does not fit the rental's state; `code` is a slug for scripts, `str()` the sentence for people."""
-
-    code = "refused"
-    sentence = _("This cannot be done with this rental.")
-
-    def __str__(self) -> str:
-        return str(self.sentence)
-
-
-class RentalClosed(RentalRefused):
-    """The rental is closed for good."""
-
-    code = "closed"
-    sentence = _("This rental is closed.")
-
-
-class NothingToRenew(RentalRefused):
-    """There has never been time whose terms could go on."""
-
-    code = "nothing_to_renew"
-    sentence = _("This customer has never redeemed a serial number, so there are no terms that could go on.")
-
-
-class NotLater(RentalRefused):
-    """The chosen end is over, or the rental runs at least as long already."""
-
-    code = "not_later"
-    sentence = _("Choose an end that is later than now and than the present end; a renewal never shortens.")
-
-
-class TooFar(RentalRefused):
-    """The chosen end is too far away to be meant."""
-
-    code = "too_far"
-    sentence = _("This end is more than ten years away.")
-
-
-class NothingToPause(RentalRefused):
-    """No time is left that could stand still."""
-
-    code = "nothing_to_pause"
-    sentence = _("This rental has ended: there is no time left that could be kept.")
 
 
 def _ask_staff(by: User | None) -> None:
@@ -73,6 +37,20 @@ def _ask_staff(by: User | None) -> None:
 def _now() -> datetime:
     # Schedules have whole seconds: what pages show and what is granted add up.
     return timezone.now().replace(microsecond=0)
+
+
+def _lock_open(rental: Rental) -> Rental:
+    """The rental's row, locked, of an account that goes on; raises `AccountClosed` or `RentalClosed`."""
+    rental = lock_rental(rental.pk)
+    _ask_account_open(rental.user)
+    if rental.closed_at is not None:
+        raise RentalClosed
+    return rental
+
+
+def _ask_account_open(owner: User) -> None:
+    if owner.closing_at or owner.closed_at:
+        raise AccountClosed
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -101,6 +79,7 @@ def grant_days(
     """
     # Locked first: a ban or another redemption of the same person comes wholly before or wholly after.
     owner = User.objects.select_for_update().get(pk=user.pk)
+    _ask_account_open(owner)
     if not owner.is_active:
         raise AccountBarred
     now = now or _now()
@@ -131,14 +110,14 @@ def grant_days(
 def renew_rental(*, rental: Rental, until: datetime, by: User | None, note: str = "") -> Redemption:
     """Let the rental run until `until` with the terms it had last; never shortens. `by` None is the console.
 
+    While it is paused its time does not run, so this end moves on, like all that lies behind the pause, by the pause's length.
+
     Raises `NotAllowed` and, in its kinds, `RentalRefused`: an end that is not later, so a doubled click too, changes nothing.
     Announces `rental_changed`.
     """
     _ask_staff(by)
     now, until = _now(), until.replace(microsecond=0)
-    rental = lock_rental(rental.pk)
-    if rental.closed_at is not None:
-        raise RentalClosed
+    rental = _lock_open(rental)
     if until <= now:
         raise NotLater
     if until > now + LONGEST_RENEWAL:
@@ -196,19 +175,18 @@ def _has_running(rental: Rental) -> bool:
 def pause_rental(*, rental: Rental, by: User | None, reason: str = "") -> bool:
     """Let the rental's time stand still and stop its relays; False when it is paused already.
 
-    Raises `NotAllowed`, `RentalClosed`, `NothingToPause`. Announces `rental_changed`.
+    Raises `NotAllowed` and, in its kinds, `RentalRefused`. Announces `rental_changed`.
     """
     _ask_staff(by)
     now = _now()
-    rental = lock_rental(rental.pk)
-    if rental.closed_at is not None:
-        raise RentalClosed
+    rental = _lock_open(rental)
     if rental.paused_at is not None:
         return False
     if rental.ends_at is None or rental.ends_at <= now:
         raise NothingToPause
     rental.paused_at, rental.status = now, Rental.Status.PAUSED
-    rental.save(update_fields=["paused_at", "status"])
+    reminders.hold_back(rental, now)
+    rental.save(update_fields=["paused_at", "status", "remind_at"])
     request_plan(rental_pk=rental.pk, now=now)
     entry = log_operation(
         by=by, action="rental.paused", target=rental, subject=rental.user, reason=reason, ends_at=_iso(rental.ends_at)
@@ -217,22 +195,46 @@ def pause_rental(*, rental: Rental, by: User | None, reason: str = "") -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Pause:
+    """The pause that lasts: since when, by whom (None: the console), and why ("" when nobody said)."""
+
+    at: datetime
+    by: User | None
+    reason: str
+
+    @property
+    def who(self) -> str:
+        """By whom, for operators; to customers it is always the operator."""
+        return self.by.email if self.by else _("the system or the console")
+
+
+def current_pause(rental: Rental) -> Pause | None:
+    """Who paused the rental when and why, for pages; None when it is not paused. Customers are not told which admin it was."""
+    if rental.paused_at is None:
+        return None
+    paused = OperationLog.objects.filter(subject=rental.user_id, action="rental.paused")
+    entry = paused.select_related("actor").order_by("-pk").first()
+    return Pause(
+        rental.paused_at, entry.actor if entry else None, entry.detail.get("reason", "") if entry else ""
+    )
+
+
 @transaction.atomic
 def resume_rental(*, rental: Rental, by: User | None) -> Redemption | None:
     """Let the rental's time run again: all that was left at the pause's begin is left now. None when it is not paused.
 
-    Time until the first relay is back is given back, as after a redemption. Raises `NotAllowed`, `RentalClosed`.
-    Announces `rental_changed`.
+    Time until the first relay is back is given back, as after a redemption. Raises `NotAllowed` and, in its kinds,
+    `RentalRefused`. Announces `rental_changed`.
     """
     _ask_staff(by)
     now = _now()
-    rental = lock_rental(rental.pk)
-    if rental.closed_at is not None:
-        raise RentalClosed
+    rental = _lock_open(rental)
     paused_at = rental.paused_at
     if paused_at is None:
         return None
     now = max(now, paused_at)
+    was_held_back = reminders.is_held_back(rental)
     rental.paused_at, rental.status = None, Rental.Status.ACTIVE
     if rental.waiting_since is not None:
         rental.waiting_since += now - paused_at
@@ -247,6 +249,8 @@ def resume_rental(*, rental: Rental, by: User | None) -> Redemption | None:
         now=now,
         by=by,
     )
+    if was_held_back:
+        reminders.catch_up(rental, now)
     log_operation(
         by=by, action="rental.resumed", target=rental, subject=rental.user, paused_at=_iso(paused_at),
         old_ends_at=_iso(redemption.old_ends_at), new_ends_at=_iso(redemption.new_ends_at),

@@ -13,7 +13,6 @@ from serials.models import Redemption, Rental, SerialBatch, SerialNumber
 from serials.services.batches import code_hash, today
 from serials.services.life import grant_days
 from serials.services.refusals import (
-    AccountBarred,
     AlreadyRedeemed,
     SerialExpired,
     SerialMistyped,
@@ -90,7 +89,7 @@ class Stretch:
 class Preview:
     """What redeeming would do. The new end is the same whether the new time starts now or afterwards.
 
-    `is_different` says that the person may choose, because what is left has another entitlement; `afterwards` and
+    `paused_at` is set while the rental is paused: both ends then move on. `is_different` says that the person may choose, because what is left has another entitlement; `afterwards` and
     `immediately` are then the two orders, from now on.
     """
 
@@ -98,6 +97,7 @@ class Preview:
     terms: Terms
     old_ends_at: datetime | None
     new_ends_at: datetime
+    paused_at: datetime | None
     is_different: bool
     afterwards: tuple[Stretch, ...]
     immediately: tuple[Stretch, ...]
@@ -128,6 +128,7 @@ def preview_redemption(*, serial: SerialNumber, user: User, now: datetime) -> Pr
         terms=new_terms,
         old_ends_at=rental.ends_at if rental else None,
         new_ends_at=afterwards[-1].ends_at,
+        paused_at=rental.paused_at if rental else None,
         is_different=any(span.entitlement != new_terms for span in left),
         afterwards=shown_to_people(afterwards),
         immediately=shown_to_people(schedule.start_now(spans, at=at, length=length, entitlement=new_terms)),
@@ -157,8 +158,6 @@ def _redeem(
 ) -> Redemption:
     # Locked before the serial number, so that two of one person's redemptions queue up here.
     owner = User.objects.select_for_update().get(pk=user.pk)
-    if not owner.is_active:
-        raise AccountBarred
     now = timezone.now().replace(microsecond=0)
     _claim(serial, owner, now)
     redemption = grant_days(

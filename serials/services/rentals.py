@@ -103,7 +103,7 @@ def write_schedule(
     if rental.status == Rental.Status.EXPIRED and rental.is_entitled(now):
         rental.status = Rental.Status.ACTIVE
     reminders.set_reminders(rental, now)
-    rental.save(update_fields=["ends_at", "runs_until", "status", "remind_at"])
+    rental.save(update_fields=["ends_at", "runs_until", "status", "remind_at", "closing_due_at"])
     request_plan(rental_pk=rental.pk, now=now)
     return redemption
 

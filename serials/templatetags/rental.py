@@ -15,20 +15,32 @@ BYTES_PER_MBIT = 125_000
 
 
 @register.filter
-def time_left(moment: datetime | None) -> str:
-    """How long until `moment`: whole days, below one day whole hours, below one hour a phrase; "" for None."""
+def time_left(moment: datetime | None, since: datetime | None = None) -> str:
+    """How long from `since` (None: now; of a paused rental the pause's begin) until `moment`; "" for None.
+
+    The nearest number of days, as people count: neither do 30 days turn into 29 within the first minute, nor into 31 by waiting
+    time that was given back. Below one day hours, below one hour a phrase.
+    """
     if moment is None:
         return ""
-    # A page that has just computed "30 days from now" shall not say 29.
-    left = moment - timezone.now() + timedelta(minutes=1)
-    if left <= timedelta(minutes=1):
+    left = moment - (since or timezone.now())
+    if left <= timedelta():
         return _("ended")
+    # What is computed now is read some seconds later: "1 day" shall not be 23 hours by then.
+    left += timedelta(minutes=1)
     if left >= timedelta(days=1):
-        return ngettext("%(count)d day left", "%(count)d days left", left.days) % {"count": left.days}
+        days = (left + timedelta(hours=12)) // timedelta(days=1)
+        return ngettext("%(count)d day left", "%(count)d days left", days) % {"count": days}
     if left >= timedelta(hours=1):
-        hours = left // timedelta(hours=1)
+        hours = min((left + timedelta(minutes=30)) // timedelta(hours=1), 23)
         return ngettext("%(count)d hour left", "%(count)d hours left", hours) % {"count": hours}
     return _("less than an hour left")
+
+
+@register.simple_tag
+def moves_on() -> str:
+    """What is to be known of every end that is shown of a paused rental."""
+    return _("The rental is paused: this end moves on for as long as the pause lasts.")
 
 
 @register.filter

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from allauth.mfa.totp.internal.auth import format_hotp_value, generate_totp_secret, hotp_value
@@ -13,8 +14,13 @@ from django.utils import timezone
 from accounts import services
 from accounts.models import User
 from accounts.services import notices
+from derpmgmt.lib import queue
+from serials.models import Rental
+from tests.panel import world
 
 PASSWORD = "quiet-river-42"
+
+Answer = Callable[[str, Callable[[User], list[Any]]], None]
 
 
 @pytest.fixture
@@ -50,6 +56,22 @@ def sign_in_with_factor(sign_in: Callable[[User], Client]) -> Callable[[User], C
         return client
 
     return enter
+
+
+@pytest.fixture
+def rental(db: None) -> Rental:
+    """A customer's running rental, with everything that belongs to it."""
+    return world.make_customer()
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """Has a question answered by one more function."""
+
+    def add(question: str, function: Callable[[User], list[Any]]) -> None:
+        monkeypatch.setitem(queue._answers, question, [*queue._answers[question], function])
+
+    return add
 
 
 def send_notices() -> None:

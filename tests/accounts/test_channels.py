@@ -207,6 +207,10 @@ def test_a_person_adds_tests_and_removes_a_channel_on_his_page(
     assert "already" in again
     client.post(f"/account/channels/{channel.pk}/remove/")
     assert not Channel.objects.exists()
+    # A second click, or another tab.
+    for verb in ("test", "remove"):
+        gone = client.post(f"/account/channels/{channel.pk}/{verb}/", follow=True)
+        assert "This channel is not there any more." in gone.text
     refused = client.post(
         "/account/channels/", {"kind": "push", "address": "json://10.0.0.1/"}
     ).content.decode()
@@ -219,7 +223,12 @@ def test_another_persons_channel_is_not_there(
     channel = channels.add_push_channel(user=user, address=BARK)
     client = sign_in(make_user("li@example.com"))
     for verb in ("test", "confirm", "remove"):
-        assert client.post(f"/account/channels/{channel.pk}/{verb}/").status_code == 404
+        page = client.post(f"/account/channels/{channel.pk}/{verb}/", follow=True)
+        missing = client.post(f"/account/channels/{channel.pk + 1}/{verb}/", follow=True)
+        assert [str(message) for message in page.context["messages"]] == [
+            str(message) for message in missing.context["messages"]
+        ]
+        assert "1234" not in page.text
     assert Channel.objects.filter(pk=channel.pk).exists()
     assert "1234" not in client.get("/account/channels/").content.decode()
 
@@ -272,6 +281,8 @@ def test_a_number_is_used_once_its_owner_has_typed_the_code(
     assert Channel.objects.get().confirmed_at is None
     client.post(f"/account/channels/{channel.pk}/confirm/", {"code": code})
     assert Channel.objects.get().confirmed_at
+    twice = client.post(f"/account/channels/{channel.pk}/confirm/", {"code": code}, follow=True)
+    assert [message.level_tag for message in twice.context["messages"]][-1] == "success"
     services.notify(user=user, kind="rental_ended", key="after", context=context)
     notices.send_notice(Notice.objects.get(channel="sms").pk)
     with translation.override(user.language):

@@ -8,6 +8,7 @@ from typing import Any
 from django.utils import timezone
 
 from accounts.models import User
+from acl import services
 from containers.models import Relay
 from fleet.models import Region, Server, SshCredential
 from serials.models import Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
@@ -91,3 +92,12 @@ def make_relay(rental: Rental, *, slot: int | None = 1, server: Server | None = 
         "proven_at": now,
     }
     return Relay.objects.create(rental=rental, slot=slot, server=server, **(values | fields))
+
+
+def make_served_rental(*, relays: int = 1, days: float = 60) -> Rental:
+    """A rental whose relays run in places 1, 2, …, and the first version of its map."""
+    rental = make_rental(days=days)
+    for slot in range(1, relays + 1):
+        make_relay(rental, slot=slot)
+    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+    return rental

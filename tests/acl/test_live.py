@@ -1,103 +1,23 @@
 """Live URLs as Headscale meets them: it does not look at the status, only at whether the body is JSON and what stands in it."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import time_machine
 from django.core.cache import cache
-from django.db import OperationalError, connection
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from acl import copies, jobs, live, services
-from acl.models import AclConfig, AclEvent, LiveUrl
+from acl import copies, jobs, services
+from acl.models import AclConfig, LiveUrl
 from containers.models import Relay
-from derpmgmt.lib.files import write_private
 from serials.models import Rental
 from tests.acl.factories import make_relay, make_rental, set_paid
+from tests.acl.reading import EMPTY, database_away, get, is_passed_over, live_folder, path_of, regions
 
 pytestmark = pytest.mark.django_db
-
-EMPTY: dict[str, Any] = {"Regions": {}}
-
-
-@pytest.fixture(autouse=True)
-def _fresh(settings: Any, tmp_path: Any) -> Iterator[None]:
-    """Copies on disk of each test's own, and nothing remembered as away."""
-    settings.VAR_DIR = tmp_path
-    copies.redis_rest.end()
-    copies.database_rest.end()
-    yield
-    copies.redis_rest.end()
-    copies.database_rest.end()
-
-
-@pytest.fixture
-def rental() -> Rental:
-    rental = make_rental(days=60)
-    make_relay(rental)
-    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
-    return rental
-
-
-@pytest.fixture
-def path(rental: Rental, django_capture_on_commit_callbacks: Any) -> str:
-    with django_capture_on_commit_callbacks(execute=True):
-        return path_of(services.create_live_url(rental=rental, by=rental.user))
-
-
-def path_of(url: LiveUrl) -> str:
-    address = services.live_address(url)
-    assert address.startswith("http://testserver/live/")
-    return address.removeprefix("http://testserver")
-
-
-def get(path: str, **headers: str) -> Any:
-    return Client().get(path, headers={"User-Agent": "headscale", **headers}, REMOTE_ADDR="198.51.100.7")
-
-
-def regions(path: str) -> set[str]:
-    answer = get(path)
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"] == "application/json"
-    return set(answer.json()["Regions"])
-
-
-def is_passed_over(answer: Any) -> bool:
-    """Whether Headscale keeps the map it has."""
-    with pytest.raises(ValueError, match=r"Expecting|Extra"):
-        json.loads(answer.content)
-    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert answer.headers["Cache-Control"] == "no-store"
-    return True
-
-
-@contextmanager
-def database_away() -> Iterator[None]:
-    def refuse(*args: Any) -> Any:
-        raise OperationalError("server has gone away")
-
-    with connection.execute_wrapper(refuse):
-        yield
-
-
-@pytest.fixture
-def redis_away(settings: Any) -> Any:
-    @contextmanager
-    def away() -> Iterator[None]:
-        before = settings.CACHES
-        settings.CACHES = {
-            "default": before["default"] | {"LOCATION": "unix:///nonexistent/valkey.sock?db=1"}
-        }
-        yield
-        settings.CACHES = before
-        copies.redis_rest.end()
-
-    return away
 
 
 # What is served
@@ -123,15 +43,9 @@ def test_secret_is_long_and_never_in_the_clear_when_stored(rental: Rental, path:
     assert secret not in stored
     get(path)
     kept = [str(key) for key in copies._redis().keys("*")]
-    kept += [file.name + file.read_text() for file in (live_folder()).iterdir()]
+    kept += [file.name + file.read_text() for file in live_folder().iterdir()]
     assert kept
     assert secret not in "".join(kept)
-
-
-def live_folder() -> Any:
-    from django.conf import settings
-
-    return settings.VAR_DIR / "live"
 
 
 def test_copy_on_disk_is_for_its_owner_only(path: str) -> None:
@@ -373,182 +287,3 @@ def test_error_is_plain_text_when_there_is_a_bug(path: str, monkeypatch: pytest.
     assert answer.status_code == 503
     assert is_passed_over(answer)
     assert path not in answer.text
-
-
-# Things that are away
-
-
-def test_copy_is_served_when_the_database_is_away(path: str) -> None:
-    body = get(path).content
-    with database_away(), time_machine.travel(timezone.now() + timedelta(days=2)):
-        copies.database_rest.end()
-        assert get(path).content == body
-        assert get(path).content == body
-
-
-def test_database_is_left_alone_for_a_while_when_it_was_away(path: str) -> None:
-    tries = 0
-
-    def refuse(*args: Any) -> Any:
-        nonlocal tries
-        tries += 1
-        raise OperationalError
-
-    with connection.execute_wrapper(refuse), time_machine.travel(timezone.now() + timedelta(days=1)):
-        for _ in range(5):
-            assert get(path).status_code == 200
-    assert tries == 1
-
-
-def test_others_are_served_when_one_request_hangs_at_the_database(
-    path: str, django_assert_num_queries: Any
-) -> None:
-    with live._reading, time_machine.travel(timezone.now() + timedelta(days=1)), django_assert_num_queries(0):
-        assert regions(path) == {"901"}
-
-
-def test_database_answers_when_redis_is_away(rental: Rental, path: str, redis_away: Any) -> None:
-    with redis_away():
-        assert regions(path) == {"901"}
-        Rental.objects.update(paused_at=timezone.now())
-        assert get(path).json() == EMPTY
-        assert get("/live/" + "A" * 32 + ".json").status_code == 404
-
-
-def test_copy_on_disk_is_served_when_both_are_away(rental: Rental, path: str, redis_away: Any) -> None:
-    make_relay(rental, slot=2)
-    jobs.refresh_acl(rental.pk)
-    with redis_away(), database_away():
-        assert regions(path) == {"901", "902"}
-        with time_machine.travel(timezone.now() + timedelta(days=61)):
-            assert get(path).json() == EMPTY
-
-
-def test_failure_is_plain_text_when_nobody_knows(path: str, redis_away: Any) -> None:
-    with redis_away(), database_away():
-        answer = get("/live/" + "A" * 32 + ".json")
-        assert answer.status_code == 503
-        assert is_passed_over(answer)
-    hashed = LiveUrl.objects.get().secret_hash
-    write_private(live_folder() / f"{hashed}.json", "{half")
-    cache.clear()
-    with database_away():
-        assert is_passed_over(get(path))
-
-
-def test_newest_copy_wins_when_redis_comes_back_with_an_old_one(
-    rental: Rental, path: str, redis_away: Any
-) -> None:
-    assert regions(path) == {"901"}
-    with redis_away():
-        make_relay(rental, slot=2)
-        jobs.refresh_acl(rental.pk)
-        assert regions(path) == {"901", "902"}
-    with time_machine.travel(timezone.now() + timedelta(seconds=61)):
-        assert regions(path) == {"901", "902"}
-
-
-# The log
-
-
-def fetched() -> list[tuple[Any, ...]]:
-    rows = AclEvent.objects.filter(kind="fetched").order_by("pk")
-    return list(rows.values_list("version", "ip", "browser", "count"))
-
-
-def test_fetches_are_one_line_a_day_when_one_reader_polls(rental: Rental, path: str) -> None:
-    for _ in range(3):
-        get(path)
-    get(path, If_None_Match="*")
-    Client().get(path, REMOTE_ADDR="203.0.113.9", headers={"User-Agent": "curl\x00\n/8"})
-    assert fetched() == []
-    jobs.record_fetches()
-    assert sorted(fetched()) == [(1, "198.51.100.7", "headscale", 4), (1, "203.0.113.9", "curl /8", 1)]
-    url = LiveUrl.objects.get()
-    assert (url.last_ip, url.last_browser) == ("203.0.113.9", "curl /8")
-    get(path)
-    jobs.record_fetches()
-    assert min(fetched())[3] == 5
-    url.refresh_from_db()
-    assert url.last_ip == "198.51.100.7"
-    with time_machine.travel(timezone.now() + timedelta(days=1)):
-        get(path)
-        jobs.record_fetches()
-    assert sorted(row[3] for row in fetched()) == [1, 1, 5]
-
-
-def test_log_says_the_same_when_the_job_is_killed_or_doubled(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    get(path)
-    get(path)
-    with monkeypatch.context() as patch:
-
-        def die(until: float) -> None:
-            raise SystemExit
-
-        patch.setattr(copies, "forget_fetches", die)
-        with pytest.raises(SystemExit):
-            jobs.record_fetches()
-    jobs.record_fetches()
-    jobs.record_fetches()
-    assert fetched() == [(1, "198.51.100.7", "headscale", 2)]
-    assert copies._redis().zcard("live:fetched") == 0
-
-
-def test_fetch_is_not_lost_when_it_comes_while_the_log_is_written(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    get(path)
-    written = services.live_urls._write
-
-    def write(lines: Any) -> None:
-        written(lines)
-        get(path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(services.live_urls, "_write", write)
-        jobs.record_fetches()
-    jobs.record_fetches()
-    assert fetched()[0][3] == 2
-
-
-def test_log_stays_short_when_a_reader_has_a_thousand_names(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(copies, "LINES_A_DAY", 3)
-    for number in range(9):
-        get(path, User_Agent=f"reader {number}")
-    jobs.record_fetches()
-    assert len(fetched()) == 4
-    assert fetched()[-1] == (1, None, "", 6)
-
-
-def test_fetches_are_served_but_not_logged_when_the_log_is_full(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(copies, "_LONGEST_LOG", 0)
-    assert regions(path) == {"901"}
-    jobs.record_fetches()
-    assert fetched() == []
-
-
-def test_nothing_happens_when_the_log_is_empty_or_redis_away(
-    redis_away: Any, django_assert_num_queries: Any
-) -> None:
-    with django_assert_num_queries(0):
-        jobs.record_fetches()
-        with redis_away():
-            jobs.record_fetches()
-
-
-def test_log_costs_the_same_when_many_fetched(path: str, django_assert_max_num_queries: Any) -> None:
-    for number in range(20):
-        get(path, User_Agent=f"reader {number}")
-    with django_assert_max_num_queries(8):
-        jobs.record_fetches()
-    for number in range(20):
-        get(path, User_Agent=f"reader {number}")
-    with django_assert_max_num_queries(8):
-        jobs.record_fetches()
-    assert [row[3] for row in fetched()] == [2] * 20

@@ -29,7 +29,7 @@ def test_first_version_holds_every_proven_relay_when_made() -> None:
     rental, server = make_rental(), make_server()
     relay = make_relay(rental, server=server)
     make_relay(rental, slot=2, server=make_server("gz", "广州", "Guangzhou"), status="planned")
-    make_relay(rental, slot=3, status="planned", proven_at=None)
+    make_relay(rental, slot=3, status="failed", proven_at=None)
     make_relay(make_rental())
     config = refresh(rental)
     assert config

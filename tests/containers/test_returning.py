@@ -10,83 +10,14 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from tests.containers.rentals import DAY, end, plan, prove, set_end, ways
+
 if TYPE_CHECKING:
     from containers.models import Relay
     from fleet.models import Server
     from serials.models import Rental
 
 pytestmark = pytest.mark.django_db
-DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def announced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    from derpmgmt.lib import queue
-
-    facts: list[tuple[str, int]] = []
-    monkeypatch.setattr(queue, "announce", lambda fact, pk: facts.append((fact, pk)))
-    return facts
-
-
-@pytest.fixture
-def servers(db: None) -> list[Server]:
-    from fleet.models import Server
-    from tests.acl.factories import make_server
-
-    made = [make_server() for _ in range(4)]
-    Server.objects.update(status=Server.Status.HEALTHY, host_key="ssh-ed25519 AAAA")
-    return list(Server.objects.filter(pk__in=[server.pk for server in made]).order_by("pk"))
-
-
-@pytest.fixture
-def rental(servers: list[Server], announced: list[tuple[str, int]]) -> Rental:
-    """A customer whose three relays run."""
-    from tests.acl.factories import make_rental
-
-    rental = make_rental(days=30)
-    plan(rental)
-    prove(rental)
-    return rental
-
-
-def plan(rental: Rental) -> None:
-    from containers.services.planning import plan_relays
-
-    plan_relays(rental_pk=rental.pk)
-
-
-def prove(rental: Rental) -> None:
-    """What the workers do: whatever is planned carries a packet, whatever is to go is gone."""
-    from containers.models import Relay
-    from containers.services import relays
-
-    for relay in rental.relays.live():
-        if relay.status == Relay.Status.REMOVING:
-            relays.record_released(relay=relay, now=timezone.now())
-        elif relay.status != Relay.Status.RUNNING:
-            relays.record_running(relay=relay, image="derpmgmt/derper:0123456789ab", now=timezone.now())
-
-
-def set_end(rental: Rental, moment: Any) -> None:
-    from serials.models import Rental
-
-    Rental.objects.filter(pk=rental.pk).update(ends_at=moment, runs_until=moment)
-
-
-def end(rental: Rental) -> None:
-    set_end(rental, timezone.now() - DAY)
-    plan(rental)
-    prove(rental)
-    assert not rental.relays.live().exists()
-
-
-def way(relay: Relay) -> tuple[Any, ...]:
-    """All that a customer's device knows a relay by."""
-    return relay.pk, relay.slot, relay.server_id, relay.derp_port, relay.stun_port, relay.certificate_sha256, relay.public_key  # fmt: skip
-
-
-def ways(rental: Rental) -> list[tuple[Any, ...]]:
-    return [way(relay) for relay in rental.relays.wanted().order_by("slot")]
 
 
 # Coming back
@@ -346,12 +277,13 @@ def test_a_retiring_relay_goes_when_it_says_that_nobody_is_connected(
     rental: Rental, monkeypatch: pytest.MonkeyPatch, answer: bool | None, status: str
 ) -> None:
     from containers import jobs
+    from containers.jobs import rotations
     from containers.models import Relay
     from containers.services.rotation import due_retirements
 
     old, _successor = rotated(rental)
     prove(rental)
-    monkeypatch.setattr(jobs, "has_devices", lambda _target: answer)
+    monkeypatch.setattr(rotations, "has_devices", lambda _target: answer)
     jobs.retire_relay(old.pk)  # too early: devices may only be restarting
     old.refresh_from_db()
     assert old.status == "running"

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connections
@@ -38,14 +39,14 @@ def run_and_die(job: Callable[[int], None], pk: int, step: str) -> None:
     connections.close_all()
     child = os.fork()
     if child == 0:
-        write = jobs._step
+        write = JobRecord.write
 
-        def write_or_die(record: JobRecord, name: str, text: str = "") -> None:
-            if name == step:
+        def write_or_die(record: JobRecord, *args: Any, **values: Any) -> bool:
+            if values.get("step") == step:
                 os.kill(os.getpid(), signal.SIGKILL)
-            write(record, name, text)
+            return write(record, *args, **values)
 
-        jobs._step = write_or_die
+        JobRecord.write = write_or_die  # type: ignore[method-assign]
         try:
             job(pk)
         finally:

@@ -116,8 +116,10 @@ def measure() -> None:
     from derpmgmt.flow import CRON
     from serials.models import Rental
 
-    ours = {"serials.jobs", "containers.jobs", "acl.jobs", "accounts.jobs"}
-    sweeps = [tick.job for tick in CRON if tick.job.__module__ in ours and tick.job.__name__ not in _OTHERS]
+    ours = ("serials.jobs", "containers.jobs", "acl.jobs", "accounts.jobs")
+    sweeps = [
+        tick.job for tick in CRON if tick.job.__module__.startswith(ours) and tick.job.__name__ not in _OTHERS
+    ]
     none = {_name(sweep): min(_time(sweep) for _round in range(ROUNDS)) for sweep in sweeps}
     first = list(Rental.objects.order_by("pk").values_list("pk", flat=True)[:DUE])
     ended = Rental.objects.values_list("created_at", flat=True).earliest("created_at")

@@ -219,7 +219,7 @@ def test_no_cell_is_a_formula_when_text_looks_like_one(rental: Rental, start: st
 def test_every_kind_of_notice_has_a_name(language: str) -> None:
     source = history.SOURCES["notice"]
     with translation.override(language):
-        for kind in history.NoticeSource.KINDS:
+        for kind in Notice.NAMES:
             title, text = source.describe(Notice(kind=kind), "created_at")
             assert title != kind
             assert text

@@ -87,6 +87,16 @@ def test_every_bell_and_tick_leads_to_a_job_that_can_be_found_by_name():
         assert import_attribute(f"{tick.job.__module__}.{tick.job.__name__}") is tick.job
 
 
+def test_a_job_is_found_when_it_was_queued_before_its_room_was_divided():
+    from rq.utils import import_attribute
+
+    queued = [ring.job for rings in flow.JOBS.values() for ring in rings] + [tick.job for tick in flow.CRON]
+    relays = [job for job in queued if job.__module__.startswith("containers.")]
+    assert len(relays) > 10
+    for job in relays:
+        assert import_attribute(f"containers.jobs.{job.__name__}") is job
+
+
 def test_only_one_of_two_workers_gets_a_job(server):
     check = request_check(server_pk=server.pk)
     twin = ServerCheck.objects.get(pk=check.pk)

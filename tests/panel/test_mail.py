@@ -3,10 +3,12 @@
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import django_rq
 import pytest
@@ -16,11 +18,12 @@ from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
 from django.test import Client
-from django.utils import timezone
+from django.utils import timezone, translation
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from accounts import services
+from accounts.management.commands import mail_test
 from accounts.models import User
 from derpmgmt.lib.mail import LIMIT, WINDOW, MailFailed, MailLimited, deliver
 from tests.accounts.conftest import mailed_code
@@ -30,7 +33,7 @@ from tests.panel.smtp_server import SmtpServer, smtp_server
 ROOT = Path(__file__).parents[2]
 
 
-def send(to: str = "wei@example.com", *, is_asked: bool = False) -> None:
+def send(to: str = "wei@example.com", *, is_asked: bool = True) -> None:
     deliver(EmailMessage("subject", "text", "panel@example.com", [to]), is_asked=is_asked)
 
 
@@ -72,6 +75,25 @@ def test_no_ten_minutes_hold_more_than_five_when_mail_is_asked_for_at_random() -
     assert all(sent[n] - sent[n - LIMIT] >= WINDOW for n in range(LIMIT, len(sent)))
 
 
+def test_each_of_a_thousand_who_ask_is_told_how_long_to_wait() -> None:
+    sent, free_at = [], []
+    with time_machine.travel(timezone.now().replace(microsecond=0), tick=False) as clock:
+        for _ in range(1000):
+            try:
+                send()
+            except MailLimited as limited:
+                free_at.append((len(sent), timezone.now() + timedelta(seconds=limited.wait_seconds)))
+            else:
+                sent.append(timezone.now())
+            clock.shift(1)
+    # Five at once, and five more ten minutes later; everybody else was told the moment when the next one really could go.
+    start = sent[0]
+    assert [(moment - start).seconds for moment in sent] == [0, 1, 2, 3, 4, 600, 601, 602, 603, 604]
+    assert len(mail.outbox) == len(sent)
+    assert len(free_at) == 990
+    assert all(moment == sent[number - LIMIT] + WINDOW for number, moment in free_at)
+
+
 def test_only_five_leave_when_many_workers_send_at_once() -> None:
     def try_to_send(_number: int) -> bool:
         try:
@@ -94,10 +116,22 @@ def test_one_address_is_one_whatever_its_case_and_others_are_free() -> None:
 
 
 def test_a_code_goes_and_other_mail_waits_when_redis_is_away(redis_is_away: None) -> None:
-    send(is_asked=True)
+    send()
     with pytest.raises(MailLimited):
-        send()
+        send(is_asked=False)
     assert len(mail.outbox) == 1
+
+
+def test_a_code_finds_a_place_however_much_other_mail_waits() -> None:
+    with time_machine.travel(timezone.now(), tick=False) as clock:
+        for _ in range(30):
+            with suppress(MailLimited):
+                for _ in range(LIMIT + 1):
+                    send(is_asked=False)
+            send()
+            with pytest.raises(MailLimited):
+                send()
+            clock.shift(WINDOW)
 
 
 @pytest.mark.django_db
@@ -189,12 +223,35 @@ def test_the_command_sends_a_test_mail_and_says_so() -> None:
     assert '"address": "ops@example.com"' in out.getvalue()
 
 
+@pytest.mark.parametrize(("seconds", "words"), [(1, "wait 1 second[.]"), (40, "wait 40 seconds[.]")])
+def test_the_command_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch, seconds: int, words: str) -> None:
+    monkeypatch.setattr(mail_test, "send_test_mail", mock.Mock(side_effect=MailLimited(seconds)))
+    with translation.override("en"), pytest.raises(CommandError, match=words):
+        call_command("mail_test", "ops@example.com", stdout=StringIO())
+
+
 def test_the_command_gives_the_servers_words_when_it_refuses(server: SmtpServer) -> None:
     server.answers["RCPT"] = "550 relaying denied"
     with pytest.raises(CommandError, match="550 relaying denied"):
         call_command("mail_test", "ops@example.com", stdout=StringIO())
     with pytest.raises(CommandError):
         call_command("mail_test", "not an address", stdout=StringIO())
+
+
+def test_the_command_says_which_server_is_away_and_no_secret(
+    settings: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with smtp_server(settings) as server:
+        port = server.port
+    settings.EMAIL_URL = f"smtp://me:top-secret@127.0.0.1:{port}"
+    settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "me", "top-secret"
+    with translation.override("en"), pytest.raises(CommandError) as error:
+        call_command("mail_test", "ops@example.com", stdout=StringIO())
+    assert error.value.returncode == 1
+    assert str(error.value) == (
+        f"The mail was not sent: Connection refused\nThe mail server is 127.0.0.1:{port}."
+    )
+    assert "top-secret" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.django_db

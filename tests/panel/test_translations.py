@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import django
 import pytest
+from django.apps import apps
 from django.conf import settings
 
 PANEL, WORDING = (Path(path) / "zh_Hans" / "LC_MESSAGES" / "django.po" for path in settings.LOCALE_PATHS)
@@ -83,6 +85,18 @@ def every(catalog: Path) -> Iterator[tuple[str, str]]:
         yield entry.sources[-1], entry.chinese[0]
 
 
+def own_words() -> set[tuple[str, ...]]:
+    """Context, if any, and text of everything that Django and the installed apps of others have translated themselves."""
+    folders = [Path(django.__file__).parent / "conf", *(Path(app.path) for app in apps.get_app_configs())]
+    catalogs = [folder / "locale" / "en" / "LC_MESSAGES" / "django.po" for folder in folders]
+    return {
+        (*entry.context, entry.sources[0])
+        for catalog in catalogs
+        if catalog.exists()
+        for entry in read(catalog)
+    }
+
+
 def placeholders(text: str) -> Counter[str]:
     """What is filled in: %(name)s, %s and {name}, with the conversion but without widths."""
     text = text.replace("%%", "")
@@ -96,6 +110,12 @@ def test_catalogue_is_complete_when_read(catalog: Path) -> None:
     bad = [entry.sources[0] for entry in entries if "fuzzy" in entry.flags or len(entry.chinese) != 1]
     bad += [entry.sources[0] for entry in entries if not all(text.strip() for text in entry.chinese)]
     assert bad == []
+
+
+def test_wording_is_of_what_django_and_the_installed_apps_say() -> None:
+    words = own_words()
+    assert len(words) > 800
+    assert [entry for entry in read(WORDING) if (*entry.context, entry.sources[0]) not in words] == []
 
 
 @pytest.mark.parametrize("catalog", CATALOGS)

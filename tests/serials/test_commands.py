@@ -44,6 +44,18 @@ def test_serials_can_be_redeemed_when_the_command_printed_them(db: None) -> None
     assert services.find_serial(table[1].split()[0]).batch.days == 7
 
 
+def test_a_batch_without_a_name_is_called_by_what_it_gives(db: None) -> None:
+    for days, name in (("1", "2 × 1 day"), ("30", "2 × 30 days")):
+        run("serials_create", "--days", days, "--count", "2")
+        assert SerialBatch.objects.latest("pk").name == name
+
+
+def test_a_day_that_is_none_is_refused_with_a_sentence(db: None) -> None:
+    with pytest.raises(CommandError, match="looks like 2026-12-31") as refused:
+        run("serials_create", "--days", "1", "--redeem-by", "2026-02-30")
+    assert refused.value.returncode == 1
+
+
 def test_batch_is_bound_and_unpaid_when_the_command_says_so(servers: list[Server]) -> None:
     run(
         "serials_create",
@@ -154,7 +166,7 @@ def test_command_fails_with_the_host_s_reason_when_time_is_over(
         )
 
     thread = _work(fail)
-    with pytest.raises(CommandError, match=r"0 of 3 relays run\. sh-1: The disk of sh-1 is full"):
+    with pytest.raises(CommandError, match=r"Relays running: 0 of 3\.\nsh-1: The disk of sh-1 is full"):
         run("serial_redeem", "li@example.com", make_serial().code)
     thread.join()
     assert Redemption.objects.count() == 1
@@ -166,6 +178,6 @@ def test_command_says_so_when_there_are_too_few_servers(
 ) -> None:
     monkeypatch.setattr(serial_redeem, "SETTLED_SECONDS", 0.5)
     thread = _work(lambda rental: _relay(rental, servers[0], 1, status=Relay.Status.RUNNING) and None)
-    with pytest.raises(CommandError, match=r"1 of 3 relays run\. No further server is usable"):
+    with pytest.raises(CommandError, match=r"Relays running: 1 of 3\.\nNo further server is usable"):
         run("serial_redeem", "li@example.com", make_serial().code)
     thread.join()

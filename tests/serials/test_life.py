@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,14 @@ import pytest
 import time_machine
 from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
+from django.utils import timezone, translation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accounts.models import Notice, OperationLog, User
-from accounts.services import NotAllowed, create_user
+from accounts.services import NotAllowed, close_account, create_user
+from accounts.services.notices import render
+from derpmgmt.lib.env import BASE_DIR
 from serials import schedule, services
 from serials.models import Redemption, Rental, SerialNumber
 from serials.services import life
@@ -133,8 +136,6 @@ def test_each_way_of_more_time_sends_one_mail(rental: Rental, admin: User) -> No
 
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
 def test_every_notice_can_be_read(rental: Rental, admin: User, language: str) -> None:
-    from accounts.services.notices import render
-
     User.objects.filter(pk=rental.user_id).update(language=language)
     rental = Rental.objects.get(pk=rental.pk)
     services.renew_rental(rental=rental, until=end_of(rental) + DAY, by=admin)
@@ -153,6 +154,23 @@ def test_every_notice_can_be_read(rental: Rental, admin: User, language: str) ->
                 f"{timezone.localtime(datetime.fromisoformat(notice.context['ends_at'])):%Y-%m-%d}"
                 in words.text
             )
+
+
+def test_sentences_of_a_notice_stand_in_paragraphs_of_their_own(customer: User) -> None:
+    """Chinese has no space between sentences, so none may be joined by one."""
+    now = timezone.now()
+    for runs_until in (now, now + DAY):
+        context = {"ends_at": now, "runs_until": runs_until, "url": "http://testserver/"}
+        notice = Notice(user=customer, kind="rental_ended", language="zh-hans", context=context)
+        words = render(notice)
+        assert words.text.count("。\n") == 3
+        assert "。 " not in words.text + words.html
+    between = re.compile(r"%\} +\{% (?:translate|blocktranslate|if)")
+    texts = [path for path in (BASE_DIR / "templates/notices").iterdir() if "_message" in path.name]
+    assert len(texts) > 20
+    assert [
+        path.name for path in texts if between.search(path.read_text().partition("{% block content")[2])
+    ] == []
 
 
 # Grace
@@ -369,6 +387,31 @@ def test_a_closed_rental_keeps_its_history_and_takes_no_more_time(
     for act in (services.pause_rental, services.resume_rental):
         with pytest.raises(services.RentalClosed):
             act(rental=rental, by=admin)
+
+
+def test_nothing_is_done_with_the_rental_of_an_account_that_is_being_closed(
+    rental: Rental, admin: User, make_serial: Callable[..., SerialNumber]
+) -> None:
+    services.pause_rental(rental=rental, by=admin)
+    close_account(user=rental.user, by=None)
+    before, told = rental.redemptions.count(), Notice.objects.count()
+    serial = make_serial()
+    until = timezone.now() + 60 * DAY
+    acts: list[Callable[[], Any]] = [
+        lambda: services.redeem_serial(code=serial.code, user=rental.user, by=None),
+        lambda: services.renew_rental(rental=rental, until=until, by=admin),
+        lambda: services.pause_rental(rental=rental, by=admin),
+        lambda: services.resume_rental(rental=rental, by=admin),
+    ]
+    for act in acts:
+        with pytest.raises(services.AccountClosed) as refused, translation.override("en"):
+            act()
+        assert refused.value.code == "account_closed"
+        with translation.override("en"):
+            assert "closed or is being closed" in str(refused.value)
+    assert SerialNumber.objects.get(pk=serial.pk).status == "unused"
+    assert (rental.redemptions.count(), Notice.objects.count()) == (before, told)
+    assert fresh(rental).paused_at is not None
 
 
 # A whole life at random

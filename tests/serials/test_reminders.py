@@ -157,6 +157,62 @@ def test_a_paused_rental_gets_none_and_all_of_its_new_end_when_it_is_resumed(
     assert told() == [("ending", 73), ("ending", 77), ("ending", 79), ("ended", 80)]
 
 
+@pytest.mark.parametrize("pause", [timedelta(hours=1), 10 * DAY])
+def test_a_reminder_that_still_waits_at_a_pause_comes_for_the_new_end(
+    redeem: Redeem, clock: Any, pause: timedelta
+) -> None:
+    rental = redeem(30)
+    User.objects.update(language="en")
+    live(clock, 29)
+    Notice.objects.filter(kind="rental_ending").exclude(key__endswith="-1").update(state="sent")
+    assert pause_rental(rental=rental, by=None, reason="")
+    waiting = Notice.objects.get(key__endswith="rental_ending-1")
+    assert waiting.state == Notice.State.DROPPED
+    notices.send_notice(waiting.pk)
+    assert mail.outbox == []
+    clock.shift(pause)
+    reminders.send_reminders(timezone.now())
+    assert not reminders._remind(rental.pk, timezone.now())
+    assert resume_rental(rental=rental, by=None)
+    for _time in range(2):
+        reminders.send_reminders(timezone.now())
+    (again,) = Notice.objects.filter(kind="rental_ending", state=Notice.State.WAITING)
+    notices.send_notice(again.pk)
+    (message,) = mail.outbox
+    assert message.to == ["li@example.com"]
+    assert "1 day left" in message.subject
+    assert f"{timezone.localtime(START + 30 * DAY + pause):%Y-%m-%d %H:%M}" in str(message.body)
+    live(clock, 2)
+    assert told()[-1] == ("ended", (30 * DAY + pause) / DAY)
+
+
+def test_a_reminder_comes_for_the_new_end_when_the_pause_began_before_the_sweep(
+    redeem: Redeem, clock: Any
+) -> None:
+    rental = redeem(30)
+    live(clock, 28)
+    clock.shift(DAY + timedelta(minutes=1))
+    pause_rental(rental=rental, by=None, reason="")
+    clock.shift(10 * DAY)
+    reminders.send_reminders(timezone.now())
+    resume_rental(rental=rental, by=None)
+    live(clock, 2)
+    days = [round(day) for _kind, day in told()]
+    assert days == [23, 27, 39, 40]
+
+
+def test_a_reminder_that_was_sent_before_a_pause_does_not_come_again(redeem: Redeem, clock: Any) -> None:
+    rental = redeem(30)
+    live(clock, 23)
+    Notice.objects.update(state="sent")
+    clock.shift(60)
+    pause_rental(rental=rental, by=None, reason="")
+    clock.shift(10 * DAY)
+    resume_rental(rental=rental, by=None)
+    reminders.send_reminders(timezone.now())
+    assert told() == [("ending", 23)]
+
+
 def test_a_banned_or_closed_person_gets_none(redeem: Redeem, clock: Any, customer: User) -> None:
     redeem(30)
     ban_user(user=customer, by=None)

@@ -27,13 +27,12 @@ class Command(PanelCommand):
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from error
         except MailLimited as limited:
-            raise CommandError(
-                _("This address has had its mails; wait %(count)d seconds.") % {"count": limited.wait_seconds}
-            ) from limited
+            raise CommandError(str(limited)) from limited
         except MailFailed as failure:
-            raise CommandError(
-                _("The mail was not sent: %(reason)s") % {"reason": failure.reason}
-            ) from failure
+            text = _("The mail was not sent: %(reason)s") % {"reason": failure.reason}
+            if settings.EMAIL_URL:
+                text = f"{text}\n" + _("The mail server is %(server)s.") % {"server": _transport()}
+            raise CommandError(text) from failure
         row = {"address": address, "sender": settings.DEFAULT_FROM_EMAIL, "by": _transport()}
         self.emit_one(row, {"address": _("Sent to"), "sender": _("From"), "by": _("By")})
         if not settings.EMAIL_URL:

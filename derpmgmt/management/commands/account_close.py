@@ -1,13 +1,15 @@
 """`manage.py account_close EMAIL`: close an account for good."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import services
 from accounts.models import User
+from containers.models import Relay
 from derpmgmt.lib.commands import PanelCommand
 
 
@@ -23,33 +25,65 @@ class Command(PanelCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        email = options["email"].strip().lower()
-        user = User.objects.filter(email=email).first()
-        if user is None:
-            former = services.hash_address(email)
-            user = User.objects.filter(former_email_hash=former).order_by("-closing_at").first()
-        if user is None:
-            raise CommandError(_("There is no account with the address %(email)s.") % {"email": email})
+        user = self._find(options["email"])
         try:
             is_new = services.close_account(user=user, by=None, reason=options["reason"])
         except services.ClosingRefused as refusal:
-            raise CommandError("\n".join(str(reason) for reason in refusal.reasons)) from refusal
+            reasons = "".join(f"\n- {reason}" for reason in refusal.reasons)
+            raise CommandError(_("The account cannot be closed yet:") + reasons) from refusal
+        except services.NotAllowed as refusal:
+            raise CommandError(str(refusal)) from refusal
         user.refresh_from_db()
         left = [str(sentence) for sentence in services.closing_left(user)]
-        if not is_new:
-            self.say(_("This account was closed before."))
+        relays = Relay.objects.live().filter(rental__user=user)
+        servers = sorted(set(relays.values_list("server__name", flat=True)))
+        self.say(" ".join(self._sentences(user, is_new, servers)))
         self.emit_one(
             {
                 "id": user.pk,
+                "role": user.role,
+                "role_text": user.get_role_display(),
                 "closing_at": user.closing_at,
                 "closed_at": user.closed_at,
+                "servers": servers,
+                "servers_text": ", ".join(servers),
                 "left": left,
                 "left_text": " ".join(left),
             },
             {
                 "id": _("Account"),
+                "role_text": _("Role"),
                 "closing_at": _("Closing since"),
                 "closed_at": _("Closed"),
+                "servers_text": _("Waits for"),
                 "left_text": _("Still to be done"),
             },
         )
+
+    def _find(self, email: str) -> User:
+        """The account that has the address, else the one closed last of those that had it; raises `CommandError`."""
+        user = User.objects.filter(email=email.strip().lower()).first()
+        if user is None:
+            former = User.objects.filter(former_email_hash=services.hash_address(email))
+            user = former.order_by("-closing_at").first()
+        if user is None:
+            raise CommandError(_("There is no account with the address %(email)s.") % {"email": email})
+        return user
+
+    def _sentences(self, user: User, is_new: bool, servers: list[str]) -> Iterator[str]:
+        if user.closed_at:
+            yield _("This account is closed already.")
+            return
+        if is_new:
+            yield _("The person is signed out everywhere, and his personal data is deleted.")
+        else:
+            yield _("This account is being closed already.")
+        if servers:
+            text = ngettext(
+                "It is closed when the relays on %(count)d server are removed: %(servers)s.",
+                "It is closed when the relays on %(count)d servers are removed: %(servers)s.",
+                len(servers),
+            )
+            yield text % {"count": len(servers), "servers": ", ".join(servers)}
+        else:
+            yield _("It is closed as soon as the last mail has left.")

@@ -1,17 +1,13 @@
-from datetime import date, datetime
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from derpmgmt.lib.commands import parse_day
 from derpmgmt.rental_command import RentalCommand
 from serials.forms import end_of_day
 from serials.services import RentalRefused, renew_rental
-
-
-def _day_end(text: str) -> datetime:
-    return end_of_day(date.fromisoformat(text))
 
 
 class Command(RentalCommand):
@@ -24,14 +20,15 @@ class Command(RentalCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--until", type=_day_end, required=True, metavar="DAY", help=_("last day, for example 2026-12-31")
+            "--until", required=True, metavar="DAY", help=_("last day, for example 2026-12-31")
         )
         parser.add_argument("--note", default="", help=_("why, for the history"))
 
     def handle(self, *args: Any, **options: Any) -> None:
+        until = end_of_day(parse_day(options["until"]))
         rental = self.find_rental(options["email"])
         try:
-            renew_rental(rental=rental, until=options["until"], by=None, note=options["note"])
+            renew_rental(rental=rental, until=until, by=None, note=options["note"])
         except RentalRefused as refusal:
             raise CommandError(str(refusal)) from refusal
         self.show(rental)

@@ -108,16 +108,16 @@ class Command(PanelCommand):
     def _reason(self, rental: Rental, running: int, is_settled: bool) -> str:
         """Why there are fewer than three relays, in the words of what failed last."""
         count = {"running": running, "wanted": len(SLOTS)}
-        text = _("The serial number is redeemed, but %(running)d of %(wanted)d relays run.") % count
+        text = _("The serial number is redeemed. Relays running: %(running)d of %(wanted)d.") % count
         failed = (
             Deployment.objects.filter(relay__rental=rental, status=Deployment.Status.FAILED)
             .order_by("pk")
             .last()
         )
         if failed is not None and failed.created_at >= self._began:
-            return f"{text} {failed.relay.server.name}: {failed.reason}"
+            return f"{text}\n{failed.relay.server.name}: {failed.reason}"
         if is_settled:
-            return f"{text} " + _(
-                "No further server is usable; the rest follows by itself as soon as one is."
-            )
-        return f"{text} " + _("Does a worker run? See “manage.py up”.")
+            why = _("No further server is usable; the rest follows by itself as soon as one is.")
+        else:
+            why = _("Does a worker run? See “manage.py up”.")
+        return f"{text}\n{why}"

@@ -1,22 +1,13 @@
-import argparse
-from datetime import date
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
-from derpmgmt.lib.commands import PanelCommand
+from derpmgmt.lib.commands import PanelCommand, parse_day
 from fleet.models import Server
 from serials import codes, services
-
-
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(_("a day looks like 2026-12-31")) from error
 
 
 class Command(PanelCommand):
@@ -29,7 +20,7 @@ class Command(PanelCommand):
         parser.add_argument("--count", type=int, default=1, help=_("how many (1)"))
         parser.add_argument("--name", help=_("name of the batch"))
         parser.add_argument(
-            "--redeem-by", type=_day, metavar="DAY", help=_("last day for redeeming, for example 2026-12-31")
+            "--redeem-by", metavar="DAY", help=_("last day for redeeming, for example 2026-12-31")
         )
         parser.add_argument(
             "--grace-days", type=int, help=_("days for which everything runs on after the end")
@@ -50,14 +41,16 @@ class Command(PanelCommand):
         if missing := set(options["server"]) - {server.name for server in servers}:
             raise CommandError(_("There is no server named %(name)s.") % {"name": ", ".join(sorted(missing))})
         days, count = options["days"], options["count"]
+        redeem_by = options["redeem_by"] and parse_day(options["redeem_by"])
+        gives = ngettext("%(count)d × %(days)d day", "%(count)d × %(days)d days", days)
         try:
             batch = services.create_batch(
-                name=options["name"] or _("%(count)d × %(days)d days") % {"count": count, "days": days},
+                name=options["name"] or gives % {"count": count, "days": days},
                 days=days,
                 count=count,
                 by=None,
                 is_paid=not options["unpaid"],
-                redeem_by=options["redeem_by"],
+                redeem_by=redeem_by,
                 servers=servers,
                 grace_days=options["grace_days"],
             )

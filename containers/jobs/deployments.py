@@ -1,0 +1,139 @@
+"""Making one relay's container as its row says, and the test that ends it."""
+
+import logging
+import time
+from contextlib import suppress
+from functools import partial
+
+from django.conf import settings
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from containers import deploy
+from containers.derp.probe import CAUSES, ProbeResult
+from containers.derp.probe import probe_relay as run_probe
+from containers.jobs.claims import INTERNAL_ERROR, ClaimLost, server_queue, take_step, working
+from containers.models import Deployment, Relay
+from containers.services import images, relays
+from derpmgmt.lib.jobs import JobRecord, Problem, worker_name
+from fleet import services as fleet_services
+from fleet.contact import contact
+from fleet.models import Server
+from fleet.ssh import RemoteError
+
+log = logging.getLogger(__name__)
+
+# A relay that was started a moment ago gets this many tries to carry its packet.
+_PROBE_TRIES = 3
+
+
+class ServerResting(RemoteError):
+    """The server did not answer lately and is left alone for a while."""
+
+    code = "server_resting"
+    sentence = _("The server did not answer lately; it is tried again in a while.")
+
+
+class ProbeFailed(RemoteError):
+    """The relay runs but did not carry a packet."""
+
+    code = "probe_failed"
+
+
+def apply_queue(relay_pk: int) -> str:
+    """The queue that serves the server of a relay."""
+    server_pk = Relay.objects.filter(pk=relay_pk).values_list("server_id", flat=True).first()
+    return server_queue(server_pk or 0)
+
+
+def apply_relay(relay_pk: int) -> None:
+    """Make one relay's container match its spec, or remove it; ends with an end-to-end test."""
+    relay = Relay.objects.select_related("server__credential", "rental__user").filter(pk=relay_pk).first()
+    if relay is None or relay.is_throwaway:
+        return
+    if relay.status in {Relay.Status.RUNNING, Relay.Status.RELEASED}:
+        return  # rung for twice
+    if relay.try_after is not None and relay.try_after > timezone.now():
+        return
+    with fleet_services.lease(relay.server_id, worker_name()) as is_ours:
+        if not is_ours:
+            return  # whoever has it; the sweep rings again
+        deployment = relays.start_deployment(relay=relay)
+        if deployment is None:
+            return
+        relay.refresh_from_db(fields=["status", "slot"])
+        try:
+            with working(relay.server_id, deployment):
+                if relay.status == Relay.Status.REMOVING:
+                    _remove(relay, deployment)
+                else:
+                    _make_so(relay, deployment)
+        except ClaimLost:
+            log.warning("deployment %s was taken away", deployment.pk)
+        except RemoteError as error:
+            problem = Problem.of(error)
+            relays.record_failure(relay=relay, problem=problem, now=timezone.now())
+            deployment.write(f"✗ {problem.code}: {problem.detail or problem.sentence % problem.values}")
+            deployment.finish(JobRecord.Status.FAILED, problem)
+        except Exception:
+            log.exception("deployment %s", deployment.pk)
+            problem = Problem("internal", INTERNAL_ERROR)
+            relays.record_failure(relay=relay, problem=problem, now=timezone.now())
+            deployment.finish(JobRecord.Status.ERRORED, problem)
+
+
+def _check_rest(server: Server) -> None:
+    server.refresh_from_db(fields=["next_contact_at"])
+    if server.next_contact_at is not None and server.next_contact_at > timezone.now():
+        raise ServerResting()
+
+
+def _make_so(relay: Relay, deployment: Deployment) -> None:
+    archive = images.find_image(relay.image)
+    spec = relays.spec_of(relay, archive.tag)
+    take_step(deployment, "connect", f"{relay.server.name} ({relay.server.ssh_address})")
+    _check_rest(relay.server)
+    with contact(relay.server) as reached:
+        try:
+            deploy.make_so(reached.engine, spec, archive, partial(take_step, deployment))
+        except RemoteError:
+            # What a failed try left on the host goes, volumes too; where that fails, the sweep or the visit does it.
+            with suppress(RemoteError):
+                deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+            raise
+    take_step(deployment, "probe", f"{relay.server.address}:{relay.derp_port}")
+    result = prove(relay)
+    relays.record_probe(relay=relay, result=result)
+    if not result.ok:
+        raise ProbeFailed(CAUSES[result.cause], code=result.cause, detail=result.detail)
+    take_step(deployment, "done", f"handshake {result.handshake_ms:.1f} ms, packet {result.packet_ms:.1f} ms")
+    relays.record_running(relay=relay, image=archive.tag, now=timezone.now())
+    deployment.finish(JobRecord.Status.DONE)
+
+
+def prove(relay: Relay) -> ProbeResult:
+    """Carry a packet through a relay, with a few tries since it may have started a moment ago."""
+    target = relays.target_of(relay)
+    for attempt in range(_PROBE_TRIES):
+        result = run_probe(target)
+        if result.ok or attempt == _PROBE_TRIES - 1:
+            break
+        time.sleep(0.3 * (attempt + 1))
+    return result
+
+
+def _remove(relay: Relay, deployment: Deployment) -> None:
+    take_step(deployment, "connect", f"{relay.server.name} ({relay.server.ssh_address})")
+    _check_rest(relay.server)
+    with contact(relay.server) as reached:
+        take_step(deployment, "remove")
+        deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+    relays.record_released(relay=relay, now=timezone.now())
+    deployment.finish(JobRecord.Status.DONE)
+
+
+def probe_relay(relay_pk: int) -> None:
+    """Test a relay because somebody asked."""
+    relay = Relay.objects.live().select_related("server").filter(pk=relay_pk).first()
+    if relay is not None:
+        relays.record_probe(relay=relay, result=run_probe(relays.target_of(relay)))

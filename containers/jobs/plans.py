@@ -1,0 +1,22 @@
+"""Having the rows say what customers should have."""
+
+from django.utils import timezone
+
+from containers.services import planning, relays
+from serials.services import PLAN_AGAIN
+
+
+def plan_rental(rental_pk: int) -> None:
+    """Make the rows say what the customer should have."""
+    planning.plan_relays(rental_pk=rental_pk)
+
+
+def plan_waiting(server_pk: int) -> None:
+    """A server became usable: plan those who wait for one."""
+    for rental_pk in planning.due_rentals(timezone.now() + PLAN_AGAIN):
+        planning.plan_relays(rental_pk=rental_pk)
+
+
+def follow_server(server_pk: int) -> None:
+    """A server's public address, or the one on the machine, is another."""
+    relays.follow_server(server_pk=server_pk, now=timezone.now())

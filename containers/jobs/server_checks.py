@@ -1,0 +1,172 @@
+"""The checks that a server passes before it is taken into use."""
+
+import logging
+from contextlib import suppress
+from functools import partial
+
+from django.conf import settings
+from django.utils import timezone, translation
+from django.utils.translation import gettext_noop
+
+from containers import deploy
+from containers.derp.probe import CAUSES, ProbeResult
+from containers.jobs.claims import INTERNAL_ERROR, ClaimLost, take_step, working
+from containers.jobs.deployments import prove
+from containers.models import Relay, ServerCheck
+from containers.services import checks, images, relays, visits
+from derpmgmt.lib.jobs import JobRecord, Problem, worker_name
+from fleet import facts
+from fleet import services as fleet_services
+from fleet.contact import contact
+from fleet.models import Server
+from fleet.ssh import RemoteError
+
+log = logging.getLogger(__name__)
+
+# What a server needs to be taken into use.
+MIN_DISK_BYTES = 1_000_000_000
+MAX_CLOCK_SECONDS = 30.0
+
+
+def request_check(server_pk: int) -> None:
+    """A host key was confirmed: have the server checked."""
+    checks.request_check(server_pk=server_pk)
+
+
+def check_server(server_pk: int) -> None:
+    """Check a server step by step, prove it with throw-away relays, and take it into use when all is well."""
+    check = ServerCheck.objects.open().select_related("server__credential").filter(server=server_pk).first()
+    if check is None:
+        return
+    server = check.server
+    with fleet_services.lease(server.pk, worker_name()) as is_ours:
+        if not is_ours or not check.claim():
+            return
+        try:
+            with working(server.pk, check):
+                is_good = _check(server, check)
+        except ClaimLost:
+            return
+        except RemoteError as error:
+            is_good = False
+            problem = Problem.of(error)
+            checks.add_finding(
+                check=check,
+                finding=checks.Finding(
+                    check.step or "connect", False, problem.sentence, problem.values, detail=problem.detail
+                ),
+            )
+        except Exception:
+            log.exception("check of %s", server.name)
+            check.finish(
+                JobRecord.Status.ERRORED,
+                Problem("internal", INTERNAL_ERROR),
+            )
+            return
+        finally:
+            checks.drop_throwaways(server=server)
+        if is_good:
+            fleet_services.accept_server(server=server)
+            check.finish(JobRecord.Status.DONE)
+            return
+        worst = next(finding for finding in check.findings if not finding["is_ok"])
+        check.finish(
+            JobRecord.Status.FAILED,
+            Problem(worst["step"], worst["sentence"], worst["values"], worst["detail"]),
+        )
+
+
+def _check(server: Server, check: ServerCheck) -> bool:
+    def found(is_ok: bool, sentence: str, remedy: str = "", **values: object) -> bool:
+        finding = checks.Finding(
+            check.step, is_ok, sentence, {key: str(value) for key, value in values.items()}, remedy
+        )
+        checks.add_finding(check=check, finding=finding)
+        return is_ok
+
+    take_step(check, "connect", f"{server.ssh_address}:{server.ssh_port}")
+    with contact(server) as reached:
+        found(True, gettext_noop("Signed in; the host key is the confirmed one."))
+        take_step(check, "docker")
+        version = str(reached.engine.version().get("Version", "?"))
+        Server.objects.filter(pk=server.pk).update(docker_version=version[:40])
+        found(True, gettext_noop("Docker Engine %(version)s answers."), version=version)
+        take_step(check, "machine")
+        read = facts.read_facts(reached.connection, server.docker_socket)
+        visits.record_facts(server=server, facts=read, now=timezone.now())
+        is_good = found(
+            read.disk_free_bytes >= MIN_DISK_BYTES,
+            gettext_noop("%(free)s GB of disk are free."),
+            gettext_noop("At least 1 GB must be free: delete what is not needed, or order a larger disk."),
+            free=f"{read.disk_free_bytes / 1e9:.1f}",
+        )
+        is_good &= found(
+            abs(read.clock_offset) <= MAX_CLOCK_SECONDS,
+            gettext_noop("Its clock differs from the panel's by %(offset)s s."),
+            gettext_noop("Set up time synchronization on it, for example chrony."),
+            offset=f"{read.clock_offset:+.1f}",
+        )
+        if not is_good:
+            return False
+        take_step(check, "clean")
+        archive = images.current_image()
+        throwaways = checks.make_throwaways(server=server, now=timezone.now())
+        keep = visits.keepers(server.pk)
+        deploy.remove_orphans(reached.engine, settings.PANEL_ID, keep)
+        if not throwaways:
+            return found(False, gettext_noop("No port of its ranges is free."))
+        try:
+            for relay in throwaways:
+                deploy.make_so(
+                    reached.engine, relays.spec_of(relay, archive.tag), archive, partial(take_step, check)
+                )
+            take_step(check, "ports")
+            results = [(relay, prove(relay)) for relay in throwaways]
+        finally:
+            for relay in throwaways:
+                with suppress(RemoteError):
+                    deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+    return _judge_ports(server, check, results)
+
+
+def _judge_ports(server: Server, check: ServerCheck, results: list[tuple[Relay, ProbeResult]]) -> bool:
+    failed = [(relay, result) for relay, result in results if not result.ok]
+    if not failed:
+        relay, result = results[0]
+        for finding in (
+            checks.Finding(
+                "ports",
+                True,
+                gettext_noop("The ports at both ends of its ranges are reached, TCP and UDP."),
+            ),
+            checks.Finding(
+                "relay",
+                True,
+                gettext_noop("A throw-away relay carried a packet in %(packet)s ms."),
+                {"packet": f"{result.packet_ms:.1f}"},
+            ),
+        ):
+            checks.add_finding(check=check, finding=finding)
+        return True
+    for relay, result in failed:
+        is_udp = result.step in {"stun", "mapped"}
+        port = f"UDP {relay.stun_port}" if is_udp else f"TCP {relay.derp_port}"
+        rule = (
+            f"UDP {server.udp_port_first}-{server.udp_port_last} 0.0.0.0/0"
+            if is_udp
+            else f"TCP {server.tcp_port_first}-{server.tcp_port_last} 0.0.0.0/0"
+        )
+        with translation.override(None):
+            cause = str(CAUSES[result.cause])
+        checks.add_finding(
+            check=check,
+            finding=checks.Finding(
+                "ports" if result.step in {"connect", "stun"} else "relay",
+                False,
+                cause,
+                remedy=gettext_noop("Allow this in the provider's security group and check again:"),
+                rules=[rule],
+                detail=f"{port}: {result.detail}",
+            ),
+        )
+    return False

@@ -1,0 +1,23 @@
+"""The sweep: what no bell rang for is found from the rows."""
+
+from django.utils import timezone
+
+from containers.jobs.claims import server_queue
+from containers.jobs.deployments import apply_relay
+from containers.jobs.plans import plan_rental
+from containers.jobs.server_checks import check_server
+from containers.services import checks, planning, relays
+from derpmgmt.lib import queue
+
+
+def sweep() -> None:
+    """Find from the rows what no bell rang for: what died, what waits, what is due."""
+    now = timezone.now()
+    relays.end_lost_deployments(now)
+    checks.end_lost_checks(now)
+    for rental_pk in planning.due_rentals(now):
+        queue.enqueue(plan_rental, rental_pk, is_again=True)
+    for relay in relays.due_relays(now):
+        queue.enqueue(apply_relay, relay.pk, queue=server_queue(relay.server_id), is_again=True)
+    for server_pk in checks.due_checks(now):
+        queue.enqueue(check_server, server_pk, queue=server_queue(server_pk), is_again=True)

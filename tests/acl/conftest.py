@@ -1,0 +1,49 @@
+"""A customer with a map, and the live URL of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+
+from acl import copies, services
+from serials.models import Rental
+from tests.acl.factories import make_served_rental
+from tests.acl.reading import path_of
+
+
+@pytest.fixture(autouse=True)
+def _fresh(settings: Any, tmp_path: Any) -> Iterator[None]:
+    """Copies on disk of each test's own, and nothing remembered as away."""
+    settings.VAR_DIR = tmp_path
+    copies.redis_rest.end()
+    copies.database_rest.end()
+    yield
+    copies.redis_rest.end()
+    copies.database_rest.end()
+
+
+@pytest.fixture
+def rental() -> Rental:
+    return make_served_rental()
+
+
+@pytest.fixture
+def path(rental: Rental, django_capture_on_commit_callbacks: Any) -> str:
+    with django_capture_on_commit_callbacks(execute=True):
+        return path_of(services.create_live_url(rental=rental, by=rental.user))
+
+
+@pytest.fixture
+def redis_away(settings: Any) -> Callable[[], AbstractContextManager[None]]:
+    @contextmanager
+    def away() -> Iterator[None]:
+        before = settings.CACHES
+        settings.CACHES = {
+            "default": before["default"] | {"LOCATION": "unix:///nonexistent/valkey.sock?db=1"}
+        }
+        yield
+        settings.CACHES = before
+        copies.redis_rest.end()
+
+    return away

@@ -1,0 +1,399 @@
+"""Nothing is lost and nothing comes twice, wherever a sweep, a job or a click dies and wherever it is doubled."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from allauth.usersessions.models import UserSession
+from django.contrib.sessions.backends.db import SessionStore
+from django.db import connection
+from django.template.loader import get_template
+from django.urls import reverse
+from django.utils import translation
+
+from accounts import jobs as accounts
+from accounts.models import Channel, Notice, User
+from accounts.services import close_account, create_user, log_operation, notify
+from acl import jobs as acl
+from acl.models import LiveUrl
+from acl.services.live_urls import secret_hash
+from containers import jobs as containers
+from containers.models import Relay
+from fleet.models import Server
+from serials import jobs as serials
+from serials import services
+from serials.models import Rental
+from tests.acl.factories import make_server
+from tests.panel.disturbing import BEGIN, LIVE_SECRET, Ending, Play, Stage, Theatre, copy_database
+
+pytestmark = pytest.mark.django_db
+DAY, MINUTE, SECOND = timedelta(days=1), timedelta(minutes=1), timedelta(seconds=1)
+
+
+# What stands in the database when a play begins
+
+
+def make_servers() -> list[Server]:
+    made = [make_server() for _ in range(4)]
+    Server.objects.update(status=Server.Status.HEALTHY, host_key="ssh-ed25519 AAAA")
+    return made
+
+
+def redeem(user: User, days: int = 30, **terms: Any) -> Rental:
+    batch = services.create_batch(name="b", days=days, count=1, by=None, is_paid=True, **terms)
+    return services.redeem_serial(code=batch.serials.get().code, user=user, by=user).rental
+
+
+def customer(stage: Stage, name: str, ends_at: datetime, days: int = 30, **terms: Any) -> Rental:
+    """A customer with relays and a map whose time ends then."""
+    with stage.at(ends_at - timedelta(days=days)):
+        rental = redeem(create_user(email=f"{name}@example.com"), days, **terms)
+        stage.work()
+    return rental
+
+
+def add_live_url(rental: Rental) -> None:
+    LiveUrl.objects.create(
+        rental=rental, secret=LIVE_SECRET, secret_hash=secret_hash(LIVE_SECRET), created_at=BEGIN - DAY
+    )
+
+
+def add_channel(user: User) -> None:
+    """A push service on his phone."""
+    Channel.objects.create(
+        user=user, kind="push", label="bark", address="bark://key", address_hash=user.pk, confirmed_at=BEGIN
+    )
+
+
+def ending_rentals(stage: Stage) -> None:
+    """Grace over, end without grace, still in the grace, unused serial numbers past their day."""
+    customer(stage, "zhao", BEGIN)  # before there is any server
+    make_servers()
+    add_live_url(customer(stage, "li", BEGIN - 3 * DAY, grace_days=3))
+    customer(stage, "wang", BEGIN - DAY, grace_days=3)
+    with stage.at(BEGIN - DAY):
+        services.create_batch(name="old", days=9, count=3, by=None, is_paid=True, redeem_by=date(2031, 3, 4))
+        stage.run(acl.sweep_maps)
+
+
+def span_begins(stage: Stage) -> None:
+    """What he redeemed later is bound to servers of which his relays stand on two."""
+    made = make_servers()
+    rental = customer(stage, "li", BEGIN)
+    add_live_url(rental)
+    with stage.at(BEGIN - DAY):
+        redeem(rental.user, device_limit=7, servers=made[1:])
+        stage.run(acl.sweep_maps)
+
+
+def reminded_rentals(stage: Stage) -> None:
+    """Ends in seven, three and one day, and now; warnings of the closing, the first and the last."""
+    for days in (7, 3, 1, 0):
+        customer(stage, f"in{days}", BEGIN + days * DAY)
+    for days in (23, 29):
+        rental = customer(stage, f"ago{days}", BEGIN - days * DAY)
+        with stage.at(BEGIN - days * DAY):
+            stage.run(serials.sweep_rentals, serials.sweep_reminders)
+    with stage.at(BEGIN - 6 * DAY):
+        stage.run(serials.sweep_closing)
+    assert Notice.objects.filter(user=rental.user, kind="account_closing").count() == 1
+
+
+def reminded_by_phone(stage: Stage) -> None:
+    add_channel(customer(stage, "li", BEGIN + DAY).user)
+
+
+def trace(rental: Rental) -> None:
+    """What closing an account has to take away."""
+    user = rental.user
+    session = SessionStore()
+    session["_auth_user_id"] = str(user.pk)
+    session.save()
+    UserSession.objects.create(
+        user=user, ip="203.0.113.7", session_key=session.session_key, created_at=BEGIN, last_seen_at=BEGIN
+    )
+    add_channel(user)
+    log_operation(
+        by=user,
+        action="email.changed",
+        target=user.email,
+        subject=user,
+        ip="203.0.113.7",
+        before="old@example.com",
+    )
+    notify(user=user, kind="rental_ending", key="late", context={"ends_at": BEGIN.isoformat(), "url": "/"})
+    add_live_url(rental)
+
+
+def ended_long_ago(stage: Stage) -> None:
+    """Two who were warned and whose time is over; the one of them has a balance, which an admin is told of."""
+    for name in ("li", "rich"):
+        customer(stage, name, BEGIN - 31 * DAY)
+    for days in (31, 8, 2):
+        with stage.at(BEGIN - days * DAY):
+            stage.run(serials.sweep_rentals, serials.sweep_reminders, serials.sweep_closing)
+    with stage.at(BEGIN - DAY):
+        create_user(email="admin@example.com", role=User.Role.ADMIN)
+        trace(Rental.objects.get(user__email="li@example.com"))
+
+
+def refuse_the_rich(user: User) -> Iterator[str]:
+    if user.email == "rich@example.com":
+        yield "There is a balance."
+
+
+def running(stage: Stage) -> None:
+    """A customer in the middle of his time, with a live URL."""
+    make_servers()
+    rental = customer(stage, "li", BEGIN + 10 * DAY)
+    with stage.at(BEGIN - DAY):
+        stage.run(acl.sweep_maps)
+        add_live_url(rental)
+
+
+def running_with_traces(stage: Stage) -> None:
+    make_servers()
+    rental = customer(stage, "li", BEGIN + 10 * DAY)
+    with stage.at(BEGIN - DAY):
+        stage.run(acl.sweep_maps)
+        trace(rental)
+
+
+def paused(stage: Stage) -> None:
+    running(stage)
+    with stage.at(BEGIN - DAY):
+        pause()
+        stage.work()
+
+
+def ended(stage: Stage) -> None:
+    make_servers()
+    add_live_url(customer(stage, "li", BEGIN - DAY))
+    with stage.at(BEGIN - DAY):
+        stage.run(serials.sweep_rentals)
+
+
+def the_rental() -> Rental:
+    return Rental.objects.get(user__username="li")
+
+
+def close() -> None:
+    """He closes his account; a doubled click finds it closed."""
+    user = User.objects.get(pk=1)
+    close_account(user=user, by=user, ip="203.0.113.7")
+
+
+def pause() -> None:
+    services.pause_rental(rental=the_rental(), by=None, reason="a journey")
+
+
+def resume() -> None:
+    services.resume_rental(rental=the_rental(), by=None)
+
+
+def renew() -> None:
+    with suppress(services.RentalRefused):  # a doubled click: it runs so long already
+        services.renew_rental(rental=the_rental(), until=BEGIN + 10 * DAY, by=None)
+
+
+def maps_due(stage: Stage) -> None:
+    """One version is in its last three days, one has lapsed, one customer has no right to his any more."""
+    make_servers()
+    add_live_url(customer(stage, "li", BEGIN + 30 * DAY, 60))
+    customer(stage, "lapsed", BEGIN + 27 * DAY, 60)
+    stopped = customer(stage, "stopped", BEGIN + 10 * DAY)
+    with stage.at(BEGIN - 20 * DAY + 3 * MINUTE):
+        stage.run(acl.sweep_maps)
+    Rental.objects.filter(pk=stopped.pk).update(paused_at=BEGIN - MINUTE)
+    Relay.objects.filter(rental=stopped).update(changed_at=BEGIN - MINUTE)
+
+
+def lapsed_map(stage: Stage) -> None:
+    """A version that lapsed while the panel was away."""
+    make_servers()
+    add_live_url(customer(stage, "li", BEGIN + 27 * DAY, 60))
+
+
+def old_certificate(stage: Stage) -> None:
+    """One relay's certificate ends in a month."""
+    running(stage)
+    Relay.objects.filter(slot=1).update(certificate_ends_at=BEGIN + 29 * DAY, changed_at=BEGIN - DAY)
+
+
+RELAYS = [containers.sweep, acl.sweep_maps]
+SOON = (timedelta(), 30 * SECOND, 60 * SECOND)
+# What is asked at the end.
+STATES = "SELECT status, count(*) FROM serials_rental GROUP BY 1"
+SERIALS = "SELECT status, count(*) FROM serials_serialnumber GROUP BY 1"
+GRANTED = "SELECT kind, granted_seconds FROM serials_redemption ORDER BY id"
+PLACES = "SELECT slot, status FROM containers_relay ORDER BY id"
+VERSIONS = "SELECT rental_id, version FROM acl_aclconfig WHERE is_active ORDER BY 1"
+TOLD = "SELECT kind, state, count(*) FROM accounts_notice WHERE kind != 'rental_redeemed' GROUP BY 1, 2"
+CLOSED = "SELECT closing_at IS NOT NULL, closed_at IS NOT NULL, count(*) FROM accounts_user GROUP BY 1, 2"
+LAPSED = "SELECT rental_id, version FROM acl_aclconfig WHERE lapsed_at IS NOT NULL ORDER BY 1"
+GONE, THREE = (None, "released"), [(1, "running"), (2, "running"), (3, "running")]
+
+PLAYS = {
+    "rentals and serial numbers end, one is in its grace": Play(
+        ending_rentals,
+        [serials.sweep_rentals, *RELAYS],
+        {
+            STATES: [("active", 1), ("expired", 2)],
+            SERIALS: [("expired", 3), ("used", 3)],
+            PLACES: [GONE, GONE, GONE, *THREE],
+            VERSIONS: [(3, 2)],
+        },
+    ),
+    "a span begins that is bound to other servers": Play(
+        span_begins, RELAYS, {PLACES: [(None, "running"), *THREE[1:], (1, "running")], VERSIONS: [(1, 3)]}
+    ),
+    "reminders and warnings": Play(
+        reminded_rentals,
+        [serials.sweep_reminders, serials.sweep_closing],
+        {
+            TOLD: [
+                ("account_closing", "waiting", 3),
+                ("rental_ended", "waiting", 3),
+                ("rental_ending", "waiting", 3),
+            ]
+        },
+    ),
+    "a reminder by mail and phone": Play(
+        reminded_by_phone,
+        [serials.sweep_reminders, accounts.sweep_notices],
+        {TOLD: [("rental_ending", "sent", 2)]},
+    ),
+    "accounts are closed by themselves": Play(
+        ended_long_ago,
+        [serials.sweep_closing, accounts.sweep_closing, accounts.sweep_notices, containers.sweep],
+        {
+            TOLD: [
+                ("account_closed", "sent", 1),
+                ("account_closing", "sent", 4),
+                ("account_closing_refused", "sent", 1),
+                ("rental_ended", "sent", 2),
+                ("rental_ending", "dropped", 2),
+            ],
+            STATES: [("closed", 1), ("expired", 1)],
+            CLOSED: [(0, 0, 2), (1, 1, 1)],
+        },
+        moments=SOON,
+        answers={"closing_reasons": refuse_the_rich},
+    ),
+    "somebody closes his account": Play(
+        running_with_traces,
+        [accounts.sweep_closing, accounts.sweep_notices, *RELAYS],
+        {
+            TOLD: [("account_closed", "sent", 1), ("rental_ending", "dropped", 2)],
+            STATES: [("closed", 1)],
+            CLOSED: [(1, 1, 1)],
+            PLACES: [GONE, GONE, GONE],
+            VERSIONS: [],
+        },
+        close,
+        moments=SOON,
+    ),
+    "pause": Play(
+        running, RELAYS, {STATES: [("paused", 1)], PLACES: [GONE, GONE, GONE], VERSIONS: []}, pause
+    ),
+    "resume": Play(paused, RELAYS, {STATES: [("active", 1)], PLACES: THREE, VERSIONS: [(1, 2)]}, resume),
+    "renewal of a rental that had ended": Play(
+        ended,
+        RELAYS,
+        {
+            STATES: [("active", 1)],
+            PLACES: THREE,
+            VERSIONS: [(1, 2)],
+            GRANTED: [("serial", 30 * 86400), ("renewal", 10 * 86400), ("waiting", 90)],
+        },
+        renew,
+        moments=(timedelta(), 90 * SECOND),
+        servers_answer=90 * SECOND,
+    ),
+    "maps are renewed, withdrawn and told of": Play(
+        maps_due,
+        [acl.sweep_maps, accounts.sweep_notices],
+        {VERSIONS: [(1, 2), (2, 2)], LAPSED: [(2, 1)], TOLD: [("map_changed", "sent", 2)]},
+        moments=(timedelta(), 3 * MINUTE, 4 * MINUTE),
+    ),
+    "pins are changed when a map lapses": Play(
+        lapsed_map,
+        RELAYS,
+        {PLACES: [(None, "running"), (None, "running"), (None, "running"), *THREE], LAPSED: [(1, 1)]},
+        servers_answer=30 * SECOND,
+        settings={"ROTATE_PINS": True},
+        # How many versions come between depends on how many relays were ready for each.
+        accidental=frozenset({"acl_aclconfig", "acl_aclevent"}),
+    ),
+    "a certificate is near its end": Play(
+        old_certificate,
+        [containers.rotate_certificates, containers.sweep_retiring, *RELAYS],
+        {PLACES: [GONE, *THREE[1:], (1, "running")], VERSIONS: [(1, 3)]},
+        moments=(timedelta(), MINUTE, 62 * MINUTE),
+        servers_answer=MINUTE,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def empty(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with tables only. Whatever the plays' processes would each load anew is loaded now."""
+    if connection.vendor != "sqlite":
+        pytest.skip("a play begins with a copy of the database's file")
+    path = tmp_path_factory.mktemp("empty") / "panel.sqlite3"
+    copy_database(Path(connection.settings_dict["NAME"]), path)
+    reverse("home")
+    get_template("notices/rental_ended_message.html")
+    with translation.override("zh-hans"):
+        translation.gettext("home")
+    return path
+
+
+def make_theatre(folder: Path, empty: Path, play: Play) -> Theatre:
+    theatre = Theatre(folder, empty, play)
+    assert theatre.undisturbed.result == play.result
+    return theatre
+
+
+def expect_doubt(ending: Ending, undisturbed: Ending, *, is_sent: bool) -> None:
+    """Only that one message was in somebody's hand: it is shown as failed and sent once at most, and nothing else differs."""
+    notices, others = ending.notices(), undisturbed.notices()
+    differing = [pk for pk, notice in notices.items() if notice["state"] != others[pk]["state"]]
+    assert [notices[pk]["state"] for pk in differing] == ["failed"]
+    for notice in (*notices.values(), *others.values()):
+        for name in ("state", "error", "address"):
+            del notice[name]
+    assert notices == others
+    rows = [
+        [row for row in rows if not row.startswith("accounts_notice ")]
+        for rows in (ending.rows, undisturbed.rows)
+    ]
+    assert rows[0] == rows[1]
+    missing = Counter(undisturbed.sent) - Counter(ending.sent)
+    assert not Counter(ending.sent) - Counter(undisturbed.sent)
+    assert missing.total() == (0 if is_sent else 1)
+
+
+@pytest.mark.parametrize("name", PLAYS)
+def test_it_ends_the_same_when_it_is_killed_at_any_step(empty: Path, tmp_path: Path, name: str) -> None:
+    theatre = make_theatre(tmp_path, empty, PLAYS[name])
+    for number in theatre.fatal_steps():
+        step, before = theatre.steps[number], theatre.steps[number - 1] if number else None
+        ending = theatre.killed(number)
+        if step.is_telling or (before and before.is_telling):
+            expect_doubt(ending, theatre.undisturbed, is_sent=not step.is_telling)
+        else:
+            assert ending == theatre.undisturbed, f"killed before step {number}: {step}"
+
+
+@pytest.mark.parametrize("name", PLAYS)
+def test_it_ends_the_same_when_it_is_doubled_at_any_step(empty: Path, tmp_path: Path, name: str) -> None:
+    theatre = make_theatre(tmp_path, empty, PLAYS[name])
+    for number in theatre.open_steps():
+        assert theatre.doubled(number) == theatre.undisturbed, (
+            f"doubled at step {number}: {theatre.steps[number]}"
+        )
