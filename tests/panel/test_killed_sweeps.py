@@ -19,7 +19,7 @@ from accounts import jobs as accounts
 from accounts.models import Channel, Notice, User
 from accounts.services import close_account, create_user, log_operation, notify
 from acl import jobs as acl
-from acl.models import LiveUrl
+from acl.models import AclEvent, LiveUrl
 from acl.services.live_urls import secret_hash
 from containers import jobs as containers
 from containers.models import Relay
@@ -117,16 +117,9 @@ def trace(rental: Rental) -> None:
         user=user, ip="203.0.113.7", session_key=session.session_key, created_at=BEGIN, last_seen_at=BEGIN
     )
     add_channel(user)
-    log_operation(
-        by=user,
-        action="email.changed",
-        target=user.email,
-        subject=user,
-        ip="203.0.113.7",
-        before="old@example.com",
-    )
+    log_operation(by=user, action="email.changed", target=user.email, subject=user, ip="203.0.113.7")
     notify(user=user, kind="rental_ending", key="late", context={"ends_at": BEGIN.isoformat(), "url": "/"})
-    add_live_url(rental)
+    AclEvent.objects.create(rental=rental, kind=AclEvent.Kind.REFUSED, by=user, ip="203.0.113.7", at=BEGIN)
 
 
 def ended_long_ago(stage: Stage) -> None:
@@ -138,7 +131,8 @@ def ended_long_ago(stage: Stage) -> None:
             stage.run(serials.sweep_rentals, serials.sweep_reminders, serials.sweep_closing)
     with stage.at(BEGIN - DAY):
         create_user(email="admin@example.com", role=User.Role.ADMIN)
-        trace(Rental.objects.get(user__email="li@example.com"))
+        add_live_url(the_rental())
+        trace(the_rental())
 
 
 def refuse_the_rich(user: User) -> Iterator[str]:
@@ -156,11 +150,9 @@ def running(stage: Stage) -> None:
 
 
 def running_with_traces(stage: Stage) -> None:
-    make_servers()
-    rental = customer(stage, "li", BEGIN + 10 * DAY)
+    running(stage)
     with stage.at(BEGIN - DAY):
-        stage.run(acl.sweep_maps)
-        trace(rental)
+        trace(the_rental())
 
 
 def paused(stage: Stage) -> None:
@@ -234,6 +226,15 @@ PLACES = "SELECT slot, status FROM containers_relay ORDER BY id"
 VERSIONS = "SELECT rental_id, version FROM acl_aclconfig WHERE is_active ORDER BY 1"
 TOLD = "SELECT kind, state, count(*) FROM accounts_notice WHERE kind != 'rental_redeemed' GROUP BY 1, 2"
 CLOSED = "SELECT closing_at IS NOT NULL, closed_at IS NOT NULL, count(*) FROM accounts_user GROUP BY 1, 2"
+TRACES = """
+    SELECT (SELECT count(*) FROM acl_aclevent WHERE ip IS NOT NULL),
+        (SELECT count(*) FROM acl_liveurl WHERE secret != ''),
+        (SELECT count(*) FROM accounts_channel),
+        (SELECT count(*) FROM usersessions_usersession),
+        (SELECT count(*) FROM django_session),
+        (SELECT count(*) FROM accounts_operationlog WHERE target LIKE 'li@%' OR ip = '203.0.113.7'),
+        (SELECT count(*) FROM accounts_notice WHERE address != '')
+"""
 LAPSED = "SELECT rental_id, version FROM acl_aclconfig WHERE lapsed_at IS NOT NULL ORDER BY 1"
 GONE, THREE = (None, "released"), [(1, "running"), (2, "running"), (3, "running")]
 
@@ -280,6 +281,7 @@ PLAYS = {
             ],
             STATES: [("closed", 1), ("expired", 1)],
             CLOSED: [(0, 0, 2), (1, 1, 1)],
+            TRACES: [(0,) * 7],
         },
         moments=SOON,
         answers={"closing_reasons": refuse_the_rich},
@@ -291,6 +293,7 @@ PLAYS = {
             TOLD: [("account_closed", "sent", 1), ("rental_ending", "dropped", 2)],
             STATES: [("closed", 1)],
             CLOSED: [(1, 1, 1)],
+            TRACES: [(0,) * 7],
             PLACES: [GONE, GONE, GONE],
             VERSIONS: [],
         },

@@ -135,6 +135,8 @@ def test_home_says_who_paused_when_and_why_without_naming_the_admin(admin: Clien
 def test_it_is_said_everywhere_that_the_end_moves_on_when_a_paused_rental_is_renewed(
     admin: Client, rental: Rental, make_serial: Callable[..., SerialNumber]
 ) -> None:
+    rental.user.language = "en"
+    rental.user.save()
     url = f"/admin/serials/rental/{rental.pk}/change/"
     day = timezone.localdate() + 50 * DAY
     assert MOVES_ON not in admin.get(url).content.decode()
