@@ -146,6 +146,7 @@ class UserChangeForm(forms.ModelForm[User]):
     class Meta:
         model = User
         fields = ["username", "language", "role"]
+        help_texts = {"username": ""}  # Django's own speaks of other rules, where the name is only shown
 
     def clean_username(self) -> str:
         return self.cleaned_data["username"].strip().lower()

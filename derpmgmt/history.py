@@ -105,7 +105,9 @@ class RedemptionSource(Source):
 
     def describe(self, row: Redemption, moment: str) -> tuple[str, str]:
         title = " ".join(filter(None, [row.get_kind_display(), row.serial.masked if row.serial else ""]))
-        return title, " → ".join(_written(end) for end in (row.old_ends_at, row.new_ends_at) if end)
+        # Given back were perhaps seconds, which no page shows.
+        ends = dict.fromkeys(_written(end) for end in (row.old_ends_at, row.new_ends_at) if end)
+        return title, " → ".join(ends)
 
     def cells(self, row: Redemption) -> tuple[Cell, ...]:
         serial = row.serial.masked if row.serial else ""

@@ -309,13 +309,13 @@ class RentalAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("time left"))
     def left(self, rental: Rental) -> str:
-        return "" if rental.closed_at else time_left(rental.ends_at, rental.paused_at)
+        return "–" if rental.closed_at else time_left(rental.ends_at, rental.paused_at)
 
     @admin.display(description=gettext_lazy("paused"))
     def pause(self, rental: Rental) -> str:
         """Since when, by whom and why."""
         pause = services.current_pause(rental)
-        return " · ".join(filter(None, [moment(pause.at), pause.who, pause.reason])) if pause else ""
+        return " · ".join(filter(None, [moment(pause.at), pause.who, pause.reason])) if pause else "–"
 
     def get_urls(self) -> list[Any]:
         act = self.admin_site.admin_view(self.rental_act)

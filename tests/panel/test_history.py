@@ -130,6 +130,7 @@ def test_history_of_a_closed_account_is_there_for_admins(rental: Rental) -> None
     page = world.enter(User.Role.ADMIN, has_factor=True).get(f"/admin/customers/{rental.user_id}/history/")
     assert {entry.source.kind for entry in page.context["entries"]} == set(KINDS)
     assert email not in page.content.decode()
+    assert reverse("admin:accounts_user_change", args=[rental.user_id]) in page.content.decode()
 
 
 def test_pages_follow_one_another_without_gap_or_double(rental: Rental) -> None:

@@ -105,6 +105,22 @@ def test_pause_and_resume_stand_on_the_page_in_turn(admin: Client, rental: Renta
     assert rental.status == "active"
 
 
+def test_pause_is_not_offered_when_the_rental_has_ended(admin: Client, rental: Rental) -> None:
+    Rental.objects.filter(pk=rental.pk).update(status="expired")
+    page = admin.get(f"/admin/serials/rental/{rental.pk}/change/").content.decode()
+    assert "/renew/do/" in page
+    assert "/pause/do/" not in page
+
+
+def test_home_counts_the_days_to_the_end_alone_when_grace_follows_it(rental: Rental) -> None:
+    now = timezone.now()
+    Rental.objects.filter(pk=rental.pk).update(ends_at=now + 2 * DAY, runs_until=now + 5 * DAY)
+    page = customers_page(rental, "/home/")
+    assert "2 days left" in page
+    assert "5 days left" not in page
+    assert f"On {moment(now + 5 * DAY)} your relays are removed" in page
+
+
 def test_the_page_says_who_paused_when_and_why(admin: Client, rental: Rental) -> None:
     press(admin, rental, "pause", reason="<asked> by phone 节日")
     rental.refresh_from_db()
@@ -137,6 +153,7 @@ def test_it_is_said_everywhere_that_the_end_moves_on_when_a_paused_rental_is_ren
 ) -> None:
     rental.user.language = "en"
     rental.user.save()
+    User.objects.filter(pk=rental.user_id).update(language="en")
     url = f"/admin/serials/rental/{rental.pk}/change/"
     day = timezone.localdate() + 50 * DAY
     assert MOVES_ON not in admin.get(url).content.decode()
