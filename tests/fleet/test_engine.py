@@ -142,7 +142,8 @@ def test_next_request_works_when_engine_was_restarted(connection: Connection, tm
     path.unlink()
     with pytest.raises(EngineError) as caught, engine_errors():
         engine.version()
-    assert caught.value.code == "no_docker"
+    # The second when the end of the old connection is only noticed by the request itself.
+    assert caught.value.code in {"no_docker", "daemon_down"}
     with http_on(path, say({"Version": "new"})):
         assert engine.version() == {"Version": "new"}
 
