@@ -29,7 +29,7 @@ from serials.services import (
     resume_rental,
 )
 
-from .conftest import IS_LAB, Fleet, assert_in_order, rest_no_more
+from .conftest import Fleet, assert_in_order, rest_no_more
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DAY = timedelta(days=1)
@@ -236,33 +236,6 @@ def test_the_old_pin_goes_when_the_grace_is_over_though_it_is_used(fleet, work, 
         work()
     relays = assert_in_order(fleet, rental)
     assert {relay.certificate_sha256 for relay in relays}.isdisjoint({old.certificate_sha256})
-    assert_map_works(rental, the_map(rental))
-
-
-@pytest.mark.skipif(IS_LAB, reason="the lab has no fourth server to go to")
-def test_relays_go_over_to_the_servers_that_the_time_which_starts_now_is_bound_to(
-    fleet, work, rental, customer, make_code
-):
-    work()
-    relays = assert_in_order(fleet, rental)
-    before = the_map(rental)
-    bound = [server for server in fleet.servers if server.pk != relays[0].server_id]
-    redeem_serial(code=make_code(days=5, servers=bound), user=customer, by=customer, start_now=True)
-    jobs.plan_rental(rental.pk)
-    assert the_map(rental) == before
-    assert probe_relay(target_of(relays[0])).ok
-    work()
-    successor = Relay.objects.get(replaces=relays[0])
-    assert set(Relay.objects.wanted()) == {successor, *relays[1:]}
-    assert successor.server in bound
-    assert len(the_map(rental)["Regions"]) == 4
-    assert_map_works(rental, the_map(rental))
-
-    let_pass(timedelta(hours=2))
-    jobs.sweep_retiring()
-    work()
-    assert {relay.server for relay in assert_in_order(fleet, rental)} == set(bound)
-    assert len(the_map(rental)["Regions"]) == 3
     assert_map_works(rental, the_map(rental))
 
 

@@ -1,0 +1,42 @@
+"""Relays that go over to other servers: it takes four, so it is shown in the sandbox only (see conftest.py)."""
+
+from datetime import timedelta
+
+import pytest
+
+from containers import jobs
+from containers.derp.probe import probe_relay
+from containers.models import Relay
+from containers.services.relays import target_of
+from serials.services import redeem_serial
+
+from .conftest import assert_in_order
+from .test_life import assert_map_works, let_pass, the_map
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_relays_go_over_to_the_servers_that_the_time_which_starts_now_is_bound_to(
+    fleet, work, rental, customer, make_code
+):
+    work()
+    relays = assert_in_order(fleet, rental)
+    before = the_map(rental)
+    bound = [server for server in fleet.servers if server.pk != relays[0].server_id]
+    redeem_serial(code=make_code(days=5, servers=bound), user=customer, by=customer, start_now=True)
+    jobs.plan_rental(rental.pk)
+    assert the_map(rental) == before
+    assert probe_relay(target_of(relays[0])).ok
+    work()
+    successor = Relay.objects.get(replaces=relays[0])
+    assert set(Relay.objects.wanted()) == {successor, *relays[1:]}
+    assert successor.server in bound
+    assert len(the_map(rental)["Regions"]) == 4
+    assert_map_works(rental, the_map(rental))
+
+    let_pass(timedelta(hours=2))
+    jobs.sweep_retiring()
+    work()
+    assert {relay.server for relay in assert_in_order(fleet, rental)} == set(bound)
+    assert len(the_map(rental)["Regions"]) == 3
+    assert_map_works(rental, the_map(rental))
