@@ -20,7 +20,7 @@ help:
 	@echo "make check             formatting, lint, types, layers, migrations, translations"
 	@echo "make test-lab          the tests that need the lab: root on Debian, Docker, MariaDB, Redis, Chromium"
 	@echo "make lab-up, lab-down  three real hosts in network namespaces, to play with by make demo FLEET=lab"
-	@echo "make bench             how long a customer waits for three proven relays, what a sweep costs; in the lab"
+	@echo "make bench             how long a customer waits for three proven relays, what a sweep and an admission cost; in the lab"
 	@echo "make messages          collect the texts to translate and compile the translations"
 
 # --with-parent: the panel also ends when make itself is killed.
@@ -61,8 +61,10 @@ test-lab: $(VENV)/.installed-dev
 	@test "$$(id -u)" = 0 -a -f /etc/debian_version || { echo "make test-lab needs root on Debian" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-mysql.txt
 	DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && \
+	export DERPMGMT_TEST_NGINX=/usr/sbin/nginx && \
 		$(BIN)/python -m tests.lab.suite -m lab && \
-		$(BIN)/python -m tests.lab.suite tests/e2e tests/derp tests/serials tests/acl tests/accounts
+		$(BIN)/python -m tests.lab.suite tests/e2e --beside \
+			tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
 
 lab-up: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.lab up
@@ -73,6 +75,7 @@ lab-down: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-mysql.txt
 	@$(BIN)/python -m tests.lab.bench_sweep
+	@$(BIN)/python -m tests.lab.bench_admission
 	@DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && $(BIN)/python -m tests.lab.bench
 
 messages: $(VENV)/.installed-dev

@@ -253,20 +253,37 @@ def _reset_second_factor(user: User, by: User) -> str:
     return _("There was no second factor.")
 
 
-LOG_FIELDS = ("at", "actor", "subject", "action", "target", "is_success", "ip", "details")
+LOG_FIELDS = ("at", "actor", "subject", "action_name", "target", "is_success", "ip", "details")
+
+
+class ActionFilter(admin.SimpleListFilter):
+    """Actions by the words that people use."""
+
+    title = gettext_lazy("action")
+    parameter_name = "action"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return list(OperationLog.NAMES.items())
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[OperationLog]) -> QuerySet[OperationLog]:
+        return queryset.filter(action=self.value()) if self.value() else queryset
 
 
 @admin.register(OperationLog)
 class OperationLogAdmin(ReadOnlyAdmin):
     """The activity log: read only, for everybody."""
 
-    list_display = ["at", "actor", "action", "target", "is_success", "ip"]
-    list_filter = ["is_success", "action", "at"]
+    list_display = ["at", "actor", "action_name", "target", "is_success", "ip"]
+    list_filter = ["is_success", ActionFilter, "at"]
     list_select_related = ["actor"]
     search_fields = ["target", "action", "actor__email", "subject__email", "ip"]
     fields = LOG_FIELDS
     readonly_fields = LOG_FIELDS
     show_full_result_count = False
+
+    @admin.display(description=gettext_lazy("action"), ordering="action")
+    def action_name(self, entry: OperationLog) -> str:
+        return entry.action_text
 
     @admin.display(description=gettext_lazy("details"))
     def details(self, entry: OperationLog) -> SafeString:

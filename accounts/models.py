@@ -9,6 +9,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from accounts import actions
 from derpmgmt.lib.crypto import EncryptedTextField
 
 # A user name is shown to others and stands beside the e-mail address, so it must not look like one.
@@ -71,7 +72,7 @@ class User(AbstractUser):
     email = models.EmailField(_("e-mail address"), unique=True)
     role = models.CharField(_("role"), max_length=12, choices=Role, default=Role.USER, db_index=True)
     language = models.CharField(_("language"), max_length=7, default="zh-hans")
-    banned_at = models.DateTimeField(_("banned"), null=True, blank=True)
+    banned_at = models.DateTimeField(_("banned"), null=True, blank=True, db_index=True)
     # Closing was asked for at `closing_at` and is done at `closed_at`, when the last of what it had on hosts is gone.
     closing_at = models.DateTimeField(_("closing since"), null=True, blank=True)
     closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
@@ -152,6 +153,9 @@ class OperationLogQuerySet(models.QuerySet["OperationLog"]):
 class OperationLog(models.Model):
     """Who did what to what, with which result; append-only, never with a secret in it."""
 
+    # Action → what people call it.
+    NAMES: ClassVar[dict[str, Any]] = actions.NAMES
+
     at = models.DateTimeField(_("time"), auto_now_add=True, db_index=True)
     actor = models.ForeignKey(
         User, models.SET_NULL, null=True, blank=True, related_name="operations", verbose_name=_("who")
@@ -173,7 +177,12 @@ class OperationLog(models.Model):
         ordering = ["-pk"]
 
     def __str__(self) -> str:
-        return f"{self.action} {self.target}"
+        return f"{self.action_text} {self.target}"
+
+    @property
+    def action_text(self) -> str:
+        """What people call the action; one that an older version wrote stands as it is."""
+        return str(self.NAMES.get(self.action, self.action))
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if self.pk is not None:
@@ -265,6 +274,7 @@ class Notice(models.Model):
         "rental_paused": _("The rental is paused"),
         "rental_resumed": _("The rental is resumed"),
         "map_changed": _("The map has changed"),
+        "device_waiting": _("A device is waiting"),
         "security": _("About the account's safety"),
         "second_factor_reset": _("Two-factor authentication was reset"),
         "account_closing": _("The account will be closed"),

@@ -1,9 +1,11 @@
-"""What customers type about their map."""
+"""What customers type about their map and their devices."""
 
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from acl.derpmap import FIRST_REGION_ID, LAST_REGION_ID
+from acl.node_keys import LONGEST_INPUT, NewDevice, NoNodeKey, has_other_key, parse_devices
+from acl.services import WINDOWS
 
 
 class RegionIdForm(forms.Form):
@@ -20,4 +22,75 @@ class RegionIdForm(forms.Form):
                 "inputmode": "numeric",
             }
         ),
+    )
+
+
+class PasteForm(forms.Form):
+    """Devices as people paste them; `cleaned_data["text"]` is a list of `NewDevice`."""
+
+    text = forms.CharField(
+        label=_("Node key, a list of them, or the output of the command"),
+        strip=False,
+        error_messages={"required": _("Paste a node key first.")},
+        widget=forms.Textarea(
+            attrs={
+                "rows": 5,
+                "class": "form-control font-monospace",
+                "spellcheck": "false",
+                "autocapitalize": "off",
+            }
+        ),
+    )
+
+    def clean_text(self) -> list[NewDevice]:
+        """The devices that the text names."""
+        text = self.cleaned_data["text"]
+        try:
+            return parse_devices(text)
+        except NoNodeKey:
+            pass
+        if len(text) > LONGEST_INPUT:
+            raise forms.ValidationError(_("This is too long. Paste the devices in several parts."))
+        if has_other_key(text):
+            raise forms.ValidationError(
+                _(
+                    "This is a key of another kind, such as a machine key or an auth key. The node key begins with nodekey: and"
+                    " is printed by the command on this page."
+                )
+            )
+        raise forms.ValidationError(
+            _("There is no whole node key in it. A node key is nodekey: and 64 characters, 0–9 and a–f.")
+        )
+
+
+class WindowForm(forms.Form):
+    """For how long devices are to be approved by themselves."""
+
+    minutes = forms.TypedChoiceField(
+        choices=[(int(length.total_seconds() // 60), "") for length in WINDOWS], coerce=int
+    )
+
+
+class OpenForm(forms.Form):
+    """The confirmation that everybody shall be let in."""
+
+    is_sure = forms.BooleanField(
+        label=_("I know that strangers can then use my relays and my traffic."),
+        error_messages={"required": _("Tick the box if you really want this.")},
+        widget=forms.CheckboxInput(attrs={"class": "form-check-input"}),
+    )
+
+
+class VerifyUrlForm(forms.Form):
+    """The customer's own verify address; whether it answers is found out by asking it."""
+
+    url = forms.CharField(
+        label=_("Address"),
+        max_length=300,
+        error_messages={
+            "required": _("Enter the address."),
+            "max_length": _("The address is longer than 300 characters."),
+        },
+        help_text=_("For Headscale: https://, its address, /verify"),
+        widget=forms.TextInput(attrs={"inputmode": "url", "autocomplete": "off"}),
     )

@@ -1,19 +1,31 @@
-"""What the queue and the clock ring for about maps."""
+"""What the queue and the clock ring for about maps, devices, and who is connected to relays."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from concurrent.futures import Future
+from datetime import datetime, timedelta
 from functools import partial
 
+from django.db import transaction
 from django.utils import timezone
 
-from acl import services
+from acl import presence, services
+from acl.models import Device
+from containers.services import gates
+from derpmgmt.lib import queue
 from serials.models import Rental
 
 log = logging.getLogger(__name__)
 
 # The sweep looks at what changed within this time; it runs far more often, and after a longer pause everything is compared.
 LOOK_BACK = timedelta(minutes=15)
+# Time that was given within this is new to the gates' lists.
+LATELY = timedelta(minutes=1)
+# So long old admissions are deleted in one go; the next minute goes on.
+TIDY_SECONDS = 2.0
+
+_settling: "Future[None] | None" = None
 
 
 def refresh_acl(rental_pk: int) -> None:
@@ -37,6 +49,13 @@ def destroy_maps(user_pk: int) -> None:
     rental = Rental.objects.filter(user=user_pk, user__closing_at__isnull=False).first()
     if rental:
         services.destroy_maps(rental=rental)
+
+
+def destroy_devices(user_pk: int) -> None:
+    """An account is being closed: the same for its devices and for who was let in."""
+    rental = Rental.objects.filter(user=user_pk, user__closing_at__isnull=False).first()
+    if rental and services.destroy_devices(rental=rental):
+        _try("who was connected last", partial(presence.forget_presence, rental.pk))
 
 
 def sweep_maps() -> None:
@@ -64,6 +83,86 @@ def clean_copies() -> None:
 def record_fetches() -> None:
     """Write the fetches of live URLs to the log."""
     services.record_fetches()
+
+
+def cut_device(device_pk: int) -> None:
+    """Close a revoked device's connections; nothing happens when it is approved again."""
+    presence.cut_device(device_pk)
+
+
+def enforce_rental(rental_pk: int) -> None:
+    """A rental's rights may be others now: without any, everybody is cut off its relays, and the gates' lists follow.
+
+    Much rings for this that changes no right; the gates hear of one that came by what moved the end.
+    """
+    now = timezone.now()
+    rental = Rental.objects.select_related("user").filter(pk=rental_pk).first()
+    if rental is None:
+        return
+    if not presence.may_connect(rental, now) or rental.redemptions.filter(at__gte=now - LATELY).exists():
+        _change_lists(rental_pk)
+    presence.cut_rental(rental_pk)
+
+
+def enforce_user(user_pk: int) -> None:
+    """Somebody was banned, or is no longer: the same for his rental."""
+    for rental_pk in Rental.objects.filter(user=user_pk).values_list("pk", flat=True):
+        _change_lists(rental_pk)
+        presence.cut_rental(rental_pk)
+
+
+def enforce_devices(rental_pk: int) -> None:
+    """A rental's devices are checked again: close the connections of those that are not approved."""
+    presence.cut_unknown(rental_pk)
+
+
+def settle_places() -> None:
+    """Decide about the devices on trial that had time to prove themselves. Relays that hang hold only the next time up."""
+    global _settling
+    if _settling is not None and not _settling.done():
+        return
+    devices = services.due_places(timezone.now())
+    _settling = presence.start_apart(partial(_settle, devices)) if devices else None
+
+
+def _settle(devices: list[Device]) -> None:
+    is_present = presence.finder({device.rental_id for device in devices})
+    services.settle_places(devices=devices, is_present=is_present, now=timezone.now())
+
+
+def tidy_devices() -> None:
+    """Tell customers of devices that wait, forget those that wait no longer and admissions that are old."""
+    now = timezone.now()
+    _try("telling of devices that wait", partial(services.tell_waiting, now))
+    _try("devices that wait no longer", partial(services.forget_waiting, now))
+    _try("old admissions", partial(_forget_admissions, now))
+
+
+def _forget_admissions(now: datetime) -> None:
+    deadline = time.monotonic() + TIDY_SECONDS
+    while services.forget_admissions(now) and time.monotonic() < deadline:
+        pass
+
+
+def sweep_cuts() -> None:
+    """Ring again for what was cut off lately, should a worker have died over it."""
+    due = presence.due_cuts(timezone.now())
+    for device_pk in due.devices:
+        queue.enqueue(cut_device, device_pk, queue="admission", is_again=True)
+    for user_pk in due.users:
+        queue.enqueue(enforce_user, user_pk, queue="admission", is_again=True)
+    for rental_pk in due.rentals:
+        queue.enqueue(enforce_devices, rental_pk, queue="admission", is_again=True)
+
+
+def read_presence(rental_pk: int) -> None:
+    """Ask a rental's relays who is connected, for the pages."""
+    presence.read_presence(rental_pk)
+
+
+def _change_lists(rental_pk: int) -> None:
+    with transaction.atomic():
+        gates.note_list_changed(rental_pk=rental_pk, now=timezone.now())
 
 
 def _refresh(rentals: Iterable[Rental]) -> None:

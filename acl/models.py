@@ -1,13 +1,13 @@
-"""Maps of a customer's relays, and who took them away."""
+"""Maps of a customer's relays and who took them away; his devices, and who asked to be let in."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Case, Q, Value, When
 from django.utils import timezone
-from django.utils.translation import gettext
+from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from containers.models import Relay
@@ -169,3 +169,151 @@ class LiveUrl(models.Model):
 
     def __str__(self) -> str:
         return f"#{self.pk}"
+
+
+class DevicePolicy(models.Model):
+    """What a customer decided about who may use his relays; without a row the defaults of a new rental hold.
+
+    Until `enrol_until` new devices that knock are approved by themselves. `is_open` lets everybody in. `verify_url` is the
+    customer's own admission address (Headscale's `/verify`), asked about devices that the panel does not know.
+    """
+
+    # So long after the first activation devices are approved by themselves.
+    ENROL_FOR = timedelta(hours=24)
+
+    rental = models.OneToOneField(
+        Rental, models.CASCADE, related_name="device_policy", verbose_name=_("rental")
+    )
+    enrol_until = models.DateTimeField(_("automatic approval until"), null=True, blank=True)
+    is_open = models.BooleanField(_("device checking is off"), default=False)
+    verify_url = EncryptedTextField(_("own verify address"), blank=True)
+    verify_problem = models.CharField(_("what its last question ran into"), max_length=200, blank=True)
+    verify_asked_at = models.DateTimeField(_("last asked"), null=True, blank=True)
+    # When whoever is connected was last to be compared with the devices, and cut if he has no place.
+    enforced_at = models.DateTimeField(null=True, blank=True, editable=False, db_index=True)
+    # When the customer was last told that devices wait.
+    told_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = ByRentalQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("device policy")
+        verbose_name_plural = _("device policies")
+
+    def __str__(self) -> str:
+        return str(self.rental)
+
+
+class Device(models.Model):
+    """One of a customer's devices, known by its node key; a device that logs in again has another key.
+
+    Approved ones are let in. A pending one knocked and was refused, or holds a provisional place until `place_until`: it is
+    let in, counts against the device limit, and becomes approved once it has proven to stay (clients' own diagnosis knocks with
+    keys that live for a second).
+    """
+
+    class Status(models.TextChoices):
+        PENDING = "pending", pgettext_lazy("device", "waiting")
+        APPROVED = "approved", pgettext_lazy("device", "approved")
+        REVOKED = "revoked", pgettext_lazy("device", "revoked")
+
+    class Source(models.TextChoices):
+        PASTED = "pasted", _("added by hand")
+        ENROLLED = "enrolled", _("approved automatically")
+        APPROVED = "approved", _("knocked and approved")
+        VERIFY_URL = "verify-url", _("known to the own verify address")
+
+    rental = models.ForeignKey(Rental, models.PROTECT, related_name="devices", verbose_name=_("rental"))
+    node_key = models.CharField(
+        _("node key"), max_length=64, help_text=_("64 hexadecimal digits, without “nodekey:”.")
+    )
+    name = models.CharField(_("name"), max_length=63, blank=True)
+    status = models.CharField(_("state"), max_length=8, choices=Status, default=Status.PENDING)
+    source = models.CharField(_("how it came in"), max_length=10, choices=Source, blank=True)
+    place_until = models.DateTimeField(_("provisional place until"), null=True, blank=True, db_index=True)
+    knocks = models.PositiveIntegerField(_("times it knocked"), default=0)
+    first_seen_at = models.DateTimeField(_("first seen"), null=True, blank=True)
+    last_seen_at = models.DateTimeField(_("last seen"), null=True, blank=True)
+    last_ip = models.GenericIPAddressField(_("IP address"), null=True, blank=True)
+    last_place = models.CharField(_("place"), max_length=80, blank=True)
+    last_relay = models.ForeignKey(
+        Relay, models.SET_NULL, null=True, blank=True, related_name="+", verbose_name=_("relay")
+    )
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+    approved_at = models.DateTimeField(_("approved"), null=True, blank=True)
+    revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True, db_index=True)
+    # When the customer was told that it waits.
+    told_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = ByRentalQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("device")
+        verbose_name_plural = pgettext_lazy("device", "devices")
+        ordering = ["pk"]
+        constraints = [models.UniqueConstraint(name="device_once_a_rental", fields=["rental", "node_key"])]
+        indexes = [
+            models.Index(fields=["rental", "status"]),
+            models.Index(fields=["status", "last_seen_at"]),
+            models.Index(fields=["node_key"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.name or f"nodekey:{self.node_key[:8]}…"
+
+    def note_seen(self, at: datetime, ip: str | None, relay_pk: int) -> None:
+        """It knocked; nothing is saved. The place of another address is not known until the knock is written to the log."""
+        if ip != self.last_ip:
+            self.last_place = ""
+        self.last_seen_at, self.last_ip, self.last_relay_id = at, ip, relay_pk
+
+
+class Admission(models.Model):
+    """A relay asked whether a device may come in: the answer and why; kept 30 days, append-only.
+
+    The same question with the same answer within a moment is one row; `count` says how often it was asked.
+    """
+
+    class Reason(models.TextChoices):
+        APPROVED = "approved", _("approved device")
+        ENROLLED = "enrolled", _("approved automatically")
+        PROVISIONAL = "provisional", _("new device on trial")
+        VERIFY_URL = "verify-url", _("known to the own verify address")
+        OPEN = "open", _("device checking is off")
+        UNKNOWN = "unknown", _("unknown device")
+        REVOKED = "revoked", _("revoked device")
+        FULL = "full", _("device limit reached")
+        ENDED = "ended", _("no active rental")
+        BARRED = "barred", _("account banned or closed")
+
+    # As few indexes as can be: a row is written for each question. A customer's relays are never deleted.
+    relay = models.ForeignKey(
+        Relay,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="admissions",
+        verbose_name=_("relay"),
+    )
+    rental = models.ForeignKey(
+        Rental, models.CASCADE, db_index=False, related_name="admissions", verbose_name=_("rental")
+    )
+    node_key = models.CharField(_("node key"), max_length=64)
+    is_allowed = models.BooleanField(_("allowed"))
+    reason = models.CharField(_("reason"), max_length=12, choices=Reason)
+    ip = models.GenericIPAddressField(_("IP address"), null=True, blank=True)
+    place = models.CharField(_("place"), max_length=80, blank=True)
+    map_version = models.PositiveIntegerField(_("map version"), null=True, blank=True)
+    count = models.PositiveIntegerField(_("times"), default=1)
+    at = models.DateTimeField(_("time"), default=timezone.now, db_index=True)
+
+    objects = ByRentalQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("admission")
+        verbose_name_plural = _("admissions")
+        ordering = ["-at", "-pk"]
+        indexes = [models.Index(fields=["rental", "at"])]
+
+    def __str__(self) -> str:
+        return f"{self.get_reason_display()} {timezone.localtime(self.at):%Y-%m-%d %H:%M:%S}"

@@ -1,8 +1,8 @@
-"""Addresses of the customer's map."""
+"""Addresses of the customer's map and of his devices."""
 
 from django.urls import path
 
-from acl import views
+from acl import device_rule_views, device_views, views
 
 app_name = "acl"
 urlpatterns = [
@@ -15,4 +15,20 @@ urlpatterns = [
     path("map/live/revoke/", views.live_revoke, name="live-revoke"),
     path("map/<slug:file_format>/copied/", views.map_copied, name="map-copied"),
     path("map/<slug:file_format>/", views.map_download, name="map-download"),
+    path("devices/", device_views.device_list, name="device-list"),
+    path("devices/now/", device_views.device_state, name="device-state"),
+    path("devices/lists/", device_views.device_lists, name="device-lists"),
+    path("devices/add/", device_views.device_add, name="device-add"),
+    path("devices/<int:pk>/approve/", device_views.device_approve, name="device-approve"),
+    path("devices/<int:pk>/ignore/", device_views.device_ignore, name="device-ignore"),
+    path("devices/<int:pk>/revoke/", device_views.device_revoke, name="device-revoke"),
+    path("devices/<int:pk>/rename/", device_views.device_rename, name="device-rename"),
+    path("devices/window/open/", device_rule_views.window_open, name="window-open"),
+    path("devices/window/close/", device_rule_views.window_close, name="window-close"),
+    path("devices/checking/stop/", device_rule_views.checking_stop, name="checking-stop"),
+    path("devices/checking/start/", device_rule_views.checking_start, name="checking-start"),
+    path("devices/verify/", device_rule_views.verify_show, name="verify-show"),
+    path("devices/verify/set/", device_rule_views.verify_set, name="verify-set"),
+    path("devices/verify/remove/", device_rule_views.verify_remove, name="verify-remove"),
+    path("devices/admissions/", device_views.admission_list, name="admission-list"),
 ]

@@ -1,4 +1,4 @@
-"""Relays, their deployments and the servers' checks, for operators."""
+"""Relays, their deployments, gates and the servers' checks, for operators."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin
 from containers.derp.probe import CAUSES
-from containers.models import Deployment, Relay, ServerCheck
-from containers.services import checks, relays
+from containers.models import Deployment, Gate, Relay, ServerCheck
+from containers.services import checks, gates, relays
 from fleet.models import Server
 
 COLOURS = {
@@ -159,6 +159,63 @@ class RelayAdmin(ReadOnlyAdmin):
             relays.ask_probe(relay=relay, now=timezone.now())
             messages.success(request, _("The relay is being tested; reload in a moment."))
         return redirect("admin:containers_relay_change", pk)
+
+
+@admin.register(Gate)
+class GateAdmin(ReadOnlyAdmin):
+    """The gates of all servers; a server's own page shows its."""
+
+    list_display = ("server", "state", "failure", "running_since", "list_state")
+    list_filter = ("status",)
+    list_select_related = ("server",)
+    search_fields = ("server__name", "server__address")
+    list_per_page = 50
+    change_form_template = "admin/containers/gate/change_form.html"
+    fields = (
+        "server",
+        "state",
+        "running_since",
+        "failure",
+        "failed_at",
+        "failures",
+        "try_after",
+        "list_state",
+        "list_delivered_at",
+        "list_hash",
+        "image",
+    )
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        return super().get_queryset(request).defer("secret")
+
+    @admin.display(description=gettext_lazy("state"), ordering="status")
+    def state(self, row: Gate) -> SafeString:
+        return _state(row)
+
+    @admin.display(description=gettext_lazy("reason"))
+    def failure(self, row: Gate) -> Any:
+        return gates.failure_text(row) or "–"
+
+    @admin.display(description=gettext_lazy("list of devices"))
+    def list_state(self, row: Gate) -> SafeString | str:
+        if not row.is_list_late:
+            return _("up to date") if row.list_delivered_at else "–"
+        since = f"{timezone.localtime(row.list_changed_at):%Y-%m-%d %H:%M:%S}"
+        text = _("changes not delivered since %(since)s") % {"since": since}
+        return format_html('<span class="panel-state is-red">{}</span>', text)
+
+    def get_urls(self) -> list[Any]:
+        act = self.admin_site.admin_view(self.gate_act)
+        return [path("<int:pk>/<slug:verb>/do/", act, name="containers_gate_act"), *super().get_urls()]
+
+    def gate_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:
+        """The button on a gate's and on its server's page."""
+        gate = get_object_or_404(self.get_queryset(request).select_related("server"), pk=pk)
+        if request.method == "POST" and verb == "retry":
+            gates.retry_gate(gate=gate, by=request.user)  # type: ignore[arg-type]
+            messages.success(request, _("It is tried again now."))
+        return redirect("admin:fleet_server_change", gate.server_id)
 
 
 @admin.register(Deployment)

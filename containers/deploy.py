@@ -1,4 +1,4 @@
-"""Make one relay's container on one Docker Engine match its spec; remove it; list what is ours there.
+"""Make one container on one Docker Engine match its spec; remove it; list what is ours there.
 
 No rows here: what is on the host is read from labels and names, so a host can be put right whatever was forgotten.
 Every function may be killed at any line and called again. Whatever the Engine refuses comes out as a RemoteError.
@@ -7,7 +7,7 @@ Every function may be killed at any line and called again. Whatever the Engine r
 import io
 import tarfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
+from containers.gate import KIND_GATE, gate_labels, gate_name
 from containers.image import LABEL_CONTENT, ImageArchive
 from containers.spec import (
-    FILES_DIR,
     KIND_RELAY,
     LABEL_KIND,
     LABEL_PANEL,
@@ -25,32 +25,35 @@ from containers.spec import (
     LABEL_SPEC,
     NETWORK,
     USER_ID,
-    RelaySpec,
+    ContainerSpec,
+    relay_labels,
     relay_name,
 )
 from fleet.engine import Engine, EngineError, engine_errors, explain
 from fleet.ssh import RemoteError
 
 SETTLE_SECONDS = 0.1
-"""How long a relay must have stayed up: derper reads its flags and files at once, and ends when it dislikes them."""
+"""How long a container must have stayed up: derper and nginx read flags and files at once, and end when they dislike them."""
 _BUSY_SECONDS = 10.0
 _LOG_LINES = 300
 
+_COMPARED = ("Image", "Cmd", "User", "StopSignal", "Labels")
 # Limits that a host's kernel may not know: the Engine then warns and keeps them unset.
 _LIMITS = ("Memory", "MemorySwap", "PidsLimit")
 _UNSET = (None, 0, -1)
 
 
-class RelayStopped(RemoteError):
-    """The container did not stay up after its start; `detail` is the end of its log."""
+class ContainerStopped(RemoteError):
+    """A relay's or gate's container did not stay up after its start; `detail` is the end of its log."""
 
     code = "crashed"
     sentence = _("The relay stopped right after its start.")
+    gate_sentence = _("The gate stopped right after its start.")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A container of this panel on a host, as its labels and the Engine's list tell.
+    """A relay's container on a host, as its labels and the Engine's list tell.
 
     `state` is the Engine's word: created, running, paused, restarting, exited, removing or dead. `is_wired` is false
     when somebody renamed it or took it off the relays' network.
@@ -66,7 +69,7 @@ class Found:
 
 
 def read_ours(engine: Engine, panel_id: str) -> list[Found]:
-    """Every container on the host that bears this panel's labels, by one call. Raises RemoteError."""
+    """Every relay's container on the host that bears this panel's labels, by one call. Raises RemoteError."""
     with engine_errors():
         rows = engine.containers(all=True, filters={"label": [f"{LABEL_PANEL}={panel_id}"]})
     return [_found(row) for row in rows if _relay_id(row) is not None]
@@ -80,8 +83,16 @@ def read_volumes(engine: Engine, panel_id: str) -> set[int]:
     return {relay_id for row in rows if (relay_id := _relay_id(row)) is not None}
 
 
-def read_differences(engine: Engine, spec: RelaySpec) -> list[str]:
-    """What of the relay's container is not as the spec says, by the names of the Engine API; empty when nothing.
+def has_gate(engine: Engine, panel_id: str) -> bool:
+    """Whether the panel's gate, or what is left of one, stands on the host. Raises RemoteError."""
+    # The volume is made first and removed last.
+    labels = [f"{name}={value}" for name, value in gate_labels(panel_id).items()]
+    with engine_errors():
+        return bool(engine.volumes(filters={"label": labels})["Volumes"])
+
+
+def read_differences(engine: Engine, spec: ContainerSpec) -> list[str]:
+    """What of the container is not as the spec says, by the names of the Engine API; empty when nothing.
 
     Reads the whole container, so it also sees what somebody changed by hand (`docker update`, `docker rename`,
     `docker network disconnect`), which the labels do not show. Whether it runs is not asked. A container that does
@@ -92,7 +103,7 @@ def read_differences(engine: Engine, spec: RelaySpec) -> list[str]:
 
 
 def ensure_network(engine: Engine) -> None:
-    """Make the bridge network that relays stand on, unless it is there. Raises RemoteError."""
+    """Make the bridge network that relays and gate stand on, unless it is there. Raises RemoteError."""
     try:
         with engine_errors():
             engine.inspect_network(NETWORK)
@@ -125,20 +136,22 @@ def ensure_image(
 
 def make_so(
     engine: Engine,
-    spec: RelaySpec,
+    spec: ContainerSpec,
     archive: ImageArchive,
     on_step: Callable[[str], None],
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    also: Mapping[str, bytes] | None = None,
 ) -> bool:
-    """Make the host run exactly this container for the relay; returns whether anything was done.
+    """Make the host run exactly this container; returns whether anything was done.
 
-    Does nothing when it runs and nothing differs. One that was merely stopped is started. Anything else under the
-    relay's name or label is removed, with its volume, and made anew. `on_step(name)` is called before each step
-    begins: network, image, clean, volume, create, files, start, check. Raises RemoteError; the caller then calls
-    `remove_relay`, so that nothing half-made is left. `archive` must hold the image that the spec names
-    (ValueError).
+    Does nothing when it runs and nothing differs. One that was merely stopped is started. Anything else under its
+    name or labels is removed, with its volume, and made anew. `on_step(name)` is called before each step begins:
+    network, image, clean, volume, create, files, start, check. `also` are files that a new container needs beside those
+    of its spec. Raises RemoteError; the caller then removes it, so that nothing half-made is left. `archive` must hold
+    the image that the spec names (ValueError).
     """
-    if archive.tag != spec.image:
+    if archive.tag != spec.create_body["Image"]:
         raise ValueError("the archive holds another image than the spec names")
     state = _matching_state(engine, spec)
     if state == "running":
@@ -150,7 +163,7 @@ def make_so(
         on_step("image")
         ensure_image(engine, archive, on_progress)
         on_step("clean")
-        remove_relay(engine, spec.panel_id, spec.relay_id)
+        _remove_all(engine, spec.container_name, spec.identity_labels)
         on_step("volume")
         with engine_errors():
             engine.create_volume(spec.container_name, labels=spec.identity_labels)
@@ -158,8 +171,7 @@ def make_so(
         with engine_errors():
             engine.create_container_from_config(spec.create_body, spec.container_name)
         on_step("files")
-        with engine_errors():
-            engine.put_archive(spec.container_name, FILES_DIR, _files_archive(spec))
+        put_files(engine, spec.container_name, spec.files_dir, {**spec.files, **(also or {})})
     on_step("start")
     with engine_errors():
         engine.start(spec.container_name)
@@ -169,8 +181,8 @@ def make_so(
     return True
 
 
-def check_up(engine: Engine, spec: RelaySpec) -> None:
-    """Raise RelayStopped, with the end of its log, when the relay's container does not run or had to be restarted.
+def check_up(engine: Engine, spec: ContainerSpec) -> None:
+    """Raise ContainerStopped, with the end of its log, when the container does not run or had to be restarted.
 
     Also tells why a relay that `make_so` has just made does not answer. Raises RemoteError when the Engine cannot be
     asked.
@@ -182,16 +194,46 @@ def check_up(engine: Engine, spec: RelaySpec) -> None:
         log = engine.logs(spec.container_name, tail=_LOG_LINES)
     # Indented lines are the list of flags that derper prints after an unknown one.
     lines = [line for line in log.decode(errors="replace").splitlines() if line and not line[0].isspace()]
-    raise RelayStopped(detail="\n".join(lines[-5:]))
+    is_gate = spec.identity_labels[LABEL_KIND] == KIND_GATE
+    raise ContainerStopped(ContainerStopped.gate_sentence if is_gate else "", detail="\n".join(lines[-5:]))
+
+
+def put_files(engine: Engine, container: str, folder: str, files: Mapping[str, bytes]) -> None:
+    """Write files (absolute path → content) into a container's volume, readable by its own user alone. Raises RemoteError."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path.removeprefix(f"{folder}/"))
+            entry.size, entry.mode, entry.uid, entry.gid = len(content), 0o600, USER_ID, USER_ID
+            archive.addfile(entry, io.BytesIO(content))
+    with engine_errors():
+        engine.put_archive(container, folder, buffer.getvalue())
+
+
+def read_file(engine: Engine, container: str, path: str) -> bytes:
+    """One small file of a container's volume; empty when there is none. Raises RemoteError."""
+    try:
+        with engine_errors():
+            chunks, _stat = engine.get_archive(container, path)
+            whole = io.BytesIO(b"".join(chunks))
+    except EngineError as error:
+        if error.code == "not_found":
+            return b""
+        raise
+    with tarfile.open(fileobj=whole) as archive:
+        member = archive.next()
+        content = archive.extractfile(member) if member else None
+        return content.read() if content else b""
 
 
 def remove_relay(engine: Engine, panel_id: str, relay_id: int) -> None:
     """Remove a relay's container, running or not, and its volume; what is not there is fine. Raises RemoteError."""
-    name = relay_name(panel_id, relay_id)
-    # By label as well as by name: somebody may have renamed the container.
-    for container in {row["Id"] for row in _rows_of(engine, panel_id, relay_id)} | {name}:
-        _remove(partial(engine.remove_container, container, v=True, force=True))
-    _remove(partial(engine.remove_volume, name))
+    _remove_all(engine, relay_name(panel_id, relay_id), relay_labels(panel_id, relay_id))
+
+
+def remove_gate(engine: Engine, panel_id: str) -> None:
+    """Remove the panel's gate, running or not, and its volume; what is not there is fine. Raises RemoteError."""
+    _remove_all(engine, gate_name(panel_id), gate_labels(panel_id))
 
 
 def remove_orphans(engine: Engine, panel_id: str, keep: Collection[int]) -> list[int]:
@@ -203,10 +245,17 @@ def remove_orphans(engine: Engine, panel_id: str, keep: Collection[int]) -> list
     return orphans
 
 
-def _rows_of(engine: Engine, panel_id: str, relay_id: int) -> list[dict[str, Any]]:
-    labels = [f"{LABEL_PANEL}={panel_id}", f"{LABEL_RELAY}={relay_id}", f"{LABEL_KIND}={KIND_RELAY}"]
+def _remove_all(engine: Engine, name: str, labels: Mapping[str, str]) -> None:
+    # By label as well as by name: somebody may have renamed the container.
+    for container in {row["Id"] for row in _rows_of(engine, labels)} | {name}:
+        _remove(partial(engine.remove_container, container, v=True, force=True))
+    _remove(partial(engine.remove_volume, name))
+
+
+def _rows_of(engine: Engine, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    wanted = [f"{name}={value}" for name, value in labels.items()]
     with engine_errors():
-        return list(engine.containers(all=True, filters={"label": labels}))
+        return list(engine.containers(all=True, filters={"label": wanted}))
 
 
 def _relay_id(row: dict[str, Any]) -> int | None:
@@ -230,9 +279,9 @@ def _found(row: dict[str, Any]) -> Found:
     )
 
 
-def _matching_state(engine: Engine, spec: RelaySpec) -> str:
-    """The state of the relay's container when it is the only one and as the spec says, else an empty string."""
-    rows = _rows_of(engine, spec.panel_id, spec.relay_id)
+def _matching_state(engine: Engine, spec: ContainerSpec) -> str:
+    """The state of the container when it is the only one and as the spec says, else an empty string."""
+    rows = _rows_of(engine, spec.identity_labels)
     if len(rows) != 1 or rows[0]["Labels"].get(LABEL_SPEC) != spec.spec_hash:
         return ""
     try:
@@ -245,9 +294,9 @@ def _matching_state(engine: Engine, spec: RelaySpec) -> str:
     return "" if _differences(inspected, spec) else str(inspected["State"]["Status"])
 
 
-def _differences(inspected: dict[str, Any], spec: RelaySpec) -> list[str]:
+def _differences(inspected: dict[str, Any], spec: ContainerSpec) -> list[str]:
     body, config, host = spec.create_body, inspected["Config"], inspected["HostConfig"]
-    differing = [key for key in ("Image", "Cmd", "User", "Labels") if not _agrees(config.get(key), body[key])]
+    differing = [key for key in _COMPARED if key in body and not _agrees(config.get(key), body[key])]
     for key, wanted in body["HostConfig"].items():
         actual = host.get(key)
         if actual != wanted and not (key in _LIMITS and actual in _UNSET):
@@ -274,16 +323,6 @@ def _has_image(engine: Engine, archive: ImageArchive) -> bool:
             return False
         raise
     return bool(labels.get(LABEL_CONTENT) == archive.sha256)
-
-
-def _files_archive(spec: RelaySpec) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for path, content in spec.files.items():
-            entry = tarfile.TarInfo(path.removeprefix(f"{FILES_DIR}/"))
-            entry.size, entry.mode, entry.uid, entry.gid = len(content), 0o600, USER_ID, USER_ID
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def _remove(call: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""Relays on servers, and the work that was done on them."""
+"""Relays and gates on servers, and the work that was done on them."""
 
 from typing import Any, ClassVar, Self
 
@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.jobs import JobQuerySet, JobRecord
-from fleet.models import Server
+from fleet.models import Server, StaffOnlyQuerySet
 from serials.models import ByRentalQuerySet, Rental
 
 
@@ -177,6 +177,54 @@ class RelayHealth(models.Model):
 
     def __str__(self) -> str:
         return f"{self.relay_id} {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class Gate(models.Model):
+    """The one container of a server that its relays ask for admission; it passes their questions on to the panel.
+
+    `secret` proves to the panel which server asks; `secret_hash` finds it. While the panel is away the gate answers from the
+    list that was left with it: `list_changed_at` is when the list should have become another one, `list_delivered_at` the
+    moment as of which the host has it, `list_hash` what it has.
+    """
+
+    class Status(models.TextChoices):
+        PLANNED = "planned", _("being prepared")
+        RUNNING = "running", _("running")
+        FAILED = "failed", _("failed")
+
+    server = models.OneToOneField(Server, models.CASCADE, related_name="gate", verbose_name=_("server"))
+    status = models.CharField(_("state"), max_length=8, choices=Status, default=Status.PLANNED, db_index=True)
+    secret = EncryptedTextField(editable=False)
+    secret_hash = models.CharField(max_length=64, unique=True, editable=False)
+    image = models.CharField(_("image"), max_length=80, blank=True, editable=False)
+    failures = models.PositiveIntegerField(_("failed tries"), default=0, editable=False)
+    try_after = models.DateTimeField(_("next try not before"), null=True, blank=True, editable=False)
+    failure_code = models.CharField(
+        _("error code of the last failure"), max_length=32, blank=True, editable=False
+    )
+    failed_at = models.DateTimeField(_("last failure"), null=True, blank=True, editable=False)
+    running_since = models.DateTimeField(_("running since"), null=True, blank=True, editable=False)
+    list_changed_at = models.DateTimeField(
+        _("list changed"), null=True, blank=True, db_index=True, editable=False
+    )
+    list_delivered_at = models.DateTimeField(_("list delivered"), null=True, blank=True, editable=False)
+    list_hash = models.CharField(max_length=64, blank=True, editable=False)
+
+    objects = StaffOnlyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("gate")
+        verbose_name_plural = _("gates")
+
+    def __str__(self) -> str:
+        return str(self.server)
+
+    @property
+    def is_list_late(self) -> bool:
+        """Whether a change of the list has not reached the host yet."""
+        if self.list_changed_at is None:
+            return False
+        return self.list_delivered_at is None or self.list_delivered_at < self.list_changed_at
 
 
 class DeploymentQuerySet(JobQuerySet):

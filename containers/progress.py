@@ -15,7 +15,7 @@ from serials.models import Rental
 # A deployment's own steps, in the four that a customer is shown.
 _STEPS: tuple[tuple[Promise | str, tuple[str, ...]], ...] = (
     (_("Connect to the server"), ("connect",)),
-    (_("Load the image"), ("network", "image")),
+    (_("Load the image"), ("gate", "network", "image")),
     (_("Start"), ("clean", "volume", "create", "files", "start", "check")),
     (_("Test"), ("probe", "done")),
 )

@@ -1,9 +1,10 @@
-"""The wanted container of one relay as plain data, and its hash.
+"""The wanted container as plain data, and its hash: what all of ours have in common, and that of one relay.
 
 Pure: nothing here talks to a host or a database. The flags are those of cmd/derper/derper.go, the create body that
 of `POST /containers/create` of the Docker Engine API (1.41 and newer).
 """
 
+import abc
 import hashlib
 import ipaddress
 import json
@@ -28,7 +29,7 @@ FILES_DIR = "/relay"
 INNER_DERP_PORT = 8443
 INNER_STUN_PORT = 3478
 
-_PANEL_ID = re.compile(r"[0-9a-f]{8}")
+PANEL_ID = re.compile(r"[0-9a-f]{8}")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _VERIFY_URL = re.compile(r"https?://[!-~]+")
 
@@ -38,8 +39,84 @@ def relay_name(panel_id: str, relay_id: int) -> str:
     return f"derp-{panel_id}-{relay_id}"
 
 
+def relay_labels(panel_id: str, relay_id: int) -> dict[str, str]:
+    """The labels that say whose a relay's container and volume are."""
+    return {LABEL_PANEL: panel_id, LABEL_RELAY: str(relay_id), LABEL_KIND: KIND_RELAY}
+
+
+class ContainerSpec(abc.ABC):
+    """One container of ours, hardened, on the network of all, with one volume for its files; subclasses are frozen dataclasses."""
+
+    panel_id: str
+
+    @property
+    @abc.abstractmethod
+    def container_name(self) -> str:
+        """The container's name; its volume bears the same."""
+
+    @property
+    @abc.abstractmethod
+    def files_dir(self) -> str:
+        """Where in the container its volume is mounted."""
+
+    @property
+    @abc.abstractmethod
+    def files(self) -> dict[str, bytes]:
+        """Absolute path in the container → content of every file that is part of what it should be."""
+
+    @property
+    @abc.abstractmethod
+    def identity_labels(self) -> dict[str, str]:
+        """The labels that say whose this is: those of the volume, which outlives no change of the spec."""
+
+    @property
+    @abc.abstractmethod
+    def _unlabelled_body(self) -> dict[str, Any]: ...
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The container's labels: whose it is and the hash of this spec."""
+        return {**self.identity_labels, LABEL_SPEC: self.spec_hash}
+
+    @property
+    def create_body(self) -> dict[str, Any]:
+        """The body of `POST /containers/create`."""
+        return {**self._unlabelled_body, "Labels": self.labels}
+
+    @cached_property
+    def spec_hash(self) -> str:
+        """SHA-256, in hex, of all that decides the container: the create body and the files' contents.
+
+        The same in every process, and another as soon as anything changes. The secrets in the files carry 256 random
+        bits, so that a hash which stands in a label gives nothing away.
+        """
+        whole = {
+            "body": self._unlabelled_body,
+            "identity": self.identity_labels,
+            "files": {path: hashlib.sha256(content).hexdigest() for path, content in self.files.items()},
+        }
+        canonical = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def _hardened(self, *, memory_bytes: int, pids_limit: int, restart: str) -> dict[str, Any]:
+        """The part of `HostConfig` that every container of ours has."""
+        return {
+            "NetworkMode": NETWORK,
+            # Not read-only: the Engine refuses to put files into a read-only mount, even before the start.
+            "Mounts": [{"Type": "volume", "Source": self.container_name, "Target": self.files_dir}],
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "Memory": memory_bytes,
+            "MemorySwap": memory_bytes,
+            "PidsLimit": pids_limit,
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}},
+            "RestartPolicy": {"Name": restart, "MaximumRetryCount": 0},
+        }
+
+
 @dataclass(frozen=True)
-class RelaySpec:
+class RelaySpec(ContainerSpec):
     """Everything that decides what one relay's container is.
 
     `panel_id` is the panel's own 8 lowercase hex digits; several panels may share a host. `relay_id` is the relay's
@@ -47,8 +124,9 @@ class RelaySpec:
     certificate's name. `bind_address` is the IPv4 address of the host that the ports are bound to; it is the public
     address unless given, and `0.0.0.0` on clouds whose hosts do not hold their public address. `image` is the tag of
     the image. `private_key` and `mesh_key` are 64 lowercase hex digits. `verify_url` is asked before a client is let
-    in, and refuses when it does not answer; empty lets everybody in. `memory_bytes` bounds memory and swap
-    together: derper takes 16 MiB at rest and up to 100 KiB a connection. Raises ValueError for anything else.
+    in; empty lets everybody in, and `fail_open` says whether everybody gets in while it does not answer. `memory_bytes`
+    bounds memory and swap together: derper takes 16 MiB at rest and up to 100 KiB a connection. Raises ValueError for
+    anything else.
     """
 
     panel_id: str
@@ -63,6 +141,7 @@ class RelaySpec:
     mesh_key: str = field(repr=False)
     bind_address: str = ""
     verify_url: str = ""
+    fail_open: bool = False
     memory_bytes: int = 128 * 1024 * 1024
     pids_limit: int = 256
 
@@ -75,7 +154,7 @@ class RelaySpec:
                 ipaddress.IPv4Address(getattr(self, name))
             except ValueError:
                 raise ValueError(f"{name} must be an IPv4 address") from None
-        if not _PANEL_ID.fullmatch(self.panel_id):
+        if not PANEL_ID.fullmatch(self.panel_id):
             raise ValueError("panel_id must be 8 lowercase hex digits")
         if self.relay_id < 0:
             raise ValueError("relay_id must not be negative")
@@ -90,12 +169,14 @@ class RelaySpec:
 
     @property
     def container_name(self) -> str:
-        """The container's name; its volume bears the same."""
         return relay_name(self.panel_id, self.relay_id)
 
     @property
+    def files_dir(self) -> str:
+        return FILES_DIR
+
+    @property
     def files(self) -> dict[str, bytes]:
-        """Absolute path in the container → content of every file that it needs before its start."""
         config = json.dumps({"PrivateKey": f"privkey:{self.private_key}"})
         return {
             f"{FILES_DIR}/derper.json": config.encode(),
@@ -122,42 +203,16 @@ class RelaySpec:
         ]
         if self.verify_url:
             # derper's own default is to let everybody in while the address does not answer.
-            command += [f"-verify-client-url={self.verify_url}", "-verify-client-url-fail-open=false"]
+            answer = "true" if self.fail_open else "false"
+            command += [
+                f"-verify-client-url={self.verify_url}",
+                f"-verify-client-url-fail-open={answer}",
+            ]
         return command
 
     @property
     def identity_labels(self) -> dict[str, str]:
-        """The labels that say whose this is: those of the volume, which outlives no change of the spec."""
-        return {
-            LABEL_PANEL: self.panel_id,
-            LABEL_RELAY: str(self.relay_id),
-            LABEL_KIND: KIND_RELAY,
-        }
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """The container's labels: whose it is and the hash of this spec."""
-        return {**self.identity_labels, LABEL_SPEC: self.spec_hash}
-
-    @property
-    def create_body(self) -> dict[str, Any]:
-        """The body of `POST /containers/create`."""
-        return {**self._unlabelled_body, "Labels": self.labels}
-
-    @cached_property
-    def spec_hash(self) -> str:
-        """SHA-256, in hex, of all that decides the container: the create body and the files' contents.
-
-        The same in every process, and another as soon as anything changes. The keys in the files carry 256 random
-        bits, so that a hash which stands in a label gives nothing away.
-        """
-        whole = {
-            "body": self._unlabelled_body,
-            "identity": self.identity_labels,
-            "files": {path: hashlib.sha256(content).hexdigest() for path, content in self.files.items()},
-        }
-        canonical = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return relay_labels(self.panel_id, self.relay_id)
 
     @property
     def _unlabelled_body(self) -> dict[str, Any]:
@@ -168,20 +223,12 @@ class RelaySpec:
             "User": f"{USER_ID}:{USER_ID}",
             "ExposedPorts": {derp: {}, stun: {}},
             "HostConfig": {
-                "NetworkMode": NETWORK,
+                **self._hardened(
+                    memory_bytes=self.memory_bytes, pids_limit=self.pids_limit, restart="unless-stopped"
+                ),
                 "PortBindings": {
                     derp: [{"HostIp": self.bind_address, "HostPort": str(self.derp_port)}],
                     stun: [{"HostIp": self.bind_address, "HostPort": str(self.stun_port)}],
                 },
-                # Not read-only: the Engine refuses to put files into a read-only mount, even before the start.
-                "Mounts": [{"Type": "volume", "Source": self.container_name, "Target": FILES_DIR}],
-                "ReadonlyRootfs": True,
-                "CapDrop": ["ALL"],
-                "SecurityOpt": ["no-new-privileges"],
-                "Memory": self.memory_bytes,
-                "MemorySwap": self.memory_bytes,
-                "PidsLimit": self.pids_limit,
-                "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}},
-                "RestartPolicy": {"Name": "unless-stopped", "MaximumRetryCount": 0},
             },
         }

@@ -16,7 +16,13 @@ from django.db import transaction
 
 from accounts.models import User
 from accounts.services import create_user
-from containers.services.images import NoImage, current_image, install_image
+from containers.services.images import (
+    NoImage,
+    current_gate_image,
+    current_image,
+    install_gate_image,
+    install_image,
+)
 from derpmgmt.lib import queue
 from derpmgmt.lib.files import write_private
 from fleet.models import Region, Server, SshCredential
@@ -98,8 +104,12 @@ def seed_people() -> None:
     write_private(_logins_file(), json.dumps(logins, indent=2))
 
 
-def seed_image(find_derper: Callable[[], Path | None]) -> None:
-    """The relay image, around what `find_derper` gives (None: a placeholder, for the sandbox)."""
+def seed_images(find_derper: Callable[[], Path | None], find_nginx: Callable[[], Path | None]) -> None:
+    """The images of relays and gates, around what these give (None: a placeholder, for the sandbox)."""
+    try:
+        current_gate_image()
+    except NoImage:
+        install_gate_image(nginx=find_nginx())
     try:
         current_image()
     except NoImage:

@@ -18,18 +18,35 @@ from serials.services import closing as serials_closing
 
 JOBS: dict[str, list[Ring]] = {
     # serials: the end, the schedule or the state of a rental moved
-    "rental_changed": [Ring(containers.plan_rental), Ring(acl.refresh_acl)],
+    "rental_changed": [
+        Ring(containers.plan_rental),
+        Ring(acl.refresh_acl),
+        Ring(acl.enforce_rental, "admission"),
+    ],
     # accounts: somebody is to be told something
     "notice_made": [Ring(accounts.send_notice, "notices")],
     # accounts: an account is to be closed, and what the rooms above have of it is to go
-    "account_closing": [Ring(serials.close_rental), Ring(acl.destroy_maps)],
+    "account_closing": [
+        Ring(serials.close_rental),
+        Ring(acl.destroy_maps),
+        Ring(acl.destroy_devices),
+    ],
+    # accounts: somebody was banned, or is no longer
+    "user_barred": [Ring(acl.enforce_user, "admission")],
     # containers: a relay's row no longer says what its container is
     "relay_changed": [Ring(containers.apply_relay, containers.apply_queue)],
     # containers: which relays a rental has, or what they are, changed
     "relays_changed": [Ring(acl.refresh_acl)],
+    # containers: a gate's row no longer says what its container is; who may come in on a server is another
+    "gate_changed": [Ring(containers.apply_gate, containers.server_queue)],
+    "list_changed": [Ring(containers.push_list, containers.gate_queue)],
     "probe_asked": [Ring(containers.probe_relay, "slow")],
     # acl: a rental has another version of its map, or none any more
     "map_changed": [Ring(acl.publish_live)],
+    # acl: a device may not come in any more; a rental's devices are checked again; a page wants to know who is there
+    "device_revoked": [Ring(acl.cut_device, "admission")],
+    "devices_checked_again": [Ring(acl.enforce_devices, "admission")],
+    "presence_asked": [Ring(acl.read_presence, "admission")],
     # fleet
     "server_to_check": [Ring(containers.request_check)],
     "server_usable": [Ring(containers.plan_waiting)],
@@ -40,6 +57,8 @@ JOBS: dict[str, list[Ring]] = {
 
 ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "server_relays": [relays.server_relays],
+    # who may come in on a server while the panel is away
+    "gate_list": [acl_services.gate_list],
     "admin_overview": [overview.admin_overview],
     # why an account may not be closed; what its owner would lose; what of it is still there
     "closing_reasons": [],
@@ -47,6 +66,7 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "closing_left": [
         serials_closing.closing_left,
         acl_services.closing_left,
+        acl_services.devices_left,
         containers_closing.closing_left,
     ],
 }
@@ -61,7 +81,12 @@ CRON: list[Tick] = [
     Tick(acl.check_maps, "default", 3600),
     Tick(acl.clean_copies, "default", 3600),
     Tick(acl.record_fetches, "default", 15),
-    Tick(serials.sweep_rentals, "default", 5),
+    # An end is to be felt within two seconds, so nothing slow may stand before it in its queue.
+    Tick(serials.sweep_rentals, "admission", 1),
+    Tick(acl.sweep_cuts, "admission", 30),
+    Tick(acl.settle_places, "admission", 5),
+    Tick(acl.tidy_devices, "default", 60),
+    Tick(serials.expire_serials, "default", 60),
     Tick(accounts.sweep_closing, "default", 30),
     Tick(accounts.sweep_notices, "notices", 10),
     Tick(serials.sweep_reminders, "default", 30),

@@ -65,27 +65,63 @@ class Source(ABC):
         """The row in the table of its kind, under `headings`."""
 
 
-class RentalSource(Source):
-    """What the rental went through, from the activity log."""
+class LogSource(Source):
+    """What stands in the activity log: these `actions`."""
+
+    actions: ClassVar[tuple[str, ...]]
+
+    def rows(self, reader: User, customer: User) -> QuerySet[OperationLog]:
+        return OperationLog.objects.visible_to(reader).filter(subject=customer, action__in=self.actions)
+
+
+class RentalSource(LogSource):
+    """What the rental went through."""
 
     kind, label, colour = "rental", gettext_lazy("Rental"), "azure"
     headings = (gettext_lazy("time"), gettext_lazy("what happened"))
-    ACTIONS: ClassVar[dict[str, Any]] = {
-        "rental.expired": gettext_lazy("The rental ended"),
-        "rental.paused": gettext_lazy("The rental was paused"),
-        "rental.resumed": gettext_lazy("The rental was resumed"),
-        "rental.closed": gettext_lazy("The rental was closed"),
-        "user.closing": gettext_lazy("The account was closed"),
-    }
-
-    def rows(self, reader: User, customer: User) -> QuerySet[OperationLog]:
-        return OperationLog.objects.visible_to(reader).filter(subject=customer, action__in=self.ACTIONS)
+    actions = (
+        "rental.expired",
+        "rental.paused",
+        "rental.resumed",
+        "rental.closed",
+        "user.closing",
+    )
 
     def describe(self, row: OperationLog, moment: str) -> tuple[str, str]:
-        return str(self.ACTIONS[row.action]), ""
+        return row.action_text, ""
 
     def cells(self, row: OperationLog) -> tuple[Cell, ...]:
-        return row.at, str(self.ACTIONS[row.action])
+        return row.at, row.action_text
+
+
+class DeviceSource(LogSource):
+    """What became of the devices, and of who may come in."""
+
+    kind, label, colour = "device", gettext_lazy("Device"), "teal"
+    headings = (gettext_lazy("time"), gettext_lazy("what happened"), gettext_lazy("device"))
+    actions = (
+        "device.added",
+        "device.approved",
+        "device.enrolled",
+        "device.revoked",
+        "devices.window_opened",
+        "devices.window_closed",
+        "devices.checking_off",
+        "devices.checking_on",
+        "devices.verify_url_set",
+        "devices.verify_url_removed",
+    )
+
+    def describe(self, row: OperationLog, moment: str) -> tuple[str, str]:
+        return row.action_text, self._device(row)
+
+    def cells(self, row: OperationLog) -> tuple[Cell, ...]:
+        return row.at, row.action_text, self._device(row)
+
+    @staticmethod
+    def _device(row: OperationLog) -> str:
+        # The others are about the rental, and name its owner.
+        return row.target if row.action.startswith("device.") else ""
 
 
 class RedemptionSource(Source):
@@ -207,7 +243,14 @@ class NoticeSource(Source):
 
 SOURCES: dict[str, Source] = {
     source.kind: source
-    for source in (RentalSource(), RedemptionSource(), MapSource(), RelaySource(), NoticeSource())
+    for source in (
+        RentalSource(),
+        RedemptionSource(),
+        MapSource(),
+        DeviceSource(),
+        RelaySource(),
+        NoticeSource(),
+    )
 }
 _TIMELINE_HEADINGS = (
     gettext_lazy("time"),

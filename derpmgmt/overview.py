@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db.models import Count, Q
@@ -15,8 +16,11 @@ from django.utils.translation import ngettext
 
 from accounts.models import Notice, User
 from containers.derp.probe import CAUSES
-from containers.models import Deployment, Relay, ServerCheck
+from containers.models import Deployment, Gate, Relay, ServerCheck
+from containers.services import gates
+from containers.services.images import GATE_LINK, RELAY_LINK
 from containers.services.relays import SLOTS
+from derpmgmt.lib.address import is_loopback
 from derpmgmt.lib.jobs import translate
 from fleet.models import Region, Server
 from serials.models import Redemption, Rental, SerialBatch, SerialNumber
@@ -25,6 +29,8 @@ from serials.models import Redemption, Rental, SerialBatch, SerialNumber
 SHOWN = 10
 # Servers are visited every 15 s: after so long nobody seems to do it.
 VISITS_MISSED = timedelta(minutes=2)
+# A list of devices that did not reach its gate for so long.
+LIST_LATE = timedelta(minutes=1)
 ERRORS_SHOWN_FOR = timedelta(days=1)
 NOTICES_SHOWN_FOR = timedelta(days=7)
 
@@ -85,7 +91,14 @@ def admin_overview() -> Iterator[dict[str, Any]]:
         .order_by("region__code", "name")
     )
     visits = [server.last_visit_at for server in servers if server.last_visit_at]
-    matters = [*_servers(servers, now), *_relays(now), *_customers(servers, now), *_notices(now), *_batches()]
+    matters = [
+        *_servers(servers, now),
+        *_gates(servers, now),
+        *_relays(now),
+        *_customers(servers, now),
+        *_notices(now),
+        *_batches(),
+    ]
     yield {
         "matters": sorted(matters, key=lambda matter: _LEVELS.index(matter.level)),
         "figures": _figures(now),
@@ -95,7 +108,7 @@ def admin_overview() -> Iterator[dict[str, Any]]:
 
 
 def _servers(servers: list[Server], now: datetime) -> Iterator[Matter]:
-    if not (settings.IMAGE_DIR / "current").exists():
+    if not (settings.IMAGE_DIR / RELAY_LINK).exists():
         text = _("Make one with “manage.py image_build”; no relay can be started before.")
         yield Matter(
             CRITICAL, _("There is no relay image"), text, reverse("admin:containers_relay_changelist")
@@ -129,6 +142,30 @@ def _servers(servers: list[Server], now: datetime) -> Iterator[Matter]:
                 reason = check.reason if check else _("It has not been checked yet.")
                 url = reverse("admin:containers_server_check", args=[server.pk])
                 yield Matter(WARNING, title, reason, url, check.finished_at if check else None)
+
+
+def _gates(servers: list[Server], now: datetime) -> Iterator[Matter]:
+    if not (settings.IMAGE_DIR / GATE_LINK).exists():
+        text = _("Make one with “manage.py image_build --only gate”; no new relay can be started before.")
+        yield Matter(
+            CRITICAL, _("There is no image of the gate"), text, reverse("admin:containers_gate_changelist")
+        )
+    host = urlsplit(settings.RELAY_URL).hostname or ""
+    if is_loopback(host) and any(not is_loopback(server.address) for server in servers):
+        text = _("Set DERPMGMT_RELAY_URL (docs/running.md); until then only devices that are known get in.")
+        title = _("Servers cannot reach the panel at %(url)s") % {"url": settings.RELAY_URL}
+        yield Matter(CRITICAL, title, text, reverse("admin:containers_gate_changelist"))
+    failed = Gate.objects.filter(status=Gate.Status.FAILED)
+    for gate in failed.select_related("server").defer("secret").order_by("failed_at")[:SHOWN]:
+        title = _("The gate of %(server)s failed") % {"server": gate.server}
+        url = reverse("admin:fleet_server_change", args=[gate.server_id])
+        yield Matter(CRITICAL, title, str(gates.failure_text(gate)), url, gate.failed_at)
+    late = gates.late_gates().filter(list_changed_at__lt=now - LIST_LATE, running_since__isnull=False)
+    for gate in late.select_related("server").defer("secret").order_by("list_changed_at")[:SHOWN]:
+        title = _("The gate of %(server)s does not have the newest list of devices") % {"server": gate.server}
+        text = _("While the panel is away it lets in who was known before, revoked devices too.")
+        url = reverse("admin:fleet_server_change", args=[gate.server_id])
+        yield Matter(CRITICAL, title, text, url, gate.list_changed_at)
 
 
 def _relays(now: datetime) -> Iterator[Matter]:

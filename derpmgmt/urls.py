@@ -10,6 +10,7 @@ urlpatterns = [
     path("home/", pages.home, name="home"),
     path("home/relays/", pages.home_relays, name="home-relays"),
     path("home/map/", pages.home_map, name="home-map"),
+    path("home/devices/", pages.home_devices, name="home-devices"),
     path("history/", history.history, name="history"),
     path("history/<slug:kind>.<slug:file_format>", history.history_export, name="history-export"),
     path("account/", include("accounts.urls")),

@@ -5,4 +5,8 @@ import os
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "derpmgmt.settings")
-application = get_wsgi_application()
+pages = get_wsgi_application()
+
+from acl.admission import AdmissionApplication  # noqa: E402 — it needs the models
+
+application = AdmissionApplication(pages)

@@ -49,15 +49,17 @@ class Contact:
 
 
 @contextmanager
-def contact(server: Server) -> Iterator[Contact]:
+def contact(
+    server: Server, *, ssh_seconds: float = SSH_SECONDS, engine_seconds: float = ENGINE_SECONDS
+) -> Iterator[Contact]:
     """Reach `server` and record whether that went well; a connection that timed out or was lost is dropped.
 
     Raises `RemoteError`, whatever the host did wrong.
     """
     endpoint = endpoint_of(server)
     try:
-        connection = pool().get(endpoint)
-        engine = open_engine(connection, server.docker_socket, ENGINE_SECONDS)
+        connection = pool().get(endpoint, ssh_seconds)
+        engine = open_engine(connection, server.docker_socket, engine_seconds)
     except RemoteError as error:
         pool().drop(endpoint)
         services.record_failed_contact(server_pk=server.pk, error=error)

@@ -113,6 +113,11 @@ def explain(words: str, status: int | None = None) -> EngineError:
     return EngineError(_SENTENCES[code], code=code, detail=words)
 
 
+def explain_code(code: str) -> str | Promise:
+    """The sentence behind an EngineError's code; empty for a code that is none of its."""
+    return _SENTENCES.get(code, "")
+
+
 @contextmanager
 def engine_errors() -> Iterator[None]:
     """Turns what the SDK and HTTP raise inside into `RemoteError`s: EngineError, TimedOut, Unreachable."""

@@ -105,6 +105,7 @@ SERVER_FIELDS = (
     "tcp_port_last",
     "udp_port_first",
     "udp_port_last",
+    "is_fail_open",
 )
 
 

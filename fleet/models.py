@@ -165,6 +165,14 @@ class Server(models.Model):
     udp_port_first = models.PositiveIntegerField(_("first UDP port"), default=20000, validators=_port)
     udp_port_last = models.PositiveIntegerField(_("last UDP port"), default=20999, validators=_port)
 
+    is_fail_open = models.BooleanField(
+        _("let everybody in when nobody can be asked"),
+        default=False,
+        help_text=_(
+            "When neither the panel nor the server's gate answers: off = nobody new gets in, on = everybody does."
+        ),
+    )
+
     status = models.CharField(_("state"), max_length=12, choices=Status, default=Status.NEW, db_index=True)
     status_reason = models.TextField(_("reason"), blank=True)
     in_use = models.GeneratedField(

@@ -93,7 +93,7 @@ class SerialBatchAdmin(ReadOnlyAdmin):
     def get_fields(self, request: HttpRequest, obj: SerialBatch | None = None) -> list[Any]:
         if obj is not None:
             return ["name", "days", "serial_numbers", "redeem_by", "paid_at", "device_limit", "quota", "rate", "at_quota",
-                    "grace_days", "servers", "created_at", "created_by"]  # fmt: skip
+                    "grace_days", "may_open", "servers", "created_at", "created_by"]  # fmt: skip
         paid = ["is_paid"] if _staff(request).is_superuser else []
         return [
             "name",
@@ -106,6 +106,7 @@ class SerialBatchAdmin(ReadOnlyAdmin):
             "rate_mbit",
             "at_quota",
             "grace_days",
+            "may_open",
             "servers",
         ]
 
@@ -272,6 +273,7 @@ class SpanInline(ReadOnlyMixin, admin.TabularInline[RentalSpan, Rental]):
         "rate_bytes_per_second",
         "at_quota",
         "grace_days",
+        "may_open",
         "redemption",
     ]
     extra = 0

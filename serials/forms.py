@@ -56,7 +56,17 @@ class BatchForm(forms.ModelForm[SerialBatch]):
 
     class Meta:
         model = SerialBatch
-        fields = ["name", "days", "count", "redeem_by", "device_limit", "at_quota", "grace_days", "servers"]
+        fields = [
+            "name",
+            "days",
+            "count",
+            "redeem_by",
+            "device_limit",
+            "at_quota",
+            "grace_days",
+            "may_open",
+            "servers",
+        ]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

@@ -8,10 +8,13 @@ from serials.services import closing
 
 
 def sweep_rentals() -> None:
-    """Record the rentals that have ended and the unused serial numbers whose last day is over."""
-    now = timezone.now()
-    services.sweep_rentals(now=now)
-    services.expire_serials(now=now)
+    """Record the rentals that have ended."""
+    services.sweep_rentals(now=timezone.now())
+
+
+def expire_serials() -> None:
+    """Record the unused serial numbers whose last day is over."""
+    services.expire_serials(now=timezone.now())
 
 
 def close_rental(user_pk: int) -> None:

@@ -41,7 +41,20 @@ class Entitlement(models.Model):
         help_text=_("So long everything still runs after the end; empty = as set for the whole panel."),
     )
 
-    ENTITLEMENT_FIELDS = ("device_limit", "quota_bytes", "rate_bytes_per_second", "at_quota", "grace_days")
+    may_open = models.BooleanField(
+        _("device checking may be switched off"),
+        default=True,
+        help_text=_("Whether the customer may let every device use his relays."),
+    )
+
+    ENTITLEMENT_FIELDS = (
+        "device_limit",
+        "quota_bytes",
+        "rate_bytes_per_second",
+        "at_quota",
+        "grace_days",
+        "may_open",
+    )
 
     class Meta:
         abstract = True

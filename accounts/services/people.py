@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from accounts.models import User
 from accounts.services.activity import log_operation
 from accounts.services.notices import notify
+from derpmgmt.lib import queue
 
 # What counts as a second factor; recovery codes only stand in for one.
 SECOND_FACTORS = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
@@ -115,7 +116,10 @@ def end_sessions(user: User) -> None:
 
 @transaction.atomic
 def ban_user(*, user: User, by: User | None, reason: str = "") -> bool:
-    """Shut the account out at once, open sessions included; False when it was already. Raises `NotAllowed`."""
+    """Shut the account out at once, open sessions included; False when it was already.
+
+    Raises `NotAllowed`. Announces `user_barred`.
+    """
     ask_right_over(user, by)
     if by is not None and by.pk == user.pk:
         raise NotAllowed(_("You cannot ban yourself."))
@@ -126,12 +130,13 @@ def ban_user(*, user: User, by: User | None, reason: str = "") -> bool:
     user.save(update_fields=["banned_at"])
     end_sessions(user)
     log_operation(by=by, action="user.banned", target=user, subject=user, reason=reason)
+    queue.announce("user_barred", user.pk)
     return True
 
 
 @transaction.atomic
 def unban_user(*, user: User, by: User | None) -> bool:
-    """Let a banned account in again; False when it was not banned. Raises `NotAllowed`."""
+    """Let a banned account in again; False when it was not banned. Raises `NotAllowed`. Announces `user_barred`."""
     ask_right_over(user, by)
     user = User.objects.select_for_update().get(pk=user.pk)
     if not user.banned_at:
@@ -139,6 +144,7 @@ def unban_user(*, user: User, by: User | None) -> bool:
     user.banned_at = None
     user.save(update_fields=["banned_at"])
     log_operation(by=by, action="user.unbanned", target=user, subject=user)
+    queue.announce("user_barred", user.pk)
     return True
 
 

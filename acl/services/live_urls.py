@@ -17,6 +17,7 @@ from acl.copies import Copy, Fetches
 from acl.models import AclEvent, LiveUrl
 from acl.services.handing_out import DownloadRefused, check_download
 from derpmgmt.lib.crypto import keyed_hash
+from derpmgmt.lib.places import place_of
 from serials.models import Rental
 
 PREFIX = "/live/"
@@ -179,6 +180,7 @@ def _write(lines: list[Fetches]) -> None:
                     at=line.last_at,
                     last_at=line.last_at,
                     ip=line.ip or None,
+                    place=place_of(line.ip),
                     browser=line.browser,
                     count=line.count,
                     fetch_key=line.key,

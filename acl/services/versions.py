@@ -20,6 +20,7 @@ from acl.models import RENEW_BEFORE, VALID_FOR, AclConfig, AclEvent, LiveUrl, Ma
 from containers.models import Relay
 from containers.services.rotation import rotate_relay
 from derpmgmt.lib import queue
+from derpmgmt.lib.places import place_of
 from serials.models import Rental
 
 RELAYS_CHANGED = gettext_noop("relays were added or changed")
@@ -296,5 +297,6 @@ def record_event(
         reason=reason[:200],
         by=by,
         ip=ip,
+        place=place_of(ip),
         browser=derpmap.clean_text(browser)[:200],
     )

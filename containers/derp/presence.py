@@ -1,28 +1,41 @@
-"""Whether anybody uses a relay now, asked of the relay itself by its mesh key."""
+"""Who uses a relay now, asked of the relay itself by its mesh key, and closing connections the same way."""
 
 import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from containers.derp.client import ConnectionClosed, DerpClient, PinMismatch, ServerKeyMismatch, TlsFailed
-from containers.derp.frames import PeerPresent, ProtocolError
+from containers.derp.frames import PeerGone, PeerPresent, ProtocolError
 from containers.derp.probe import ProbeTarget
 
 _FLAG_MESH, _FLAG_PROBER = 2, 4
 # The relay names all present clients at once, so after a second of silence it has named them.
 _SILENCE_SECONDS = 1.0
+# It names us among them, which a slow line does not hide: after that less silence is enough.
+_SILENCE_AFTER_US_SECONDS = 0.4
+
+_FAULTS = (OSError, ConnectionClosed, PinMismatch, ProtocolError, ServerKeyMismatch, TlsFailed)
+
+
+class CannotAsk(Exception):
+    """The relay cannot be asked, or did not say all within the time limit."""
+
+
+@dataclass(frozen=True)
+class Present:
+    """A client that is connected; `node_key` is hexadecimal, `ip` "" and `port` 0 when an old relay does not say."""
+
+    node_key: str
+    ip: str
+    port: int
 
 
 def has_devices(target: ProbeTarget, *, timeout: float = 10.0) -> bool | None:
     """Whether devices are connected to a relay, the panel's own tests not counted; None when it cannot be asked."""
     deadline = time.monotonic() + timeout
     try:
-        with DerpClient.connect(
-            target.host,
-            target.derp_port,
-            cert_sha256=target.cert_sha256,
-            server_key=target.public_key,
-            mesh_key=target.mesh_key,
-            timeout=timeout / 2,
-        ) as client:
+        with _connect(target, timeout / 2) as client:
             while time.monotonic() < deadline:
                 is_silent = True
                 for peer in client.watch_connections(timeout=_SILENCE_SECONDS):
@@ -34,6 +47,88 @@ def has_devices(target: ProbeTarget, *, timeout: float = 10.0) -> bool | None:
                         return True
                 if is_silent:
                     return False
-    except (OSError, ConnectionClosed, PinMismatch, ProtocolError, ServerKeyMismatch, TlsFailed):
+    except _FAULTS:
         return None
     return None
+
+
+def read_present(target: ProbeTarget, *, timeout: float) -> list[Present]:
+    """Who is connected to a relay, within `timeout` seconds; raises `CannotAsk`.
+
+    Only who knows the mesh key is left out, so the panel's own tests: a client may call itself a test as it likes.
+    """
+    deadline = time.monotonic() + timeout
+    found: dict[str, Present] = {}
+    with _asking(target, timeout) as client:
+        for news in _listen(client, deadline):
+            if isinstance(news, PeerGone):
+                found.pop(news.key, None)
+            elif not _is_ours(client, news):
+                found[news.key] = Present(news.key, news.address, news.port)
+    return list(found.values())
+
+
+def close_peers(
+    target: ProbeTarget, keys: Collection[str] | None, *, timeout: float, spare: Collection[str] = ()
+) -> int:
+    """Close the connections of these clients (None: of all but `spare` and the panel's own) within `timeout` seconds.
+
+    Returns how many clients the relay has confirmed to be gone; who comes back meanwhile is closed again. Raises `CannotAsk`.
+    """
+    deadline = time.monotonic() + timeout
+    closing: set[str] = set()
+    gone: set[str] = set()
+    with _asking(target, timeout) as client:
+        for news in _listen(client, deadline, closing):
+            if isinstance(news, PeerGone):
+                if news.key in closing:
+                    closing.discard(news.key)
+                    gone.add(news.key)
+            elif not _is_ours(client, news) and (news.key not in spare if keys is None else news.key in keys):
+                closing.add(news.key)
+                client.close_peer(news.key, timeout=deadline - time.monotonic())
+    return len(gone - closing)
+
+
+def _connect(target: ProbeTarget, timeout: float) -> DerpClient:
+    return DerpClient.connect(
+        target.host,
+        target.derp_port,
+        cert_sha256=target.cert_sha256,
+        server_key=target.public_key,
+        mesh_key=target.mesh_key,
+        timeout=timeout,
+    )
+
+
+@contextmanager
+def _asking(target: ProbeTarget, timeout: float) -> Iterator[DerpClient]:
+    try:
+        with _connect(target, timeout) as client:
+            yield client
+    except _FAULTS as error:
+        raise CannotAsk(str(error)) from error
+
+
+def _listen(
+    client: DerpClient, deadline: float, awaited: Collection[str] = ()
+) -> Iterator[PeerPresent | PeerGone]:
+    """Who is there and who comes and goes, until the relay has named all, is silent, and nobody is `awaited` to go.
+
+    Raises TimeoutError when the time is over before the relay has named us, and so maybe not all others.
+    """
+    are_we_named = False
+    while (left := deadline - time.monotonic()) > 0:
+        is_silent = True
+        for news in client.watch_connections(timeout=min(left, _SILENCE_AFTER_US_SECONDS)):
+            is_silent = False
+            are_we_named |= isinstance(news, PeerPresent) and news.key == client.public_key
+            yield news
+        if is_silent and are_we_named and not awaited:
+            return
+    if not are_we_named:
+        raise TimeoutError("the relay does not say who is there")
+
+
+def _is_ours(client: DerpClient, peer: PeerPresent) -> bool:
+    return peer.key == client.public_key or bool(peer.flags & _FLAG_MESH)

@@ -5,6 +5,7 @@ Jobs are found here by name, also those that a queue has kept from before they h
 
 from containers.jobs.claims import server_queue
 from containers.jobs.deployments import apply_queue, apply_relay, probe_relay
+from containers.jobs.gates import apply_gate, gate_queue, push_list
 from containers.jobs.plans import follow_server, plan_rental, plan_waiting
 from containers.jobs.rotations import retire_relay, rotate_certificates, sweep_retiring
 from containers.jobs.server_checks import check_server, request_check
@@ -12,13 +13,16 @@ from containers.jobs.sweeping import sweep
 from containers.jobs.visits import remove_orphans, visit_servers
 
 __all__ = [
+    "apply_gate",
     "apply_queue",
     "apply_relay",
     "check_server",
     "follow_server",
+    "gate_queue",
     "plan_rental",
     "plan_waiting",
     "probe_relay",
+    "push_list",
     "remove_orphans",
     "request_check",
     "retire_relay",

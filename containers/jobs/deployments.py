@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from containers import deploy
 from containers.derp.probe import CAUSES, ProbeResult
 from containers.derp.probe import probe_relay as run_probe
+from containers.jobs import gates
 from containers.jobs.claims import INTERNAL_ERROR, ClaimLost, server_queue, take_step, working
 from containers.models import Deployment, Relay
 from containers.services import images, relays
@@ -90,10 +91,11 @@ def _check_rest(server: Server) -> None:
 
 def _make_so(relay: Relay, deployment: Deployment) -> None:
     archive = images.find_image(relay.image)
-    spec = relays.spec_of(relay, archive.tag)
     take_step(deployment, "connect", f"{relay.server.name} ({relay.server.ssh_address})")
     _check_rest(relay.server)
     with contact(relay.server) as reached:
+        gates.ensure_gate(reached.engine, relay, partial(take_step, deployment, "gate"))
+        spec = relays.spec_of(relay, archive.tag)
         try:
             deploy.make_so(reached.engine, spec, archive, partial(take_step, deployment))
         except RemoteError:
@@ -128,6 +130,7 @@ def _remove(relay: Relay, deployment: Deployment) -> None:
     with contact(relay.server) as reached:
         take_step(deployment, "remove")
         deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+        gates.drop_gate(reached.engine, relay.server_id, but=relay.pk)
     relays.record_released(relay=relay, now=timezone.now())
     deployment.finish(JobRecord.Status.DONE)
 

@@ -10,6 +10,7 @@ from django.utils.translation import gettext_noop
 
 from containers import deploy
 from containers.derp.probe import CAUSES, ProbeResult
+from containers.jobs import gates
 from containers.jobs.claims import INTERNAL_ERROR, ClaimLost, take_step, working
 from containers.jobs.deployments import prove
 from containers.models import Relay, ServerCheck
@@ -116,6 +117,7 @@ def _check(server: Server, check: ServerCheck) -> bool:
         if not throwaways:
             return found(False, gettext_noop("No port of its ranges is free."))
         try:
+            gates.ensure_gate(reached.engine, throwaways[0], partial(take_step, check))
             for relay in throwaways:
                 deploy.make_so(
                     reached.engine, relays.spec_of(relay, archive.tag), archive, partial(take_step, check)
@@ -126,6 +128,8 @@ def _check(server: Server, check: ServerCheck) -> bool:
             for relay in throwaways:
                 with suppress(RemoteError):
                     deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+            with suppress(RemoteError):
+                gates.drop_gate(reached.engine, server.pk)
     return _judge_ports(server, check, results)
 
 

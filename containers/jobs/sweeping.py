@@ -2,6 +2,7 @@
 
 from django.utils import timezone
 
+from containers.jobs import gates
 from containers.jobs.claims import server_queue
 from containers.jobs.deployments import apply_relay
 from containers.jobs.plans import plan_rental
@@ -21,3 +22,4 @@ def sweep() -> None:
         queue.enqueue(apply_relay, relay.pk, queue=server_queue(relay.server_id), is_again=True)
     for server_pk in checks.due_checks(now):
         queue.enqueue(check_server, server_pk, queue=server_queue(server_pk), is_again=True)
+    gates.ring_gates(now)

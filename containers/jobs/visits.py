@@ -8,6 +8,7 @@ from django.db import connection
 from django.utils import timezone
 
 from containers import deploy
+from containers.jobs import gates
 from containers.services import relays, visits
 from derpmgmt.lib.jobs import worker_name
 from fleet import facts
@@ -70,6 +71,7 @@ def visit_server(server: Server) -> None:
                 if error.code != "not_found":
                     raise
                 changed.add(relay.pk)
+        gates.look_at_gate(reached.engine, server.pk)
     visits.record_facts(server=server, facts=read, now=timezone.now())
     repaired, orphans = visits.record_containers(server=server, found=found, volumes=volumes, changed=changed)
     if repaired or orphans:
@@ -87,6 +89,7 @@ def remove_orphans(server_pk: int) -> None:
         try:
             with contact(server) as reached:
                 removed = deploy.remove_orphans(reached.engine, settings.PANEL_ID, visits.keepers(server.pk))
+                gates.drop_gate(reached.engine, server.pk)
         except RemoteError as error:
             log.warning("orphans of %s: %s %s", server.name, error.code, error.detail)
             return

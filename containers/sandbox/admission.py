@@ -1,69 +1,65 @@
 """How a sandbox relay asks for admission, as derper does (derp/derpserver/derpserver.go, `verifyClient`)."""
 
 import asyncio
-import http.client
-import io
 import json
 import ssl
 from urllib.parse import urlsplit
 
 from containers.derp import keys
+from containers.sandbox.asking import FAILURES, Answer, post
+from containers.sandbox.program import Resolve
 
 _ASK_SECONDS = 5.0
 _MAX_BODY_BYTES = 4 * 1024
-_MAX_ANSWER_BYTES = 64 * 1024
 
 
-async def is_admitted(url: str, key: str, source: str, *, fail_open: bool) -> bool:
+async def is_admitted(
+    url: str, key: str, source: str, *, fail_open: bool, resolve: Resolve | None = None
+) -> bool:
     """Ask `url` whether the client with this public key, coming from the address `source`, may connect.
 
-    When the URL cannot be reached or does not answer within five seconds, the answer is `fail_open`. An answer that is not
-    200 or not `{"Allow": true}` refuses.
+    When the URL cannot be reached, or the headers of its answer have not come within five seconds, the answer is
+    `fail_open`. An answer that is not 200, not `{"Allow": true}`, or not whole by then refuses. `resolve`: where the URL's
+    host is, if it is not for the system to say.
     """
     question = json.dumps({"NodePublic": keys.format_node_key(key), "Source": source}).encode()
+    answer: Answer | None = None
     try:
         async with asyncio.timeout(_ASK_SECONDS):
-            status, body = await _post(url, question)
-    except (OSError, TimeoutError, http.client.HTTPException):
-        return fail_open
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    return status == 200 and isinstance(answer, dict) and answer.get("Allow") is True
+            answer = await _ask(url, question, resolve)
+            return answer.status == 200 and await _says_yes(answer)
+    except FAILURES:
+        return fail_open and answer is None
+    finally:
+        if answer is not None:
+            answer.close()
 
 
-async def _post(url: str, body: bytes) -> tuple[int, bytes]:
-    """POST to an HTTP(S) URL and return status and the beginning of the answer's body."""
+async def _ask(url: str, question: bytes, resolve: Resolve | None) -> Answer:
     parts = urlsplit(url)
     is_secure = parts.scheme == "https"
+    host, port = parts.hostname or "", parts.port or (443 if is_secure else 80)
+    place = resolve(host, port) if resolve else (host, port)
     reader, writer = await asyncio.open_connection(
-        parts.hostname,
-        parts.port or (443 if is_secure else 80),
+        *place,
         ssl=ssl.create_default_context() if is_secure else None,
+        server_hostname=host if is_secure else None,
     )
-    try:
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        writer.write(
-            f"POST {target} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n"
-            f"User-Agent: Go-http-client/1.1\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-            + body
-        )
-        answer = b""
-        while len(answer) < _MAX_ANSWER_BYTES and (data := await reader.read(_MAX_ANSWER_BYTES)):
-            answer += data
-    finally:
-        writer.transport.abort()
-    response = http.client.HTTPResponse(_Received(answer))  # type: ignore[arg-type]
-    response.begin()
-    return response.status, response.read(_MAX_BODY_BYTES)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    headers = {"Host": parts.netloc.rpartition("@")[2], "User-Agent": "Go-http-client/1.1"}
+    return await post(reader, writer, target, question, headers)
 
 
-class _Received:
-    """Bytes that http.client may read as if they came from a socket."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, _mode: str) -> io.BytesIO:
-        return io.BytesIO(self._data)
+async def _says_yes(answer: Answer) -> bool:
+    """Whether the first JSON value of the body allows it; like Go's decoder, this does not wait for what comes after that."""
+    body = b""
+    async for piece in answer.pieces():
+        body = (body + piece)[:_MAX_BODY_BYTES]
+        try:
+            value, _ = json.JSONDecoder().raw_decode(body.decode().lstrip())
+        except (ValueError, RecursionError):
+            if len(body) == _MAX_BODY_BYTES:
+                return False
+            continue
+        return isinstance(value, dict) and value.get("Allow") is True
+    return False

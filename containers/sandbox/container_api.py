@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
-from containers.sandbox.containers import Container, Containers, inspect, summarize
+from containers.sandbox.containers import Container, Containers, inspect, signal_name, summarize
 from containers.sandbox.creation import check_body, check_container_name, read_json, read_mounts
 from containers.sandbox.faults import Faults
 from containers.sandbox.http import Request, Response, json_response
 from containers.sandbox.images import Images, container_config, full_name
-from containers.sandbox.lifecycle import Lifecycle, signal_name
+from containers.sandbox.lifecycle import Lifecycle
 from containers.sandbox.networks import Networks
 from containers.sandbox.refusals import Refusal, disk_full
 from containers.sandbox.state import new_id
@@ -37,7 +37,7 @@ _HOST_CONFIG: dict[str, Any] = {
     "Binds": None,
     "ContainerIDFile": "",
     "NetworkMode": "default",
-    "PortBindings": {},
+    "PortBindings": None,
     "AutoRemove": False,
     "VolumeDriver": "",
     "VolumesFrom": None,
@@ -295,7 +295,7 @@ class ContainerApi:
     async def _start_exec(self, request: Request, exec_id: str) -> Response:
         container_id, command, _ = self._exec(exec_id)
         program = self._containers.find(container_id).command[0]
-        if command == [program, "-version"]:
+        if command == [program, "-version"] and posixpath.basename(program) == "derper":
             code, output = 0, _frame(1, b"1.102.5-sandbox\n")
         else:
             words = f'exec: "{command[0]}": executable file not found in $PATH: unknown'

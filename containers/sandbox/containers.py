@@ -13,7 +13,18 @@ from containers.sandbox.state import State
 
 NEVER = "0001-01-01T00:00:00Z"
 LOG_LINES = 500
+_SIGNALS = {1: "HUP", 2: "INT", 3: "QUIT", 9: "KILL", 10: "USR1", 12: "USR2", 15: "TERM", 28: "WINCH"}
 STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+
+
+def signal_name(text: str) -> str:
+    """KILL, HUP, … Raises Refusal for what is no signal."""
+    name = text.upper().removeprefix("SIG") or "KILL"
+    if name.isdecimal():
+        name = _SIGNALS.get(int(name), "")
+    if name not in _SIGNALS.values():
+        raise Refusal(400, f"Invalid signal: {text}")
+    return name
 
 
 @dataclass
@@ -50,6 +61,12 @@ class Container:
     def command(self) -> list[str]:
         """Program and arguments."""
         return [*(self.config.get("Entrypoint") or []), *(self.config.get("Cmd") or [])]
+
+    @property
+    def stop_signal(self) -> str:
+        """What is declared to stop it, as KILL, TERM, …; empty when nothing is."""
+        declared = str(self.config.get("StopSignal") or "")
+        return signal_name(declared) if declared else ""
 
     @property
     def wants_restart(self) -> bool:

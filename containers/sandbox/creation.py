@@ -7,6 +7,7 @@ import posixpath
 import re
 from typing import Any
 
+from containers.sandbox.containers import signal_name
 from containers.sandbox.refusals import Refusal
 from containers.sandbox.volumes import check_name
 
@@ -71,6 +72,7 @@ _LOG_OPTIONS = frozenset(
         "max-buffer-size",
     ]
 )
+_TMPFS_OPTIONS = frozenset(["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"])
 _SMALLEST_MEMORY = 6 * 1024 * 1024
 # Field → Python type, and how the Engine's JSON reader names the Go type that it wanted.
 _CONFIG_TYPES: dict[str, tuple[type, str]] = {
@@ -147,6 +149,12 @@ def check_body(body: dict[str, Any]) -> dict[str, Any]:
                     400,
                     f'invalid {name}: unknown capability: "CAP_{capability.upper().removeprefix("CAP_")}"',
                 )
+    for target, options in (host.get("Tmpfs") or {}).items():
+        if not isinstance(options, str):
+            words = "into Go struct field HostConfig.HostConfig.Tmpfs of type string"
+            raise Refusal(500, f"json: cannot unmarshal {_kind(options)} {words}")
+        _check_target(target, 400)
+    signal_name(body.get("StopSignal") or "")
     _check_restart_policy(host)
     _check_logging(host)
     if 0 < (host.get("Memory") or 0) < _SMALLEST_MEMORY:
@@ -167,6 +175,15 @@ def check_body(body: dict[str, Any]) -> dict[str, Any]:
     return host
 
 
+def check_tmpfs(host: dict[str, Any]) -> None:
+    """What is looked at only when a container starts: the options of its tmpfs (docker/pkg/mount). Raises Refusal."""
+    for options in (host.get("Tmpfs") or {}).values():
+        for option in options.split(",") if options else ():
+            name, equals, value = option.partition("=")
+            if equals and name not in _TMPFS_OPTIONS:
+                raise Refusal(500, f'invalid tmpfs option ["{name}" "{value}"]')
+
+
 def read_mounts(body: dict[str, Any], host: dict[str, Any]) -> list[dict[str, Any]]:
     """The volumes that a container mounts, as ``inspect`` shows them, without driver and source. A name of "" asks for an
     anonymous volume. Raises Refusal for what the Engine refuses, and for folders of the host, which the sandbox has none of."""
@@ -182,7 +199,7 @@ def read_mounts(body: dict[str, Any], host: dict[str, Any]) -> list[dict[str, An
         if kind == "volume":
             mounts.append(_mount(mount.get("Source") or "", target, writable=not mount.get("ReadOnly")))
     mounts += [_mount("", target, writable=True) for target in body.get("Volumes") or {}]
-    seen = set()
+    seen = {posixpath.normpath(target) for target in host.get("Tmpfs") or {}}
     for mount in mounts:
         if mount["Destination"] in seen:
             raise Refusal(400, f"Duplicate mount point: {mount['Destination']}")
@@ -200,14 +217,19 @@ def _read_bind(bind: str) -> dict[str, Any]:
     for word in mode.split(",") if mode else ():
         if word not in ("rw", "ro", "z", "Z", "nocopy"):
             raise Refusal(500, f"invalid mode: {mode}")
-    words = f"invalid volume specification: '{bind}': invalid mount config for type \"volume\":"
-    if not target.startswith("/"):
-        raise Refusal(500, f"{words} invalid mount path: '{target}' mount path must be absolute")
-    if posixpath.normpath(target) == "/":
-        raise Refusal(500, f"{words} invalid specification: destination can't be '/'")
+    words = f"invalid volume specification: '{bind}': invalid mount config for type \"volume\": "
+    _check_target(target, 500, words)
     if source.startswith("/"):
         raise _no_host_folders()
     return _mount(source, target, writable="ro" not in mode.split(","))
+
+
+def _check_target(target: str, status: int, words: str = "") -> None:
+    """Raises Refusal for where nothing can be mounted; ``words``: what its message begins with."""
+    if not target.startswith("/"):
+        raise Refusal(status, f"{words}invalid mount path: '{target}' mount path must be absolute")
+    if posixpath.normpath(target) == "/":
+        raise Refusal(status, f"{words}invalid specification: destination can't be '/'")
 
 
 def _mount(name: str, target: str, *, writable: bool) -> dict[str, Any]:

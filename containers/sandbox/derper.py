@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -20,20 +19,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from containers.derp import keys
+from containers.sandbox.program import Exited, Surroundings
 from containers.sandbox.relay import SandboxRelay
 
 _BOOLEANS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 _ENDLESS = 2**63 - 1
-
-
-class Exited(Exception):
-    """The program has ended by itself; what it said is in ``lines``, without the time that Go's log puts in front."""
-
-    def __init__(self, exit_code: int, *lines: str, plain: bool = False) -> None:
-        super().__init__(*lines)
-        self.exit_code = exit_code
-        self.lines = lines
-        self.plain = plain
 
 
 @dataclass
@@ -99,26 +89,17 @@ class Flags:
 
 
 class Derper:
-    """One running derper.
+    """One running derper."""
 
-    ``read``: gives a file of the container or raises OSError as its user would see it. ``log``: takes one line. ``locate``:
-    the port on the host that a port and protocol of the container is published at, 0 when it is not.
-    """
+    ENDS = {"KILL": 137, "TERM": 0, "INT": 0, "HUP": 2, "QUIT": 2}
 
-    def __init__(
-        self,
-        command: list[str],
-        address: str,
-        *,
-        read: Callable[[str], bytes],
-        log: Callable[[str], None],
-        locate: Callable[[int, str], int],
-    ) -> None:
+    def __init__(self, command: list[str], around: Surroundings) -> None:
         self._program, *self._arguments = command
-        self._address = address
-        self._read = read
-        self._log = log
-        self._locate = locate
+        self._address = around.address
+        self._read = around.read
+        self._log = around.log
+        self._locate = around.locate
+        self._resolve = around.resolve
         self.relay: SandboxRelay | None = None
         self.reloads_on_hangup = False
 
@@ -159,6 +140,7 @@ class Derper:
             mesh_key,
             flags.text("verify-client-url"),
             fail_open=bool(flags.values["verify-client-url-fail-open"]),
+            resolve=self._resolve,
         )
         await self.relay.start()
         self.reloads_on_hangup = bool(flags.values["rate-config"])
@@ -167,6 +149,13 @@ class Derper:
         if self.relay is not None:
             await self.relay.stop()
             self.relay = None
+
+    def reload(self) -> None:
+        """It reads its rates again, which a sandbox relay does not limit."""
+
+    def place_of(self, port: int) -> tuple[str, int] | None:
+        """Relays are for those outside."""
+        return None
 
     def _open(self, path: str) -> bytes:
         """Raises FileNotFoundError as it is, and Exited for everything else."""

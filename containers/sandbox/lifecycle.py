@@ -10,18 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from containers.sandbox.containers import Container, Containers
-from containers.sandbox.derper import Derper, Exited
+from containers.sandbox.containers import NEVER, Container, Containers
+from containers.sandbox.creation import check_tmpfs
+from containers.sandbox.derper import Derper
 from containers.sandbox.faults import Faults
+from containers.sandbox.gate import Gate
 from containers.sandbox.images import Images
-from containers.sandbox.networks import Networks
+from containers.sandbox.networks import PREDEFINED, Networks
 from containers.sandbox.ports import take_ports, unconnected
+from containers.sandbox.program import Exited, Program, Surroundings
 from containers.sandbox.refusals import Refusal, disk_full
 from containers.sandbox.volumes import Volumes
 
-# Signals that end derper, and the exit code that it or the kernel gives then. Others it ignores.
-_ENDS = {"KILL": 137, "TERM": 0, "INT": 0, "HUP": 2, "QUIT": 2}
-_NUMBERS = {1: "HUP", 2: "INT", 3: "QUIT", 9: "KILL", 10: "USR1", 12: "USR2", 15: "TERM", 28: "WINCH"}
+# What the sandbox can run, by the name of the program's file.
+_PROGRAMS: dict[str, type[Program]] = {"derper": Derper, "nginx": Gate}
 # restartmanager/restartmanager.go
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 60.0
@@ -35,16 +37,6 @@ class User:
     uid: int
     gid: int
     privileged: bool
-
-
-def signal_name(text: str) -> str:
-    """KILL, HUP, … Raises Refusal for what is no signal."""
-    name = text.upper().removeprefix("SIG") or "KILL"
-    if name.isdecimal():
-        name = _NUMBERS.get(int(name), "")
-    if name not in _NUMBERS.values():
-        raise Refusal(400, f"Invalid signal: {text}")
-    return name
 
 
 class Lifecycle:
@@ -71,7 +63,7 @@ class Lifecycle:
         self._volumes = volumes
         self._faults = faults
         self._now = now
-        self._running: dict[str, Derper] = {}
+        self._running: dict[str, Program] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, float] = {}
         self._started: dict[str, float] = {}
@@ -96,10 +88,10 @@ class Lifecycle:
             await self._launch(container)
             return True
 
-    async def stop(self, container: Container, signal: str = "TERM") -> bool:
-        """End it for good; says False when it does not run."""
+    async def stop(self, container: Container) -> bool:
+        """End it for good with its stop signal; says False when it does not run."""
         async with self._lock:
-            return await self._stop(container, signal)
+            return await self._stop(container, container.stop_signal or "TERM")
 
     async def kill(self, container: Container, reference: str, signal: str) -> None:
         """Raises Refusal when it does not run."""
@@ -109,16 +101,18 @@ class Lifecycle:
                     409, f"Cannot kill container: {reference}: Container {container.id} is not running"
                 )
             # daemon/kill.go: any signal counts as a stop by hand, and ends "always" too unless another is declared to stop it.
-            declared = str(container.config.get("StopSignal") or "").upper().removeprefix("SIG")
             container.signalled = True
-            container.settled |= not declared or signal in ("KILL", declared)
+            container.settled |= not container.stop_signal or signal in ("KILL", container.stop_signal)
             self._containers.save()
-            if signal in ("KILL", "TERM"):
-                await self._stop(container, signal)
-            elif signal in _ENDS and container.id in self._running:
-                if signal == "HUP" and self._running[container.id].reloads_on_hangup:
-                    return
-                await self._end(container, _ENDS[signal])
+            program = self._running.get(container.id)
+            if program is None:
+                if container.settled:
+                    await self._end(container, container.exit_code)
+            elif signal == "HUP" and program.reloads_on_hangup:
+                program.reload()
+                self._containers.save()
+            elif signal in program.ENDS:
+                await self._end(container, program.ENDS[signal])
                 await self._start_again(container)
 
     async def connect(self, container: Container, network: dict[str, Any]) -> None:
@@ -179,10 +173,11 @@ class Lifecycle:
 
     async def _resume(self) -> None:
         for container in list(self._containers):
-            if not container.is_running:
-                continue
-            container.status, container.exit_code, container.ports = "exited", 255, {}
-            if container.wants_restart:
+            if container.is_running:
+                container.status, container.exit_code, container.ports = "exited", 255, {}
+            # Also what was stopped by hand, if it is to run "always".
+            if container.wants_restart and container.started_at != NEVER:
+                container.signalled = container.settled = False
                 try:
                     await self._launch(container)
                 except Refusal:
@@ -217,7 +212,9 @@ class Lifecycle:
         if not container.is_running:
             return False
         container.signalled = container.settled = True
-        await self._end(container, _ENDS[signal] if container.id in self._running else container.exit_code)
+        program = self._running.get(container.id)
+        # A signal that does not end it is followed by KILL.
+        await self._end(container, program.ENDS.get(signal, 137) if program else container.exit_code)
         return True
 
     def _look_up(self, container: Container, name: str) -> tuple[int, int]:
@@ -237,7 +234,8 @@ class Lifecycle:
             for name in container.networks:
                 container.networks[name] = self._networks.find(name)["Id"]
             user = self.user_of(container)
-            program = self._check_program(container)
+            self._check_program(container)
+            check_tmpfs(container.host_config)
             ports = take_ports(self._address, container, self._containers)
         except Refusal as refusal:
             container.exit_code = 127 if "stat /" in refusal.message else 128
@@ -248,7 +246,7 @@ class Lifecycle:
         container.started_at, container.ports = self._now(), ports
         self._started[container.id] = asyncio.get_running_loop().time()
         if any(container.config["Image"].startswith(start) for start in self._faults().broken_images):
-            container.write_log(self._now(), f"exec {program}: exec format error")
+            container.write_log(self._now(), f"exec {container.command[0]}: exec format error")
             self._ends_by_itself(container, 1)
             return
 
@@ -256,17 +254,18 @@ class Lifecycle:
             now = self._now()
             container.write_log(now, f"{now[:10].replace('-', '/')} {now[11:19]} {text}")
 
-        derper = Derper(
-            container.command,
-            self._address,
+        around = Surroundings(
+            address=self._address,
             read=lambda path: self._read(container, path, user),
             log=log,
             locate=lambda port, protocol: int(
                 (container.ports.get(f"{port}/{protocol}") or [{"HostPort": 0}])[0]["HostPort"]
             ),
+            resolve=lambda host, port: self._resolve(container, host, port),
         )
+        program = _PROGRAMS[posixpath.basename(container.command[0])](container.command, around)
         try:
-            await derper.start()
+            await program.start()
         except Exited as exited:
             for line in exited.lines:
                 if exited.plain:
@@ -275,21 +274,21 @@ class Lifecycle:
                     log(line)
             self._ends_by_itself(container, exited.exit_code)
         except asyncio.CancelledError:
-            await derper.stop()
+            await program.stop()
             raise
         except OSError as error:
             # Somebody else took the port after it was tried.
-            await derper.stop()
+            await program.stop()
             container.status, container.exit_code, container.ports = "created", 128, {}
             container.error = unconnected(container, f"listen tcp4 {self._address}", error)
             self._containers.save()
             raise Refusal(500, container.error) from None
         else:
-            self._running[container.id] = derper
+            self._running[container.id] = program
             self._containers.save()
 
-    def _check_program(self, container: Container) -> str:
-        """The program's name. Raises Refusal when the image does not hold it, or the sandbox cannot play it."""
+    def _check_program(self, container: Container) -> None:
+        """Raises Refusal when the image does not hold its program, or the sandbox cannot play it."""
         command = container.command
         if not command:
             raise Refusal(400, "No command specified")
@@ -299,9 +298,29 @@ class Lifecycle:
             raise Refusal(
                 400, f'{runtime}: exec: "{command[0]}": stat {command[0]}: no such file or directory: unknown'
             )
-        if posixpath.basename(command[0]) != "derper":
-            raise Refusal(501, f"this server is a sandbox: it runs derper only, not {command[0]}")
-        return command[0]
+        if posixpath.basename(command[0]) not in _PROGRAMS:
+            raise Refusal(
+                501, f"this server is a sandbox: it runs {' and '.join(_PROGRAMS)} only, not {command[0]}"
+            )
+
+    def _resolve(self, asker: Container, host: str, port: int) -> tuple[str, int]:
+        """Where a name and port lead to from inside a container, by the Engine's name server: running containers on the user's
+        own networks that both are on. Raises OSError for other names without a dot, and where nobody listens."""
+        shared = {item for name, item in asker.networks.items() if name not in PREDEFINED}
+        for other in self._containers:
+            program = self._running.get(other.id)
+            if (
+                host in (other.name, other.id[:12])
+                and program
+                and shared.intersection(other.networks.values())
+            ):
+                place = program.place_of(port)
+                if place is None:
+                    raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+                return place
+        if host != "localhost" and "." not in host and ":" not in host:
+            raise OSError(f"lookup {host} on 127.0.0.11:53: no such host")
+        return host, port
 
     def _read(self, container: Container, path: str, user: User) -> bytes:
         path = posixpath.normpath(posixpath.join("/", path))

@@ -7,7 +7,7 @@ from typing import Any
 from containers.sandbox.refusals import Refusal
 from containers.sandbox.state import State, new_id
 
-_PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}
+PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}
 _DRIVERS = ("bridge", "host", "null", "ipvlan", "macvlan")
 
 
@@ -17,7 +17,7 @@ class Networks:
     def __init__(self, state: State, now: str) -> None:
         self._state = state
         self._all: dict[str, dict[str, Any]] = state.networks
-        for name, driver in _PREDEFINED.items():
+        for name, driver in PREDEFINED.items():
             if not self._find(name):
                 self._add(name, driver, {}, now)
 
@@ -61,7 +61,7 @@ class Networks:
         """Raises Refusal when there is none, or a running container is on it."""
         network = self.find(reference)
         name = network["Name"]
-        if name in _PREDEFINED:
+        if name in PREDEFINED:
             raise Refusal(403, f"{name} is a pre-defined network and cannot be removed")
         if in_use:
             words = f"network {name} id {network['Id']} has active endpoints"

@@ -19,6 +19,7 @@ from containers.derp import frames, keys, stun
 from containers.derp.frames import FrameType, GoneReason, PeerPresent, ProtocolError
 from containers.sandbox.admission import is_admitted
 from containers.sandbox.peer import Peer
+from containers.sandbox.program import Resolve
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ class SandboxRelay:
     """One relay: a TLS listener and a STUN socket on `address`.
 
     `private_key` is hexadecimal; `mesh_key` "" means that nobody may watch; `verify_url` "" that everybody is admitted;
-    `fail_open` that a silent URL admits. With a `debug_key`, `/debug/vars?debugkey=` answers its holders. A port of 0 lets the
-    system choose: `derp_port` and `stun_port` tell which one after `start`.
+    `fail_open` that a silent URL admits; `resolve` says where that URL's host is, for a relay whose names are not the machine's.
+    With a `debug_key`, `/debug/vars?debugkey=` answers its holders. A port of 0 lets the system choose: `derp_port` and
+    `stun_port` tell which one after `start`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class SandboxRelay:
         *,
         fail_open: bool = True,
         debug_key: str = "",
+        resolve: Resolve | None = None,
     ) -> None:
         self.address = address
         self.derp_port = derp_port
@@ -79,6 +82,7 @@ class SandboxRelay:
         self._verify_url = verify_url
         self._fail_open = fail_open
         self._debug_key = debug_key
+        self._resolve = resolve
         self._tls = _server_context(certificate_pem, key_pem)
         self._server: asyncio.Server | None = None
         self._stun: asyncio.DatagramTransport | None = None
@@ -214,7 +218,9 @@ class SandboxRelay:
             str(offered).encode(), self._mesh_key.encode()
         )
         must_ask = bool(self._verify_url) and not is_trusted
-        if must_ask and not await is_admitted(self._verify_url, key, address, fail_open=self._fail_open):
+        if must_ask and not await is_admitted(
+            self._verify_url, key, address, fail_open=self._fail_open, resolve=self._resolve
+        ):
             logger.info("relay on %s:%s refused nodekey:%s", self.address, self.derp_port, key)
             return
         flags = 4 * bool(info.get("IsProber")) + 2 * is_trusted

@@ -1,4 +1,4 @@
-"""Which relay image this panel gives out."""
+"""Which images this panel gives out: that of relays and that of gates."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,12 @@ from pathlib import Path
 from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
+from containers.gate_image import build_gate_image, build_gate_placeholder, take_gate_image
 from containers.image import ImageArchive, ImageError, build_image, build_placeholder, read_image
 from fleet.ssh import RemoteError
+
+# In the folder of images, links to what is given out.
+RELAY_LINK, GATE_LINK = "current", "current-gate"
 
 
 class NoImage(RemoteError):
@@ -17,27 +21,43 @@ class NoImage(RemoteError):
     sentence = _("The panel has no relay image: make one with “manage.py image_build”.")
 
 
+class NoGateImage(NoImage):
+    """The panel has no image of the gate yet."""
+
+    code = "no_gate_image"
+    sentence = _("The panel has no image of the gate: make one with “manage.py image_build --only gate”.")
+
+
 def install_image(*, derper: Path | None) -> ImageArchive:
     """Make the image around a derper binary and let new relays use it; `None` makes the sandbox's placeholder.
 
     Raises `ImageError` when the file is no derper that can run in an empty image.
     """
     folder = settings.IMAGE_DIR
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = build_placeholder(folder) if derper is None else build_image(derper, folder)
-    aside = folder / f".current.{os.getpid()}"
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(archive.path.name)
-    aside.rename(folder / "current")
-    return archive
+    return _give_out(build_placeholder(folder) if derper is None else build_image(derper, folder), RELAY_LINK)
+
+
+def install_gate_image(*, nginx: Path | None = None, archive: Path | None = None) -> ImageArchive:
+    """Make the gate's image from an nginx of this machine, or take an archive that was made elsewhere, and let gates use it.
+
+    With neither it makes the sandbox's placeholder. Raises `ImageError` when it is none that can be used.
+    """
+    folder = settings.IMAGE_DIR
+    if archive is not None:
+        made = take_gate_image(archive, folder)
+    else:
+        made = build_gate_placeholder(folder) if nginx is None else build_gate_image(nginx, folder)
+    return _give_out(made, GATE_LINK)
 
 
 def current_image() -> ImageArchive:
     """The image that new relays get. Raises `NoImage`."""
-    try:
-        return read_image((settings.IMAGE_DIR / "current").resolve())
-    except (ImageError, OSError) as error:
-        raise NoImage() from error
+    return _current(RELAY_LINK, NoImage())
+
+
+def current_gate_image() -> ImageArchive:
+    """The image that gates get which are made now. Raises `NoGateImage`."""
+    return _current(GATE_LINK, NoGateImage())
 
 
 def find_image(tag: str) -> ImageArchive:
@@ -45,7 +65,38 @@ def find_image(tag: str) -> ImageArchive:
 
     Raises `NoImage`.
     """
-    current = current_image()
+    found = _find(tag, current_image())
+    if found is None:
+        raise NoImage()
+    return found
+
+
+def find_gate_image(tag: str) -> ImageArchive:
+    """The image with this tag, so that a gate keeps the one it was made with; the current one for "" or where it is gone.
+
+    Raises `NoGateImage`.
+    """
+    current = current_gate_image()
+    return _find(tag, current) or current
+
+
+def _give_out(archive: ImageArchive, link: str) -> ImageArchive:
+    folder = archive.path.parent
+    aside = folder / f".{link}.{os.getpid()}"
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(archive.path.name)
+    aside.rename(folder / link)
+    return archive
+
+
+def _current(link: str, absent: NoImage) -> ImageArchive:
+    try:
+        return read_image((settings.IMAGE_DIR / link).resolve())
+    except (ImageError, OSError) as error:
+        raise absent from error
+
+
+def _find(tag: str, current: ImageArchive) -> ImageArchive | None:
     if tag in {"", current.tag}:
         return current
     for path in sorted(settings.IMAGE_DIR.glob("*.tar*")):
@@ -55,4 +106,4 @@ def find_image(tag: str) -> ImageArchive:
             continue
         if archive.tag == tag:
             return archive
-    raise NoImage()
+    return None

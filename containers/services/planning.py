@@ -22,7 +22,7 @@ AVOID_FOR = timedelta(minutes=10)
 # These failures are of a port, not of a server: another port of the same server may do.
 PORT_FAILURES = ("port_taken",)
 # These are the panel's own: no other server would help.
-PANEL_FAILURES = ("no_image", "internal")
+PANEL_FAILURES = ("no_image", "no_gate_image", "internal")
 # A port found taken by a stranger is not tried again for a day.
 PORT_AVOID_FOR = timedelta(days=1)
 # A certificate is renewed, and a relay does not come back with it, when its end is as near as this.

@@ -16,6 +16,7 @@ from accounts.services import log_operation
 from containers.certificates import make_certificate
 from containers.derp.keys import generate_mesh_key, generate_private_key, public_key_of
 from containers.derp.probe import ProbeResult, ProbeTarget
+from containers.gate import gate_url
 from containers.models import Deployment, Relay, RelayHealth
 from containers.spec import RelaySpec
 from derpmgmt.lib import queue
@@ -91,7 +92,11 @@ def give_up(relay: Relay, *, returns: bool = False) -> bool:
 
 
 def spec_of(relay: Relay, image: str) -> RelaySpec:
-    """The container that this relay should be."""
+    """The container that this relay should be.
+
+    It asks its server's gate once that has run: until then, on a panel from before the gates, everybody gets in as ever.
+    """
+    gate = getattr(relay.server, "gate", None)
     return RelaySpec(
         panel_id=settings.PANEL_ID,
         relay_id=relay.pk,
@@ -104,6 +109,8 @@ def spec_of(relay: Relay, image: str) -> RelaySpec:
         certificate_key_pem=relay.certificate_key,
         private_key=relay.private_key,
         mesh_key=relay.mesh_key,
+        verify_url=gate_url(settings.PANEL_ID, relay.pk) if gate and gate.running_since else "",
+        fail_open=relay.server.is_fail_open,
     )
 
 

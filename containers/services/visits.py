@@ -3,8 +3,6 @@
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
-from django.db.models import Q
-
 from containers.deploy import Found
 from containers.models import Relay
 from containers.services.relays import request_repair
@@ -57,5 +55,5 @@ def keepers(server_pk: int) -> set[int]:
 def running_relays(server_pk: int) -> list[Relay]:
     """The relays that are said to run on a server, with what their spec needs."""
     return list(
-        Relay.objects.filter(Q(server_id=server_pk), Q(status=Relay.Status.RUNNING)).select_related("server")
+        Relay.objects.filter(server_id=server_pk, status=Relay.Status.RUNNING).select_related("server__gate")
     )

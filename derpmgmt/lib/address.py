@@ -1,4 +1,4 @@
-"""Who asks: the client's IP address, behind as many proxies as the operator trusts."""
+"""Addresses: the client's, behind as many proxies as the operator trusts, and those that lead nowhere else."""
 
 import ipaddress
 
@@ -41,3 +41,9 @@ def client_network(request: HttpRequest) -> str:
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means the machine itself, wherever it is used."""
+    address = _parse(host)
+    return address.is_loopback if address else host.lower().rstrip(".") == "localhost"

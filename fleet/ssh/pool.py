@@ -23,8 +23,8 @@ class ConnectionPool:
         self._locks: dict[tuple[str, int, str], threading.Lock] = {}
         self._kept: dict[tuple[str, int, str], Connection] = {}
 
-    def get(self, endpoint: Endpoint) -> Connection:
-        """The kept connection, or a new one. Raises what `Connection.open` raises."""
+    def get(self, endpoint: Endpoint, timeout: float | None = None) -> Connection:
+        """The kept connection, or a new one, made within `timeout` (the pool's own). Raises what `Connection.open` raises."""
         place = (endpoint.host, endpoint.port, endpoint.user)
         with self._lock:
             lock = self._locks.setdefault(place, threading.Lock())
@@ -37,7 +37,7 @@ class ConnectionPool:
                 kept.close()
                 self._kept.pop(place, None)
             with self._starts:
-                connection = Connection.open(endpoint, self._timeout)
+                connection = Connection.open(endpoint, timeout or self._timeout)
             self._kept[place] = connection
             return connection
 

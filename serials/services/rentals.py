@@ -30,6 +30,7 @@ class Terms:
     servers: frozenset[int]
     # No part of what a person compares: two serial numbers that differ only here give the same while they run.
     grace_days: int | None = field(default=None, compare=False)
+    may_open: bool = field(default=True, compare=False)
 
     @classmethod
     def of(cls, sold: SerialBatch | RentalSpan) -> "Terms":

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from acl import copies, services
+from acl import admission, admission_log, copies, services
 from serials.models import Rental
 from tests.acl.factories import make_served_rental
 from tests.acl.reading import path_of
@@ -21,6 +21,15 @@ def _fresh(settings: Any, tmp_path: Any) -> Iterator[None]:
     yield
     copies.redis_rest.end()
     copies.database_rest.end()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_admission() -> None:
+    """Nobody has asked yet."""
+    admission._counts.clear()
+    admission._known.clear()
+    admission_log._waiting.clear()
+    admission_log._seen.clear()
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 
 from containers.certificates import make_certificate
 from containers.deploy import (
+    ContainerStopped,
     Found,
-    RelayStopped,
     ensure_image,
     make_so,
     read_differences,
@@ -209,7 +209,7 @@ class DeployBehaviour:
 
     def test_reason_is_told_when_the_relay_does_not_stay_up(self, host: Host) -> None:
         broken = replace(host.spec(), certificate_pem="no certificate")
-        with pytest.raises(RelayStopped) as refusal:
+        with pytest.raises(ContainerStopped) as refusal:
             host.make(broken)
         assert refusal.value.code == "crashed"
         assert refusal.value.detail

@@ -120,7 +120,7 @@ def test_file_is_refused_when_it_is_no_image(tmp_path, content):
     path = tmp_path / "image.tar"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"image\.tar is not a relay image"):
+    with pytest.raises(ImageError, match=r"image\.tar is no image of this panel"):
         read_image(path)
 
 

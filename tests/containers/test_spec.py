@@ -21,6 +21,7 @@ SPEC = RelaySpec(
     certificate_key_pem="the certificate's key",
     private_key="1f" * 32,
     mesh_key="2e" * 32,
+    verify_url="http://derp-gate-0a1b2c3d:8080/relay/7",
 )
 
 CHANGES: dict[str, Any] = {
@@ -36,6 +37,7 @@ CHANGES: dict[str, Any] = {
     "mesh_key": "4c" * 32,
     "bind_address": "10.0.0.4",
     "verify_url": "https://panel.example/admission/7",
+    "fail_open": True,
     "memory_bytes": 64 * 1024 * 1024,
     "pids_limit": 64,
 }
@@ -114,11 +116,17 @@ def test_files_are_what_derper_reads_when_started():
         assert flag in SPEC.command
 
 
-def test_admission_fails_closed_when_asked_for():
-    asking = replace(SPEC, verify_url="https://panel.example/admission/7").command
-    assert "-verify-client-url=https://panel.example/admission/7" in asking
-    assert "-verify-client-url-fail-open=false" in asking
-    assert not any("verify" in flag for flag in SPEC.command)
+def test_admission_fails_closed_unless_the_operator_chose_otherwise():
+    assert "-verify-client-url=http://derp-gate-0a1b2c3d:8080/relay/7" in SPEC.command
+    assert "-verify-client-url-fail-open=false" in SPEC.command
+    assert "-verify-client-url-fail-open=true" in replace(SPEC, fail_open=True).command
+    asking_nobody = replace(SPEC, verify_url="", fail_open=True)
+    assert not any("verify" in flag for flag in asking_nobody.command)
+
+
+def test_relay_is_not_remade_when_nobody_is_asked_as_before():
+    before = "6cda91538e8848ddd46e63e483008cf8cf7505c0a92d67e3bd53ceee55537faa"
+    assert replace(SPEC, verify_url="").spec_hash == before
 
 
 @pytest.mark.parametrize(

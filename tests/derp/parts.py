@@ -220,11 +220,12 @@ def start_derper(binary: str, folder: Path, *, verify_url: str = "", fail_open: 
 
 @dataclass
 class AdmissionServer:
-    """An admission URL: answers each question with `status` and `body`, or never."""
+    """An admission URL: answers each question with `status` and `body`; or never, or no further than its headers."""
 
     status: int = 200
     body: bytes = b'{"Allow": true}'
     is_hung: bool = False
+    hangs_after_headers: bool = False
     questions: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
 
@@ -243,6 +244,10 @@ class AdmissionServer:
                 self.send_response(admission.status)
                 self.send_header("Content-Length", str(len(admission.body)))
                 self.end_headers()
+                if admission.hangs_after_headers:
+                    self.wfile.flush()
+                    released.wait(PATIENCE * 2)
+                    return
                 self.wfile.write(admission.body)
 
             def log_message(self, *_: Any) -> None:

@@ -1,3 +1,5 @@
+import socket
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from containers.derp import keys
 from containers.derp.client import NotAdmitted
 from containers.sandbox import admission as sandbox_admission
-from tests.derp.parts import PATIENCE, AdmissionServer, Relay
+from tests.derp.parts import PATIENCE, AdmissionServer, Relay, ScriptedServer
 
 
 def test_client_is_asked_about_once_when_it_connects(
@@ -92,6 +94,38 @@ def test_silent_url_decides_as_configured_when_it_hangs(
         with pytest.raises(NotAdmitted):
             relay.connect()
     assert len(admission.questions) == 1
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_client_is_refused_when_the_answer_hangs_after_its_headers(
+    status: int,
+    start_relay: Callable[..., Relay],
+    admission: AdmissionServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sandbox_admission, "_ASK_SECONDS", 0.3)
+    admission.status, admission.hangs_after_headers = status, True
+    # The URL has answered, so that it is no longer a silent one.
+    relay = start_relay(verify_url=admission.url, fail_open=True)
+    with pytest.raises(NotAdmitted):
+        relay.connect()
+
+
+def test_client_is_admitted_when_the_answer_hangs_after_its_last_word(
+    start_relay: Callable[..., Relay], start_scripted: Callable[..., ScriptedServer]
+) -> None:
+    released = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"Allow":true} ')
+        released.wait(PATIENCE * 2)
+
+    server = start_scripted(answer)
+    relay = start_relay(verify_url=f"http://127.0.0.1:{server.port}/verify")
+    with relay.connect() as client:
+        assert client.ping(timeout=PATIENCE) > 0
+    released.set()
 
 
 def test_connected_client_stays_when_admission_changes_its_mind(

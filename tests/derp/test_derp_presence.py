@@ -1,7 +1,16 @@
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import pytest
 
-from containers.derp import presence
-from tests.derp.parts import Relay
+from containers.derp import keys, presence
+from containers.derp.client import ConnectionClosed, DerpClient
+from containers.derp.probe import ProbeTarget
+from containers.sandbox.peer import Peer
+from containers.sandbox.relay import SandboxRelay
+from tests.derp.parts import PATIENCE, Certificate, Relay, ScriptedServer
 
 
 def test_nobody_is_there_when_only_the_panels_own_tests_are(relay: Relay) -> None:
@@ -22,3 +31,113 @@ def test_a_device_is_seen_when_it_is_connected(relay: Relay, monkeypatch: pytest
 @pytest.mark.parametrize("change", [{"mesh_key": "ab" * 32}, {"cert_sha256": "00" * 32}, {"derp_port": 1}])
 def test_nothing_is_known_when_the_relay_cannot_be_asked(relay: Relay, change: dict[str, object]) -> None:
     assert presence.has_devices(relay.target(**change), timeout=3) is None
+
+
+def device(relay: Relay, **options: str) -> DerpClient:
+    """A device's connection; our client says that it is a test, as any device may."""
+    return relay.connect(**options)
+
+
+def read(relay: Relay) -> set[str]:
+    return {one.node_key for one in presence.read_present(relay.target(), timeout=PATIENCE)}
+
+
+def close(relay: Relay, keys: set[str] | None, **options: set[str]) -> int:
+    return presence.close_peers(relay.target(), keys, timeout=PATIENCE, **options)
+
+
+def is_cut(client: DerpClient) -> bool:
+    try:
+        client.ping(timeout=PATIENCE)
+    except ConnectionClosed:
+        return True
+    return False
+
+
+def test_devices_are_named_with_their_addresses_and_the_panels_own_connections_are_not(relay: Relay) -> None:
+    assert read(relay) == set()
+    with device(relay) as one, device(relay) as other, relay.connect(mesh_key=relay.mesh_key):
+        found = presence.read_present(relay.target(), timeout=PATIENCE)
+        assert {(one.node_key, one.ip, one.port) for one in found} == {
+            (client.public_key, *client._connection.getsockname()[:2]) for client in (one, other)
+        }
+    assert read(relay) == set()
+
+
+def test_a_device_is_named_once_when_it_is_connected_twice(relay: Relay) -> None:
+    private_key = keys.generate_private_key()
+    with device(relay, private_key=private_key) as one, device(relay, private_key=private_key):
+        assert [found.node_key for found in presence.read_present(relay.target(), timeout=PATIENCE)] == [
+            one.public_key
+        ]
+
+
+def test_others_stay_when_a_device_is_cut(relay: Relay) -> None:
+    with device(relay) as one, device(relay) as other:
+        assert close(relay, {one.public_key, "ab" * 32}) == 1
+        assert is_cut(one)
+        assert not is_cut(other)
+        assert close(relay, {one.public_key}) == 0
+        assert read(relay) == {other.public_key}
+
+
+def test_every_connection_is_closed_when_a_device_has_several(relay: Relay) -> None:
+    private_key = keys.generate_private_key()
+    with device(relay, private_key=private_key) as one, device(relay, private_key=private_key) as two:
+        assert close(relay, {one.public_key}) == 1
+        assert is_cut(one)
+        assert is_cut(two)
+
+
+def test_only_the_panel_and_the_spared_stay_when_all_are_cut(relay: Relay) -> None:
+    with (
+        device(relay) as one,
+        device(relay) as other,
+        device(relay) as spared,
+        relay.connect(mesh_key=relay.mesh_key) as ours,
+    ):
+        assert close(relay, None, spare={spared.public_key}) == 2
+        assert [is_cut(client) for client in (one, other, spared, ours)] == [True, True, False, False]
+        assert close(relay, None) == 1
+
+
+def test_two_who_cut_at_once_do_not_disturb_each_other(relay: Relay) -> None:
+    with device(relay) as one, device(relay) as other, ThreadPoolExecutor(2) as pool:
+        cuts = [pool.submit(close, relay, {one.public_key}) for _ in range(2)]
+        assert 1 <= sum(cut.result() for cut in cuts) <= 2
+        assert is_cut(one)
+        assert not is_cut(other)
+
+
+@pytest.mark.parametrize("change", [{"mesh_key": "ab" * 32}, {"cert_sha256": "00" * 32}, {"derp_port": 1}])
+def test_it_is_said_when_a_relay_cannot_be_asked(relay: Relay, change: dict[str, object]) -> None:
+    with device(relay) as one:
+        with pytest.raises(presence.CannotAsk):
+            presence.read_present(relay.target(**change), timeout=3)
+        with pytest.raises(presence.CannotAsk):
+            presence.close_peers(relay.target(**change), None, timeout=3)
+        assert not is_cut(one)
+
+
+def test_the_time_limit_holds_when_a_relay_hangs(
+    start_scripted: Callable[..., ScriptedServer], certificate: Certificate
+) -> None:
+    server = start_scripted(lambda connection: connection.recv(1) and time.sleep(3), certificate)
+    target = ProbeTarget("127.0.0.1", server.port, 1, certificate.sha256, "00" * 32, "ab" * 32)
+    started = time.monotonic()
+    for ask in (presence.read_present, partial(presence.close_peers, keys=None)):
+        with pytest.raises(presence.CannotAsk):
+            ask(target, timeout=0.4)
+    assert time.monotonic() - started < 2.5
+
+
+def test_nobody_is_believed_to_be_away_when_the_relay_names_nobody(
+    start_sandbox_relay: Callable[..., Relay],
+) -> None:
+    class Tacit(SandboxRelay):
+        def _watch(self, watcher: Peer) -> None:
+            pass
+
+    relay = start_sandbox_relay(relay_class=Tacit)
+    with pytest.raises(presence.CannotAsk):
+        presence.read_present(relay.target(), timeout=1)

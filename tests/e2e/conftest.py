@@ -26,6 +26,7 @@ django.setup()
 from accounts.models import User
 from accounts.services import create_user
 from containers import deploy
+from containers.gate_image import find_nginx
 from containers.models import Relay
 from containers.services import images
 from fleet.contact import Contact, contact, pool
@@ -41,6 +42,8 @@ collect_ignore = ["test_bound_servers.py"] if IS_LAB else []
 
 class SandboxedHost:
     """A host of the sandbox with what can go wrong on it."""
+
+    panel_address = "127.0.0.1"
 
     def __init__(self, sandbox: Any, index: int) -> None:
         self._sandbox, self._index = sandbox, index
@@ -71,10 +74,10 @@ class SandboxedHost:
 
 
 class LabHost:
-    """A host of the lab with what can go wrong on it."""
+    """A host of the lab with what can go wrong on it; `panel_address` is this machine as the host sees it."""
 
-    def __init__(self, host: Any) -> None:
-        self._host = host
+    def __init__(self, host: Any, panel_address: str) -> None:
+        self._host, self.panel_address = host, panel_address
         self._mends: list[Callable[[], object]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -182,12 +185,9 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[
         if IS_LAB:
             from tests.lab.hosts import lab
 
-            yield [
-                LabHost(host)
-                for host in stack.enter_context(
-                    lab(hosts=3, state=Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test")))
-                ).hosts
-            ]
+            state = Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test"))
+            running = stack.enter_context(lab(hosts=3, state=state))
+            yield [LabHost(host, running.gateway) for host in running.hosts]
         else:
             from containers.sandbox.fleet import Sandbox
 
@@ -204,6 +204,7 @@ def _image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings.IMAGE_DIR = folder
     derper = Path(os.environ["DERPMGMT_TEST_DERPER"]) if IS_LAB else None
     images.install_image(derper=derper)
+    images.install_gate_image(nginx=find_nginx() if IS_LAB else None)
     return folder
 
 
@@ -244,6 +245,7 @@ def fleet(transactional_db: None, hosts: list[Any], _image: Path) -> Iterator[Fl
     for server in servers:
         with made.reach(server) as reached:
             deploy.remove_orphans(reached.engine, settings.PANEL_ID, ())
+            deploy.remove_gate(reached.engine, settings.PANEL_ID)
     pool().close()
 
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 MAKING = [
     "connect",
+    "gate",
     "network",
     "image",
     "clean",

@@ -11,9 +11,12 @@ from django.utils import timezone
 
 from accounts.models import Notice
 from acl.models import AclConfig
+from acl.node_keys import NewDevice
+from acl.services.devices import add_devices
 from containers import jobs
 from containers.derp import presence, stun
 from containers.derp.client import DerpClient
+from containers.derp.keys import generate_private_key, public_key_of
 from containers.derp.probe import probe_relay
 from containers.models import Relay
 from containers.services.relays import target_of
@@ -191,6 +194,13 @@ def test_an_ended_rental_comes_back_on_other_servers_while_its_own_does_not_answ
     assert_in_order(fleet, rental)
 
 
+def known_device(rental: Rental) -> str:
+    """The private key of a device that the customer has added."""
+    key = generate_private_key()
+    add_devices(rental=rental, devices=[NewDevice(public_key_of(key))], by=rental.user)
+    return key
+
+
 def test_a_new_pin_stands_beside_the_old_one_until_nobody_uses_that(fleet, work, rental, monkeypatch):
     work()
     relays = assert_in_order(fleet, rental)
@@ -199,7 +209,9 @@ def test_a_new_pin_stands_beside_the_old_one_until_nobody_uses_that(fleet, work,
     # Our own client says that it is a test: let it pass for a customer's device.
     monkeypatch.setattr(presence, "_FLAG_PROBER", 0)
     to = target_of(old)
-    with DerpClient.connect(to.host, to.derp_port, cert_sha256=to.cert_sha256) as device:
+    key = known_device(rental)
+    work()
+    with DerpClient.connect(to.host, to.derp_port, cert_sha256=to.cert_sha256, private_key=key) as device:
         jobs.rotate_certificates()
         jobs.rotate_certificates()
         work()
@@ -230,7 +242,9 @@ def test_the_old_pin_goes_when_the_grace_is_over_though_it_is_used(fleet, work, 
     work()
     assert len(the_map(rental)["Regions"]) == 6
     to = target_of(old)
-    with DerpClient.connect(to.host, to.derp_port, cert_sha256=to.cert_sha256):
+    key = known_device(rental)
+    work()
+    with DerpClient.connect(to.host, to.derp_port, cert_sha256=to.cert_sha256, private_key=key):
         let_pass(timedelta(days=settings.ROTATION_GRACE_DAYS))
         jobs.sweep_retiring()
         work()

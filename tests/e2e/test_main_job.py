@@ -44,7 +44,7 @@ def test_three_relays_on_three_servers_are_proven_when_a_serial_is_redeemed(flee
         assert (node["DERPPort"], node["STUNPort"]) == (relay.derp_port, relay.stun_port)
     client = Client()
     client.force_login(customer)
-    page = client.get("/home/")
+    page = client.get("/home/relays/")
     assert page.status_code == 200
     assert page.content.decode().count("badge bg-green-lt") == 3
     downloaded = client.get("/map/json/")

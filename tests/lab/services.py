@@ -18,8 +18,10 @@ START_SECONDS = 60.0
 
 
 @contextmanager
-def mariadb(name: str = "derpmgmt") -> Iterator[str]:
+def mariadb(name: str = "derpmgmt", *, is_local: bool = False) -> Iterator[str]:
     """A MariaDB with an empty database of that name; yields `mysql://user:password@127.0.0.1:port/name`.
+
+    With `is_local` the address is that of its unix socket, as where panel and database are on one machine.
 
     The user may create and drop every database, as test runners do. Data is not kept safe against a power cut.
     """
@@ -29,8 +31,10 @@ def mariadb(name: str = "derpmgmt") -> Iterator[str]:
         start.touch(mode=0o600)
         start.write_text(
             f"CREATE DATABASE {name} CHARACTER SET utf8mb4;\n"
-            f"CREATE USER '{name}'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
-            f"GRANT ALL ON *.* TO '{name}'@'127.0.0.1';\n"
+            + "".join(
+                f"CREATE USER '{name}'@'{host}' IDENTIFIED BY '{password}';\nGRANT ALL ON *.* TO '{name}'@'{host}';\n"
+                for host in ("127.0.0.1", "localhost")
+            )
         )
         account = ["--user=root"] if os.geteuid() == 0 else []
         subprocess.run(
@@ -49,7 +53,10 @@ def mariadb(name: str = "derpmgmt") -> Iterator[str]:
         ]
         with _running(command, Path(folder, "log"), lambda: _greets(port)):
             start.unlink()
-            yield f"mysql://{name}:{password}@127.0.0.1:{port}/{name}"
+            address = (
+                f"localhost/{name}?unix_socket={folder}/socket" if is_local else f"127.0.0.1:{port}/{name}"
+            )
+            yield f"mysql://{name}:{password}@{address}"
 
 
 @contextmanager

@@ -43,12 +43,13 @@ from django.utils import timezone
 
 from accounts import jobs as accounts
 from accounts import push
-from acl import copies
+from acl import copies, presence
 from acl.live import LiveMiddleware
 from containers import jobs as containers
+from containers.gate import list_hash
 from containers.jobs import rotations
 from containers.models import Relay
-from containers.services import relays
+from containers.services import gates, relays
 from derpmgmt.lib import mail, queue
 
 # When plays begin: ahead of every real clock, since Redis forgets by its own.
@@ -62,6 +63,8 @@ HIDDEN = {
     "accounts_notice": {"worker", "tries", "send_after", "heartbeat_at", "handed_at", "sent_at"},
     "containers_relay": {"certificate", "certificate_key", "private_key", "public_key", "mesh_key"},
 }
+# Gates come and go with what stands on servers, which is left out.
+UNSEEN = {"containers_gate"}
 # Moments at which something was found to be over: of these only whether they are written counts.
 FOUND_LATER = {
     "accounts_operationlog": {"at"},
@@ -148,6 +151,7 @@ class Stage:
         mail.get_connection = lambda: self
         push.send = self._push
         rotations.has_devices = lambda _target: False
+        presence.start_apart = lambda _work: None  # it cuts connections of relays that are not there
         keep = copies.keep
         copies.keep = lambda *given: (self._step("copy"), keep(*given))
 
@@ -185,6 +189,8 @@ class Stage:
             job, pk = self._bells.popleft()
             if job is containers.apply_relay:
                 self._apply(pk)
+            elif job in {containers.apply_gate, containers.push_list}:
+                self._apply_gate(pk)
             elif job is not accounts.send_notice or accounts.sweep_notices in self.play.jobs:
                 job(pk)
 
@@ -197,6 +203,13 @@ class Stage:
             relays.record_released(relay=relay, now=now)
         elif relay.status in {Relay.Status.PLANNED, Relay.Status.FAILED}:
             relays.record_running(relay=relay, image="derpmgmt/derper:0123456789ab", now=now)
+
+    def _apply_gate(self, server_pk: int) -> None:
+        """What comes of the jobs about a server's gate."""
+        now, gate = timezone.now(), gates.gate_of(server_pk)
+        hashed = list_hash(gates.read_list(server_pk))
+        gates.record_delivered(gate=gate, list_hash=hashed, as_of=now)
+        gates.record_running(gate=gate, image="derpmgmt/gate:0123456789ab", now=now)
 
     # The mail server
 
@@ -368,7 +381,7 @@ class Theatre:
         """Every row of every table, without what is random or accidental."""
         tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
         for [table] in tables.fetchall():
-            if table == "sqlite_sequence" or table in self.play.accidental:
+            if table in {"sqlite_sequence", *UNSEEN, *self.play.accidental}:
                 continue
             hidden, found_later = HIDDEN.get(table, set()), FOUND_LATER.get(table, set())
             rows = database.execute(f'SELECT * FROM "{table}" ORDER BY 1')  # noqa: S608

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.commands import migrate
+from django.core.signals import request_finished, request_started
 from django.db import connection
 
 from derpmgmt.lib.env import BASE_DIR
@@ -56,3 +57,16 @@ def test_a_migration_has_all_the_time_it_needs(seen: list[dict[str, Any]], monke
     assert "read_timeout" not in seen[0]
     assert connection.settings_dict["OPTIONS"].pop("read_timeout") == 60
     assert connection.connection is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_next_request_finds_the_connection_of_the_one_before() -> None:
+    connection.close()
+    kept = []
+    for _ in range(2):
+        request_started.send(object)
+        connection.ensure_connection()
+        kept.append(connection.connection)
+        request_finished.send(object)
+    assert kept[0] is kept[1] is connection.connection
+    connection.close()

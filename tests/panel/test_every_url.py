@@ -71,11 +71,13 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
     server = rental.relays.get(slot=1).server
     relay, region = rental.relays.get(slot=1), rental.map_regions.first()
     serial = rental.redemptions.get().serial
+    waiting = rental.devices.filter(status="pending")[0]
     assert region
     assert serial
     person = {"pk": rental.user_id}
     return {
         "acl:region-change": {"pk": region.pk},
+        **{f"acl:device-{verb}": {"pk": waiting.pk} for verb in ("approve", "ignore", "revoke", "rename")},
         "admin:acl_aclconfig_renew": {"pk": rental.acl_configs.get().pk},
         "admin:acl_liveurl_revoke": {"pk": rental.live_urls.get().pk},
         "acl:map-copied": {"file_format": "json"},
@@ -103,6 +105,7 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
         "admin:fleet_server_host_key_read": {"pk": server.pk},
         "admin:fleet_server_act": {"pk": server.pk, "verb": "start-maintenance"},
         "admin:containers_relay_act": {"pk": relay.pk, "verb": "probe"},
+        "admin:containers_gate_act": {"pk": server.gate.pk, "verb": "retry"},
         "admin:containers_server_check": {"pk": server.pk},
         "admin:containers_server_check_live": {"pk": server.pk},
     }
@@ -110,7 +113,9 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def rental(db: None) -> Rental:
-    return world.make_customer()
+    rental = world.make_customer()
+    world.add_devices(rental)
+    return rental
 
 
 @pytest.fixture
@@ -256,6 +261,14 @@ def test_the_customers_own_pages_open_when_he_asks(
         "acl:map-howto",
         "acl:map-history",
         "acl:map-download",
+        "home-devices",
+        "acl:device-list",
+        "acl:device-state",
+        "acl:device-lists",
+        "acl:device-revoke",
+        "acl:checking-stop",
+        "acl:verify-show",
+        "acl:admission-list",
         "account_email",
         "account_change_password",
         "mfa_index",
@@ -266,7 +279,8 @@ def test_the_customers_own_pages_open_when_he_asks(
 def test_another_customers_rows_are_not_there(rental: Rental, addresses: list[Address], ask: Any) -> None:
     paths = {address.name: address for address in addresses}
     client = world.sign_in(world.make_customer().user)
-    for name in ("acl:region-change", "containers:relay-probe"):
+    foreign = [f"acl:device-{verb}" for verb in ("approve", "ignore", "revoke", "rename")]
+    for name in ("acl:region-change", "containers:relay-probe", *foreign):
         assert ask(client, paths[name], "post", data={"region_id": "950"}).status_code == 404, name
         own = ask(world.sign_in(rental.user), paths[name], "post", data={"region_id": "950"})
         assert own.status_code == 302, name
@@ -280,9 +294,15 @@ def test_another_customers_rows_are_not_there(rental: Rental, addresses: list[Ad
         "acl:map-howto",
         "acl:live-show",
         "acl:map-download",
+        "home-devices",
+        "acl:device-list",
+        "acl:device-lists",
+        "acl:admission-list",
     )
+    keys = list(rental.devices.values_list("node_key", flat=True))
     for name in pages:
         text = ask(client, paths[name], "get").content.decode()
+        assert not [key for key in keys if key in text], name
         for relay in Relay.objects.filter(rental=rental).select_related("server"):
             assert relay.server.address not in text, name
             assert relay.certificate_sha256 not in text, name

@@ -20,6 +20,9 @@ def test_the_operators_commands_are_there() -> None:
         "relay_list",
         "relay_probe",
         "acl_export",
+        "device_list",
+        "device_add",
+        "device_revoke",
         "image_build",
     }
 

@@ -25,7 +25,7 @@ from tests.panel import world
 
 pytestmark = pytest.mark.django_db
 
-KINDS = ("rental", "redemption", "map", "relay", "notice")
+KINDS = ("rental", "redemption", "map", "device", "relay", "notice")
 HOUR = timedelta(hours=1)
 
 
@@ -47,6 +47,7 @@ def go_through(rental: Rental) -> None:
     acl.record_event(
         rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, file_format="json", ip="198.51.100.7"
     )
+    acl.revoke_device(device=world.let_in(rental), by=rental.user)
     key = f"k{Notice.objects.count()}"
     accounts.notify(user=rental.user, kind="rental_ending", key=key, context={}, is_mail_only=True)
 
@@ -80,6 +81,9 @@ def test_everything_that_happened_is_there_newest_first(rental: Rental) -> None:
         "Relay removed",
         "Map downloaded",
         "v1 · json · 198.51.100.7",
+        "Device added nas-",
+        "Device revoked nas-",
+        "Automatic approval started",
         "The rental ends soon",
     ):
         assert words in said, words

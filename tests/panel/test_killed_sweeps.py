@@ -241,7 +241,7 @@ GONE, THREE = (None, "released"), [(1, "running"), (2, "running"), (3, "running"
 PLAYS = {
     "rentals and serial numbers end, one is in its grace": Play(
         ending_rentals,
-        [serials.sweep_rentals, *RELAYS],
+        [serials.sweep_rentals, serials.expire_serials, *RELAYS],
         {
             STATES: [("active", 1), ("expired", 2)],
             SERIALS: [("expired", 3), ("used", 3)],

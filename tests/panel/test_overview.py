@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db.models import F
 from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Notice, User
 from accounts.services import send_again
-from containers.models import Deployment, Relay, RelayHealth, ServerCheck
+from containers.models import Deployment, Gate, Relay, RelayHealth, ServerCheck
+from containers.services import gates
+from derpmgmt.lib.jobs import Problem
 from fleet.models import Server
 from serials.models import Rental, SerialBatch
 from tests.panel import world
@@ -43,9 +46,16 @@ def home(rental: Rental) -> Any:
     return lambda: client.get("/home/").content.decode()
 
 
+def running(text: str) -> int:
+    """How many relays the page shows as running."""
+    (part,) = re.findall(r'<section id="relays".*?</section>', text, re.DOTALL)
+    return part.count("badge bg-green-lt")
+
+
 @pytest.fixture
 def staff(settings: Any, tmp_path: Path) -> Client:
-    (tmp_path / "current").touch()
+    for link in ("current", "current-gate"):
+        (tmp_path / link).touch()
     settings.IMAGE_DIR = tmp_path
     client = world.enter(User.Role.ADMIN, has_factor=True)
     User.objects.update(language="en")
@@ -121,8 +131,51 @@ def test_it_is_said_when_nobody_visits_the_servers(staff: Client, rental: Rental
 def test_it_is_said_when_there_is_no_image(
     staff: Client, rental: Rental, settings: Any, tmp_path: Path
 ) -> None:
-    settings.IMAGE_DIR = tmp_path / "nowhere"
+    settings.IMAGE_DIR = tmp_path
+    (tmp_path / "current").unlink()
     assert matters(staff) == [("critical", "/admin/containers/relay/")]
+
+
+def test_gates_that_fail_or_know_too_little_are_named(staff: Client, rental: Rental) -> None:
+    now = timezone.now()
+    failed, late, *_others = Gate.objects.select_related("server").order_by("pk")
+    gates.record_failure(gate=failed, problem=Problem("no_gate_image", ""), now=now)
+    Gate.objects.filter(pk=late.pk).update(list_changed_at=now - timedelta(seconds=30))
+    failed_url, late_url = (f"/admin/fleet/server/{gate.server_id}/change/" for gate in (failed, late))
+    assert matters(staff) == [("critical", failed_url)]
+    Gate.objects.filter(pk=late.pk).update(list_changed_at=now - timedelta(seconds=90))
+    assert matters(staff) == [("critical", failed_url), ("critical", late_url)]
+    text = staff.get("/admin/").content.decode()
+    assert f"The gate of {failed.server} failed" in text
+    assert "image_build --only gate" in text
+    assert "have not been delivered since" in staff.get(late_url).content.decode()
+    page = staff.get(failed_url).content.decode()
+    assert "Last failure" in page
+    assert "Try the gate again" in page
+    assert (
+        failed.secret not in page + staff.get(f"/admin/containers/gate/{failed.pk}/change/").content.decode()
+    )
+
+    response = staff.post(f"/admin/containers/gate/{failed.pk}/retry/do/")
+    assert response["Location"] == failed_url
+    failed.refresh_from_db()
+    assert failed.status == Gate.Status.PLANNED
+
+
+def test_it_is_said_when_there_is_no_image_of_the_gate(staff: Client, rental: Rental, settings: Any) -> None:
+    (settings.IMAGE_DIR / "current-gate").unlink()
+    assert matters(staff) == [("critical", "/admin/containers/gate/")]
+    assert "image_build --only gate" in staff.get("/admin/").content.decode()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "[::1]:8000"])
+def test_it_is_said_when_servers_cannot_reach_the_panel(
+    staff: Client, rental: Rental, settings: Any, host: str
+) -> None:
+    settings.RELAY_URL = f"http://{host}"
+    assert "DERPMGMT_RELAY_URL" in staff.get("/admin/").content.decode()
+    Server.objects.update(address=F("ssh_host"))  # the sandbox's
+    assert matters(staff) == []
 
 
 def test_the_fleet_has_one_row_a_region(staff: Client, rental: Rental) -> None:
@@ -146,7 +199,7 @@ def test_home_is_the_serial_box_when_there_is_no_rental() -> None:
 
 def test_home_shows_each_relay_with_its_last_proof_when_all_is_well(home: Any) -> None:
     text = home()
-    assert text.count("bg-green-lt") == 3
+    assert running(text) == 3
     assert len(re.findall(r"<dd>\d\.\d ms</dd>", text)) == 9
     assert "every 20s" in text
     assert "alert-" not in text
@@ -181,7 +234,7 @@ def test_home_says_so_when_fewer_than_three_servers_are_usable(home: Any, rental
     rental.relays.filter(slot=3).update(slot=None, status=Relay.Status.RELEASED)
     text = home()
     assert text.count("waiting for a server") == 1
-    assert text.count("bg-green-lt") == 2
+    assert running(text) == 2
     assert "fewer than three servers" in text
 
 
@@ -191,7 +244,7 @@ def test_home_says_that_nothing_is_to_be_done_when_a_relay_is_replaced(home: Any
     )
     rental.relays.filter(slot=2).update(status=Relay.Status.PLANNED, proven_at=None)
     text = home()
-    assert text.count("bg-green-lt") == 2
+    assert running(text) == 2
     assert "rebuilt on another server" in text
 
 

@@ -81,9 +81,10 @@ def test_a_checks_page_costs_the_same_when_there_were_many_checks() -> None:
     assert count(client, url) == few
 
 
-@pytest.mark.parametrize("name", ["home", "home-relays", "home-map"])
+@pytest.mark.parametrize("name", ["home", "home-relays", "home-map", "home-devices"])
 def test_a_customers_home_costs_the_same_when_much_has_happened(name: str) -> None:
     rental = world.make_customer()
+    world.add_devices(rental)
     client = world.sign_in(rental.user)
     few = count(client, reverse(name))
     past: dict[str, Any] = {"status": Relay.Status.RELEASED}
@@ -92,5 +93,18 @@ def test_a_customers_home_costs_the_same_when_much_has_happened(name: str) -> No
         for relay in Rental.objects.get(pk=rental.pk).relays.wanted():
             RelayHealth.objects.create(relay=relay, is_ok=True)
             Deployment.objects.create(relay=relay, status=Deployment.Status.FAILED)
+    world.add_devices(rental, 5)
     world.make_customer()
-    assert count(client, reverse(name)) == few <= 20
+    assert count(client, reverse(name)) == few <= 22
+
+
+@pytest.mark.parametrize("name", ["device-list", "device-state", "device-lists", "admission-list"])
+def test_a_customers_devices_cost_the_same_when_there_are_many(name: str) -> None:
+    rental = world.make_customer()
+    client = world.sign_in(rental.user)
+    url = reverse(f"acl:{name}")
+    world.add_devices(rental, 1)
+    few = count(client, url)
+    world.add_devices(rental, 60)
+    assert count(client, url) == few <= 22
+    assert count(client, f"{url}?q=198&page=2&revoked=2&connected=3") == few

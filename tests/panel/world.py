@@ -12,8 +12,10 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts.models import User
 from acl import services as acl
-from acl.models import AclConfig, AclEvent, LiveUrl, MapRegion
+from acl.models import AclConfig, AclEvent, Admission, Device, DevicePolicy, LiveUrl, MapRegion
+from acl.node_keys import NewDevice
 from containers.models import Deployment, Relay, RelayHealth, ServerCheck
+from containers.services import gates
 from fleet.models import ProviderAccount, Region, Server, SshCredential
 from serials import services as serials
 from serials.models import Rental, SerialBatch
@@ -86,7 +88,7 @@ def make_relay(rental: Rental, slot: int | None, server: Server, **fields: Any) 
 
 
 def make_customer() -> Rental:
-    """A customer with a rental, three running relays, a map that was downloaded, and a checked server under each relay."""
+    """A customer with a rental, three running relays, a map that was downloaded, a device, and a checked server under each relay."""
     number = next(_numbers)
     user = accounts.create_user(email=f"customer{number}@example.com", password=PASSWORD)
     code = make_batch().serials.get().code
@@ -94,10 +96,39 @@ def make_customer() -> Rental:
     for slot in (1, 2, 3):
         relay = make_relay(rental, slot, make_server())
         ServerCheck.objects.create(server=relay.server, status=ServerCheck.Status.DONE)
+        gates.record_running(gate=gates.gate_of(relay.server_id), image="-", now=timezone.now())
     acl.refresh_map(rental=rental, reason=acl.RELAYS_CHANGED)
     acl.record_event(rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, by=user, ip="198.51.100.7")
     acl.create_live_url(rental=rental, by=user)
+    let_in(rental)
     return rental
+
+
+def let_in(rental: Rental) -> Device:
+    """One more device of his: approved, let in by the first relay, with the customer's own rules about it."""
+    now, node_key = timezone.now(), f"{next(_numbers):064x}"
+    added = acl.add_devices(
+        rental=rental, devices=[NewDevice(node_key, f"nas-{node_key[-4:]}")], by=rental.user
+    )
+    acl.open_window(rental=rental, length=acl.WINDOWS[0], by=rental.user)
+    relay = rental.relays.get(slot=1)
+    asked = acl.Asked(relay.pk, rental.pk, node_key, "198.51.100.7", True, Admission.Reason.APPROVED, at=now)
+    acl.record_admissions([asked])
+    acl.record_seen([asked])
+    return added.added[0]
+
+
+def add_devices(rental: Rental, count: int = 1) -> None:
+    """So many more devices of each state, seen at the first relay, and a question of each that was refused."""
+    relay, now = rental.relays.order_by("pk")[0], timezone.now()
+    for status in Device.Status:
+        for number in [next(_numbers) for _ in range(count)]:
+            ip, node_key = f"198.51.{number // 250 % 250}.{number % 250 + 1}", f"{number:064x}"
+            seen = {"first_seen_at": now, "last_seen_at": now, "last_ip": ip, "last_relay": relay}
+            Device.objects.create(rental=rental, node_key=node_key, status=status, **seen)
+            reason = Admission.Reason.UNKNOWN
+            asked = acl.Asked(relay.pk, rental.pk, node_key, ip, False, reason, at=now)
+            acl.record_admissions([asked])
 
 
 def sign_in(user: User, secret: str = "") -> Client:
@@ -132,6 +163,9 @@ def row_of(rental: Rental, model: type[Model]) -> Model:
         AclConfig: rental.acl_configs.first(),
         AclEvent: rental.acl_events.first(),
         LiveUrl: rental.live_urls.first(),
+        Device: rental.devices.first(),
+        DevicePolicy: rental.device_policy,
+        Admission: rental.admissions.first(),
     }
     row = own.get(model) or model._default_manager.first()
     assert row is not None, f"the world has no {model.__name__}"

@@ -20,7 +20,9 @@ _VOLATILE = [
     (re.compile(r"\b[0-9a-f]{12}\b"), "<short id>"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"), "<time>"),
     (re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d"), "<log time>"),
-    (re.compile(r"/[\w/]*/tmp/docker-import-\d+"), "<work folder>"),
+    (re.compile(r"/[\w/.-]*/tmp/docker-import-\d+"), "<work folder>"),
+    (re.compile(r"\] \d+#\d+: "), "] <process>: "),
+    (re.compile(r"(nginx\.conf):\d+"), r"\1:<line>"),
     (re.compile(r"\.tmp\d+"), "<temporary>"),
 ]
 
@@ -116,7 +118,7 @@ def _log_lines(stream: bytes) -> list[str]:
 def _field(value: Any, field: str) -> Any:
     for part in field.split("."):
         if isinstance(value, list):
-            value = value[int(part)]
+            value = value[int(part)] if int(part) < len(value) else "<absent>"
         elif isinstance(value, dict):
             value = value.get(part, "<absent>")
     return value
@@ -151,9 +153,9 @@ def tar_of(files: dict[str, bytes], *, uid: int = 65532, mode: int = 0o600) -> b
     return buffer.getvalue()
 
 
-def image_archive(program: bytes, tag: str = TAG, **config: Any) -> bytes:
-    """A docker archive of one layer that holds ``/derper``, entrypoint ``/derper``, user 65532."""
-    layer = tar_of({"derper": program}, uid=0, mode=0o755)
+def image_archive(files: dict[str, bytes], tag: str = TAG, **config: Any) -> bytes:
+    """A docker archive of one layer that holds these programs; entrypoint ``/derper`` unless told otherwise, user 65532."""
+    layer = tar_of(files, uid=0, mode=0o755)
     image = json.dumps(
         {
             "architecture": "amd64",

@@ -12,6 +12,7 @@ from containers.sandbox.fleet import Sandbox
 from fleet.engine import Engine, EngineError, engine_errors, open_engine
 from fleet.ssh import Connection
 from tests.sandbox.conversation import converse
+from tests.sandbox.gate_talk import PROGRAM
 from tests.sandbox.parts import connect, endpoint_of, make_relay, relay_files
 from tests.sandbox.talk import Talk
 
@@ -23,7 +24,15 @@ def test_sandbox_answers_like_a_real_engine_when_asked_the_same(sandbox: Sandbox
     connection = Connection.open(endpoint_of(host), 10.0)
     talk = Talk(lambda: connection.open_unix(host.docker_socket, 30.0), host.address)
 
-    converse(talk, b"a placeholder", relay_files(host.address), pause=0.2)
+    def restart() -> None:
+        nonlocal connection
+        connection.close()
+        sandbox.server(0).fault(down=True)
+        sandbox.server(0).heal()
+        connection = Connection.open(endpoint_of(host), 10.0)
+
+    program, nginx = b"a placeholder", {PROGRAM.lstrip("/"): b"another"}
+    converse(talk, program, nginx, relay_files(host.address), restart=restart, pause=0.2)
 
     connection.close()
     assert list(talk.record) == list(RECORDED)

@@ -253,3 +253,14 @@ def test_own_confirmation_is_not_counted_again(
 
 def test_page_is_not_stored_by_caches(signed_in: Client) -> None:
     assert "no-store" in signed_in.get(URL)["Cache-Control"]
+
+
+def test_the_page_says_when_device_checking_cannot_be_switched_off(
+    signed_in: Client, make_serial: Make
+) -> None:
+    for may_open in (True, False):
+        signed_in.post(URL, {"code": make_serial(may_open=may_open).code})
+        page = words(signed_in.get(URL))
+        with translation.override("zh-hans"):
+            text = translation.gettext("device checking cannot be switched off")
+        assert (text in page) is not may_open

@@ -11,6 +11,7 @@ from django.core.management.base import CommandError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from containers.gate_image import find_nginx
 from containers.image import ImageError, compile_derper
 from derpmgmt import demo
 from derpmgmt.lib import env
@@ -53,7 +54,7 @@ class Demo(Panel):
     def settle(self) -> None:
         demo.seed_people()
         try:
-            demo.seed_image(self._derper)
+            demo.seed_images(self._derper, lambda: find_nginx() if self._is_lab else None)
         except ImageError as error:
             raise CannotStart(str(error)) from error
         hosts = json.loads(self._hosts_file.read_text())

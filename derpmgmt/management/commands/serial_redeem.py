@@ -3,11 +3,13 @@ import time
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.models import User
+from acl.services import close_window
 from containers.models import Deployment, Relay
 from containers.services.relays import SLOTS
 from derpmgmt.lib.commands import PanelCommand
@@ -32,6 +34,11 @@ class Command(PanelCommand):
             "code", metavar="CODE", help=_("the serial number; - reads it from standard input")
         )
         parser.add_argument("--no-wait", action="store_true", help=_("do not wait for the relays"))
+        parser.add_argument(
+            "--no-auto-enrol",
+            action="store_true",
+            help=_("approve no device automatically, not even right after the activation"),
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._began = timezone.now()
@@ -44,13 +51,29 @@ class Command(PanelCommand):
             )
         code = sys.stdin.readline() if options["code"] == "-" else options["code"]
         try:
-            redemption = services.redeem_serial(code=code, user=user, by=None)
+            redemption = self._redeem(code, user, is_closed=options["no_auto_enrol"])
         except services.SerialRefused as refusal:
             raise CommandError(str(refusal)) from refusal
         rental = redemption.rental
         if not options["no_wait"]:
             self._wait(rental)
         self._show(redemption, user)
+
+    @staticmethod
+    def _redeem(code: str, user: User, *, is_closed: bool) -> Redemption:
+        """Redeem; with `is_closed` the window for new devices is shut in the same transaction, so it was never open."""
+        if not is_closed:
+            return services.redeem_serial(code=code, user=user, by=None)
+        with transaction.atomic():
+            try:
+                redemption = services.redeem_serial(code=code, user=user, by=None)
+            except services.SerialRefused as error:
+                # Raised after the transaction: the log's entry about it is to stay.
+                refusal = error
+            else:
+                close_window(rental=redemption.rental, by=None)
+                return redemption
+        raise refusal
 
     def _show(self, redemption: Redemption, user: User) -> None:
         rental = Rental.objects.get(pk=redemption.rental_id)

@@ -58,6 +58,11 @@ class Command(PanelCommand):
         parser.add_argument("--capacity", type=int, default=50, help=_("relays it may hold (50)"))
         parser.add_argument("--tcp-ports", type=_ports, default=(20000, 20999), help="20000-20999")
         parser.add_argument("--udp-ports", type=_ports, default=(20000, 20999), help="20000-20999")
+        parser.add_argument(
+            "--fail-open",
+            action="store_true",
+            help=_("let everybody in when neither the panel nor the gate answers"),
+        )
         parser.add_argument("--no-wait", action="store_true", help=_("do not wait for the checks"))
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -92,6 +97,7 @@ class Command(PanelCommand):
                 tcp_port_last=options["tcp_ports"][1],
                 udp_port_first=options["udp_ports"][0],
                 udp_port_last=options["udp_ports"][1],
+                is_fail_open=options["fail_open"],
             )
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from error

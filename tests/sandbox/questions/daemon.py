@@ -27,9 +27,14 @@ def ask_images(talk: Talk, program: bytes) -> None:
     ask("delete missing image", "DELETE", f"/images/{TAG}")
     ask("load rubbish", "POST", "/images/load", b"this is no archive")
     ask("load without manifest", "POST", "/images/load", tar_of({"x": b"x"}))
-    ask("load quietly", "POST", "/images/load", image_archive(program), query={"quiet": "1"})
-    ask("load again", "POST", "/images/load", image_archive(program), query={"quiet": "0"})
-    ask("load another", "POST", "/images/load", image_archive(program, "derpmgmt/other:1", Labels={"a": "b"}))
+    ask("load quietly", "POST", "/images/load", image_archive({"derper": program}), query={"quiet": "1"})
+    ask("load again", "POST", "/images/load", image_archive({"derper": program}), query={"quiet": "0"})
+    ask(
+        "load another",
+        "POST",
+        "/images/load",
+        image_archive({"derper": program}, "derpmgmt/other:1", Labels={"a": "b"}),
+    )
     picked = "RepoTags RepoDigests Os Architecture Created Config.Entrypoint Config.User Config.Labels Config.Cmd RootFS.Type"
     image = ask("inspect image", "GET", f"/images/{TAG}/json", pick=picked).json
     ask("inspect image by id", "GET", f"/images/{image['Id']}/json", pick="RepoTags")

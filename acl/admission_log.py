@@ -1,0 +1,114 @@
+"""What the hot path answered, kept in memory until a thread of the process writes it down, once a second.
+
+A process that is killed loses what it answered in its last second; the devices knock again.
+"""
+
+import logging
+import os
+import threading
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from django.db import InterfaceError, OperationalError, connection
+
+from acl.services.admissions import Asked, record_admissions, record_seen
+
+log = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 1.0
+# Different questions that may wait to be written; what comes beyond is answered but not written.
+_MOST_WAITING = 20_000
+_WRITE_AT_ONCE = 2000
+# Devices whose row is told in one go that they were seen; the others' turn comes later.
+_SEEN_AT_ONCE = 100
+
+_lock = threading.Lock()
+_waiting: dict[tuple[object, ...], Asked] = {}
+_seen: dict[tuple[int, str], Asked] = {}
+_ended = threading.Event()
+_thread: threading.Thread | None = None
+_pid = 0
+_lost = 0
+
+
+def record(asked: Asked) -> None:
+    """Have a question and its answer written down soon; the same one within a moment is counted."""
+    global _lost
+    key = (asked.relay, asked.node_key, asked.ip, asked.reason)
+    with _lock:
+        known = _waiting.get(key)
+        if known is not None:
+            _waiting[key] = replace(asked, count=known.count + asked.count)
+        elif len(_waiting) < _MOST_WAITING:
+            _waiting[key] = asked
+        else:
+            _lost += 1
+
+
+def flush() -> int:
+    """Write down what waits; returns how many rows. A database that is away is logged, and what waits goes on waiting."""
+    global _lost
+    written = 0
+    try:
+        while batch := _take(_waiting, _WRITE_AT_ONCE):
+            try:
+                record_admissions(batch)
+            except (OperationalError, InterfaceError):
+                for asked in batch:
+                    record(asked)
+                raise
+            written += len(batch)
+            with _lock:
+                for asked in batch:
+                    if asked.is_allowed and (
+                        len(_seen) < _MOST_WAITING or (asked.rental, asked.node_key) in _seen
+                    ):
+                        _seen[asked.rental, asked.node_key] = asked
+        if seen := _take(_seen, _SEEN_AT_ONCE):
+            record_seen(seen)
+    except (OperationalError, InterfaceError) as error:
+        log.warning("admissions cannot be written now: %s", type(error).__name__)
+        connection.close()
+    with _lock:
+        lost, _lost = _lost, 0
+    if lost:
+        log.warning("%d admissions were answered but not written down: too many at once", lost)
+    return written
+
+
+def _take(waiting: dict[Any, Asked], most: int) -> list[Asked]:
+    with _lock:
+        return [waiting.pop(key) for key in list(islice(waiting, most))]
+
+
+def start() -> None:
+    """Write from now on by itself, in this process; call it after a fork."""
+    global _thread, _pid
+    if _thread is not None and _pid == os.getpid():
+        return
+    _pid = os.getpid()
+    _ended.clear()
+    _thread = threading.Thread(target=_run, name="admission log", daemon=True)
+    _thread.start()
+
+
+def stop() -> None:
+    """Write what waits a last time, and end."""
+    if _thread is not None and _pid == os.getpid():
+        _ended.set()
+        _thread.join(timeout=5)
+
+
+def _run() -> None:
+    while not _ended.wait(_PAUSE_SECONDS):
+        _try_flush()
+    _try_flush()
+    connection.close()
+
+
+def _try_flush() -> None:
+    try:
+        flush()
+    except Exception:
+        log.exception("the log of admissions")

@@ -1,0 +1,279 @@
+"""How a customer's devices are shown: who is connected, the rules, the lists. It costs the same however many there are."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.paginator import Page, Paginator
+from django.db.models import Count, Max, Q, QuerySet
+from django.db.models.functions import Coalesce
+from django.utils.translation import ngettext
+
+from acl.models import Device, DevicePolicy
+from acl.presence import LOOK_BACK, Presence, present_devices
+from acl.services.devices import WINDOWS, device_limit, may_open, old_self, placed, window_until
+from containers.models import Relay
+from derpmgmt.lib.places import place_of
+from fleet.models import Region
+from serials.models import Rental
+
+# Devices on a page of a list; with more than these there is a search.
+ROWS = 20
+# Waiting devices that are shown; those on trial may be as many as there are places.
+MOST_WAITING = 50
+# Connected devices that are left out of the list of approved ones because they stand above it.
+_MOST_LEFT_OUT = 1000
+# Approved devices among which the old self of a waiting one is looked for.
+_MOST_ALIKE = 200
+
+
+@dataclass(frozen=True)
+class Line:
+    """A device as a list shows it: where it is, or was last; `at` is since when it is connected, or when it was last seen.
+
+    `device` is None for who is connected without being known, as on relays that check nobody; `is_on_trial` is who is let in
+    until that is decided; `was` is the approved device that a waiting one looks like after a new login.
+    """
+
+    device: Device | None
+    node_key: str
+    ip: str
+    place: str
+    relay: str
+    at: datetime | None
+    is_connected: bool = False
+    is_on_trial: bool = False
+    was: Device | None = None
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """What stands above the lists. `present` is None when nobody knows who is connected; `until` is the end of the window.
+
+    `mark` is another one whenever the lists may be.
+    """
+
+    now: datetime
+    policy: DevicePolicy | None
+    is_entitled: bool
+    limit: int
+    used: int
+    until: datetime | None
+    may_open: bool
+    counts: Mapping[str, int]
+    present: Mapping[str, Presence] | None
+    connected: "Page[Line]"
+    mark: str
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a new device finds no place."""
+        return self.used >= self.limit
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody is let in."""
+        return self.policy is not None and self.policy.is_open
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether something is likely to change in seconds."""
+        return self.until is not None or self.counts["on_trial"] > 0
+
+    @property
+    def total(self) -> int:
+        """All devices of the rental, whatever their state."""
+        return self.counts["approved"] + self.counts["pending"] + self.counts["revoked"]
+
+    @property
+    def has_search(self) -> bool:
+        """Whether there are so many devices that one would look for one."""
+        return self.total > ROWS
+
+    @property
+    def windows(self) -> list[tuple[int, str]]:
+        """The windows that may be opened: minutes, and how they are called."""
+        found = []
+        for length in WINDOWS:
+            minutes = int(length.total_seconds() // 60)
+            if minutes % 60:
+                text = ngettext("%(count)d minute", "%(count)d minutes", minutes) % {"count": minutes}
+            else:
+                text = ngettext("%(count)d hour", "%(count)d hours", minutes // 60) % {"count": minutes // 60}
+            found.append((minutes, text))
+        return found
+
+    @property
+    def verify_host(self) -> str:
+        """The host of the customer's own verify address; the rest may be secret."""
+        return masked_url(self.policy.verify_url) if self.policy else ""
+
+
+@dataclass(frozen=True)
+class DeviceLists:
+    """The lists below: approved devices that are not connected now, those who wait, revoked ones."""
+
+    approved: "Page[Line]"
+    waiting: tuple[Line, ...]
+    revoked: "Page[Line]"
+
+
+def describe_state(*, rental: Rental, now: datetime, page: Any = 1) -> DeviceState:
+    """Places, rules and who is connected; `page` of the latter."""
+    is_entitled = rental.is_entitled(now)
+    policy = DevicePolicy.objects.filter(rental=rental).first()
+    counts = Device.objects.filter(rental=rental).aggregate(
+        approved=Count("pk", filter=Q(status=Device.Status.APPROVED)),
+        pending=Count("pk", filter=Q(status=Device.Status.PENDING)),
+        revoked=Count("pk", filter=Q(status=Device.Status.REVOKED)),
+        on_trial=Count("pk", filter=Q(status=Device.Status.PENDING, place_until__gt=now)),
+        newest=Max("pk"),
+        place=Max("place_until"),
+        approved_at=Max("approved_at"),
+        revoked_at=Max("revoked_at"),
+    )
+    until = window_until(rental, policy)
+    present = _present(rental, now) if is_entitled else {}
+    shown = sorted(present or (), key=lambda key: (-(present or {})[key].since.timestamp(), key))
+    connected: Page[Any] = Paginator(shown, ROWS).get_page(page)
+    connected.object_list = _connected(rental, connected.object_list, present or {})
+    seen = repr((sorted(counts.items(), key=str), shown, counts["on_trial"] and now)).encode()
+    return DeviceState(
+        now=now,
+        policy=policy,
+        is_entitled=is_entitled,
+        limit=device_limit(rental, now),
+        used=placed(rental, now).count(),
+        until=until if is_entitled and until > now else None,
+        may_open=may_open(rental, now),
+        counts={name: counts[name] for name in ("approved", "pending", "revoked", "on_trial")},
+        present=present,
+        connected=connected,
+        mark=hashlib.sha256(seen).hexdigest()[:16],
+    )
+
+
+def _present(rental: Rental, now: datetime) -> Mapping[str, Presence] | None:
+    """Who is connected, without those who were revoked a moment ago: they were read before they were cut."""
+    present = present_devices(rental)
+    if not present:
+        return present
+    lately = Device.objects.filter(
+        rental=rental, status=Device.Status.REVOKED, revoked_at__gt=now - LOOK_BACK
+    )
+    cut = set(lately.values_list("node_key", flat=True))
+    return {key: there for key, there in present.items() if key not in cut}
+
+
+def describe_lists(
+    *, rental: Rental, state: DeviceState, words: str = "", page: Any = 1, revoked_page: Any = 1
+) -> DeviceLists:
+    """The lists below `state`, all of them or only what `words` are found in: name, node key, address."""
+    found = _search(Device.objects.filter(rental=rental), words)
+    relays = relay_names(rental)
+    approved = found.filter(status=Device.Status.APPROVED)
+    # Who is searched for is shown here too, connected or not.
+    if not words and state.present:
+        approved = approved.exclude(node_key__in=list(state.present)[:_MOST_LEFT_OUT])
+    approved = approved.order_by(Coalesce("last_seen_at", "approved_at", "created_at").desc(), "pk")
+    revoked = found.filter(status=Device.Status.REVOKED).order_by("-revoked_at", "-pk")
+
+    def paged(rows: QuerySet[Device], number: Any) -> "Page[Any]":
+        part: Page[Any] = Paginator(rows, ROWS).get_page(number)
+        part.object_list = [_line(device, relays, state.present) for device in part.object_list]
+        return part
+
+    return DeviceLists(
+        approved=paged(approved, page),
+        waiting=describe_waiting(rental=rental, state=state, devices=found, relays=relays),
+        revoked=paged(revoked, revoked_page),
+    )
+
+
+def describe_waiting(
+    *,
+    rental: Rental,
+    state: DeviceState,
+    devices: "QuerySet[Device] | None" = None,
+    relays: Mapping[int, str] | None = None,
+    most: int = MOST_WAITING,
+) -> tuple[Line, ...]:
+    """Those who wait for their customer's word, and those on trial, the latest first."""
+    rows = Device.objects.filter(rental=rental) if devices is None else devices
+    waiting = list(rows.filter(status=Device.Status.PENDING).order_by("-last_seen_at", "-pk")[:most])
+    relays = relay_names(rental) if relays is None else relays
+    alike = _alike(rental, waiting)
+    return tuple(
+        replace(
+            _line(device, relays, state.present),
+            is_on_trial=device.place_until is not None and device.place_until > state.now,
+            was=old_self(device, alike, state.present),
+        )
+        for device in waiting
+    )
+
+
+def masked_url(url: str) -> str:
+    """Scheme and host of an address whose rest may be secret: `https://hs.example.com/…`; "" for none."""
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/…"
+
+
+def relay_names(rental: Rental) -> dict[int, str]:
+    """What the rental's relays, past ones too, are called in the language of the page, by primary key: `Shanghai 2`."""
+    rows = Relay.objects.filter(rental=rental).values_list(
+        "pk", Coalesce("slot", "return_slot"), "server__region__name_zh", "server__region__name_en"
+    )
+    return {
+        pk: " ".join(filter(None, [Region(name_zh=chinese, name_en=english).name, str(slot or "")]))
+        for pk, slot, chinese, english in rows
+    }
+
+
+def _connected(rental: Rental, keys: Iterable[str], present: Mapping[str, Presence]) -> list[Line]:
+    keys = list(keys)
+    if not keys:
+        return []
+    known = {row.node_key: row for row in Device.objects.filter(rental=rental, node_key__in=keys)}
+    relays = relay_names(rental)
+    lines = []
+    for key in keys:
+        device, there = known.get(key), present[key]
+        relay = relays.get(there.relay, "")
+        lines.append(Line(device, key, there.ip, place_of(there.ip), relay, there.since, is_connected=True))
+    return lines
+
+
+def _line(device: Device, relays: Mapping[int, str], present: Mapping[str, Presence] | None) -> Line:
+    return Line(
+        device,
+        device.node_key,
+        device.last_ip or "",
+        device.last_place,
+        relays.get(device.last_relay_id or 0, ""),
+        device.last_seen_at,
+        is_connected=device.node_key in (present or {}),
+    )
+
+
+def _search(rows: QuerySet[Device], words: str) -> QuerySet[Device]:
+    words = words.strip().removeprefix("nodekey:")
+    if not words:
+        return rows
+    return rows.filter(
+        Q(name__icontains=words) | Q(node_key__startswith=words.lower()) | Q(last_ip__startswith=words)
+    )
+
+
+def _alike(rental: Rental, waiting: list[Device]) -> list[Device]:
+    """Approved devices that share an address or a name with one that waits, those seen last first."""
+    ips = {device.last_ip for device in waiting if device.last_ip}
+    names = {device.name for device in waiting if device.name}
+    approved = Device.objects.filter(rental=rental, status=Device.Status.APPROVED)
+    alike = approved.filter(Q(last_ip__in=ips) | Q(name__in=names))
+    return list(alike.order_by("-last_seen_at")[:_MOST_ALIKE])

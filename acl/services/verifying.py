@@ -1,0 +1,60 @@
+"""Asking the sources that a customer named whether a device is his."""
+
+from django.db import transaction
+from django.utils import timezone
+
+from acl import sources
+from acl.models import Admission, Device, DevicePolicy
+from acl.services.devices import note_changed, places_left
+from acl.services.enrolment import Decision
+from serials.services import lock_rental
+
+# The gate gives the panel 2 s; what is left of them is for the rest.
+ASK_SECONDS = 1.5
+
+Reason = Admission.Reason
+
+
+def ask_sources(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None) -> Decision | None:
+    """What the customer's own verify address says about a device; None when he has none or it does not know the device.
+
+    A device that it knew the last time keeps its approval while the address is silent. Raises nothing for what the address
+    does wrong.
+    """
+    policy = DevicePolicy.objects.filter(rental=rental_pk).first()
+    if policy is None or not policy.verify_url:
+        return None
+    answer = sources.ask_verify_url(
+        url=policy.verify_url, node_key=node_key, source_ip=ip or "", timeout=ASK_SECONDS
+    )
+    now = timezone.now()
+    is_silent = answer.verdict is sources.Verdict.SILENT
+    problem = answer.problem if is_silent else ""
+    if problem != policy.verify_problem or policy.verify_asked_at is None:
+        DevicePolicy.objects.filter(pk=policy.pk).update(verify_problem=problem[:200], verify_asked_at=now)
+    with transaction.atomic():
+        rental = lock_rental(rental_pk)
+        device = Device.objects.filter(rental=rental, node_key=node_key).first()
+        is_of_source = device is not None and device.source == Device.Source.VERIFY_URL
+        is_approved = device is not None and device.status == Device.Status.APPROVED
+        if device is not None and device.status == Device.Status.REVOKED:
+            return Decision(False, Reason.REVOKED)
+        if is_silent:
+            return Decision(True, Reason.VERIFY_URL) if is_of_source and is_approved else None
+        if answer.verdict is sources.Verdict.NO:
+            if is_of_source and is_approved:
+                Device.objects.filter(rental=rental, node_key=node_key).delete()
+                note_changed(rental, now)
+            return None
+        if is_approved:
+            return Decision(True, Reason.VERIFY_URL if is_of_source else Reason.APPROVED)
+        is_placed = device is not None and device.place_until is not None and device.place_until > now
+        if not is_placed and not places_left(rental, now):
+            return Decision(False, Reason.FULL)
+        device = device or Device(rental=rental, node_key=node_key, first_seen_at=now)
+        device.status, device.source = Device.Status.APPROVED, Device.Source.VERIFY_URL
+        device.approved_at, device.place_until, device.knocks = now, None, 0
+        device.note_seen(now, ip, relay_pk)
+        device.save()
+        note_changed(rental, now)
+        return Decision(True, Reason.VERIFY_URL)

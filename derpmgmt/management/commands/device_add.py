@@ -1,0 +1,90 @@
+import argparse
+import sys
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from acl import services
+from acl.models import Device
+from acl.node_keys import LONGEST_INPUT, NewDevice, NoNodeKey, parse_devices, parse_node_key
+from derpmgmt.device_command import DeviceCommand
+from serials.models import Rental
+
+STANDARD_INPUT = "-"
+
+
+def _key(text: str) -> str:
+    if text == STANDARD_INPUT:
+        return text
+    try:
+        return parse_node_key(text)
+    except NoNodeKey as error:
+        # Not repeated: somebody may have pasted a private key.
+        raise argparse.ArgumentTypeError(_("a node key is “nodekey:” and 64 hexadecimal digits")) from error
+
+
+class Command(DeviceCommand):
+    """Approve devices by their node keys."""
+
+    help: Any = gettext_lazy("Let devices in by their node keys.")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "keys",
+            metavar="NODEKEY",
+            nargs="+",
+            type=_key,
+            help=_(
+                "nodekey:…; - reads a list, or what “tailscale status --json” prints, from standard input"
+            ),
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        rental = self.find_rental(options["email"])
+        devices = self._read(options["keys"])
+        try:
+            added = services.add_devices(rental=rental, devices=devices, by=None)
+        except services.LimitReached:
+            added = services.Added(added=(), known=(), left_out=tuple(devices))
+        except services.DeviceRefused as refusal:
+            raise CommandError(str(refusal)) from refusal
+        left_out = [Device(node_key=device.node_key, name=device.name) for device in added.left_out]
+        results = {"added": _("added"), "known": _("known already"), "left_out": _("left out")}
+        self.emit(
+            [
+                {
+                    "result": result,
+                    "outcome": results[result],
+                    "node_key": f"nodekey:{device.node_key}",
+                    "name": device.name,
+                }
+                for result, found in (("added", added.added), ("known", added.known), ("left_out", left_out))
+                for device in found
+            ],
+            {"outcome": _("Result"), "node_key": _("Node key"), "name": _("Name")},
+        )
+        if left_out:
+            raise CommandError(self._reason(rental, len(left_out)))
+
+    @staticmethod
+    def _read(keys: list[str]) -> list[NewDevice]:
+        devices = [NewDevice(key) for key in keys if key != STANDARD_INPUT]
+        if STANDARD_INPUT in keys:
+            try:
+                devices += parse_devices(sys.stdin.read(LONGEST_INPUT + 1))
+            except (NoNodeKey, UnicodeDecodeError) as error:
+                raise CommandError(_("No node key was found in standard input.")) from error
+        return list({device.node_key: device for device in devices}.values())
+
+    @staticmethod
+    def _reason(rental: Rental, count: int) -> str:
+        text = ngettext(
+            "%(count)d device was left out: the rental allows %(limit)d, and all places are taken.",
+            "%(count)d devices were left out: the rental allows %(limit)d, and all places are taken.",
+            count,
+        )
+        return text % {"count": count, "limit": services.device_limit(rental, timezone.now())}

@@ -1,0 +1,535 @@
+"""The customer's own verify address: what is asked, what is not, and what the far side cannot do to us."""
+
+import gzip
+import http.server
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.core.cache import cache
+from django.test import override_settings
+from django.utils import translation
+
+from acl import copies, outbound, sources
+from acl.sources import Answer, Verdict, VerifyUrlRefused, ask_verify_url, check_verify_url
+from tests.acl.factories import make_server
+from tests.derp.conftest import admission as admission
+from tests.derp.conftest import start_scripted as start_scripted
+from tests.derp.parts import PATIENCE, AdmissionServer, Certificate, ScriptedServer, make_certificate
+
+KEY = "ab" * 32
+YES, NO = Answer(Verdict.YES), Answer(Verdict.NO)
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    copies.redis_rest.end()
+    outbound._panel_hosts.cache_clear()
+    yield
+    copies.redis_rest.end()
+
+
+@pytest.fixture
+def open_house(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets loopback pass for the open internet."""
+    monkeypatch.setattr(outbound, "_check_addresses", lambda *_: None)
+
+
+def ask(url: str, *, key: str = KEY, timeout: float = PATIENCE) -> Answer:
+    return ask_verify_url(url=url, node_key=key, source_ip="198.51.100.7", timeout=timeout)
+
+
+def problem(code: str) -> Answer:
+    return Answer(Verdict.SILENT, sources.SENTENCES[code])
+
+
+def saying(answer: bytes) -> Callable[[socket.socket], None]:
+    def script(connection: socket.socket) -> None:
+        question = b""
+        while not question.endswith(b"}") and (more := connection.recv(4096)):
+            question += more
+        connection.sendall(answer)
+
+    return script
+
+
+def response(body: bytes, status: str = "200 OK", fields: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{fields}\r\n".encode() + body
+
+
+# Answers
+
+
+@pytest.mark.usefixtures("open_house")
+@pytest.mark.parametrize(("body", "expected"), [(b'{"Allow":true}', YES), (b'{"Allow": false}\n', NO)])
+def test_the_address_is_believed_when_it_answers_as_headscale_does(
+    admission: AdmissionServer, body: bytes, expected: Answer
+) -> None:
+    admission.body = body
+    assert ask(admission.url) == expected
+    assert admission.questions == [
+        {"path": "/verify/7?part=a", "json": {"NodePublic": f"nodekey:{KEY}", "Source": "198.51.100.7"}}
+    ]
+
+
+@pytest.mark.usefixtures("open_house")
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (200, b'{"Allow": "true"}', "not_headscale"),
+        (200, b'{"Allow": 1}', "not_headscale"),
+        (200, b'{"allow": true}', "not_headscale"),
+        (200, b"[true]", "not_headscale"),
+        (200, b"null", "not_headscale"),
+        (200, b"", "not_headscale"),
+        (200, b"<html>", "not_headscale"),
+        (200, b"\xff\xfe", "not_headscale"),
+        (200, b"[" * 4000, "not_headscale"),
+        (200, gzip.compress(b'{"Allow":true}' + b" " * 10_000_000, 9)[:4000], "not_headscale"),
+        (200, b'{"Allow": true, "x": "' + b"y" * 5000 + b'"}', "not_headscale"),
+        (200, b'{"Allow": true}' + b" " * 5000, "not_headscale"),
+        (201, b'{"Allow": true}', "status"),
+        (403, b'{"Allow": true}', "status"),
+        (500, b'{"Allow": true}', "status"),
+        (302, b'{"Allow": true}', "redirect"),
+    ],
+)
+def test_nothing_is_believed_when_the_answer_is_another(
+    admission: AdmissionServer, status: int, body: bytes, code: str
+) -> None:
+    admission.status, admission.body = status, body
+    assert ask(admission.url) == problem(code)
+
+
+@pytest.mark.usefixtures("open_house")
+def test_a_redirect_is_not_followed(
+    admission: AdmissionServer, start_scripted: Callable[..., ScriptedServer]
+) -> None:
+    leads_on = response(b"", "307 Temporary Redirect", f"Location: {admission.url}\r\n")
+    server = start_scripted(saying(leads_on))
+    assert ask(f"http://127.0.0.1:{server.port}/verify") == problem("redirect")
+    assert admission.questions == []
+
+
+@pytest.mark.usefixtures("open_house")
+def test_no_proxy_is_asked_when_the_environment_names_one(
+    admission: AdmissionServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert ask(admission.url) == YES
+
+
+@pytest.mark.usefixtures("open_house")
+def test_it_is_asked_over_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            hosts.append(self.headers["Host"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(response(b'{"Allow":true}'))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    class Server(http.server.HTTPServer):
+        address_family = socket.AF_INET6
+
+    try:
+        server = Server(("::1", 0), Handler)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        assert ask(f"http://[::1]:{server.server_port}/verify") == YES
+        assert hosts == [f"[::1]:{server.server_port}"]
+    finally:
+        server.shutdown()
+        thread.join(PATIENCE)
+        server.server_close()
+
+
+# What the far side cannot do
+
+
+def drip(connection: socket.socket, data: bytes) -> None:
+    for byte in data:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("open_house")
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(lambda connection: connection.recv(1) and time.sleep(1.5), id="hung"),
+        pytest.param(
+            lambda connection: drip(connection, b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200), id="header"
+        ),
+        pytest.param(
+            lambda connection: drip(connection, response(b'{"Allow":' + b" " * 200 + b"true}")), id="body"
+        ),
+        pytest.param(
+            lambda connection: drip(connection, b"HTTP/1.1 100 Continue\r\n\r\n" * 9), id="continue"
+        ),
+    ],
+)
+def test_the_time_limit_holds_when_the_far_side_hangs_or_drips(
+    start_scripted: Callable[..., ScriptedServer], script: Callable[[Any], None]
+) -> None:
+    server = start_scripted(script)
+    started = time.monotonic()
+    assert ask(f"http://127.0.0.1:{server.port}/", timeout=0.5) == problem("no_answer")
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.usefixtures("open_house")
+def test_the_time_limit_holds_when_the_name_server_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(outbound.socket, "getaddrinfo", lambda *_, **__: released.wait(PATIENCE) and [])
+    try:
+        started = time.monotonic()
+        assert ask("http://slow.example/", timeout=0.3) == problem("unresolved")
+        # Other names of the same slow kind soon cost nothing any more: there are only so many look-ups.
+        answers = [ask(f"http://slow{number}.example/", timeout=0.1) for number in range(10)]
+        assert answers[-1] == problem("busy")
+        assert time.monotonic() - started < 5
+    finally:
+        released.set()
+
+
+@pytest.mark.usefixtures("open_house")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000, id="header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1_000_000, id="line"),
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000, id="continue"),
+        pytest.param(response(b" " * 10_000_000), id="body"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", id="ssh"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="chunks"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_little_is_read_when_the_far_side_sends_nonsense(
+    start_scripted: Callable[..., ScriptedServer], answer: bytes
+) -> None:
+    server = start_scripted(saying(answer))
+    assert ask(f"http://127.0.0.1:{server.port}/") in (problem("not_headscale"), problem("no_answer"))
+
+
+@pytest.mark.usefixtures("open_house")
+def test_nobody_is_reached_when_the_port_refuses() -> None:
+    assert ask("http://127.0.0.1:1025/") == problem("no_answer")
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificate() -> Certificate:
+    return make_certificate("127.0.0.1")
+
+
+@pytest.mark.usefixtures("open_house")
+def test_the_certificate_must_be_trusted_and_fit_the_name(
+    start_scripted: Callable[..., ScriptedServer],
+    certificate: Certificate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = start_scripted(saying(response(b'{"Allow":true}')), certificate)
+    url = f"https://127.0.0.1:{server.port}/"
+    assert ask(url) == problem("certificate")
+    trusting = ssl.create_default_context(cadata=certificate.pem.decode())
+    monkeypatch.setattr(outbound, "_tls", lambda: trusting)
+    cache.clear()
+    assert ask(url) == YES
+    assert ask(f"https://localhost:{server.port}/") == problem("certificate")
+
+
+@pytest.mark.usefixtures("open_house")
+def test_the_time_limit_holds_when_the_handshake_hangs(start_scripted: Callable[..., ScriptedServer]) -> None:
+    server = start_scripted(lambda _: time.sleep(1.5))
+    started = time.monotonic()
+    assert ask(f"https://127.0.0.1:{server.port}/", timeout=0.3) == problem("no_answer")
+    assert time.monotonic() - started < 3
+
+
+# What may be asked
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("", "scheme"),
+        ("verify.example.com", "scheme"),
+        ("ftp://example.com/", "scheme"),
+        ("file:///etc/passwd", "scheme"),
+        ("gopher://example.com:8080/", "scheme"),
+        ("http://", "not_url"),
+        ("http://exa mple.com/", "not_url"),
+        ("http://example.com/\r\nX: y", "not_url"),
+        ("http://example.com\\@127.0.0.1/", "credentials"),
+        ("http://example.com\\.evil.com/", "not_url"),
+        ("http://控制.example/", "not_url"),
+        ("http://[::1/", "not_url"),
+        ("http://[fe80::1%25eth0]/", "not_url"),
+        ("http://user:secret@example.com/", "credentials"),
+        ("http://@example.com/", "credentials"),
+        ("https://example.com:22/", "port"),
+        ("https://example.com:0/", "port"),
+        ("https://example.com:1023/", "port"),
+        ("https://example.com:65536/", "not_url"),
+        ("https://example.com/" + "x" * 300, "too_long"),
+    ],
+)
+def test_an_address_is_refused_when_it_cannot_be_meant(url: str, code: str) -> None:
+    with pytest.raises(VerifyUrlRefused) as refusal:
+        check_verify_url(url)
+    assert refusal.value.code == code
+    assert ask(url) == problem(code)
+
+
+INTERNAL = [
+    *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0"),  # noqa: S104
+    *("224.0.0.1", "255.255.255.255", "198.18.0.1", "192.0.2.1", "192.88.99.1", "168.63.129.16"),
+    *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fec0::1", "ff0e::1", "2001:db8::1", "3fff::1"),
+    *("::ffff:8.8.8.8", "::8.8.8.8", "2002:7f00:1::1", "2001:0:1::1", "64:ff9b::8.8.8.8", "64:ff9b:1::1"),
+]
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """Have names resolve to these addresses, one list after the other; returns the names that were looked up."""
+    asked: list[str] = []
+    left = list(answers)
+
+    def getaddrinfo(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        found = left.pop(0) if len(left) > 1 else left[0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in found]
+
+    monkeypatch.setattr(outbound.socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Where we would have connected to; nobody is there."""
+    attempts: list[tuple[str, int]] = []
+
+    def open_tcp(host: str, port: int, *, timeout: float) -> socket.socket:
+        attempts.append((host, port))
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(outbound, "open_tcp", open_tcp)
+    # The panel's own name is none that could be looked up.
+    monkeypatch.setattr(outbound, "_panel_hosts", lambda _period: frozenset({"panel.example", "8.8.4.4"}))
+    return attempts
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("address", INTERNAL)
+def test_no_connection_is_made_when_a_name_leads_inside(
+    address: str, monkeypatch: pytest.MonkeyPatch, connected: list[tuple[str, int]]
+) -> None:
+    resolve_to(monkeypatch, ["8.8.8.8", address])
+    with pytest.raises(VerifyUrlRefused) as refusal:
+        check_verify_url("https://verify.example/")
+    assert refusal.value.code == "internal"
+    assert connected == []
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost", "[::1]", "localhost."],
+)
+def test_no_connection_is_made_when_the_address_is_a_disguise(
+    host: str, connected: list[tuple[str, int]]
+) -> None:
+    assert ask(f"http://{host}:8000/").problem in {
+        sources.SENTENCES["internal"],
+        sources.SENTENCES["unresolved"],
+    }
+    assert connected == []
+
+
+@pytest.mark.django_db
+def test_the_connection_goes_where_the_check_looked_when_the_name_moves(
+    monkeypatch: pytest.MonkeyPatch, connected: list[tuple[str, int]]
+) -> None:
+    asked = resolve_to(monkeypatch, ["8.8.8.8", "2606:4700::1111"], ["127.0.0.1"])
+    assert ask("https://moving.example/") == problem("no_answer")
+    assert asked == ["moving.example"]
+    assert connected == [("8.8.8.8", 443), ("2606:4700::1111", 443)]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("url", "addresses"),
+    [("https://panel.example/", ["8.8.8.8"]), ("https://other.example/", ["8.8.4.4"])],
+)
+def test_no_connection_is_made_when_it_is_the_panel_itself(
+    url: str, addresses: list[str], monkeypatch: pytest.MonkeyPatch, connected: list[tuple[str, int]]
+) -> None:
+    resolve_to(monkeypatch, addresses)
+    assert ask(url) == problem("internal")
+    assert connected == []
+
+
+@pytest.mark.django_db
+def test_no_connection_is_made_when_an_interface_of_this_machine_has_the_address(
+    monkeypatch: pytest.MonkeyPatch, connected: list[tuple[str, int]]
+) -> None:
+    resolve_to(monkeypatch, ["127.0.0.9"])
+    monkeypatch.setattr(outbound, "_is_public", lambda _address: True)
+    assert ask("https://verify.example/") == problem("internal")
+    assert connected == []
+
+
+def test_the_panels_own_names_and_addresses_are_known(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.PUBLIC_URL, settings.RELAY_URL = "https://panel.example", "http://203.0.113.5:8000"
+    resolve_to(monkeypatch, ["203.0.113.5"])
+    assert outbound._panel_hosts(0) == {"panel.example", "203.0.113.5"}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("fields", "url", "is_asked"),
+    [
+        ({}, "https://verify.example/", True),
+        ({}, "http://verify.example/", True),
+        ({}, "http://verify.example:20000/", False),
+        ({"ssh_port": 2222}, "http://verify.example:2222/", False),
+        ({"ssh_port": 443}, "https://verify.example/", False),
+        ({"address": "8.8.4.5", "ssh_host": "verify.example"}, "http://verify.example:8080/", False),
+        ({"address": "8.8.4.5", "ssh_host": "8.8.8.8"}, "http://verify.example:8080/", False),
+        ({"address": "8.8.4.5"}, "http://verify.example:8080/", True),
+    ],
+)
+def test_only_web_ports_of_the_fleet_are_asked(
+    fields: dict[str, Any],
+    url: str,
+    is_asked: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    connected: list[tuple[str, int]],
+) -> None:
+    server = make_server()
+    for name, value in ({"address": "8.8.8.8"} | fields).items():
+        setattr(server, name, value)
+    server.save()
+    resolve_to(monkeypatch, ["8.8.8.8"])
+    assert ask(url) == problem("no_answer" if is_asked else "internal")
+    assert bool(connected) == is_asked
+
+
+# How often
+
+
+@pytest.mark.usefixtures("open_house")
+def test_a_verdict_is_remembered_for_a_moment(admission: AdmissionServer) -> None:
+    assert [ask(admission.url) for _ in range(3)] == [YES] * 3
+    assert len(admission.questions) == 1
+    admission.body = b'{"Allow":false}'
+    assert ask(admission.url, key="cd" * 32) == NO
+    assert ask(admission.url) == YES
+
+
+@pytest.mark.usefixtures("open_house")
+def test_a_silent_address_is_left_alone_for_every_key(admission: AdmissionServer) -> None:
+    admission.status = 500
+    assert ask(admission.url) == problem("status")
+    assert ask(admission.url, key="cd" * 32) == problem("status")
+    assert len(admission.questions) == 1
+
+
+@pytest.mark.usefixtures("open_house")
+@override_settings(
+    CACHES={
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": "redis://127.0.0.1:1/0",
+        }
+    }
+)
+def test_it_is_asked_all_the_same_when_the_cache_is_away(admission: AdmissionServer) -> None:
+    assert [ask(admission.url) for _ in range(2)] == [YES, YES]
+    assert len(admission.questions) == 2
+
+
+@pytest.mark.usefixtures("open_house")
+def test_one_question_at_a_time_goes_to_an_address(admission: AdmissionServer) -> None:
+    admission.is_hung = True
+    with ThreadPoolExecutor(6) as pool:
+        keys = [f"{number:064x}" for number in range(6)]
+        answers = list(pool.map(lambda key: ask(admission.url, key=key, timeout=1.0), keys))
+    assert len(admission.questions) == 1
+    assert sorted(answer.problem for answer in answers) == sorted(
+        [sources.SENTENCES["no_answer"], *[sources.SENTENCES["busy"]] * 5]
+    )
+    assert sources._turns == {}
+
+
+@pytest.mark.usefixtures("open_house")
+def test_slow_addresses_do_not_take_more_threads_than_their_share() -> None:
+    with AdmissionServer(is_hung=True).running() as one, AdmissionServer(is_hung=True).running() as two:
+        with ThreadPoolExecutor(2) as pool:
+            slow = [pool.submit(ask, server.url, timeout=1.5) for server in (one, two)]
+            while not (one.questions and two.questions):
+                time.sleep(0.01)
+            assert ask("http://127.0.0.1:1025/") == problem("busy")
+        assert [future.result() for future in slow] == [problem("no_answer")] * 2
+
+
+# The form
+
+
+@pytest.mark.usefixtures("open_house")
+def test_an_address_is_taken_when_it_says_no_to_a_key_that_nobody_has(admission: AdmissionServer) -> None:
+    admission.body = b'{"Allow":false}'
+    check_verify_url(admission.url)
+    check_verify_url(admission.url)
+    first, second = (question["json"]["NodePublic"] for question in admission.questions)
+    assert first != second
+
+
+@pytest.mark.usefixtures("open_house")
+def test_an_address_is_refused_when_it_says_yes_to_everybody(admission: AdmissionServer) -> None:
+    with pytest.raises(VerifyUrlRefused) as refusal:
+        check_verify_url(admission.url)
+    assert refusal.value.code == "allows_everybody"
+
+
+def test_every_refusal_has_a_sentence() -> None:
+    with translation.override("en"):
+        for code in sources.SENTENCES:
+            assert str(VerifyUrlRefused(code)) == sources.SENTENCES[code]
+            assert str(VerifyUrlRefused("too_large")) == str(VerifyUrlRefused("not_http"))
+
+
+@pytest.mark.usefixtures("open_house")
+def test_a_secret_in_the_address_stands_nowhere(
+    admission: AdmissionServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    url = admission.url + "&token=s3cr3t-t0ken"
+    client = cache._cache.get_client()  # type: ignore[attr-defined]
+    for status in (200, 500):
+        admission.status = status
+        ask(url, key=f"{status:064x}")
+        with pytest.raises(VerifyUrlRefused) as refusal:
+            check_verify_url(url)
+        assert "s3cr3t" not in repr(refusal.value) + str(refusal.value)
+        assert refusal.value.__cause__ is None
+    stored = {name: client.get(name) for name in client.keys("*verify*")}
+    assert stored
+    assert b"s3cr3t" not in json.dumps([(str(k), str(v)) for k, v in stored.items()]).encode()
+    assert "s3cr3t" not in caplog.text

@@ -1,0 +1,243 @@
+"""Who gets in while the panel is there: the customer's devices and nobody else, and out again within two seconds.
+
+Real relays ask real gates, which ask the panel's own endpoint over HTTP; devices are keys that connect.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import timedelta
+
+import pytest
+import time_machine
+from django.test import Client
+from django.utils import timezone
+
+from accounts.models import Notice, User
+from accounts.services import ban_user, create_user, unban_user
+from acl import admission_log
+from acl import jobs as acl_jobs
+from acl.models import Device
+from acl.node_keys import NewDevice
+from acl.services import add_devices, close_window
+from containers.derp.client import DerpClient
+from containers.models import Relay
+from serials.models import Rental, RentalSpan
+from serials.services import pause_rental, redeem_serial, resume_rental
+
+from .door import Phone, assert_cut, assert_stays, let_in, press, wait_for
+from .door import browser as browser
+from .door import new_relays as new_relays
+from .door import panel as panel
+from .door import relays as relays
+from .door import workers as workers
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ONE, TWO, THREE, STRANGER = Phone(1), Phone(2), Phone(3), Phone(9)
+IN, OUT = [True] * 3, [False] * 3
+
+
+def add(rental: Rental, *phones: Phone) -> None:
+    devices = [NewDevice(phone.node_key, f"phone {phone.number}") for phone in phones]
+    add_devices(rental=rental, devices=devices, by=rental.user)
+
+
+def row(phone: Phone) -> Device:
+    return Device.objects.get(node_key=phone.node_key)
+
+
+def approved() -> set[str]:
+    return set(Device.objects.filter(status="approved").values_list("node_key", flat=True))
+
+
+@pytest.fixture
+def other_relays(
+    new_relays: list[Relay], work: Callable[..., None], make_code: Callable[..., str]
+) -> list[Relay]:
+    """Another customer's, on the same servers; the phone `TWO` is his."""
+    other = create_user(email="other@example.com", username="other")
+    rental = redeem_serial(code=make_code(), user=other, by=other).rental
+    work()
+    close_window(rental=rental, by=other)
+    add(rental, TWO)
+    work()
+    made = list(Relay.objects.in_map().filter(rental=rental).select_related("server"))
+    assert len(made) == 3
+    return made
+
+
+# Ways in
+
+
+def test_a_stranger_stays_out_and_a_pasted_device_comes_in(relays: list[Relay], browser: Client) -> None:
+    assert let_in([ONE, STRANGER], relays) == {1: OUT, 9: OUT}
+    press(browser, "device-add", text=f"my phone nodekey:{ONE.node_key}")
+    assert let_in([ONE, STRANGER], relays) == {1: IN, 9: OUT}
+
+
+def test_devices_are_approved_by_themselves_up_to_the_limit_and_not_one_more(
+    new_relays: list[Relay], work: Callable[..., None]
+) -> None:
+    RentalSpan.objects.update(device_limit=2)
+    home, visited, _last = new_relays
+    with time_machine.travel(timezone.now(), tick=True) as clock, ONE.connect(home) as stays:
+        assert TWO.gets_in(visited)
+        assert let_in([THREE], new_relays) == {3: OUT}
+        clock.shift(timedelta(seconds=31))
+        assert TWO.gets_in(visited)  # it knocked again after its time of trial
+        settle()
+        assert approved() == {ONE.node_key, TWO.node_key}
+        assert_stays(stays)
+        work()
+        assert let_in([ONE, TWO, THREE], new_relays) == {1: IN, 2: IN, 3: OUT}
+        clock.shift(timedelta(seconds=92))
+        settle()
+        assert let_in([ONE, TWO, THREE], new_relays) == {1: IN, 2: IN, 3: OUT}
+        assert approved() == {ONE.node_key, TWO.node_key}
+
+
+def test_the_keys_of_a_diagnosis_leave_no_trace(
+    relays: list[Relay], browser: Client, work: Callable[..., None]
+) -> None:
+    RentalSpan.objects.update(device_limit=4)
+    press(browser, "window-open", minutes=60)
+    throw_away = [Phone(number) for number in range(20, 26)]
+    with time_machine.travel(timezone.now(), tick=True) as clock:
+        answers = let_in(throw_away, relays[:1])
+        assert sorted(answers.values()) == [[False]] * 2 + [[True]] * 4
+        assert not ONE.gets_in(relays[0])
+        for seconds in (31, 61):
+            clock.shift(timedelta(seconds=seconds))
+            settle()
+        assert not approved()
+        # The places are free again, and the next device keeps its own.
+        with ONE.connect(relays[0]):
+            admission_log.flush()
+            clock.shift(timedelta(seconds=31))
+            settle()
+        assert approved() == {ONE.node_key}
+        clock.shift(timedelta(minutes=11))
+        acl_jobs.tidy_devices()
+        work()
+        assert list(Device.objects.values_list("node_key", flat=True)) == [ONE.node_key]
+        assert not Notice.objects.filter(kind="device_waiting").exists()
+
+
+def settle() -> None:
+    """What the clock rings for every five seconds; the relays are asked who is connected."""
+    acl_jobs.settle_places()
+    if acl_jobs._settling is not None:
+        acl_jobs._settling.result(10)
+
+
+def test_a_device_that_knocked_in_vain_comes_in_after_a_click(relays: list[Relay], browser: Client) -> None:
+    assert not ONE.gets_in(relays[1])
+    admission_log.flush()  # which the web server's own thread does every second
+    page = browser.get("/devices/").content.decode()
+    assert f"/devices/{row(ONE).pk}/approve/" in page
+    press(browser, "device-approve", row(ONE).pk)
+    assert let_in([ONE, STRANGER], relays) == {1: IN, 9: OUT}
+
+
+# Out again, within two seconds
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_revoked_device_is_cut_at_once_and_stays_out_everywhere(
+    relays: list[Relay], rental: Rental, browser: Client
+) -> None:
+    add(rental, ONE, THREE)
+    with ONE.connect(relays[0]) as home, ONE.connect(relays[2]) as visit, THREE.connect(relays[0]) as stays:
+        since = time.monotonic()
+        press(browser, "device-revoke", row(ONE).pk)
+        assert_cut(since, home, visit)
+        assert let_in([ONE], relays) == {1: OUT}
+        assert_stays(stays)
+        press(browser, "device-approve", row(ONE).pk)
+        assert let_in([ONE], relays) == {1: IN}
+        assert_stays(stays)
+
+
+def end(rental: Rental) -> float:
+    """The rental's last moment, as the passing of time brings it; its time.monotonic()."""
+    ends_at = timezone.now() + timedelta(seconds=1.5)
+    RentalSpan.objects.filter(rental=rental).update(ends_at=ends_at)
+    Rental.objects.filter(pk=rental.pk).update(ends_at=ends_at, runs_until=ends_at)
+    return time.monotonic() + 1.5
+
+
+def pause(rental: Rental) -> float:
+    pause_rental(rental=rental, by=None)
+    return time.monotonic()
+
+
+def ban(rental: Rental) -> float:
+    ban_user(user=rental.user, by=None)
+    return time.monotonic()
+
+
+def renew(rental: Rental, make_code: Callable[..., str]) -> None:
+    redeem_serial(code=make_code(), user=rental.user, by=rental.user)
+
+
+def resume(rental: Rental, make_code: Callable[..., str]) -> None:
+    resume_rental(rental=rental, by=None)
+
+
+def unban(rental: Rental, make_code: Callable[..., str]) -> None:
+    unban_user(user=User.objects.get(pk=rental.user_id), by=None)
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize(("lose", "regain"), [(end, renew), (pause, resume), (ban, unban)])
+def test_everybody_of_one_customer_is_cut_until_he_has_his_rights_back(
+    other_relays: list[Relay],
+    relays: list[Relay],
+    rental: Rental,
+    work: Callable[..., None],
+    make_code: Callable[..., str],
+    lose: Callable[[Rental], float],
+    regain: Callable[[Rental, Callable[..., str]], None],
+) -> None:
+    add(rental, ONE, THREE)
+    with ExitStack() as stack:
+
+        def connect(phone: Phone, relay: Relay) -> DerpClient:
+            return stack.enter_context(phone.connect(relay))
+
+        mine = [connect(ONE, relays[0]), connect(ONE, relays[1]), connect(THREE, relays[2])]
+        others = [connect(TWO, relay) for relay in other_relays]
+        since = lose(rental)
+        assert_stays(*(mine if since > time.monotonic() else []))
+        assert_cut(since, *mine)
+        wait_for(lambda: let_in([ONE, THREE], relays) == {1: OUT, 3: OUT})  # a ban counts within a second
+        assert let_in([ONE, THREE], relays) == {1: OUT, 3: OUT}
+        assert_stays(*others)
+        work()
+        regain(rental, make_code)
+        work()
+        back = list(Relay.objects.in_map().filter(rental=rental).select_related("server"))
+        assert [relay.pk for relay in back] == [relay.pk for relay in relays]
+        wait_for(lambda: let_in([ONE, THREE], back) == {1: IN, 3: IN})
+        assert let_in([STRANGER], back) == {9: OUT}
+        assert_stays(*others)
+
+
+@pytest.mark.usefixtures("workers")
+def test_strangers_get_in_only_while_the_customer_does_not_check_devices(
+    relays: list[Relay], rental: Rental, browser: Client
+) -> None:
+    add(rental, ONE)
+    press(browser, "checking-stop", is_sure="on")
+    assert let_in([ONE, STRANGER], relays) == {1: IN, 9: IN}
+    with (
+        ONE.connect(relays[0]) as stays,
+        STRANGER.connect(relays[0]) as guest,
+        STRANGER.connect(relays[1]) as other,
+    ):
+        since = time.monotonic()
+        press(browser, "checking-start")
+        assert_cut(since, guest, other)
+        assert let_in([ONE, STRANGER], relays) == {1: IN, 9: OUT}
+        assert_stays(stays)
