@@ -23,7 +23,6 @@ from serials.models import Rental
 from tests.acl.factories import make_relay, make_rental, make_served_rental
 from tests.acl.reading import path_of
 from tests.acl.test_admission import ALLOWED, REFUSED, A, B, approve, knock
-from tests.acl.test_enrolment import _fresh as _fresh
 from tests.panel.test_places import WORLD, ipdb
 
 pytestmark = pytest.mark.django_db(transaction=True)
