@@ -15,14 +15,12 @@ import time_machine
 from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from accounts.models import Notice, OperationLog, User
 from accounts.services import NotAllowed, close_account, create_user
 from accounts.services.notices import render
 from derpmgmt.lib.env import BASE_DIR
-from serials import schedule, services
+from serials import services
 from serials.models import Redemption, Rental, SerialNumber
 from serials.services import life
 
@@ -412,48 +410,3 @@ def test_nothing_is_done_with_the_rental_of_an_account_that_is_being_closed(
     assert SerialNumber.objects.get(pk=serial.pk).status == "unused"
     assert (rental.redemptions.count(), Notice.objects.count()) == (before, told)
     assert fresh(rental).paused_at is not None
-
-
-# A whole life at random
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    acts=st.lists(
-        st.tuples(st.sampled_from(["renew", "pause", "resume", "sweep", "wait"]), st.integers(1, 400)),
-        max_size=12,
-    )
-)
-def test_no_second_is_lost_or_given_twice_whatever_happens(
-    customer: User, make_serial: Callable[..., SerialNumber], acts: list[tuple[str, int]]
-) -> None:
-    user = create_user(email=f"p{User.objects.count()}@example.com")
-    start = timezone.now().replace(microsecond=0)
-    now = start
-    with time_machine.travel(now, tick=False) as clock:
-        rental = services.redeem_serial(code=make_serial(days=3).code, user=user, by=None).rental
-        for act, hours in acts:
-            try:
-                if act == "renew":
-                    services.renew_rental(rental=rental, until=now + timedelta(hours=hours), by=None)
-                elif act == "pause":
-                    services.pause_rental(rental=rental, by=None)
-                elif act == "resume":
-                    services.resume_rental(rental=rental, by=None)
-                elif act == "sweep":
-                    services.sweep_rentals(now=now)
-                else:
-                    now += timedelta(hours=hours)
-                    clock.move_to(now)
-            except services.RentalRefused:
-                pass
-            row = fresh(rental)
-            spans = services.read_schedule(row)
-            granted = sum(row.redemptions.values_list("granted_seconds", flat=True))
-            assert schedule.total(spans).total_seconds() == granted
-            assert row.ends_at == spans[-1].ends_at == row.runs_until
-            assert (row.status == "paused") == (row.paused_at is not None)
-            if row.status == "expired":
-                assert not row.is_entitled(now)
-            used, left = schedule.split(spans, row.paused_at or now)
-            assert schedule.total(used) + schedule.total(left) == schedule.total(spans)
