@@ -318,11 +318,6 @@ class _Counts:
         """How many there were lately."""
         return self._counts.get(key, 0)
 
-    def clear(self) -> None:
-        """Begin anew."""
-        with self._lock:
-            self._counts.clear()
-
 
 class _Known:
     """What is the same for many questions, as it was a second ago at most."""
@@ -347,10 +342,6 @@ class _Known:
             banned = open_rentals.filter(user__banned_at__isnull=False)
             self.barred = frozenset(banned) | frozenset(open_rentals.filter(user__in=User.objects.closing()))
             self._read_at = time.monotonic()
-
-    def clear(self) -> None:
-        """Know nothing."""
-        self._read_at = float("-inf")
 
 
 _counts = _Counts()

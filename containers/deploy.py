@@ -35,6 +35,9 @@ from fleet.ssh import RemoteError
 SETTLE_SECONDS = 0.1
 """How long a container must have stayed up: derper and nginx read flags and files at once, and end when they dislike them."""
 _BUSY_SECONDS = 10.0
+_RELOAD_SECONDS = 5.0
+# A host without a ps cannot show when nginx has done it; it takes a tenth of a second.
+_RELOAD_UNSEEN_SECONDS = 1.0
 _LOG_LINES = 300
 
 _COMPARED = ("Image", "Cmd", "User", "StopSignal", "Labels")
@@ -49,6 +52,13 @@ class ContainerStopped(RemoteError):
     code = "crashed"
     sentence = _("The relay stopped right after its start.")
     gate_sentence = _("The gate stopped right after its start.")
+
+
+class ListNotTaken(RemoteError):
+    """A gate's nginx goes on with its old list of devices; `detail` is the end of its log."""
+
+    code = "list_not_taken"
+    sentence = _("The gate did not take up the new list of devices.")
 
 
 @dataclass(frozen=True)
@@ -192,10 +202,52 @@ def check_up(engine: Engine, spec: ContainerSpec) -> None:
         if inspected["State"]["Status"] == "running" and inspected["RestartCount"] == 0:
             return
         log = engine.logs(spec.container_name, tail=_LOG_LINES)
+    is_gate = spec.identity_labels[LABEL_KIND] == KIND_GATE
+    raise ContainerStopped(ContainerStopped.gate_sentence if is_gate else "", detail=_end_of(log))
+
+
+def activate_list(engine: Engine, panel_id: str) -> None:
+    """Have the gate's nginx read its list again; returns once nobody is answered by the old one any more.
+
+    After HUP nginx starts new workers beside the old ones, which take questions for a moment longer; a list that it cannot
+    read leaves it with the old ones (https://nginx.org/en/docs/control.html). Raises ListNotTaken then, else RemoteError.
+    """
+    name = gate_name(panel_id)
+    before = _workers(engine, name)
+    with engine_errors():
+        engine.kill(name, "HUP")
+    if before is None:
+        time.sleep(_RELOAD_UNSEEN_SECONDS)
+        return
+    deadline = time.monotonic() + _RELOAD_SECONDS
+    while True:
+        workers = _workers(engine, name)
+        if workers and not workers & before:
+            return
+        if time.monotonic() > deadline:
+            with engine_errors():
+                raise ListNotTaken(detail=_end_of(engine.logs(name, tail=_LOG_LINES)))
+        time.sleep(0.05)
+
+
+def _workers(engine: Engine, name: str) -> set[str] | None:
+    """The process ids of a gate's workers that take questions; None when the host has no ps to tell."""
+    try:
+        with engine_errors():
+            processes = engine.top(name, ps_args="-o pid,args")["Processes"] or []
+    except EngineError as error:
+        if "executable file not found" in error.detail:
+            return None
+        raise
+    titles = {pid: title.rstrip() for pid, title in processes}
+    # One that ends is called "nginx: worker process is shutting down".
+    return {pid for pid, title in titles.items() if title == "nginx: worker process"}
+
+
+def _end_of(log: bytes) -> str:
     # Indented lines are the list of flags that derper prints after an unknown one.
     lines = [line for line in log.decode(errors="replace").splitlines() if line and not line[0].isspace()]
-    is_gate = spec.identity_labels[LABEL_KIND] == KIND_GATE
-    raise ContainerStopped(ContainerStopped.gate_sentence if is_gate else "", detail="\n".join(lines[-5:]))
+    return "\n".join(lines[-5:])
 
 
 def put_files(engine: Engine, container: str, folder: str, files: Mapping[str, bytes]) -> None:

@@ -15,6 +15,7 @@ from accounts.models import User
 from accounts.services import log_operation
 from acl.models import Device, DevicePolicy
 from acl.node_keys import NewDevice
+from acl.sources import check_verify_url
 from containers.models import Relay
 from containers.services import gates
 from derpmgmt.lib import queue
@@ -44,11 +45,11 @@ class LimitReached(DeviceRefused):
         )
 
 
-class RentalClosed(DeviceRefused):
-    """The account is closed."""
+class AccountInactive(DeviceRefused):
+    """The account is banned, closed, or being closed."""
 
-    code = "closed"
-    sentence = _("This account is closed.")
+    code = "inactive"
+    sentence = _("The account is banned or closed.")
 
 
 class OpeningForbidden(DeviceRefused):
@@ -155,7 +156,7 @@ def add_devices(
 ) -> Added:
     """Approve the devices that somebody named, as many as there are places for; a revoked one is approved again.
 
-    Raises `RentalClosed`, and `LimitReached` when not one of the new ones has a place.
+    Raises `AccountInactive`, and `LimitReached` when not one of the new ones has a place.
     """
     rental = _open_rental(rental)
     now = timezone.now()
@@ -199,7 +200,7 @@ def approve_device(
 ) -> Device:
     """Let a device in that knocked, or one that was revoked; with `replaces` in the place and under the name of that one.
 
-    Harmless for one that is approved. Raises `LimitReached`, `RentalClosed`, and `NotWaiting` when it, or what it is to
+    Harmless for one that is approved. Raises `LimitReached`, `AccountInactive`, and `NotWaiting` when it, or what it is to
     replace, is gone.
     """
     rental = _open_rental(device.rental)
@@ -272,7 +273,7 @@ def ignore_device(*, device: Device, by: User | None, ip: str | None = None) -> 
 
 @transaction.atomic
 def open_window(*, rental: Rental, length: timedelta, by: User | None, ip: str | None = None) -> datetime:
-    """Approve new devices by themselves for so long from now; returns until when. Raises `RentalClosed`."""
+    """Approve new devices by themselves for so long from now; returns until when. Raises `AccountInactive`."""
     rental = _open_rental(rental)
     until = timezone.now() + length
     _set(rental, enrol_until=until)
@@ -295,7 +296,7 @@ def close_window(*, rental: Rental, by: User | None, ip: str | None = None) -> N
 def set_open(*, rental: Rental, is_open: bool, by: User | None, ip: str | None = None) -> None:
     """Switch device checking off (`is_open`) or on again; whoever is connected then and not approved is cut.
 
-    Raises `RentalClosed` and `OpeningForbidden`.
+    Raises `AccountInactive` and `OpeningForbidden`.
     """
     rental = _open_rental(rental)
     now = timezone.now()
@@ -311,13 +312,19 @@ def set_open(*, rental: Rental, is_open: bool, by: User | None, ip: str | None =
         enforce(rental, now)
 
 
-@transaction.atomic
 def set_verify_url(*, rental: Rental, url: str, by: User | None, ip: str | None = None) -> None:
-    """Ask the customer's own address about unknown devices; "" for no longer. Checking it is the caller's. Raises `RentalClosed`."""
-    rental = _open_rental(rental)
-    _set(rental, verify_url=url, verify_problem="", verify_asked_at=None)
-    action = "devices.verify_url_set" if url else "devices.verify_url_removed"
-    log_operation(by=by, action=action, target=rental, subject=rental.user, ip=ip)
+    """Ask the customer's own address about unknown devices; "" for no longer.
+
+    The address is tried first, for some seconds at most. Raises `VerifyUrlRefused` when it does not answer as it should,
+    and `AccountInactive`.
+    """
+    if url:
+        check_verify_url(url)
+    with transaction.atomic():
+        rental = _open_rental(rental)
+        _set(rental, verify_url=url, verify_problem="", verify_asked_at=None)
+        action = "devices.verify_url_set" if url else "devices.verify_url_removed"
+        log_operation(by=by, action=action, target=rental, subject=rental.user, ip=ip)
 
 
 # The gates' lists
@@ -361,7 +368,7 @@ def enforce(rental: Rental, now: datetime) -> None:
 def _open_rental(rental: Rental) -> Rental:
     rental = lock_rental(rental.pk)
     if rental.closed_at or not rental.user.is_active:
-        raise RentalClosed
+        raise AccountInactive
     return rental
 
 

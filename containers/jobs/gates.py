@@ -181,8 +181,7 @@ def _deliver(engine: Engine, gate: Gate) -> None:
         as_of = timezone.now()
         content = gates.read_list(gate.server_id)
         put_files(engine, name, GATE_DIR, list_files(content))
-        with engine_errors():
-            engine.kill(name, "HUP")
+        deploy.activate_list(engine, settings.PANEL_ID)
         if gates.record_delivered(gate=gate, list_hash=list_hash(content), as_of=as_of):
             return
 

@@ -128,6 +128,7 @@ class ContainerApi:
             ("GET", f"{one}/archive", self._get_archive),
             ("HEAD", f"{one}/archive", self._get_archive),
             ("GET", f"{one}/logs", self._logs),
+            ("GET", f"{one}/top", self._top),
             ("POST", f"{one}/exec", self._create_exec),
             ("POST", "/exec/([^/]+)/start", self._start_exec),
             ("GET", "/exec/([^/]+)/json", self._inspect_exec),
@@ -280,14 +281,21 @@ class ContainerApi:
             body += _frame(stream, data)
         return Response(200, body)
 
+    async def _top(self, request: Request, name: str) -> Response:
+        container = self._containers.find(name)
+        _check_runs(container)
+        if request.query.get("ps_args") != "-o pid,args":
+            raise Refusal(501, "this server is a sandbox: its ps knows only -o pid,args")
+        if self._faults().no_ps:
+            raise Refusal(500, 'ps: exec: "ps": executable file not found in $PATH')
+        rows = [[str(pid), title] for pid, title in self._lifecycle.processes(container).items()]
+        return json_response({"Processes": rows, "Titles": ["PID", "COMMAND"]})
+
     async def _create_exec(self, request: Request, name: str) -> Response:
         container, command = self._containers.find(name), json_body(request).get("Cmd") or []
         if not command:
             raise Refusal(400, "No exec command specified")
-        if container.status == "restarting":
-            raise Refusal(409, f"Container {container.id} is restarting, wait until the container is running")
-        if not container.is_running:
-            raise Refusal(409, f"Container {container.id} is not running")
+        _check_runs(container)
         exec_id = new_id()
         self._execs[exec_id] = (container.id, command, None)
         return json_response({"Id": exec_id}, 201)
@@ -332,6 +340,14 @@ class ContainerApi:
         if path in paths:
             return str(paths[path][0])
         return "dir" if any(other.startswith(f"{path.rstrip('/')}/") for other in paths) else ""
+
+
+def _check_runs(container: Container) -> None:
+    """Raises Refusal."""
+    if container.status == "restarting":
+        raise Refusal(409, f"Container {container.id} is restarting, wait until the container is running")
+    if not container.is_running:
+        raise Refusal(409, f"Container {container.id} is not running")
 
 
 def timestamp(moment: datetime) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -152,6 +153,9 @@ class Derper:
 
     def reload(self) -> None:
         """It reads its rates again, which a sandbox relay does not limit."""
+
+    def processes(self) -> dict[int, str]:
+        return {os.getpid(): " ".join((self._program, *self._arguments))}
 
     def place_of(self, port: int) -> tuple[str, int] | None:
         """Relays are for those outside."""

@@ -7,6 +7,8 @@ the configuration says in ``containers.gate`` and nothing beyond: no other nginx
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +23,8 @@ from containers.sandbox.program import Exited, Surroundings
 
 VERSION = "1.22.1"
 _DEFAULT_CONF = "/etc/nginx/nginx.conf"
+# What nginx leaves its new workers to come up before it ends the old ones (src/os/unix/ngx_process_cycle.c).
+_RELOAD_SECONDS = 0.1
 # What the panel's answer must not be for its word to count.
 _AWAY = (500, 502, 503, 504)
 _NO_FILE = (
@@ -150,10 +154,13 @@ class Gate:
     ENDS = {"KILL": 137, "TERM": 0, "INT": 0, "QUIT": 0}
 
     def __init__(self, command: list[str], around: Surroundings) -> None:
-        self._arguments = command[1:]
+        self._program, *self._arguments = command
         self._around = around
         self._path = _DEFAULT_CONF
         self._settings: Settings | None = None
+        self._pids = itertools.count(os.getpid() + 1)
+        self._workers: list[int] = []
+        self._reloading: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.reloads_on_hangup = True
@@ -167,9 +174,12 @@ class Gate:
             raise Exited(1, _emergency(error)) from None
         if self._settings is None:
             raise Exited(0)  # a daemon's parent has done its work
+        self._workers = [next(self._pids)]
         self._server = await asyncio.start_server(self._accept, self._around.address, 0)
 
     async def stop(self) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -178,11 +188,27 @@ class Gate:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def reload(self) -> None:
-        """Read the files again; what is wrong in them is logged, and the gate goes on as before."""
+        """Read the files again; what is wrong in them is logged, and the gate goes on as before.
+
+        Old and new worker answer side by side for a moment; here the old one does until it ends.
+        """
         try:
-            self._settings = read_settings(self._path, self._around.read) or self._settings
+            settings = read_settings(self._path, self._around.read) or self._settings
         except ConfError as error:
             self._around.log(_emergency(error))
+            return
+        self._workers.append(next(self._pids))
+        if self._reloading is not None:
+            self._reloading.cancel()
+        loop = asyncio.get_running_loop()
+        self._reloading = loop.call_later(_RELOAD_SECONDS, self._end_old_workers, settings)
+
+    def _end_old_workers(self, settings: Settings | None) -> None:
+        self._settings, self._workers = settings, self._workers[-1:]
+
+    def processes(self) -> dict[int, str]:
+        master = f"nginx: master process {' '.join((self._program, *self._arguments))}"
+        return {os.getpid(): master, **dict.fromkeys(self._workers, "nginx: worker process")}
 
     def place_of(self, port: int) -> tuple[str, int] | None:
         if self._server is None or self._settings is None or port != self._settings.port:

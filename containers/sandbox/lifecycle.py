@@ -75,6 +75,11 @@ class Lifecycle:
         """The process that stands for the container's: ours."""
         return os.getpid() if container.id in self._running else 0
 
+    def processes(self, container: Container) -> dict[int, str]:
+        """Process ids of a running container and what a list of processes says of each."""
+        program = self._running.get(container.id)
+        return program.processes() if program else {}
+
     async def start(self, container: Container) -> bool:
         """Start it; says False when it runs already. Raises Refusal, which the container then shows as its error too."""
         async with self._lock:

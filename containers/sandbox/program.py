@@ -53,5 +53,8 @@ class Program(Protocol):
     def reload(self) -> None:
         """What HUP makes it do, where that does not end it."""
 
+    def processes(self) -> dict[int, str]:
+        """Its process ids and what a list of processes says of each."""
+
     def place_of(self, port: int) -> tuple[str, int] | None:
         """Where this machine's programs find what it offers other containers on a port; None when it offers nothing there."""

@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
 from accounts.services import log_operation
-from containers.deploy import ContainerStopped
+from containers.deploy import ContainerStopped, ListNotTaken
 from containers.gate import Entry, GateSpec, render_list
 from containers.models import Gate, Relay
 from containers.services.images import NoGateImage, NoImage
@@ -199,7 +199,7 @@ def late_gates() -> QuerySet[Gate]:
 
 def failure_text(gate: Gate) -> str | Promise:
     """Why the gate could not be made, as a sentence; for a code without one the code."""
-    known: list[type[RemoteError]] = [NoGateImage, TimedOut, Unreachable]
+    known: list[type[RemoteError]] = [NoGateImage, ListNotTaken, TimedOut, Unreachable]
     sentences = {error.code: error.sentence for error in known}
     sentences["internal"] = _("The panel made a mistake here; it is in its log.")
     sentences[ContainerStopped.code] = ContainerStopped.gate_sentence

@@ -24,10 +24,10 @@ def _fresh(settings: Any, tmp_path: Any) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_admission() -> None:
+def _fresh_admission(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has asked yet."""
-    admission._counts.clear()
-    admission._known.clear()
+    monkeypatch.setattr(admission, "_counts", admission._Counts())
+    monkeypatch.setattr(admission, "_known", admission._Known())
     admission_log._waiting.clear()
     admission_log._seen.clear()
 

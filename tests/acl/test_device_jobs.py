@@ -180,8 +180,8 @@ def lived(rental: Rental, relay: Relay) -> Rental:
     ).added  # fmt: skip
     services.revoke_device(device=devices[1], by=rental.user)
     Device.objects.create(rental=rental, node_key=C, last_seen_at=timezone.now(), last_ip="203.0.113.77")
-    services.set_verify_url(rental=rental, url="https://hs.example.com/verify", by=rental.user)
     services.set_open(rental=rental, is_open=True, by=rental.user)
+    DevicePolicy.objects.update(verify_url="https://hs.example.com/verify")
     services.record_admissions([asked(rental, relay, key) for key in (A, C)])
     services.record_seen([asked(rental, relay, A)])
     cache.set(f"presence:{rental.pk}", {"at": time.time(), "present": {}})

@@ -365,7 +365,7 @@ def test_devices_are_kept_when_the_rental_rests_or_has_ended(
     assert "Your rental has ended: renew it first." in press(browser, "acl:device-approve", waiting.pk)
     Rental.objects.update(closed_at=timezone.now())
     assert "This rental is closed" in show(browser)
-    assert "This account is closed." in press(browser, "acl:window-open", minutes=10)
+    assert "The account is banned or closed." in press(browser, "acl:window-open", minutes=10)
 
 
 # Home, and the mail

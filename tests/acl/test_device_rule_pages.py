@@ -9,9 +9,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from acl import device_rule_views
 from acl.models import Admission, DevicePolicy
-from acl.services import set_verify_url
+from acl.services import devices, set_verify_url
 from acl.services.admissions import Asked, record_admissions
 from acl.sources import VerifyUrlRefused
 from containers.models import Relay
@@ -88,7 +87,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         if answers[0]:
             raise VerifyUrlRefused(answers[0])
 
-    monkeypatch.setattr(device_rule_views, "check_verify_url", check)
+    monkeypatch.setattr(devices, "check_verify_url", check)
     return lambda code: answers.__setitem__(0, code)
 
 

@@ -169,10 +169,10 @@ def press(browser: Client, name: str, pk: int | None = None, **values: Any) -> s
 
 
 @pytest.fixture
-def panel(hosts: list[Any], settings: Any) -> Iterator[Panel]:
+def panel(hosts: list[Any], settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Panel]:
     """The panel as the servers reach it."""
-    admission._counts.clear()
-    admission._known.clear()
+    monkeypatch.setattr(admission, "_counts", admission._Counts())
+    monkeypatch.setattr(admission, "_known", admission._Known())
     made = Panel(hosts[0].panel_address)
     made.start()
     settings.RELAY_URL = made.url

@@ -114,6 +114,8 @@ def _ask_life(talk: Talk, files: dict[str, bytes], pause: float) -> None:
         ask(f"gate after {name}", "GET", f"{gate}/json", pick=pick)
 
     ask("gate: create", "POST", "/containers/create", gate_body("g1"), query={"name": "gate"})
+    top = {"ps_args": "-o pid,args"}
+    ask("gate: processes before its start", "GET", f"{gate}/top", query=top)
     ask("gate: inspect created", "GET", f"{gate}/json", pick=INSPECT)
     ask("gate: put", "PUT", f"{gate}/archive", tar_of(files), query={"path": "/gate"})
     ask("gate: put into the tmpfs", "PUT", f"{gate}/archive", tar_of({"x": b"x"}), query={"path": "/tmp"})
@@ -123,7 +125,21 @@ def _ask_life(talk: Talk, files: dict[str, bytes], pause: float) -> None:
     ask("gate: list", "GET", "/containers/json", pick="0.Names 0.Image 0.Command 0.Ports 0.State")
     ask("gate: get the list", "GET", f"{gate}/archive", query={"path": "/gate/known.map"})
     ask("gate: get what is not there", "GET", f"{gate}/archive", query={"path": "/gate/known.sha256"})
+    ask(
+        "gate: processes",
+        "GET",
+        f"{gate}/top",
+        query=top,
+        pick="Titles Processes.0.1 Processes.1.1 Processes.2",
+    )
     signal("hang up", "HUP", SEEN + " RestartCount")
+    ask(
+        "gate: processes after",
+        "GET",
+        f"{gate}/top",
+        query=top,
+        pick="Processes.0.1 Processes.1.1 Processes.2",
+    )
     ask(
         "gate: put a bad list", "PUT", f"{gate}/archive", tar_of({"known.map": b"x"}), query={"path": "/gate"}
     )

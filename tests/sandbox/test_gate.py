@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from containers.deploy import ensure_image
+from containers.deploy import ListNotTaken, activate_list, ensure_image
 from containers.derp import keys
 from containers.derp.client import DerpClient, NotAdmitted
 from containers.gate import EVERYBODY, Entry, GateSpec, gate_url, list_files, render_list
@@ -80,7 +80,7 @@ class Gate:
         self._engine.start(self.name)
 
     def hang_up(self) -> None:
-        self._engine.kill(self.name, "HUP")
+        activate_list(self._engine, PANEL)
 
     def state(self) -> dict[str, Any]:
         found: dict[str, Any] = self._engine.inspect_container(self.name)
@@ -176,10 +176,26 @@ def test_new_list_counts_when_the_gate_was_told_and_not_before(
     assert (first.is_let_in(relay), second.is_let_in(relay)) == (False, True)
 
     gate.put({"/gate/known.map": b"rubbish"})
-    gate.hang_up()
+    with pytest.raises(ListNotTaken) as refusal:
+        gate.hang_up()
+    assert "known.map" in refusal.value.detail
     assert second.is_let_in(relay)
     assert b"[emerg]" in engine.logs(gate.name)
     assert (gate.state()["State"]["StartedAt"], gate.state()["RestartCount"]) == (started, 0)
+
+
+def test_new_list_counts_when_the_server_has_no_ps(
+    sandbox: Sandbox, relay: Relay, make_gate: Callable[[Panel], Gate], gone_panel: Panel
+) -> None:
+    sandbox.server(0).fault(no_ps=True)
+    first, second = Device(), Device()
+    gate = make_gate(gone_panel)
+    gate.run((RELAY, first.key))
+
+    gate.put(list_files(render_list([(RELAY, second.key)])))
+    gate.hang_up()
+
+    assert (first.is_let_in(relay), second.is_let_in(relay)) == (False, True)
 
 
 @pytest.mark.parametrize("fail_open", [False, True])

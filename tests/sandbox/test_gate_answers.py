@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import os
@@ -91,6 +92,8 @@ def start_stand_in(loop: LoopThread, files: dict[str, bytes]) -> tuple[Gate, Cal
 
     async def reload() -> None:
         program.reload()
+        while len(program.processes()) > 2:  # master and worker
+            await asyncio.sleep(0.02)
 
     gate = Gate(place, files.__setitem__, lambda: loop.run(reload()), lambda: "\n".join(said))
     return gate, lambda: loop.run(program.stop())
