@@ -78,7 +78,7 @@ class RentalSource(LogSource):
     """What the rental went through."""
 
     kind, label, colour = "rental", gettext_lazy("Rental"), "azure"
-    headings = (gettext_lazy("time"), gettext_lazy("what happened"))
+    headings = (gettext_lazy("time"), gettext_lazy("what happened"), gettext_lazy("reason"))
     actions = (
         "rental.expired",
         "rental.paused",
@@ -88,10 +88,15 @@ class RentalSource(LogSource):
     )
 
     def describe(self, row: OperationLog, moment: str) -> tuple[str, str]:
-        return row.action_text, ""
+        return row.action_text, self._reason(row)
 
     def cells(self, row: OperationLog) -> tuple[Cell, ...]:
-        return row.at, row.action_text
+        return row.at, row.action_text, self._reason(row)
+
+    @staticmethod
+    def _reason(row: OperationLog) -> str:
+        # Only this one is written for the customer to read.
+        return str(row.detail.get("reason", "")) if row.action == "rental.paused" else ""
 
 
 class DeviceSource(LogSource):

@@ -21,8 +21,8 @@ from accounts.services import NotAllowed
 from derpmgmt.lib.address import client_ip
 from serials import codes, services
 from serials.forms import BatchForm, PauseForm, RenewForm, end_of_day
-from serials.models import Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
-from serials.templatetags.rental import moment, moves_on, rate, time_left, traffic
+from serials.models import Entitlement, Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
+from serials.templatetags.rental import duration, moment, moves_on, rate, time_left, traffic
 
 
 def _staff(request: HttpRequest) -> User:
@@ -30,8 +30,20 @@ def _staff(request: HttpRequest) -> User:
     return request.user
 
 
+class EntitlementColumns:
+    """What was sold, as people read it."""
+
+    @admin.display(description=gettext_lazy("traffic a month"))
+    def quota(self, sold: Entitlement) -> str:
+        return _("unlimited") if sold.quota_bytes is None else traffic(sold.quota_bytes)
+
+    @admin.display(description=gettext_lazy("rate limit"))
+    def rate(self, sold: Entitlement) -> str:
+        return _("none") if sold.rate_bytes_per_second is None else rate(sold.rate_bytes_per_second)
+
+
 @admin.register(SerialBatch)
-class SerialBatchAdmin(ReadOnlyAdmin):
+class SerialBatchAdmin(EntitlementColumns, ReadOnlyAdmin):
     """Batches: made here, then only marked as paid or unpaid and exported."""
 
     list_display = [
@@ -70,14 +82,6 @@ class SerialBatchAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("paid"), boolean=True, ordering="paid_at")
     def is_paid(self, batch: SerialBatch) -> bool:
         return batch.is_paid
-
-    @admin.display(description=gettext_lazy("traffic a month"))
-    def quota(self, batch: SerialBatch) -> str:
-        return _("unlimited") if batch.quota_bytes is None else traffic(batch.quota_bytes)
-
-    @admin.display(description=gettext_lazy("rate limit"))
-    def rate(self, batch: SerialBatch) -> str:
-        return _("none") if batch.rate_bytes_per_second is None else rate(batch.rate_bytes_per_second)
 
     @admin.display(description=gettext_lazy("serial numbers"))
     def serial_numbers(self, batch: Any) -> SafeString:
@@ -261,7 +265,7 @@ class SerialNumberAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "admin/serials/serialnumber/reveal.html", context)
 
 
-class SpanInline(ReadOnlyMixin, admin.TabularInline[RentalSpan, Rental]):
+class SpanInline(EntitlementColumns, ReadOnlyMixin, admin.TabularInline[RentalSpan, Rental]):
     """A rental's schedule."""
 
     model = RentalSpan
@@ -269,13 +273,14 @@ class SpanInline(ReadOnlyMixin, admin.TabularInline[RentalSpan, Rental]):
         "starts_at",
         "ends_at",
         "device_limit",
-        "quota_bytes",
-        "rate_bytes_per_second",
+        "quota",
+        "rate",
         "at_quota",
         "grace_days",
         "may_open",
         "redemption",
     ]
+    readonly_fields = ["quota", "rate"]
     extra = 0
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RentalSpan]:
@@ -286,8 +291,13 @@ class RedemptionInline(ReadOnlyMixin, admin.TabularInline[Redemption, Rental]):
     """What moved a rental's end."""
 
     model = Redemption
-    fields = ["at", "kind", "serial", "granted_seconds", "old_ends_at", "new_ends_at", "by", "note"]
+    fields = ["at", "kind", "serial", "granted", "old_ends_at", "new_ends_at", "by", "note"]
+    readonly_fields = ["granted"]
     extra = 0
+
+    @admin.display(description=gettext_lazy("granted"))
+    def granted(self, redemption: Redemption) -> str:
+        return duration(redemption.granted_seconds)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Redemption]:
         return Redemption.objects.visible_to(request.user).select_related("serial", "by")

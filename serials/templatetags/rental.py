@@ -37,6 +37,20 @@ def time_left(moment: datetime | None, since: datetime | None = None) -> str:
     return _("less than an hour left")
 
 
+@register.filter
+def duration(seconds: int) -> str:
+    """A span of time, exactly: `30 days`, `29 days 03:10:22`, `03:10:22`; what was taken back with a minus."""
+    if seconds < 0:
+        return f"-{duration(-seconds)}"
+    days, rest = divmod(seconds, 86_400)
+    hours, rest = divmod(rest, 3600)
+    clock = f"{hours:02}:{rest // 60:02}:{rest % 60:02}"
+    if not days:
+        return clock
+    text = ngettext("%(count)d day", "%(count)d days", days) % {"count": days}
+    return f"{text} {clock}" if hours or rest else text
+
+
 @register.simple_tag
 def moves_on() -> str:
     """What is to be known of every end that is shown of a paused rental."""

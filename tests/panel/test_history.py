@@ -40,7 +40,7 @@ def rental() -> Rental:
 
 def go_through(rental: Rental) -> None:
     """One more of everything."""
-    serials.pause_rental(rental=rental, by=None)
+    serials.pause_rental(rental=rental, by=None, reason="=payment in dispute")
     serials.resume_rental(rental=rental, by=None)
     old = world.make_relay(rental, None, world.make_server(), status=Relay.Status.RELEASED)
     Relay.objects.filter(pk=old.pk).update(released_at=timezone.now())
@@ -74,7 +74,7 @@ def test_everything_that_happened_is_there_newest_first(rental: Rental) -> None:
     serial = rental.redemptions.filter(serial__isnull=False).get().serial
     assert serial
     for words in (
-        "The rental was paused",
+        "The rental was paused =payment in dispute",
         "The rental was resumed",
         serial.masked,
         "Relay ready",

@@ -277,3 +277,14 @@ def test_home_says_so_when_only_the_grace_is_left(
     rental.spans.update(starts_at=now - 5 * DAY, ends_at=now - DAY)
     Rental.objects.filter(pk=rental.pk).update(ends_at=now - DAY, runs_until=now + 2 * DAY)
     assert "everything still runs until" in customers_page(rental, "/home/")
+
+
+def test_what_was_sold_is_read_as_it_was_sold(
+    customer: User, make_serial: Callable[..., SerialNumber], admin: Client
+) -> None:
+    serial = make_serial(days=30, quota_bytes=500 * 10**9, rate_bytes_per_second=2_500_000)
+    rental = services.redeem_serial(code=serial.code, user=customer, by=customer).rental
+    page = admin.get(f"/admin/serials/rental/{rental.pk}/change/").content.decode()
+    for words in ("500 GB", "20 Mbit/s", "30 days"):
+        assert words in page
+    assert "2592000" not in page

@@ -9,7 +9,7 @@ from django.utils import translation
 from accounts.models import User
 from serials.models import Rental
 from serials.services.closing import closing_losses
-from serials.templatetags.rental import time_left
+from serials.templatetags.rental import duration, time_left
 
 NOW = datetime(2026, 3, 2, 4, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -63,3 +63,19 @@ def test_who_closes_his_account_reads_what_he_loses(customer: User, left: timede
         assert words in next(closing_losses(customer))
         Rental.objects.filter(pk=rental.pk).update(paused_at=None)
         assert list(closing_losses(customer)) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "00:00:00"),
+        (59, "00:00:59"),
+        (86_400, "1 day"),
+        (30 * 86_400, "30 days"),
+        (30 * 86_400 + 7, "30 days 00:00:07"),
+        (-(2 * 86_400 + 3600), "-2 days 01:00:00"),
+    ],
+)
+def test_what_was_granted_reads_exactly(seconds: int, words: str) -> None:
+    with translation.override("en"):
+        assert duration(seconds) == words
