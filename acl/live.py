@@ -53,6 +53,8 @@ class LiveMiddleware:
             response.headers["Content-Length"] = str(len(response.content))
         if request.method == "HEAD":
             response.content = b""
+        # Django writes the path of every refusal to the log, and here the path is the secret: tell it that this is done.
+        response._has_been_logged = True  # type: ignore[attr-defined]
         return response
 
 
