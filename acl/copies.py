@@ -33,7 +33,7 @@ _REST_SECONDS = 2.0
 PER_URL = 60
 PER_ADDRESS = 300
 
-# A live URL has at most so many lines a day in the log; whoever comes after is counted in one line without a name.
+# A live URL has at most so many lines a day in the log; who is new after that is counted without a name, in one line a version.
 LINES_A_DAY = 50
 # Lines that wait to be written; beyond it fetches are served but not logged.
 _LONGEST_LOG = 100_000
@@ -41,10 +41,11 @@ _KEEP_COUNTS = timedelta(days=3)
 # How the keys of the copies in Redis begin.
 _COPY = "live:copy:"
 
-# Whoever has read the database later wins, so that a slow writer never brings an old copy back.
+# Whoever has read the database later wins, so that a slow writer never brings an old copy back. A moment that is still to come
+# was written by a wrong clock: it holds nobody up.
 _KEEP = """
-local known = redis.call('HGET', KEYS[1], 'read_at')
-if known and tonumber(known) > tonumber(ARGV[1]) then return 0 end
+local known = tonumber(redis.call('HGET', KEYS[1], 'read_at') or 0)
+if known > tonumber(ARGV[1]) and known <= tonumber(ARGV[3]) then return 0 end
 redis.call('HSET', KEYS[1], 'read_at', ARGV[1], 'text', ARGV[2])
 return 1
 """
@@ -174,12 +175,12 @@ def keep(secret_hash: str, copy: Copy) -> None:
 
     Nothing is left on disk of a URL that will never lead to a map again.
     """
-    text = json.dumps(asdict(copy), ensure_ascii=False)
+    text, now = json.dumps(asdict(copy), ensure_ascii=False), timezone.now().timestamp()
+    is_late = False
     try:
-        if not redis_rest.is_on and not _redis().eval(
-            _KEEP, 1, f"{_COPY}{secret_hash}", repr(copy.read_at), text
-        ):
-            return
+        if not redis_rest.is_on:
+            values = (repr(copy.read_at), text, repr(now))
+            is_late = not _redis().eval(_KEEP, 1, f"{_COPY}{secret_hash}", *values)
     except redis.RedisError as error:
         _note_redis_away(error)
     try:
@@ -188,9 +189,10 @@ def keep(secret_hash: str, copy: Copy) -> None:
             path.unlink(missing_ok=True)
             return
         known = read_file(secret_hash)
-        if known is None or known.read_at <= copy.read_at:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_private(path, text)
+        if is_late or (known and copy.read_at < known.read_at <= now):
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(path, text)
     except OSError as error:
         log.warning("the copy of a live URL could not be written or removed: %s", error)
 
@@ -243,10 +245,12 @@ def record_fetch(secret_hash: str, seen: Glance, *, version: int | None, ip: str
     if seen.is_log_full:
         return
     now = timezone.now()
-    line = [version, ip, browser] if seen.lines < LINES_A_DAY else [version, "", ""]
-    day, field = _day(now), json.dumps(line, ensure_ascii=False)
+    day, field = _day(now), json.dumps([version, ip, browser], ensure_ascii=False)
     counts = f"live:count:{day}:{secret_hash}"
     try:
+        # Whoever has a line goes on in it.
+        if seen.lines >= LINES_A_DAY and not _redis().hexists(counts, field):
+            field = json.dumps([version, "", ""])
         with _redis().pipeline(transaction=False) as pipe:
             pipe.hincrby(counts, field, 1)
             pipe.expire(counts, _KEEP_COUNTS)

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from django.db import OperationalError, connection
 from django.test import Client
 from django.utils import timezone
@@ -55,6 +57,13 @@ def ask(url: LiveUrl) -> Any:
 
 def files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
+
+
+def read(url: LiveUrl) -> copies.Copy:
+    """The copy on disk."""
+    copy = copies.read_file(url.secret_hash)
+    assert copy
+    return copy
 
 
 def in_redis() -> list[str]:
@@ -181,3 +190,41 @@ def test_nothing_happens_when_there_are_no_copies(folder: Path, django_assert_nu
 
 def test_the_clock_rings_for_it_every_hour() -> None:
     assert [tick.seconds for tick in flow.CRON if tick.job is jobs.clean_copies] == [3600]
+
+
+def test_newer_copy_is_kept_when_the_clock_was_wrong_and_is_set_back(
+    rental: Rental, url: LiveUrl, folder: Path, django_assert_num_queries: Any
+) -> None:
+    with time_machine.travel(timezone.now() + timedelta(days=30)):
+        jobs.publish_live(rental.pk)
+    assert read(url).read_at > timezone.now().timestamp()
+    make_relay(rental, slot=2)
+    jobs.refresh_acl(rental.pk)
+    assert read(url).read_at <= timezone.now().timestamp()
+    assert set(ask(url).json()["Regions"]) == {"901", "902"}
+    with django_assert_num_queries(0):
+        assert ask(url).status_code == 200
+
+
+def test_copy_is_gone_at_once_when_the_url_is_revoked_after_a_wrong_clock(
+    rental: Rental, url: LiveUrl, folder: Path, django_capture_on_commit_callbacks: Any
+) -> None:
+    with time_machine.travel(timezone.now() + timedelta(days=30)):
+        jobs.publish_live(rental.pk)
+    with django_capture_on_commit_callbacks(execute=True):
+        services.revoke_live_url(rental=rental, by=rental.user)
+    assert files(folder) == []
+    with connection.execute_wrapper(refuse):
+        assert ask(url).status_code == 404
+
+
+def test_file_is_gone_when_redis_knows_of_the_revocation_already(
+    rental: Rental, url: LiveUrl, folder: Path
+) -> None:
+    services.revoke_live_url(rental=rental, by=rental.user)
+    revoked = services.read_copy(url.secret_hash)
+    assert revoked
+    copies.keep(url.secret_hash, replace(revoked, read_at=timezone.now().timestamp()))
+    (folder / f"{url.secret_hash}.json").write_text("{}")
+    copies.keep(url.secret_hash, revoked)
+    assert files(folder) == []

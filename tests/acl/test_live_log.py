@@ -89,6 +89,22 @@ def test_log_stays_short_when_a_reader_has_a_thousand_names(
     assert fetched()[-1] == (1, None, "", 6)
 
 
+def test_known_reader_keeps_his_name_when_the_day_has_all_its_lines(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "LINES_A_DAY", 3)
+    for number in (0, 1, 2, 3, 1):
+        get(path, User_Agent=f"reader {number}")
+    jobs.record_fetches()
+    assert sorted(row[2:] for row in fetched()) == [
+        ("", 1),
+        ("reader 0", 1),
+        ("reader 1", 2),
+        ("reader 2", 1),
+    ]
+    assert LiveUrl.objects.get().last_browser == "reader 1"
+
+
 def test_fetches_are_served_but_not_logged_when_the_log_is_full(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
