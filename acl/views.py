@@ -1,6 +1,6 @@
 """The customer's map: download, copy, explanation, history, live URL."""
 
-from typing import cast
+from typing import Any, cast
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -90,7 +90,10 @@ def map_copied(request: SignedInRequest, file_format: str) -> HttpResponse:
 @login_required
 @require_POST
 def region_change(request: HtmxRequest, pk: int) -> HttpResponse:
-    """Another region ID for one relay: answers htmx with the map's part of the page, others with the home page."""
+    """Another region ID for one relay: answers htmx with the map's part of the page, others with the home page.
+
+    What is refused stays in its field, with the reason below it.
+    """
     row = get_object_or_404(
         MapRegion.objects.filter(rental__user=_person(request)).select_related("rental"), pk=pk
     )
@@ -109,18 +112,14 @@ def region_change(request: HtmxRequest, pk: int) -> HttpResponse:
             error = str(refusal)
     else:
         error = str(form.errors["region_id"][0])
-    if request.htmx:
-        panel = services.describe_map(rental=row.rental, now=timezone.now())
-        return render(
-            request,
-            "acl/_map.html",
-            {"map": panel, "region_error": error, "region_failed": row.pk if error else None},
-        )
-    if error:
-        messages.error(request, error)
-    else:
+    if not error and not request.htmx:
         messages.success(request, _("The region ID was changed. Paste the new version of the map."))
-    return redirect("home")
+        return redirect("home")
+    parts: dict[str, Any] = {"map": services.describe_map(rental=row.rental, now=timezone.now())}
+    if error:
+        typed = request.POST.get("region_id", "")
+        parts |= {"region_error": error, "region_failed": row.pk, "region_typed": typed}
+    return render(request, "acl/_map.html" if request.htmx else "acl/region_refused.html", parts)
 
 
 @login_required

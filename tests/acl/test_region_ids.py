@@ -1,3 +1,6 @@
+import re
+from typing import Any
+
 import pytest
 from django.test import Client
 from django.urls import reverse
@@ -85,6 +88,11 @@ def test_row_of_another_customer_is_refused_when_named(rental: Rental) -> None:
         services.change_region_id(rental=other, map_region=row, region_id=950, by=other.user)
 
 
+def fields(page: Any) -> list[str]:
+    """What stands in the fields of the page, from the first relay to the last."""
+    return re.findall(r'name="region_id" value="([^"]*)"', page.text)
+
+
 def test_page_shows_the_reason_beside_the_field_when_refused(client: Client, rental: Rental) -> None:
     client.force_login(rental.user)
     row = MapRegion.objects.get(region_id=901)
@@ -93,11 +101,23 @@ def test_page_shows_the_reason_beside_the_field_when_refused(client: Client, ren
         page = client.post(url, {"region_id": value}, headers={"HX-Request": "true"})
         assert page.status_code == 200
         assert 'id="map-region-error"' in page.text
+        assert fields(page) == [value, "902"]
     page = client.post(url, {"region_id": "950"}, headers={"HX-Request": "true"})
     assert 'id="map-region-error"' not in page.text
     assert '"950"' in page.context["map"].tabs[0].text
-    answer = client.post(url, {"region_id": "902"})
-    assert answer.status_code == 302
+    assert fields(page) == ["902", "950"]
+
+
+def test_page_without_scripts_says_the_same_when_refused_or_changed(client: Client, rental: Rental) -> None:
+    client.force_login(rental.user)
+    row = MapRegion.objects.get(region_id=901)
+    url = reverse("acl:region-change", args=[row.pk])
+    page = client.post(url, {"region_id": "902"})
+    assert page.status_code == 200
+    assert 'id="map-region-error"' in page.text
+    assert fields(page) == ["902", "902"]
+    assert 'href="/home/"' in page.text
+    assert client.post(url, {"region_id": "950"}).url == reverse("home")
     assert MapRegion.objects.get(pk=row.pk).region_id == 950
 
 
