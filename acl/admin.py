@@ -175,9 +175,7 @@ class LiveUrlAdmin(RentalRowAdmin):
     def revoke(self, request: HttpRequest, pk: int) -> HttpResponse:
         """End the customer's live URL at once."""
         url = self.act(request, pk)
-        if url.revoked_at is None and services.revoke_live_url(
-            rental=url.rental, by=_staff(request), ip=client_ip(request)
-        ):
+        if services.revoke_live_url(url=url, by=_staff(request), ip=client_ip(request)):
             messages.success(request, gettext("The live URL is revoked."))
         return redirect("admin:acl_liveurl_change", pk)
 

@@ -25,6 +25,12 @@ class RegionIdForm(forms.Form):
     )
 
 
+class ShownForm(forms.Form):
+    """What stood on the page from which somebody acts: it may have been replaced since."""
+
+    shown = forms.IntegerField(required=False)
+
+
 class PasteForm(forms.Form):
     """Devices as people paste them; `cleaned_data["text"]` is a list of `NewDevice`."""
 

@@ -16,8 +16,8 @@ from accounts.models import User
 from accounts.requests import SignedInRequest
 from acl import services
 from acl.derpmap import DEFAULT_MAP_URL, HEADSCALE_PATH, OLDEST_CLIENT, MapFormat
-from acl.forms import RegionIdForm
-from acl.models import AclEvent, MapRegion
+from acl.forms import RegionIdForm, ShownForm
+from acl.models import AclEvent, LiveUrl, MapRegion
 from acl.tables import MapHistoryTable
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import consume
@@ -45,7 +45,14 @@ def _own_rental(request: HttpRequest) -> Rental | None:
     return Rental.objects.filter(user=_person(request)).first()
 
 
-def _hand_out(request: HttpRequest, file_format: str, *, is_copy: bool) -> services.MapFile:
+def _shown(request: HttpRequest) -> int | None:
+    """The version or the live URL that stood on the page from which this comes."""
+    form = ShownForm(request.POST)
+    form.is_valid()
+    return form.cleaned_data.get("shown")
+
+
+def _hand_out(request: HttpRequest, file_format: str, *, copied: int | None = None) -> services.MapFile:
     try:
         form = MapFormat(file_format)
     except ValueError:
@@ -57,7 +64,7 @@ def _hand_out(request: HttpRequest, file_format: str, *, is_copy: bool) -> servi
         by=_person(request),
         ip=client_ip(request),
         browser=request.headers.get("User-Agent", ""),
-        is_copy=is_copy,
+        copied=copied,
     )
 
 
@@ -66,7 +73,7 @@ def _hand_out(request: HttpRequest, file_format: str, *, is_copy: bool) -> servi
 def map_download(request: SignedInRequest, file_format: str) -> HttpResponse:
     """The map as a file; 403 with the reason when it may not be handed out."""
     try:
-        file = _hand_out(request, file_format, is_copy=False)
+        file = _hand_out(request, file_format)
     except services.DownloadRefused as refusal:
         response = render(request, "acl/map_refused.html", {"refusal": refusal}, status=403)
     else:
@@ -79,9 +86,12 @@ def map_download(request: SignedInRequest, file_format: str) -> HttpResponse:
 @login_required
 @require_POST
 def map_copied(request: SignedInRequest, file_format: str) -> HttpResponse:
-    """The page's word that its copy button was used, which counts as a download."""
+    """The page's word that the version it shows was copied, which counts as a download of that one."""
     try:
-        _hand_out(request, file_format, is_copy=True)
+        # Without one, none is found.
+        _hand_out(request, file_format, copied=_shown(request) or 0)
+    except LookupError:
+        raise Http404 from None
     except services.DownloadRefused as refusal:
         return HttpResponse(str(refusal), status=403, content_type="text/plain; charset=utf-8")
     return HttpResponse(status=204)
@@ -154,7 +164,11 @@ def map_renew(request: SignedInRequest) -> HttpResponse:
     """A new version by the customer's own hand."""
     consume(request, group="map_renew", key=str(request.user.pk), rate=RENEW_RATE)
     try:
-        config = services.renew_map(rental=_own_rental(request), by=request.user, ip=client_ip(request))
+        config = services.renew_map(
+            rental=_own_rental(request), by=request.user, instead_of=_shown(request), ip=client_ip(request)
+        )
+    except services.ChangedMeanwhile as change:
+        messages.info(request, str(change))
     except services.DownloadRefused as refusal:
         messages.error(request, str(refusal))
     else:
@@ -186,7 +200,11 @@ def live_create(request: SignedInRequest) -> HttpResponse:
     if rental is None:
         return redirect("acl:live-show")
     try:
-        services.create_live_url(rental=rental, by=request.user, ip=client_ip(request))
+        services.create_live_url(
+            rental=rental, by=request.user, instead_of=_shown(request), ip=client_ip(request)
+        )
+    except services.ChangedMeanwhile as change:
+        messages.info(request, str(change))
     except services.DownloadRefused as refusal:
         messages.error(request, str(refusal))
     else:
@@ -197,8 +215,10 @@ def live_create(request: SignedInRequest) -> HttpResponse:
 @login_required
 @require_POST
 def live_revoke(request: SignedInRequest) -> HttpResponse:
-    """End the live URL at once."""
-    rental = _own_rental(request)
-    if rental and services.revoke_live_url(rental=rental, by=request.user, ip=client_ip(request)):
+    """End the live URL that the page showed, at once."""
+    url = LiveUrl.objects.filter(rental__user=request.user, pk=_shown(request) or 0).first()
+    if url and services.revoke_live_url(url=url, by=request.user, ip=client_ip(request)):
         messages.success(request, _("The live URL is revoked."))
+    else:
+        messages.info(request, str(services.ChangedMeanwhile()))
     return redirect("acl:live-show")

@@ -1,4 +1,4 @@
-// Copying itself is panel.js's work (data-copy). Taking the map away this way counts as a download: say so to the panel.
+// Taking the map away from the page counts as a download of the version that stands there: say so to the panel.
 (() => {
   "use strict";
 
@@ -6,12 +6,18 @@
   if (document.documentElement.dataset.copyReports) return;
   document.documentElement.dataset.copyReports = "on";
 
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-copy-report]");
-    if (!button) return;
-    fetch(button.dataset.copyReport, {
+  // Comes from the button (panel.js) and from selecting and copying by hand, and only when there is something to copy.
+  document.addEventListener("copy", (event) => {
+    const from = event.target.closest ? event.target : event.target.parentElement;
+    const map = from?.closest("[data-copy-report]");
+    if (!map) return;
+    // A few words of it, such as an address, are not the map.
+    const words = window.getSelection().toString();
+    if (event.isTrusted && words.trim().length < map.textContent.trim().length / 2) return;
+    fetch(map.dataset.copyReport, {
       method: "POST",
-      headers: { "X-CSRFToken": button.dataset.token },
+      headers: { "X-CSRFToken": map.dataset.token },
+      body: new URLSearchParams({ shown: map.dataset.shown }),
       credentials: "same-origin",
       keepalive: true,
     }).catch(() => {}); // the copy has worked all the same

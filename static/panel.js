@@ -36,6 +36,8 @@
     const text = source.value ?? source.textContent;
     try {
       await navigator.clipboard.writeText(text);
+      // What the browser says of itself when a selection is copied, as below.
+      source.dispatchEvent(new Event("copy", { bubbles: true }));
     } catch {
       // Without TLS there is no clipboard: leave the text selected, ready for Ctrl-C.
       const range = document.createRange();

@@ -30,6 +30,7 @@ from acl.services.devices import (
 from acl.services.enrolment import Decision, due_places, forget_waiting, knock, settle_places, tell_waiting
 from acl.services.handing_out import (
     COPIED,
+    ChangedMeanwhile,
     DownloadRefused,
     MapFile,
     check_download,
@@ -80,6 +81,7 @@ __all__ = [
     "AccountInactive",
     "Added",
     "Asked",
+    "ChangedMeanwhile",
     "Decision",
     "DeviceRefused",
     "DownloadRefused",

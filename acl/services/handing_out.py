@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext, gettext_noop
 
@@ -42,6 +43,13 @@ class DownloadRefused(Exception):
 
     def __str__(self) -> str:
         return gettext(self.reason)
+
+
+class ChangedMeanwhile(Exception):
+    """What was to be replaced is not what there is any more, so nothing was done; `str()` says so in the reader's language."""
+
+    def __str__(self) -> str:
+        return gettext("This has changed meanwhile, perhaps in another window: nothing was done.")
 
 
 @dataclass(frozen=True)
@@ -86,11 +94,13 @@ def hand_out_map(
     by: User | None,
     ip: str | None = None,
     browser: str = "",
-    is_copy: bool = False,
+    copied: int | None = None,
 ) -> MapFile:
-    """The map as a file, and the record that it was taken; `is_copy` says that it was copied from the page.
+    """The map as a file, and the record that it was taken; `copied` is the version that was copied from a page, which may have
+    stood there since before the present one was made.
 
-    Raises `DownloadRefused`, which is recorded too (a person without a rental has no map to be refused).
+    Raises `DownloadRefused`, which is recorded too (a person without a rental has no map to be refused), and `LookupError` when
+    the rental never had a version `copied`.
     """
     try:
         config = check_download(rental=rental, now=timezone.now())
@@ -106,12 +116,17 @@ def hand_out_map(
                 browser=browser,
             )
         raise
+    if copied is not None and copied != config.version:
+        shown = AclConfig.objects.filter(rental=config.rental_id, version=copied).first()
+        if shown is None:
+            raise LookupError(copied)
+        config = shown
     record_event(
         rental=config.rental,
         kind=AclEvent.Kind.DOWNLOADED,
         version=config.version,
         file_format=file_format,
-        reason=COPIED if is_copy else "",
+        reason="" if copied is None else COPIED,
         by=by,
         ip=ip,
         browser=browser,
@@ -126,14 +141,24 @@ def hand_out_map(
     )
 
 
-def renew_map(*, rental: Rental | None, by: User | None, ip: str | None = None) -> AclConfig:
+def renew_map(
+    *, rental: Rental | None, by: User | None, instead_of: int | None = None, ip: str | None = None
+) -> AclConfig:
     """Make a new version by hand, valid from now, whether anything differs or not.
 
-    Raises `DownloadRefused` when the rental has no right to a map or none of its relays is proven.
+    `instead_of` is the version that it is to follow (None = whichever counts now): raises `ChangedMeanwhile` when that one has been
+    followed already. Raises `DownloadRefused` when the rental has no right to a map or none of its relays is proven.
     """
     rental = check_rights(rental=rental, now=timezone.now())
-    config = refresh_map(rental=rental, reason=RENEWED, by=by, is_forced=True)
+    with transaction.atomic():
+        rental = Rental.objects.select_for_update().get(pk=rental.pk)
+        active = active_config(rental)
+        if instead_of is not None and active and active.version != instead_of:
+            raise ChangedMeanwhile
+        config = refresh_map(rental=rental, reason=RENEWED, by=by, is_forced=True)
+        if config:
+            log_operation(by=by, action="map.renewed", target=config, subject=rental.user, ip=ip)
+    # Not before the end of the transaction: that there is no map any more is a change too.
     if config is None:
         raise DownloadRefused("no_map")
-    log_operation(by=by, action="map.renewed", target=config, subject=rental.user, ip=ip)
     return config

@@ -15,7 +15,7 @@ from accounts.services import log_operation
 from acl import copies, derpmap
 from acl.copies import Copy, Fetches
 from acl.models import AclEvent, LiveUrl
-from acl.services.handing_out import DownloadRefused, check_download
+from acl.services.handing_out import ChangedMeanwhile, DownloadRefused, check_download
 from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.places import place_of
 from serials.models import Rental
@@ -40,12 +40,19 @@ def live_address(url: LiveUrl) -> str:
 
 
 @transaction.atomic
-def create_live_url(*, rental: Rental, by: User, ip: str | None = None) -> LiveUrl:
-    """Make the rental's live URL; one that there was is revoked. Raises `DownloadRefused` when the rental is closed."""
+def create_live_url(
+    *, rental: Rental, by: User, instead_of: int | None = None, ip: str | None = None
+) -> LiveUrl:
+    """Make the rental's live URL; the one with the primary key `instead_of` is revoked (None: there is none yet).
+
+    Raises `ChangedMeanwhile` when another one is in use than that, and `DownloadRefused` when the rental is closed.
+    """
     rental = Rental.objects.select_for_update().get(pk=rental.pk)
     if rental.closed_at:
         raise DownloadRefused("closed")
-    _revoke(rental)
+    used = LiveUrl.objects.filter(rental=rental, revoked_at=None).first()
+    if (used.pk if used else None) != instead_of or (used and not _revoke(used)):
+        raise ChangedMeanwhile
     secret = secrets.token_urlsafe(_SECRET_BYTES)
     url = LiveUrl.objects.create(rental=rental, secret=secret, secret_hash=secret_hash(secret))
     log_operation(by=by, action="live_url.created", target=url, subject=rental.user, ip=ip)
@@ -54,23 +61,20 @@ def create_live_url(*, rental: Rental, by: User, ip: str | None = None) -> LiveU
 
 
 @transaction.atomic
-def revoke_live_url(*, rental: Rental, by: User | None, ip: str | None = None) -> bool:
-    """End the rental's live URL at once; False when there is none."""
-    rental = Rental.objects.select_for_update().get(pk=rental.pk)
-    url = _revoke(rental)
-    if url is None:
+def revoke_live_url(*, url: LiveUrl, by: User | None, ip: str | None = None) -> bool:
+    """End this live URL at once; False when it is revoked already."""
+    if not _revoke(url):
         return False
-    log_operation(by=by, action="live_url.revoked", target=url, subject=rental.user, ip=ip)
+    log_operation(by=by, action="live_url.revoked", target=url, subject=url.rental.user, ip=ip)
     return True
 
 
-def _revoke(rental: Rental) -> LiveUrl | None:
-    url = LiveUrl.objects.filter(rental=rental, revoked_at=None).first()
-    if url:
-        # The secret is of no use to anybody any more.
-        LiveUrl.objects.filter(pk=url.pk).update(revoked_at=timezone.now(), secret="")
+def _revoke(url: LiveUrl) -> bool:
+    # The secret is of no use to anybody any more.
+    revoked = LiveUrl.objects.filter(pk=url.pk, revoked_at=None).update(revoked_at=timezone.now(), secret="")
+    if revoked:
         transaction.on_commit(partial(_publish, url.secret_hash))
-    return url
+    return bool(revoked)
 
 
 # Copies

@@ -90,13 +90,14 @@ def describe_map(*, rental: Rental | None, now: datetime) -> MapPanel:
 @dataclass(frozen=True)
 class LivePanel:
     """All that the page of the live URL says. `address` and `lines` (for Headscale's config.yaml) hold the secret; `is_empty`
-    says that it answers without regions at the moment."""
+    says that it answers without regions at the moment, `is_lapsed` that it answers with a failure, which readers pass over."""
 
     url: LiveUrl | None = None
     address: str = field(default="", repr=False)
     lines: str = field(default="", repr=False)
     is_used: bool = False
     is_empty: bool = False
+    is_lapsed: bool = False
 
 
 def describe_live(*, rental: Rental | None, now: datetime) -> LivePanel:
@@ -104,11 +105,17 @@ def describe_live(*, rental: Rental | None, now: datetime) -> LivePanel:
     url = LiveUrl.objects.filter(rental=rental, revoked_at=None).first() if rental else None
     if rental is None or url is None:
         return LivePanel()
+    refused = ""
     try:
         check_download(rental=rental, now=now)
-    except DownloadRefused:
-        is_empty = True
-    else:
-        is_empty = False
+    except DownloadRefused as refusal:
+        refused = refusal.code
     address = live_address(url)
-    return LivePanel(url, address, derpmap.to_headscale_config(address), is_live(url, now), is_empty)
+    return LivePanel(
+        url,
+        address,
+        derpmap.to_headscale_config(address),
+        is_live(url, now),
+        is_empty=refused not in {"", "lapsed"},
+        is_lapsed=refused == "lapsed",
+    )

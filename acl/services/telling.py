@@ -47,7 +47,7 @@ def describe_paste(*, config: AclConfig, url: LiveUrl | None, now: datetime) -> 
             by__rental=config.rental_id,
             version__isnull=False,
         )
-        .order_by("-version")
+        .order_by("-pk")
         .values_list("version", flat=True)
         .first()
     )

@@ -84,7 +84,7 @@ def test_copy_is_gone_at_once_when_the_url_is_revoked(
 ) -> None:
     assert files(folder) == [f"{url.secret_hash}.json"]
     with django_capture_on_commit_callbacks(execute=True):
-        services.revoke_live_url(rental=rental, by=rental.user)
+        services.revoke_live_url(url=url, by=rental.user)
     assert files(folder) == []
     assert ask(url).status_code == 404
     assert files(folder) == [], "asking brings it back"
@@ -107,7 +107,7 @@ def test_copies_are_gone_with_the_sweep_when_the_process_died(
     rental: Rental, url: LiveUrl, folder: Path, end: str
 ) -> None:
     if end == "revoked":
-        services.revoke_live_url(rental=rental, by=rental.user)
+        services.revoke_live_url(url=url, by=rental.user)
     elif end == "closed":
         Rental.objects.update(closed_at=timezone.now())
     else:
@@ -129,7 +129,7 @@ def test_copy_in_redis_is_gone_with_the_sweep_when_redis_was_away_at_the_revocat
     before = settings.CACHES
     take_redis_away(settings)
     with django_capture_on_commit_callbacks(execute=True):
-        services.revoke_live_url(rental=rental, by=rental.user)
+        services.revoke_live_url(url=url, by=rental.user)
     assert files(folder) == []
     jobs.clean_copies()  # finds no Redis either
     settings.CACHES = before
@@ -142,7 +142,7 @@ def test_copy_in_redis_is_gone_with_the_sweep_when_redis_was_away_at_the_revocat
 def test_copy_of_a_slow_writer_is_gone_with_the_sweep(rental: Rental, url: LiveUrl, folder: Path) -> None:
     old = services.read_copy(url.secret_hash)
     assert old
-    services.revoke_live_url(rental=rental, by=rental.user)
+    services.revoke_live_url(url=url, by=rental.user)
     jobs.clean_copies()
     copies.keep(url.secret_hash, old)
     assert files(folder)
@@ -212,7 +212,7 @@ def test_copy_is_gone_at_once_when_the_url_is_revoked_after_a_wrong_clock(
     with time_machine.travel(timezone.now() + timedelta(days=30)):
         jobs.publish_live(rental.pk)
     with django_capture_on_commit_callbacks(execute=True):
-        services.revoke_live_url(rental=rental, by=rental.user)
+        services.revoke_live_url(url=url, by=rental.user)
     assert files(folder) == []
     with connection.execute_wrapper(refuse):
         assert ask(url).status_code == 404
@@ -221,7 +221,7 @@ def test_copy_is_gone_at_once_when_the_url_is_revoked_after_a_wrong_clock(
 def test_file_is_gone_when_redis_knows_of_the_revocation_already(
     rental: Rental, url: LiveUrl, folder: Path
 ) -> None:
-    services.revoke_live_url(rental=rental, by=rental.user)
+    services.revoke_live_url(url=url, by=rental.user)
     revoked = services.read_copy(url.secret_hash)
     assert revoked
     copies.keep(url.secret_hash, replace(revoked, read_at=timezone.now().timestamp()))

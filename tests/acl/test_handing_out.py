@@ -168,13 +168,49 @@ def test_copy_counts_as_a_download_when_the_page_reports_it(rental: Rental) -> N
     assert client.get(url).status_code == 405
     page = client.get(reverse("acl:map-howto"))
     token = page.context["csrf_token"]
-    assert client.post(url, headers={"X-CSRFToken": str(token)}).status_code == 204
+    assert client.post(url, {"shown": "1"}, headers={"X-CSRFToken": str(token)}).status_code == 204
     (event,) = taken()
-    assert (event.kind, event.reason, event.file_format) == ("downloaded", services.COPIED, "hujson")
+    assert (event.kind, event.version, event.reason, event.file_format) == (
+        "downloaded",
+        1,
+        services.COPIED,
+        "hujson",
+    )
     set_paid(rental, None)
-    answer = client.post(url, headers={"X-CSRFToken": str(token)})
+    answer = client.post(url, {"shown": "1"}, headers={"X-CSRFToken": str(token)})
     assert answer.status_code == 403
     assert taken()[-1].kind == "refused"
+
+
+def test_version_that_was_shown_counts_as_copied_when_there_is_a_newer_one(
+    browser: Client, rental: Rental
+) -> None:
+    url = reverse("acl:map-copied", args=["hujson"])
+    page = browser.get(reverse("home-map"))
+    assert 'data-shown="1"' in page.text
+    make_relay(rental, slot=2)
+    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+    assert browser.post(url, {"shown": "1"}).status_code == 204
+    assert [event.version for event in taken()] == [1]
+    page = browser.get(reverse("home-map"))
+    assert 'data-shown="2"' in page.text
+    assert page.context["map"].paste.must_paste
+    assert browser.post(url, {"shown": "2"}).status_code == 204
+    assert not browser.get(reverse("home-map")).context["map"].paste.must_paste
+    # The older window once more: what was copied last is what has been pasted.
+    assert browser.post(url, {"shown": "1"}).status_code == 204
+    assert browser.get(reverse("home-map")).context["map"].paste.taken == 1
+
+
+@pytest.mark.parametrize("shown", ["2", "0", "-1", "9" * 30, "x", ""])
+def test_copy_is_not_counted_when_the_customer_never_had_that_version(browser: Client, shown: str) -> None:
+    other = make_rental()
+    for slot in (1, 2):
+        make_relay(other, slot=slot)
+        services.refresh_map(rental=other, reason=services.RELAYS_CHANGED)
+    assert services.active_config(other).version == 2  # type: ignore[union-attr]
+    assert browser.post(reverse("acl:map-copied", args=["json"]), {"shown": shown}).status_code == 404
+    assert not taken()
 
 
 def test_downloads_are_limited_when_somebody_takes_them_by_the_hundred(browser: Client) -> None:

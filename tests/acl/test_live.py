@@ -224,8 +224,8 @@ def test_address_is_dead_at_once_when_revoked(
 ) -> None:
     assert regions(path) == {"901"}
     with django_capture_on_commit_callbacks(execute=True):
-        assert services.revoke_live_url(rental=rental, by=rental.user)
-    assert not services.revoke_live_url(rental=rental, by=rental.user)
+        assert services.revoke_live_url(url=LiveUrl.objects.get(), by=rental.user)
+    assert not services.revoke_live_url(url=LiveUrl.objects.get(), by=rental.user)
     answer = get(path)
     assert answer.status_code == 404
     assert is_passed_over(answer)
@@ -239,7 +239,8 @@ def test_old_address_is_dead_when_replaced(
     rental: Rental, path: str, django_capture_on_commit_callbacks: Any
 ) -> None:
     with django_capture_on_commit_callbacks(execute=True):
-        new = path_of(services.create_live_url(rental=rental, by=rental.user))
+        old = LiveUrl.objects.get()
+        new = path_of(services.create_live_url(rental=rental, by=rental.user, instead_of=old.pk))
     assert get(path).status_code == 404
     assert regions(new) == {"901"}
     assert LiveUrl.objects.filter(revoked_at=None).count() == 1

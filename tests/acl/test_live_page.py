@@ -1,5 +1,6 @@
 """The page on which a customer makes, copies and revokes his live URL, and sees who fetched it."""
 
+import re
 from typing import Any
 
 import pytest
@@ -12,12 +13,15 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import OperationLog
-from acl import derpmap, services
-from acl.models import AclEvent, LiveUrl
+from acl import copies, derpmap, services
+from acl.models import AclConfig, AclEvent, LiveUrl
 from serials.models import Rental
 from tests.acl.factories import make_rental, make_user
+from tests.acl.reading import get
 
 pytestmark = pytest.mark.django_db
+
+CHANGED = "This has changed meanwhile, perhaps in another window: nothing was done."
 
 
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
@@ -28,7 +32,7 @@ def test_live_page_shows_address_lines_and_last_fetch(client: Client, rental: Re
     page = client.get(reverse("acl:live-show"))
     assert reverse("acl:live-create") in page.text
     assert "/live/" not in page.text.replace("/map/live/", "")
-    page = client.post(reverse("acl:live-create"), follow=True)
+    page = client.post(reverse("acl:live-create"), {"shown": ""}, follow=True)
     url = LiveUrl.objects.get()
     address = services.live_address(url)
     assert page.text.count(address) == 2
@@ -45,11 +49,68 @@ def test_live_page_shows_address_lines_and_last_fetch(client: Client, rental: Re
     assert "alert-warning" not in page.text
     Rental.objects.update(paused_at=timezone.now())
     assert "alert-warning" in client.get(reverse("acl:live-show")).text
-    client.post(reverse("acl:live-revoke"))
+    client.post(reverse("acl:live-revoke"), {"shown": url.pk})
     assert address not in client.get(reverse("acl:live-show")).text
     assert list(
         OperationLog.objects.filter(action__startswith="live").order_by("pk").values_list("action", flat=True)
     ) == ["live_url.created", "live_url.revoked"]
+
+
+def shown_ids(client: Client) -> list[str]:
+    """Which live URL each form of the page says that it is about."""
+    return re.findall(r'name="shown" value="(\d*)"', client.get(reverse("acl:live-show")).text)
+
+
+def said(client: Client, name: str, shown: str) -> str:
+    """What the page says after one of its forms was sent."""
+    page = client.post(reverse(f"acl:{name}"), {"shown": shown}, follow=True)
+    assert page.status_code == 200
+    return " ".join(str(message) for message in page.context["messages"])
+
+
+def test_address_in_use_stays_when_a_form_from_before_is_sent(client: Client, rental: Rental) -> None:
+    client.force_login(rental.user)
+    assert shown_ids(client) == [""]
+    said(client, "live-create", "")
+    url = LiveUrl.objects.get()
+    assert shown_ids(client) == [str(url.pk)] * 2
+    # Another window still offers the first one, or a button was pressed twice.
+    assert said(client, "live-create", "") == CHANGED
+    assert said(client, "live-create", "x") == CHANGED
+    assert LiveUrl.objects.get() == url
+    said(client, "live-create", str(url.pk))
+    newest = LiveUrl.objects.get(revoked_at=None)
+    assert newest != url
+    assert said(client, "live-create", str(url.pk)) == CHANGED
+    assert said(client, "live-revoke", str(url.pk)) == CHANGED
+    assert LiveUrl.objects.get(revoked_at=None) == newest
+    said(client, "live-revoke", str(newest.pk))
+    assert said(client, "live-revoke", str(newest.pk)) == CHANGED
+    assert said(client, "live-create", str(newest.pk)) == CHANGED
+    assert not LiveUrl.objects.filter(revoked_at=None).exists()
+
+
+def test_one_address_is_made_when_two_ask_for_the_first_at_once(rental: Rental) -> None:
+    services.create_live_url(rental=rental, by=rental.user)
+    with pytest.raises(services.ChangedMeanwhile):
+        services.create_live_url(rental=rental, by=rental.user)
+    assert LiveUrl.objects.get().revoked_at is None
+
+
+@pytest.mark.parametrize("is_lapsed", [True, False])
+def test_live_page_says_what_is_answered_when_there_is_no_map(
+    client: Client, rental: Rental, path: str, is_lapsed: bool
+) -> None:
+    client.force_login(rental.user)
+    if is_lapsed:
+        AclConfig.objects.update(ends_at=timezone.now())
+    else:
+        Rental.objects.update(paused_at=timezone.now())
+    copies.forget(copies.kept_hashes())
+    page = client.get(reverse("acl:live-show"), headers={"Accept-Language": "en"})
+    assert get(path).status_code == (503 if is_lapsed else 200)
+    assert ("answers without your relays" in page.text) is not is_lapsed
+    assert ("has lapsed" in page.text) is is_lapsed
 
 
 def test_live_page_is_of_use_when_there_is_no_rental(client: Client) -> None:
@@ -71,10 +132,10 @@ def test_sign_in_is_asked_for_when_a_stranger_comes(client: Client, name: str) -
 
 
 def test_another_customers_address_stays_when_one_is_revoked(client: Client, rental: Rental) -> None:
-    services.create_live_url(rental=rental, by=rental.user)
+    url = services.create_live_url(rental=rental, by=rental.user)
     other = make_rental()
     client.force_login(other.user)
-    client.post(reverse("acl:live-revoke"))
+    client.post(reverse("acl:live-revoke"), {"shown": url.pk})
     assert LiveUrl.objects.get().revoked_at is None
     assert services.live_address(LiveUrl.objects.get()) not in client.get(reverse("acl:live-show")).text
 

@@ -137,7 +137,7 @@ def test_the_address_is_dead_in_both_at_once_when_it_is_revoked(
 ) -> None:
     path = path_of(url)
     # No worker runs: the process that revokes says so itself.
-    assert services.revoke_live_url(rental=rental, by=rental.user)
+    assert services.revoke_live_url(url=url, by=rental.user)
     assert ask(path)[0] == 404
     cache.clear()
     assert ask(path)[0] == 404
@@ -145,6 +145,6 @@ def test_the_address_is_dead_in_both_at_once_when_it_is_revoked(
 
 def test_both_know_the_new_address_alone_when_it_is_replaced(rental: Rental, url: LiveUrl, ask: Ask) -> None:
     path = path_of(url)
-    new = services.create_live_url(rental=rental, by=rental.user)
+    new = services.create_live_url(rental=rental, by=rental.user, instead_of=url.pk)
     assert ask(path)[0] == 404
     assert ask(path_of(new)) == (200, {"901"})

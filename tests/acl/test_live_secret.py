@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from acl import copies, services
-from acl.models import AclConfig
+from acl.models import AclConfig, LiveUrl
 from derpmgmt.web import Web
 from serials.models import Rental
 from tests.acl.reading import database_away, get
@@ -31,7 +31,7 @@ def test_log_holds_no_secret_when_the_address_was_revoked(
     rental: Rental, path: str, caplog: pytest.LogCaptureFixture, django_capture_on_commit_callbacks: Any
 ) -> None:
     with django_capture_on_commit_callbacks(execute=True):
-        services.revoke_live_url(rental=rental, by=rental.user)
+        services.revoke_live_url(url=LiveUrl.objects.get(), by=rental.user)
     assert get(path).status_code == 404
     assert not is_told(caplog, path)
 

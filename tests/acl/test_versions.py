@@ -1,6 +1,7 @@
 """The 32 days of a version, new versions by hand, and their end with the account."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from io import StringIO
@@ -137,6 +138,38 @@ def test_new_version_is_made_when_the_customer_asks(client: Client, rental: Rent
     assert OperationLog.objects.filter(action="map.renewed", actor=rental.user).count() == 1
     assert "2" in str(next(iter(answer.context["messages"])))
     assert client.get(reverse("acl:map-renew")).status_code == 405
+
+
+def test_one_version_is_made_when_the_button_is_pressed_twice(client: Client, rental: Rental) -> None:
+    client.force_login(rental.user)
+    page = client.get(reverse("home-map"))
+    (form,) = re.findall(r"<form[^>]*map/renew.*?</form>", page.text)
+    assert "data-once" in form
+    assert 'name="shown" value="1"' in form
+    answers = [client.post(reverse("acl:map-renew"), {"shown": "1"}, follow=True) for _ in range(2)]
+    assert active(rental).version == 2
+    assert "changed meanwhile" in str(next(iter(answers[1].context["messages"])))
+    client.post(reverse("acl:map-renew"), {"shown": "2"})
+    assert active(rental).version == 3
+
+
+def test_no_version_is_made_when_its_log_entry_cannot_be_written(
+    rental: Rental, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(**_: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(services.handing_out, "log_operation", die)
+    with pytest.raises(SystemExit):
+        services.renew_map(rental=rental, by=rental.user)
+    assert active(rental).version == 1
+
+
+def test_map_is_withdrawn_when_renewing_finds_no_relay(rental: Rental) -> None:
+    Relay.objects.update(status="released", slot=None)
+    with pytest.raises(services.DownloadRefused):
+        services.renew_map(rental=rental, by=rental.user)
+    assert services.active_config(rental) is None
 
 
 def test_renewing_is_limited_when_a_customer_plays(client: Client, rental: Rental) -> None:

@@ -312,7 +312,7 @@ def test_nothing_of_a_map_is_given_when_a_person_has_no_rental(addresses: list[A
     paths = {address.name: address for address in addresses}
     client = world.enter(User.Role.USER, has_factor=False)
     assert ask(client, paths["acl:map-download"], "get").status_code == 403
-    assert ask(client, paths["acl:map-copied"], "post").status_code == 403
+    assert ask(client, paths["acl:map-copied"], "post", data={"shown": "1"}).status_code == 403
     assert ask(client, paths["home"], "get").status_code == 200
 
 
