@@ -67,7 +67,11 @@ def sweep_maps() -> None:
     _refresh(services.due_rentals(now, changed_since=now - LOOK_BACK))
     for config in services.due_lapses(now):
         _try(f"the lapse of map version {config.pk}", partial(services.record_lapse, config=config, now=now))
-    _try("news about maps", partial(services.tell_changes, now=now))
+    for config_pk in services.due_news(now):
+        _try(
+            f"the news of map version {config_pk}",
+            partial(services.tell_change, config_pk=config_pk, now=now),
+        )
 
 
 def check_maps() -> None:

@@ -48,7 +48,7 @@ from acl.services.live_urls import (
     revoke_live_url,
 )
 from acl.services.showing import LivePanel, MapPanel, MapRegionLine, MapTab, describe_live, describe_map
-from acl.services.telling import PasteNote, describe_paste, tell_changes
+from acl.services.telling import PasteNote, describe_paste, due_news, tell_change
 from acl.services.verifying import ask_sources
 from acl.services.versions import (
     LAPSED,
@@ -114,6 +114,7 @@ __all__ = [
     "device_limit",
     "devices_left",
     "due_lapses",
+    "due_news",
     "due_places",
     "due_rentals",
     "forget_admissions",
@@ -143,7 +144,7 @@ __all__ = [
     "set_open",
     "set_verify_url",
     "settle_places",
-    "tell_changes",
+    "tell_change",
     "tell_waiting",
     "window_until",
 ]

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Max
+from django.db.models import F, Max, Q
 from django.db.models.functions import Length
 from django.utils import timezone, translation
 from django.utils.translation import gettext, gettext_noop
@@ -220,8 +220,12 @@ def change_region_id(
 
 
 def due_lapses(now: datetime) -> list[AclConfig]:
-    """Versions whose last day is over, as far as that is not dealt with yet, the longest lapsed first."""
+    """Versions whose last day is over, as far as something can be done about it and is not done yet, the longest lapsed first."""
     lapsed = AclConfig.objects.filter(lapsed_at=None, ends_at__lte=now).order_by("ends_at")
+    if settings.ROTATE_PINS:
+        # Those of rentals that are over wait for their return, and must not stand in the others' way.
+        is_over_for_good = Q(rental__closed_at__isnull=False)
+        lapsed = lapsed.filter(is_over_for_good | Q(rental__in=Rental.objects.entitled(now)))
     return list(lapsed.select_related("rental")[:_LAPSES_AT_ONCE])
 
 
@@ -229,13 +233,18 @@ def record_lapse(*, config: AclConfig, now: datetime) -> bool:
     """Do what follows from the end of a version; False when it has to be called again. Harmless when doubled.
 
     With `settings.ROTATE_PINS` the customer's relays whose pins the version names get successors with new ones, make before
-    break, so that snippets copied away really stop. It is done when none of these relays stands in its place any more.
+    break, so that snippets copied away really stop. It is done when none of these relays stands in its place any more, or would
+    come back to it: while a rental is not active there is nothing to be replaced, and its relays return with the pins they had.
     """
-    if settings.ROTATE_PINS and config.rental.is_entitled(now):
+    if settings.ROTATE_PINS and config.rental.closed_at is None:
+        if not config.rental.is_entitled(now):
+            return False
         pins = {way[-1] for way in derpmap.ways(config.derp_map)}
-        old = list(Relay.objects.wanted().live().filter(rental=config.rental, certificate_sha256__in=pins))
+        has_place = Q(slot__isnull=False) | Q(return_slot__isnull=False)
+        old = list(Relay.objects.filter(has_place, rental=config.rental, certificate_sha256__in=pins))
         for relay in old:
-            rotate_relay(relay=relay, now=now)
+            if relay.slot is not None:
+                rotate_relay(relay=relay, now=now)
         if old:
             return False
     AclConfig.objects.filter(pk=config.pk, lapsed_at=None).update(lapsed_at=now)

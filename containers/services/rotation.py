@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, Min, OuterRef, Q
 from django.utils import timezone
 
 from containers import placement
@@ -90,6 +90,13 @@ def due_retirements(now: datetime, limit: int = 500) -> list[int]:
 def is_grace_over(relay: Relay, now: datetime) -> bool:
     """Whether a retiring relay has stood beside its successor for as long as it may."""
     return relay.retiring_since is not None and relay.retiring_since <= _grace_began(now)
+
+
+def retired_until(*, rental_pk: int, now: datetime) -> datetime | None:
+    """When the first of a rental's retiring relays goes at the latest; None when none retires, or its grace is over."""
+    retiring = Relay.objects.retiring().filter(rental=rental_pk, retiring_since__gt=_grace_began(now))
+    first: datetime | None = retiring.aggregate(first=Min("retiring_since"))["first"]
+    return first + timedelta(days=settings.ROTATION_GRACE_DAYS) if first else None
 
 
 def _grace_began(now: datetime) -> datetime:

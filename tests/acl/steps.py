@@ -1,13 +1,17 @@
 """What happens to a map in the tests of its versions."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import time_machine
+from django.test import Client
+from django.utils import timezone
 
 from acl import derpmap, jobs, services
-from acl.models import AclConfig
+from acl.models import AclConfig, LiveUrl
 from containers.models import Relay
 from serials.models import Rental
+from tests.acl.factories import make_relay
+from tests.acl.reading import path_of
 
 
 def active(rental: Rental) -> AclConfig:
@@ -20,6 +24,14 @@ def take(rental: Rental) -> None:
     services.hand_out_map(rental=rental, file_format=derpmap.MapFormat.HUJSON, by=rental.user)
 
 
+def fetch(rental: Rental, moment: datetime, browser: str = "Go-http-client/1.1") -> None:
+    """`browser` fetches the map by the live URL, as the log has it."""
+    url = LiveUrl.objects.get(rental=rental, revoked_at=None)
+    with time_machine.travel(moment, tick=False):
+        Client().get(path_of(url), headers={"User-Agent": browser})
+        services.record_fetches()
+
+
 def sweep_at(moment: datetime, times: int = 1) -> None:
     with time_machine.travel(moment, tick=False):
         for _ in range(times):
@@ -28,3 +40,34 @@ def sweep_at(moment: datetime, times: int = 1) -> None:
 
 def move(relay: Relay) -> None:
     Relay.objects.filter(pk=relay.pk).update(certificate_sha256=f"{relay.pk:064x}")
+
+
+def later(minutes: float = 3) -> datetime:
+    return timezone.now() + timedelta(minutes=minutes)
+
+
+def change_all(rental: Rental) -> None:
+    for relay in Relay.objects.wanted():
+        move(relay)
+    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+
+
+def rotate(rental: Rental) -> list[Relay]:
+    """Successors of all relays stand beside them in the map; returns the old ones."""
+    old = list(Relay.objects.wanted())
+    for relay in old:
+        slot = relay.slot
+        Relay.objects.filter(pk=relay.pk).update(slot=None, retiring_since=timezone.now())
+        make_relay(rental, slot=slot)
+    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+    return old
+
+
+def remove(rental: Rental, relays: list[Relay]) -> None:
+    Relay.objects.filter(pk__in=[relay.pk for relay in relays]).update(status="released")
+    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+
+
+def make_old_url(rental: Rental) -> None:
+    services.create_live_url(rental=rental, by=rental.user)
+    LiveUrl.objects.filter(revoked_at=None).update(created_at=later(-60 * 24))

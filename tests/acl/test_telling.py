@@ -1,21 +1,20 @@
 """What the customer is told about a new version: what changed, and whether to paste again."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.template.loader import render_to_string
-from django.test import Client
-from django.urls import reverse
 from django.utils import timezone, translation
 
 from accounts.models import Notice
-from acl import derpmap, services
-from acl.models import RENEW_BEFORE, LiveUrl, MapRegion
+from accounts.services import notify
+from acl import services
+from acl.models import RENEW_BEFORE
 from containers.models import Relay
 from serials.models import Rental
 from tests.acl.factories import make_relay, make_rental, make_served_rental
-from tests.acl.steps import active, move, sweep_at, take
+from tests.acl.steps import active, change_all, fetch, later, move, remove, rotate, sweep_at, take
 
 pytestmark = pytest.mark.django_db
 
@@ -25,91 +24,22 @@ def rental() -> Rental:
     return make_served_rental(relays=3, days=200)
 
 
-def note(rental: Rental) -> services.PasteNote:
-    url = LiveUrl.objects.filter(rental=rental, revoked_at=None).first()
-    return services.describe_paste(config=active(rental), url=url, now=timezone.now())
-
-
-def test_nothing_is_said_when_no_version_was_taken(rental: Rental) -> None:
-    assert note(rental) == services.PasteNote(None, (), False)
-
-
-def test_pasting_again_is_asked_for_when_the_way_to_a_relay_changed(rental: Rental) -> None:
-    take(rental)
-    first, second, third = Relay.objects.order_by("slot")
-    move(first)
-    Relay.objects.filter(pk=second.pk).update(status="released", slot=None)
-    MapRegion.objects.filter(relay=third).update(region_id=950)
-    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
-    found = note(rental)
-    assert (found.taken, found.must_paste) == (1, True)
-    assert [(change.kind, change.region_id) for change in found.changes] == [
-        ("moved", 901),
-        ("removed", 902),
-        ("removed", 903),
-        ("added", 950),
-    ]
-    take(rental)
-    assert not note(rental).must_paste
-
-
-def test_version_between_does_not_hide_the_change_when_the_newest_is_the_same(rental: Rental) -> None:
-    take(rental)
-    move(Relay.objects.order_by("slot")[0])
-    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
-    services.renew_map(rental=rental, by=None)
-    assert note(rental).must_paste
-
-
-def test_nothing_is_to_be_pasted_when_only_the_date_is_new(rental: Rental) -> None:
-    take(rental)
-    services.renew_map(rental=rental, by=None)
-    assert note(rental) == services.PasteNote(1, (), False)
-
-
-def test_what_others_took_does_not_count(rental: Rental) -> None:
-    services.hand_out_map(rental=rental, file_format=derpmap.MapFormat.JSON, by=None)
-    assert note(rental).taken is None
-
-
-def test_nothing_is_to_be_pasted_when_the_live_url_is_in_use(rental: Rental) -> None:
-    take(rental)
-    url = services.create_live_url(rental=rental, by=rental.user)
-    move(Relay.objects.order_by("slot")[0])
-    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
-    assert note(rental).must_paste  # made, but nobody reads it
-    LiveUrl.objects.filter(pk=url.pk).update(last_fetched_at=timezone.now() - timedelta(hours=1))
-    assert (note(rental).is_live, note(rental).must_paste) == (True, False)
-    LiveUrl.objects.filter(pk=url.pk).update(last_fetched_at=timezone.now() - timedelta(days=3))
-    assert note(rental).must_paste
-
-
-@pytest.mark.parametrize("language", ["en", "zh-hans"])
-def test_page_says_what_changed_when_something_must_be_pasted(
-    client: Client, rental: Rental, language: str
-) -> None:
-    rental.user.language = language
-    rental.user.save()
-    client.force_login(rental.user)
-    take(rental)
-    page = client.get(reverse("home")).text
-    assert "alert-warning" not in page
-    move(Relay.objects.order_by("slot")[0])
-    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
-    page = client.get(reverse("home")).text
-    assert "alert-warning" in page
-    assert "901" in page[page.index("alert-warning") :][:600]
-
-
-# Told
-
-
 def told() -> list[dict[str, Any]]:
     return [notice.context for notice in Notice.objects.filter(kind="map_changed").order_by("pk")]
 
 
-def later(minutes: float = 3) -> datetime:
-    return timezone.now() + timedelta(minutes=minutes)
+def words(context: dict[str, Any]) -> dict[str, str]:
+    """The mail in English."""
+    dates = {
+        name: datetime.fromisoformat(context[name]) for name in ("valid_until", "old_until") if context[name]
+    }
+    with translation.override("en"):
+        return {
+            part.split(".")[0].replace("message", "text"): render_to_string(
+                f"notices/map_changed_{part}", context | dates
+            )
+            for part in ("subject.txt", "message.txt")
+        }
 
 
 def test_first_versions_are_not_told_when_relays_come_one_by_one() -> None:
@@ -137,6 +67,116 @@ def test_customer_is_told_once_what_came_of_it_when_relays_changed_twice(rental:
     assert (context["must_paste"], context["is_live"]) == (True, False)
     assert [change["kind"] for change in context["changes"]] == ["moved", "moved"]
     assert context["url"] == "http://testserver/home/#derp-map"
+
+
+def test_mail_asks_whoever_may_have_pasted_when_no_version_was_taken(rental: Rental) -> None:
+    sweep_at(later())
+    change_all(rental)
+    sweep_at(later())
+    (context,) = told()
+    assert (context["taken"], context["must_paste"], context["may_paste"]) == (None, False, True)
+    said = words(context)
+    assert said["subject"].strip() == "Your derpMap changed: version 2"
+    assert "If you last pasted version 1 or an older one, paste this one" in said["text"]
+    assert "nothing" not in said["text"]
+
+
+def test_customer_is_told_when_he_took_a_first_version_that_was_followed_at_once() -> None:
+    rental = make_rental()
+    make_relay(rental, slot=1)
+    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+    take(rental)
+    for slot in (2, 3):
+        make_relay(rental, slot=slot)
+    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+    sweep_at(later(), times=2)
+    (context,) = told()
+    assert (context["version"], context["old_version"], context["must_paste"]) == (2, 1, True)
+    assert [change["kind"] for change in context["changes"]] == ["added", "added"]
+
+
+def test_mail_lists_all_that_his_version_misses_when_he_did_not_paste_before(rental: Rental) -> None:
+    take(rental)
+    sweep_at(later())
+    move(Relay.objects.order_by("slot")[0])
+    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+    sweep_at(later())
+    services.renew_map(rental=rental, by=None)
+    sweep_at(later())
+    _, context = told()
+    assert (context["version"], context["old_version"], context["must_paste"]) == (3, 1, True)
+    assert [change["kind"] for change in context["changes"]] == ["moved"]
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_mail_names_both_ways_when_the_live_url_was_only_looked_at(rental: Rental, is_taken: bool) -> None:
+    if is_taken:
+        take(rental)
+    sweep_at(later())
+    services.create_live_url(rental=rental, by=rental.user)
+    fetch(rental, later(0), "Mozilla/5.0")
+    change_all(rental)
+    sweep_at(later())
+    (context,) = told()
+    said = words(context)
+    assert "nothing to paste" not in said["subject"]
+    assert "aste " in said["text"]
+    assert "A program that follows your live URL gets it by itself." in said["text"]
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_rotation_is_told_once_and_until_when_the_old_relays_stay(rental: Rental, is_taken: bool) -> None:
+    if is_taken:
+        take(rental)
+    sweep_at(later())
+    old = rotate(rental)
+    sweep_at(later())
+    (context,) = told()
+    until = datetime.fromisoformat(context["old_until"])
+    assert f"stay until {timezone.localtime(until):%Y-%m-%d %H:%M}" in words(context)["text"]
+    if is_taken:
+        take(rental)
+    remove(rental, old)
+    sweep_at(later(), times=2)
+    assert len(told()) == 1
+    assert active(rental).told_at
+
+
+def test_customer_is_told_again_when_his_relays_went_before_he_pasted(rental: Rental) -> None:
+    take(rental)
+    sweep_at(later())
+    old = rotate(rental)
+    sweep_at(later())
+    remove(rental, old)
+    sweep_at(later())
+    _, context = told()
+    assert (context["version"], context["must_paste"], context["old_until"]) == (3, True, None)
+
+
+def test_others_are_told_when_one_cannot_be(
+    rental: Rental, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rentals = [make_served_rental(), rental, make_served_rental()]
+    sweep_at(later())
+    for one in rentals:
+        Relay.objects.filter(rental=one).update(stun_port=1)
+        services.refresh_map(rental=one, reason=services.RELAYS_CHANGED)
+
+    def fail_once(*, user: Any, **told: Any) -> Any:
+        if user.pk == rental.user_id:
+            raise RuntimeError
+        return notify(user=user, **told)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("acl.services.telling.notify", fail_once)
+        sweep_at(later())
+    assert set(Notice.objects.filter(kind="map_changed").values_list("user", flat=True)) == {
+        rentals[0].user_id,
+        rentals[2].user_id,
+    }
+    assert f"map version {active(rental).pk}" in caplog.text
+    sweep_at(later())
+    assert len(told()) == 3
 
 
 def test_customer_is_told_that_nothing_is_to_be_done_when_only_the_date_is_new(rental: Rental) -> None:
@@ -170,6 +210,16 @@ def test_withdrawn_version_is_not_told(rental: Rental) -> None:
 CONTEXTS: list[dict[str, Any]] = [
     {"changes": [], "taken": None, "must_paste": False, "is_live": False},
     {"changes": [], "taken": 3, "must_paste": False, "is_live": False},
+    {"changes": [], "taken": 3, "must_paste": False, "is_live": False, "has_leftovers": True},
+    {
+        "changes": [{"kind": "moved", "region_id": 901, "name": "A&B 1"}],
+        "taken": None,
+        "must_paste": False,
+        "may_paste": True,
+        "is_live": False,
+        "may_be_live": True,
+        "old_until": datetime(2031, 3, 5, tzinfo=UTC),
+    },
     {
         "changes": [
             {"kind": kind, "region_id": 901, "name": "A&B 1"} for kind in ("added", "removed", "moved")

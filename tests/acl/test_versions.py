@@ -18,6 +18,9 @@ from accounts.models import OperationLog
 from acl import derpmap, jobs, services
 from acl.models import RENEW_BEFORE, VALID_FOR, AclConfig, AclEvent, LiveUrl
 from containers.models import Relay
+from containers.services.planning import plan_relays
+from containers.services.relays import record_released, record_running
+from fleet.models import Server
 from serials.models import Rental
 from tests.acl.factories import make_relay, make_rental, make_served_rental, make_user, set_paid
 from tests.acl.steps import active, sweep_at, take
@@ -101,7 +104,98 @@ def test_nothing_is_rotated_when_the_rental_has_ended(
     monkeypatch.setattr("acl.services.versions.rotate_relay", lambda **_: pytest.fail("rotated"))
     Rental.objects.update(paused_at=timezone.now())
     sweep_at(active(rental).ends_at)
+    assert services.active_config(rental) is None
     assert services.due_lapses(timezone.now() + VALID_FOR) == []
+
+
+def go(rental: Rental, now: datetime) -> None:
+    """The rental has ended, and its relays are removed from their servers."""
+    Rental.objects.update(runs_until=now)
+    plan_relays(rental_pk=rental.pk, now=now)
+    for relay in Relay.objects.all():
+        record_released(relay=relay, now=now)
+
+
+def make_usable() -> None:
+    Server.objects.update(
+        status="healthy", host_key="x", capacity=9,
+        tcp_port_first=20000, tcp_port_last=29999, udp_port_first=30000, udp_port_last=39999,
+    )  # fmt: skip
+
+
+def come_up(now: datetime) -> None:
+    for relay in Relay.objects.filter(status="planned"):
+        record_running(relay=relay, image="x", now=now)
+
+
+def pins_in_place() -> set[str]:
+    return set(Relay.objects.wanted().values_list("certificate_sha256", flat=True))
+
+
+def test_pins_of_a_version_that_lapsed_while_the_rental_was_over_are_rotated_when_it_returns(
+    rental: Rental, settings: Any
+) -> None:
+    settings.ROTATE_PINS = True
+    make_usable()
+    first, old = active(rental), pins_in_place()
+    over, back = first.ends_at - timedelta(days=2), first.ends_at + timedelta(days=2)
+    with time_machine.travel(over, tick=False):
+        go(rental, over)
+        assert not pins_in_place()
+    sweep_at(over, times=2)
+    sweep_at(first.ends_at + timedelta(days=1), times=2)
+    assert services.active_config(rental) is None
+    with time_machine.travel(back, tick=False):
+        Rental.objects.update(runs_until=back + timedelta(days=90))
+        jobs.sweep_maps()  # before anything came back
+        plan_relays(rental_pk=rental.pk, now=back)
+        come_up(back)
+        assert pins_in_place() == old
+        for _time in range(2):
+            jobs.sweep_maps()
+            come_up(back)
+        # Make before break: the old ones stay until nobody needs them.
+        assert Relay.objects.retiring().count() == 3
+        jobs.sweep_maps()
+        assert len(active(rental).derp_map["Regions"]) == 6
+        assert pins_in_place().isdisjoint(old)
+    first.refresh_from_db()
+    assert first.lapsed_at
+
+
+def test_lapse_is_recorded_and_pins_come_back_when_the_rental_was_over_and_nothing_else_is_set(
+    rental: Rental,
+) -> None:
+    make_usable()
+    first, old = active(rental), pins_in_place()
+    over, back = first.ends_at - timedelta(days=2), first.ends_at + timedelta(days=2)
+    with time_machine.travel(over, tick=False):
+        go(rental, over)
+    sweep_at(first.ends_at, times=2)
+    first.refresh_from_db()
+    assert first.lapsed_at
+    with time_machine.travel(back, tick=False):
+        Rental.objects.update(runs_until=back + timedelta(days=90))
+        plan_relays(rental_pk=rental.pk, now=back)
+        come_up(back)
+        jobs.sweep_maps()
+        assert pins_in_place() == old
+
+
+def test_lapses_of_ended_rentals_hold_nobody_up_and_end_with_the_account(
+    rental: Rental, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ROTATE_PINS = True
+    monkeypatch.setattr("acl.services.versions._LAPSES_AT_ONCE", 1)
+    Rental.objects.update(runs_until=timezone.now())
+    other = make_served_rental(days=200)
+    config, moment = active(other), timezone.now() + VALID_FOR
+    assert services.due_lapses(moment) == [config]
+    AclConfig.objects.filter(pk=config.pk).update(lapsed_at=moment)
+    assert services.due_lapses(moment) == []
+    Rental.objects.filter(pk=rental.pk).update(closed_at=timezone.now())
+    sweep_at(moment)
+    assert AclConfig.objects.get(rental=rental).lapsed_at
 
 
 def test_others_lapse_when_one_cannot_be_dealt_with(

@@ -176,7 +176,6 @@ def test_what_a_weeks_outage_left_undone_is_done_once(fleet: Fleet, work: Any, m
         live(8.2)
         assert told_since(after) == {
             "near": {"rental_ended": 1},
-            "certified": {"map_changed": 1},
             "warned": {"account_closed": 1},
             "unwarned": {"account_closed": 1},
         }
