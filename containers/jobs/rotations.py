@@ -1,5 +1,7 @@
 """Relays that make way for successors: certificates near their end, and the old ones that nobody needs any more."""
 
+import logging
+
 from django.utils import timezone
 
 from containers.derp.presence import has_devices
@@ -7,12 +9,22 @@ from containers.models import Relay
 from containers.services import relays, rotation
 from derpmgmt.lib import queue
 
+log = logging.getLogger(__name__)
+
 
 def rotate_certificates() -> None:
-    """Give the relays whose certificate is near its end successors."""
+    """Give the relays whose certificate is near its end successors, and those whose certificate is refused another at once."""
     now = timezone.now()
+    for relay in relays.refused_certificates(now):
+        relays.renew_certificate(relay=relay, now=now)
     for relay in rotation.due_rotations(now):
-        rotation.rotate_relay(relay=relay, now=now)
+        try:
+            successor = rotation.rotate_relay(relay=relay, now=now)
+        except Exception:
+            log.exception("successor of relay %s", relay.pk)
+            successor = None
+        if successor is None:
+            rotation.record_unrotated(relay=relay, now=now)
 
 
 def sweep_retiring() -> None:

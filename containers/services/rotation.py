@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from containers import placement
@@ -18,6 +18,8 @@ from serials.services import bound_servers
 
 # A retiring relay that devices were still connected to is looked at again after this time.
 LOOK_EVERY = timedelta(minutes=10)
+# A successor that could not be made is tried again after this time.
+ROTATE_AGAIN = timedelta(minutes=10)
 
 
 def rotate_relay(*, relay: Relay, now: datetime | None = None) -> Relay | None:
@@ -64,16 +66,34 @@ def _rotate(relay_pk: int, now: datetime) -> Relay | None:
 
 
 def due_rotations(now: datetime, limit: int = 50) -> list[Relay]:
-    """Running relays whose certificate is near its end and that have no successor yet, the nearest end first."""
+    """Running relays whose certificate is near its end and that have no successor yet, the nearest end first.
+
+    Those for which none could be made come again after `ROTATE_AGAIN`, and after all that were not tried yet.
+    """
+    due = _without_successor(now).filter(Q(try_after=None) | Q(try_after__lte=now))
+    return list(due.order_by(F("try_after").asc(nulls_first=True), "certificate_ends_at")[:limit])
+
+
+def waiting_rotations(now: datetime) -> QuerySet[Relay]:
+    """Running relays whose certificate is near its end and for which no successor could be made so far."""
+    return _without_successor(now).filter(try_after__isnull=False)
+
+
+def _without_successor(now: datetime) -> QuerySet[Relay]:
     successors = Relay.objects.live().filter(replaces=OuterRef("pk"))
-    return list(
-        Relay.objects.filter(
-            ~Exists(successors),
-            status=Relay.Status.RUNNING,
-            certificate_ends_at__lte=now + CERTIFICATE_RESERVE,
-            slot__isnull=False,
-            rental__isnull=False,
-        ).order_by("certificate_ends_at")[:limit]
+    return Relay.objects.filter(
+        ~Exists(successors),
+        status=Relay.Status.RUNNING,
+        certificate_ends_at__lte=now + CERTIFICATE_RESERVE,
+        slot__isnull=False,
+        rental__isnull=False,
+    )
+
+
+def record_unrotated(*, relay: Relay, now: datetime) -> None:
+    """No successor could be made for a relay: others come first for `ROTATE_AGAIN`."""
+    Relay.objects.wanted().filter(pk=relay.pk, status=Relay.Status.RUNNING).update(
+        try_after=now + ROTATE_AGAIN
     )
 
 
