@@ -53,7 +53,7 @@ class RelayAdmin(ReadOnlyAdmin):
         "failure_code",
         "created_at",
     )
-    list_filter = ("status", "server__region")
+    list_filter = ("status", "server__region", "last_health__is_ok")
     list_select_related = ("server", "rental__user", "last_health")
     search_fields = (
         "rental__user__email",

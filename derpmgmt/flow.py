@@ -59,6 +59,8 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "server_relays": [relays.server_relays],
     # who may come in on a server while the panel is away
     "gate_list": [acl_services.gate_list],
+    # to which relays a customer's devices can have a way
+    "known_relays": [acl_services.known_relays],
     "admin_overview": [overview.admin_overview],
     # why an account may not be closed; what its owner would lose; what of it is still there
     "closing_reasons": [],

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
-from django.db.models import Count, Q
+from django.db.models import Count, Max, Min, Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -17,7 +17,7 @@ from django.utils.translation import ngettext
 from accounts.models import Notice, User
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Gate, Relay, ServerCheck
-from containers.services import gates
+from containers.services import gates, rotation
 from containers.services.images import GATE_LINK, RELAY_LINK
 from containers.services.relays import SLOTS
 from derpmgmt.lib.address import is_loopback
@@ -25,8 +25,10 @@ from derpmgmt.lib.jobs import translate
 from fleet.models import Region, Server
 from serials.models import Redemption, Rental, SerialBatch, SerialNumber
 
-# Of each kind so many are named one by one.
+# Of each kind so many are named one by one; of the rest it is said how many there are.
 SHOWN = 10
+# What could not be renewed is critical when it ends this soon.
+CERTIFICATE_CRITICAL = timedelta(days=14)
 # Servers are visited every 15 s: after so long nobody seems to do it.
 VISITS_MISSED = timedelta(minutes=2)
 # A list of devices that did not reach its gate for so long.
@@ -95,6 +97,7 @@ def admin_overview() -> Iterator[dict[str, Any]]:
         *_servers(servers, now),
         *_gates(servers, now),
         *_relays(now),
+        *_certificates(now),
         *_customers(servers, now),
         *_notices(now),
         *_batches(),
@@ -105,6 +108,18 @@ def admin_overview() -> Iterator[dict[str, Any]]:
         "regions": _regions(servers),
         "checked_at": max(visits, default=None),
     }
+
+
+def _shown(rows: QuerySet[Any]) -> tuple[list[Any], int]:
+    """The first `SHOWN` of the rows, and how many more there are."""
+    first = list(rows[: SHOWN + 1])
+    return first[:SHOWN], rows.count() - SHOWN if len(first) > SHOWN else 0
+
+
+def _rest(level: str, title: str, count: int, url: str) -> Iterator[Matter]:
+    """The line for those of a kind that are not named; none where all are."""
+    if count:
+        yield Matter(level, title % {"count": count}, _("The list shows them all."), url)
 
 
 def _servers(servers: list[Server], now: datetime) -> Iterator[Matter]:
@@ -155,22 +170,34 @@ def _gates(servers: list[Server], now: datetime) -> Iterator[Matter]:
         text = _("Set DERPMGMT_RELAY_URL (docs/running.md); until then only devices that are known get in.")
         title = _("Servers cannot reach the panel at %(url)s") % {"url": settings.RELAY_URL}
         yield Matter(CRITICAL, title, text, reverse("admin:containers_gate_changelist"))
-    failed = Gate.objects.filter(status=Gate.Status.FAILED)
-    for gate in failed.select_related("server").defer("secret").order_by("failed_at")[:SHOWN]:
+    gate_list = reverse("admin:containers_gate_changelist")
+    gate_rows = Gate.objects.select_related("server").defer("secret")
+    failed, more = _shown(gate_rows.filter(status=Gate.Status.FAILED).order_by("failed_at"))
+    for gate in failed:
         title = _("The gate of %(server)s failed") % {"server": gate.server}
         url = reverse("admin:fleet_server_change", args=[gate.server_id])
         yield Matter(CRITICAL, title, str(gates.failure_text(gate)), url, gate.failed_at)
-    late = gates.late_gates().filter(list_changed_at__lt=now - LIST_LATE, running_since__isnull=False)
-    for gate in late.select_related("server").defer("secret").order_by("list_changed_at")[:SHOWN]:
+    title = ngettext("%(count)d more gate failed", "%(count)d more gates failed", more)
+    yield from _rest(CRITICAL, title, more, f"{gate_list}?status__exact=failed")
+    late_rows = gates.late_gates().filter(list_changed_at__lt=now - LIST_LATE, running_since__isnull=False)
+    late, more = _shown(late_rows.select_related("server").defer("secret").order_by("list_changed_at"))
+    for gate in late:
         title = _("The gate of %(server)s does not have the newest list of devices") % {"server": gate.server}
         text = _("While the panel is away it lets in who was known before, revoked devices too.")
         url = reverse("admin:fleet_server_change", args=[gate.server_id])
         yield Matter(CRITICAL, title, text, url, gate.list_changed_at)
+    title = ngettext(
+        "%(count)d more gate does not have the newest list of devices",
+        "%(count)d more gates do not have the newest list of devices",
+        more,
+    )
+    yield from _rest(CRITICAL, title, more, gate_list)
 
 
 def _relays(now: datetime) -> Iterator[Matter]:
     wanted = Relay.objects.wanted().select_related("server", "rental__user").defer("certificate")
-    failed = list(wanted.filter(status=Relay.Status.FAILED).order_by("failed_at")[:SHOWN])
+    relay_list = reverse("admin:containers_relay_changelist") + "?slot__isnull=0&status__exact="
+    failed, more = _shown(wanted.filter(status=Relay.Status.FAILED).order_by("failed_at"))
     tries = {
         deployment.relay_id: deployment
         for deployment in Deployment.objects.filter(
@@ -192,11 +219,13 @@ def _relays(now: datetime) -> Iterator[Matter]:
         )
         text = last.reason if last else relay.failure_code
         yield Matter(CRITICAL, title, text, reverse(page[0], args=[page[1]]), relay.failed_at)
-    silent = wanted.filter(status=Relay.Status.RUNNING, last_health__is_ok=False).select_related(
+    title = ngettext("%(count)d more relay failed", "%(count)d more relays failed", more)
+    yield from _rest(CRITICAL, title, more, f"{relay_list}failed")
+    silent_rows = wanted.filter(status=Relay.Status.RUNNING, last_health__is_ok=False).select_related(
         "server", "rental__user", "last_health"
     )
-    for relay in silent[:SHOWN]:
-        assert relay.last_health
+    silent, more = _shown(silent_rows)
+    for relay in silent:
         title = _("Relay of %(customer)s on %(server)s did not pass its last test") % {
             "customer": relay.rental,
             "server": relay.server,
@@ -204,6 +233,12 @@ def _relays(now: datetime) -> Iterator[Matter]:
         text = str(CAUSES.get(relay.last_health.cause, relay.last_health.cause))
         url = reverse("admin:containers_relay_change", args=[relay.pk])
         yield Matter(WARNING, title, text, url, relay.last_health.at)
+    title = ngettext(
+        "%(count)d more relay did not pass its last test",
+        "%(count)d more relays did not pass their last test",
+        more,
+    )
+    yield from _rest(WARNING, title, more, f"{relay_list}running&last_health__is_ok__exact=0")
     errors = Deployment.objects.filter(
         status=Deployment.Status.ERRORED, finished_at__gt=now - ERRORS_SHOWN_FOR
     ).count()
@@ -211,6 +246,32 @@ def _relays(now: datetime) -> Iterator[Matter]:
         title = ngettext("%(count)d internal error", "%(count)d internal errors", errors) % {"count": errors}
         url = reverse("admin:containers_deployment_changelist") + "?status__exact=errored"
         yield Matter(CRITICAL, title, _("Deployments of the last day; the panel's log says more."), url)
+
+
+def _certificates(now: datetime) -> Iterator[Matter]:
+    waiting = rotation.waiting_rotations(now)
+    found = waiting.aggregate(
+        count=Count("pk"), first=Min("certificate_ends_at"), last=Max("certificate_ends_at")
+    )
+    if not found["count"]:
+        return
+    title = ngettext(
+        "The certificate of %(count)d relay ends on %(day)s",
+        "The certificates of %(count)d relays end, the first on %(day)s",
+        found["count"],
+    ) % {"count": found["count"], "day": f"{timezone.localtime(found['first']):%Y-%m-%d}"}
+    text = _(
+        "No server has room for successors, or none of those that their customers are bound to: add one, or take one back "
+        "into use. Once a certificate has ended, devices need a new map to reach the relay."
+    )
+    wanted = {
+        "slot__isnull": 0,
+        "status__exact": Relay.Status.RUNNING,
+        "try_after__isnull": 0,
+        "certificate_ends_at__lte": found["last"].isoformat(),
+    }
+    url = f"{reverse('admin:containers_relay_changelist')}?{urlencode(wanted)}"
+    yield Matter(CRITICAL if found["first"] <= now + CERTIFICATE_CRITICAL else WARNING, title, text, url)
 
 
 def _customers(servers: list[Server], now: datetime) -> Iterator[Matter]:
@@ -243,7 +304,10 @@ def _notices(now: datetime) -> Iterator[Matter]:
 def _batches() -> Iterator[Matter]:
     used = Count("serials", filter=Q(serials__status=SerialNumber.Status.USED))
     url = reverse("admin:serials_serialbatch_changelist") + "?paid_at__isempty=1"
-    for batch in SerialBatch.objects.filter(paid_at=None).annotate(used=used)[:SHOWN]:
+    # Those in use first: whoever is not named is no worse than who is.
+    unpaid = SerialBatch.objects.filter(paid_at=None).annotate(used=used).order_by("-used", "-pk")
+    batches, more = _shown(unpaid)
+    for batch in batches:
         text = ngettext(
             "%(count)d serial number, %(used)d of them used",
             "%(count)d serial numbers, %(used)d of them used",
@@ -256,6 +320,8 @@ def _batches() -> Iterator[Matter]:
             url,
             batch.created_at,
         )
+    title = ngettext("%(count)d more batch is not paid for", "%(count)d more batches are not paid for", more)
+    yield from _rest(WARNING if batches and batches[-1].used else INFORMATION, title, more, url)
 
 
 def _figures(now: datetime) -> list[Figure]:

@@ -38,6 +38,7 @@ from acl.services.handing_out import (
     hand_out_map,
     renew_map,
 )
+from acl.services.known_relays import known_relays
 from acl.services.live_urls import (
     clean_copies,
     create_live_url,
@@ -123,6 +124,7 @@ __all__ = [
     "hand_out_map",
     "ignore_device",
     "knock",
+    "known_relays",
     "live_address",
     "may_open",
     "open_window",

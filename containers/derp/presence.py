@@ -10,10 +10,10 @@ from containers.derp.frames import PeerGone, PeerPresent, ProtocolError
 from containers.derp.probe import ProbeTarget
 
 _FLAG_MESH, _FLAG_PROBER = 2, 4
-# The relay names all present clients at once, so after a second of silence it has named them.
-_SILENCE_SECONDS = 1.0
-# It names us among them, which a slow line does not hide: after that less silence is enough.
-_SILENCE_AFTER_US_SECONDS = 0.4
+# The relay names all present clients at once, us among them, which a slow line does not hide: once it has named us and is silent
+# for so long, it has named all. Where a relay may be removed for it, more silence is waited for.
+_SILENCE_SECONDS = 0.4
+_SILENCE_BEFORE_REMOVAL_SECONDS = 1.0
 
 _FAULTS = (OSError, ConnectionClosed, PinMismatch, ProtocolError, ServerKeyMismatch, TlsFailed)
 
@@ -32,24 +32,20 @@ class Present:
 
 
 def has_devices(target: ProbeTarget, *, timeout: float = 10.0) -> bool | None:
-    """Whether devices are connected to a relay, the panel's own tests not counted; None when it cannot be asked."""
+    """Whether devices are connected to a relay, the panel's own tests not counted; None when it cannot be asked or did not
+    name all who are there within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     try:
         with _connect(target, timeout / 2) as client:
-            while time.monotonic() < deadline:
-                is_silent = True
-                for peer in client.watch_connections(timeout=_SILENCE_SECONDS):
-                    is_silent = False
-                    is_ours = isinstance(peer, PeerPresent) and (
-                        peer.key == client.public_key or peer.flags & (_FLAG_MESH | _FLAG_PROBER)
-                    )
-                    if isinstance(peer, PeerPresent) and not is_ours:
-                        return True
-                if is_silent:
-                    return False
+            for news in _listen(client, deadline, silence=_SILENCE_BEFORE_REMOVAL_SECONDS):
+                if isinstance(news, PeerPresent) and not (
+                    _is_ours(client, news) or news.flags & _FLAG_PROBER
+                ):
+                    return True
     except _FAULTS:
         return None
-    return None
+    # Where the time is over the silence was not long enough.
+    return False if time.monotonic() < deadline else None
 
 
 def read_present(target: ProbeTarget, *, timeout: float) -> list[Present]:
@@ -111,16 +107,21 @@ def _asking(target: ProbeTarget, timeout: float) -> Iterator[DerpClient]:
 
 
 def _listen(
-    client: DerpClient, deadline: float, awaited: Collection[str] = ()
+    client: DerpClient,
+    deadline: float,
+    awaited: Collection[str] = (),
+    *,
+    silence: float = _SILENCE_SECONDS,
 ) -> Iterator[PeerPresent | PeerGone]:
-    """Who is there and who comes and goes, until the relay has named all, is silent, and nobody is `awaited` to go.
+    """Who is there and who comes and goes, until the relay has named all, was silent for `silence` seconds, and nobody is
+    `awaited` to go.
 
     Raises TimeoutError when the time is over before the relay has named us, and so maybe not all others.
     """
     are_we_named = False
     while (left := deadline - time.monotonic()) > 0:
         is_silent = True
-        for news in client.watch_connections(timeout=min(left, _SILENCE_AFTER_US_SECONDS)):
+        for news in client.watch_connections(timeout=min(left, silence)):
             is_silent = False
             are_we_named |= isinstance(news, PeerPresent) and news.key == client.public_key
             yield news

@@ -11,8 +11,10 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
+from cryptography import x509
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
@@ -49,6 +51,9 @@ CAUSES: dict[str, Promise] = {
     "tls_closed": _("The relay's TCP port closes every connection before encryption starts: no relay runs behind it."),
     "tls_failed": _("Another program than a relay listens on the relay's TCP port, or something tampers with the connection."),
     "pin_mismatch": _("The relay's port serves another certificate than ours: another relay or an outdated one runs there."),
+    "certificate_address": _("The relay's certificate names another address than the relay has, so clients refuse it: it gets a new one by itself."),
+    "certificate_over": _("The relay's certificate has ended, so clients refuse it: it gets a new one by itself."),
+    "certificate_early": _("The relay's certificate is not valid yet, so clients refuse it: the panel's clock was ahead, or is behind now."),
     "handshake_timed_out": _("The relay accepted the connection but did not finish the handshake in time: it hangs or is overloaded."),
     "handshake_closed": _("The relay closed the connection during the handshake: it is stopping, or limits new connections."),
     "handshake_protocol": _("What answers on the relay's port does not speak DERP."),
@@ -202,6 +207,7 @@ class _Run:
                 check_pin(connection, self.target.cert_sha256)
             except PinMismatch as error:
                 raise _Failure("pin_mismatch", str(error)) from error
+            self._check_certificate(connection)
             self._enter("handshake", announce=is_first)
             started = time.perf_counter()
             client = DerpClient(connection, mesh_key=self.target.mesh_key)
@@ -212,6 +218,23 @@ class _Run:
             connection.close()
             raise
         return client
+
+    def _check_certificate(self, connection: ssl.SSLSocket) -> None:
+        """Check what clients check beside the pin: the address that they use, and the dates (Tailscale's net/tlsdial)."""
+        served = x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
+        named = [
+            str(address)
+            for extension in served.extensions
+            if isinstance(extension.value, x509.SubjectAlternativeName)
+            for address in extension.value.get_values_for_type(x509.IPAddress)
+        ]
+        if self.target.host not in named:
+            raise _Failure("certificate_address", f"{', '.join(named)} instead of {self.target.host}")
+        now = datetime.now(UTC)
+        if now > served.not_valid_after_utc:
+            raise _Failure("certificate_over", f"it ended at {served.not_valid_after_utc}")
+        if now < served.not_valid_before_utc:
+            raise _Failure("certificate_early", f"it begins at {served.not_valid_before_utc}")
 
     def _open(self, *, is_first: bool) -> ssl.SSLSocket:
         self._enter("connect", announce=is_first)

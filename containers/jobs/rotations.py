@@ -1,5 +1,7 @@
 """Relays that make way for successors: certificates near their end, and the old ones that nobody needs any more."""
 
+import logging
+
 from django.utils import timezone
 
 from containers.derp.presence import has_devices
@@ -7,12 +9,22 @@ from containers.models import Relay
 from containers.services import relays, rotation
 from derpmgmt.lib import queue
 
+log = logging.getLogger(__name__)
+
 
 def rotate_certificates() -> None:
-    """Give the relays whose certificate is near its end successors."""
+    """Give the relays whose certificate is near its end successors, and those whose certificate is refused another at once."""
     now = timezone.now()
+    for relay in relays.refused_certificates(now):
+        relays.renew_certificate(relay=relay, now=now)
     for relay in rotation.due_rotations(now):
-        rotation.rotate_relay(relay=relay, now=now)
+        try:
+            successor = rotation.rotate_relay(relay=relay, now=now)
+        except Exception:
+            log.exception("successor of relay %s", relay.pk)
+            successor = None
+        if successor is None:
+            rotation.record_unrotated(relay=relay, now=now)
 
 
 def sweep_retiring() -> None:
@@ -22,14 +34,18 @@ def sweep_retiring() -> None:
 
 
 def retire_relay(relay_pk: int) -> None:
-    """Remove a retiring relay when its grace is over, or when it says itself that no device is connected to it."""
+    """Remove a retiring relay when its time is over, or when it may go earlier and says that no device is connected to it."""
     relay = Relay.objects.retiring().select_related("server").filter(pk=relay_pk).first()
     if relay is None:
         return
     now = timezone.now()
-    if rotation.is_grace_over(relay, now) or (
-        rotation.may_be_asked(relay, now) and has_devices(relays.target_of(relay)) is False
-    ):
+    if rotation.may_go(relay, now) or (rotation.may_go_unused(relay, now) and _is_unused(relay)):
         rotation.retire_relay(relay=relay)
     else:
-        rotation.record_in_use(relay=relay, now=now)
+        rotation.record_staying(relay=relay, now=now)
+
+
+def _is_unused(relay: Relay) -> bool:
+    """Whether nobody is connected to a relay: not to one that does not run and cannot be asked either."""
+    answer = has_devices(relays.target_of(relay))
+    return answer is False or (answer is None and relay.status == Relay.Status.FAILED)

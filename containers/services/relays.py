@@ -157,6 +157,22 @@ def follow_server(*, server_pk: int, now: datetime) -> None:
             request_repair(relay_pk=relay.pk)
 
 
+def refused_certificates(now: datetime, limit: int = 200) -> list[Relay]:
+    """Relays whose certificate every client refuses: it names another address than the server's, or its time is over.
+
+    The latter do not include retiring ones, which are let go then. This looks at all relays.
+    """
+    is_astray = ~Q(certificate_address=F("server__address"))
+    is_over = Q(certificate_ends_at__lte=now, retiring_since=None)
+    return list(
+        Relay.objects.live()
+        .exclude(status=Relay.Status.REMOVING)
+        .filter(is_astray | is_over, rental__isnull=False)
+        .select_related("server")
+        .order_by("pk")[:limit]
+    )
+
+
 def start_deployment(*, relay: Relay) -> Deployment | None:
     """Open and claim the relay's deployment; None when another worker has it."""
     deployment = relay.deployments.open().first()

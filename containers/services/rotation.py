@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, Min, OuterRef, Q
+from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from containers import placement
@@ -18,6 +18,8 @@ from serials.services import bound_servers
 
 # A retiring relay that devices were still connected to is looked at again after this time.
 LOOK_EVERY = timedelta(minutes=10)
+# A successor that could not be made is tried again after this time.
+ROTATE_AGAIN = timedelta(minutes=10)
 
 
 def rotate_relay(*, relay: Relay, now: datetime | None = None) -> Relay | None:
@@ -64,32 +66,85 @@ def _rotate(relay_pk: int, now: datetime) -> Relay | None:
 
 
 def due_rotations(now: datetime, limit: int = 50) -> list[Relay]:
-    """Running relays whose certificate is near its end and that have no successor yet, the nearest end first."""
+    """Running relays whose certificate is near its end and that have no successor yet, the nearest end first.
+
+    Those for which none could be made come again after `ROTATE_AGAIN`, and after all that were not tried yet.
+    """
+    due = _without_successor(now).filter(Q(try_after=None) | Q(try_after__lte=now))
+    return list(due.order_by(F("try_after").asc(nulls_first=True), "certificate_ends_at")[:limit])
+
+
+def waiting_rotations(now: datetime) -> QuerySet[Relay]:
+    """Running relays whose certificate is near its end and for which no successor could be made so far."""
+    return _without_successor(now).filter(try_after__isnull=False)
+
+
+def _without_successor(now: datetime) -> QuerySet[Relay]:
     successors = Relay.objects.live().filter(replaces=OuterRef("pk"))
-    return list(
-        Relay.objects.filter(
-            ~Exists(successors),
-            status=Relay.Status.RUNNING,
-            certificate_ends_at__lte=now + CERTIFICATE_RESERVE,
-            slot__isnull=False,
-            rental__isnull=False,
-        ).order_by("certificate_ends_at")[:limit]
+    return Relay.objects.filter(
+        ~Exists(successors),
+        status=Relay.Status.RUNNING,
+        certificate_ends_at__lte=now + CERTIFICATE_RESERVE,
+        slot__isnull=False,
+        rental__isnull=False,
+    )
+
+
+def record_unrotated(*, relay: Relay, now: datetime) -> None:
+    """No successor could be made for a relay: others come first for `ROTATE_AGAIN`."""
+    Relay.objects.wanted().filter(pk=relay.pk, status=Relay.Status.RUNNING).update(
+        try_after=now + ROTATE_AGAIN
     )
 
 
 def due_retirements(now: datetime, limit: int = 500) -> list[int]:
-    """Retiring relays whose grace is over, or that are to be asked whether devices are connected to them."""
+    """Retiring relays whose grace is over, that do not run, or that are to be asked whether devices are connected to them.
+
+    Those that had to stay so far do not stand before others.
+    """
+    is_due = Q(try_after=None) | Q(try_after__lte=now) | Q(status=Relay.Status.FAILED)
     return list(
         Relay.objects.retiring()
-        .filter(Q(try_after=None) | Q(try_after__lte=now) | Q(retiring_since__lte=_grace_began(now)))
-        .order_by("retiring_since")
+        .filter(is_due | Q(retiring_since__lte=_grace_began(now)))
+        .order_by(F("try_after").asc(nulls_first=True), "retiring_since")
         .values_list("pk", flat=True)[:limit]
     )
 
 
-def is_grace_over(relay: Relay, now: datetime) -> bool:
-    """Whether a retiring relay has stood beside its successor for as long as it may."""
-    return relay.retiring_since is not None and relay.retiring_since <= _grace_began(now)
+def may_go(relay: Relay, now: datetime) -> bool:
+    """Whether a retiring relay has stood for as long as it may, whoever uses it.
+
+    It has when its grace is over and it has a successor that runs, or when its own certificate has ended too.
+    """
+    is_grace_over = relay.retiring_since is not None and relay.retiring_since <= _grace_began(now)
+    return is_grace_over and (relay.certificate_ends_at <= now or bool(_running_successors(relay)))
+
+
+def may_go_unused(relay: Relay, now: datetime) -> bool:
+    """Whether a retiring relay may go before its grace is over if nobody is connected to it.
+
+    Its successor has to run. One that runs itself has stood for long enough for devices to have gone over, and its customer
+    has the new way: devices that are merely switched off come back by the way they have.
+    """
+    successors = _running_successors(relay)
+    if not successors or relay.retiring_since is None:
+        return False
+    if relay.status == Relay.Status.FAILED:
+        return True
+    if relay.status != Relay.Status.RUNNING or relay.retiring_since > now - FIRST_LOOK_AFTER:
+        return False
+    return not successors.isdisjoint(queue.ask("known_relays", relay.rental_id))
+
+
+def _running_successors(relay: Relay) -> set[int]:
+    """The relays (pks) that run and came after this one in its place, be it one after the other."""
+    running: set[int] = set()
+    after = {relay.pk}
+    while after:
+        states = dict(Relay.objects.filter(replaces__in=after).values_list("pk", "status"))
+        running |= {pk for pk, status in states.items() if status == Relay.Status.RUNNING}
+        after = set(states)
+    return running
 
 
 def retired_until(*, rental_pk: int, now: datetime) -> datetime | None:
@@ -103,17 +158,8 @@ def _grace_began(now: datetime) -> datetime:
     return now - timedelta(days=settings.ROTATION_GRACE_DAYS)
 
 
-def may_be_asked(relay: Relay, now: datetime) -> bool:
-    """Whether a retiring relay runs and has stood long enough for devices to have gone over."""
-    return (
-        relay.status == Relay.Status.RUNNING
-        and relay.retiring_since is not None
-        and relay.retiring_since <= now - FIRST_LOOK_AFTER
-    )
-
-
-def record_in_use(*, relay: Relay, now: datetime) -> None:
-    """Devices are still connected to a retiring relay, or it could not be asked: look again later."""
+def record_staying(*, relay: Relay, now: datetime) -> None:
+    """A retiring relay is still needed, or it could not be asked: look again later."""
     Relay.objects.retiring().filter(pk=relay.pk, status=Relay.Status.RUNNING).update(
         try_after=now + LOOK_EVERY
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -270,30 +269,6 @@ def test_a_retiring_relay_goes_with_the_end_of_its_grace(rental: Rental, announc
     set_end(rental, timezone.now() + DAY)
     plan(rental)
     assert old.pk not in {relay.pk for relay in rental.relays.live()}
-
-
-@pytest.mark.parametrize(("answer", "status"), [(False, "removing"), (True, "running"), (None, "running")])
-def test_a_retiring_relay_goes_when_it_says_that_nobody_is_connected(
-    rental: Rental, monkeypatch: pytest.MonkeyPatch, answer: bool | None, status: str
-) -> None:
-    from containers import jobs
-    from containers.jobs import rotations
-    from containers.models import Relay
-    from containers.services.rotation import due_retirements
-
-    old, _successor = rotated(rental)
-    prove(rental)
-    monkeypatch.setattr(rotations, "has_devices", lambda _target: answer)
-    jobs.retire_relay(old.pk)  # too early: devices may only be restarting
-    old.refresh_from_db()
-    assert old.status == "running"
-    an_hour_ago = timezone.now() - timedelta(hours=1)
-    Relay.objects.filter(pk=old.pk).update(retiring_since=an_hour_ago, try_after=an_hour_ago)
-    assert due_retirements(timezone.now()) == [old.pk]
-    jobs.retire_relay(old.pk)
-    old.refresh_from_db()
-    assert old.status == status
-    assert due_retirements(timezone.now()) == []
 
 
 def test_all_go_and_the_right_ones_come_back_when_the_rental_ends_amid_a_rotation(rental: Rental) -> None:

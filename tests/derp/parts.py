@@ -40,18 +40,19 @@ class Certificate:
     sha256: str
 
 
-def make_certificate(address: str) -> Certificate:
+def make_certificate(address: str, *, age: timedelta = timedelta(hours=1)) -> Certificate:
+    """A certificate for an address that became valid `age` ago, for a day."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
-    now = datetime.now(UTC)
+    start = datetime.now(UTC) - age
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), False)
         .sign(key, hashes.SHA256())
     )
@@ -143,9 +144,10 @@ def start_sandbox(
     relay_class: type[SandboxRelay] = SandboxRelay,
     debug_key: str = "",
     ports: tuple[int, int] = (0, 0),
+    certificate: Certificate | None = None,
 ) -> Relay:
     address = "127.0.0.1"
-    certificate = make_certificate(address)
+    certificate = certificate or make_certificate(address)
     mesh_key = keys.generate_mesh_key()
     relay = relay_class(
         address,

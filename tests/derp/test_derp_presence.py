@@ -1,3 +1,4 @@
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -5,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from containers.derp import keys, presence
+from containers.derp import frames, keys, presence
 from containers.derp.client import ConnectionClosed, DerpClient
 from containers.derp.probe import ProbeTarget
 from containers.sandbox.peer import Peer
@@ -131,13 +132,34 @@ def test_the_time_limit_holds_when_a_relay_hangs(
     assert time.monotonic() - started < 2.5
 
 
+class Tacit(SandboxRelay):
+    """It names nobody."""
+
+    def _watch(self, watcher: Peer) -> None:
+        pass
+
+
+class Tardy(SandboxRelay):
+    """It names whoever asks at the very end of the time that there is, and all others later."""
+
+    def _watch(self, watcher: Peer) -> None:
+        asyncio.get_running_loop().call_later(
+            1.9, watcher.queue_news, frames.encode_present(self._peers[watcher.key][-1].present)
+        )
+
+
 def test_nobody_is_believed_to_be_away_when_the_relay_names_nobody(
     start_sandbox_relay: Callable[..., Relay],
 ) -> None:
-    class Tacit(SandboxRelay):
-        def _watch(self, watcher: Peer) -> None:
-            pass
-
     relay = start_sandbox_relay(relay_class=Tacit)
     with pytest.raises(presence.CannotAsk):
         presence.read_present(relay.target(), timeout=1)
+
+
+@pytest.mark.parametrize("relay_class", [Tacit, Tardy])
+def test_it_is_not_known_whether_devices_are_there_when_the_relay_does_not_name_all(
+    start_sandbox_relay: Callable[..., Relay], relay_class: type[SandboxRelay]
+) -> None:
+    relay = start_sandbox_relay(relay_class=relay_class)
+    with device(relay):
+        assert presence.has_devices(relay.target(), timeout=2) is None

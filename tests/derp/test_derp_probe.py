@@ -1,6 +1,7 @@
 import secrets
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from django.utils import translation
@@ -8,7 +9,16 @@ from django.utils import translation
 from containers.derp import keys
 from containers.derp.probe import CAUSES, ProbeResult, ProbeTarget, explain, probe_relay
 from containers.sandbox.relay import SandboxRelay
-from tests.derp.parts import PATIENCE, AdmissionServer, Relay, say_noise, say_nothing, udp_server
+from tests.derp.parts import (
+    PATIENCE,
+    AdmissionServer,
+    Certificate,
+    Relay,
+    make_certificate,
+    say_noise,
+    say_nothing,
+    udp_server,
+)
 
 
 def closed_port(kind: socket.SocketKind) -> int:
@@ -52,6 +62,23 @@ def test_probe_says_pin_when_the_certificate_is_another(relay: Relay) -> None:
     assert relay.cert_sha256 in result.detail
     assert result.tls_ms is not None
     assert result.handshake_ms is None
+
+
+@pytest.mark.parametrize(
+    ("made", "cause", "seen"),
+    [
+        (lambda: make_certificate("127.0.0.2"), "certificate_address", "127.0.0.2"),
+        (lambda: make_certificate("127.0.0.1", age=timedelta(days=2)), "certificate_over", "ended"),
+        (lambda: make_certificate("127.0.0.1", age=timedelta(hours=-1)), "certificate_early", "begins"),
+    ],
+)
+def test_probe_says_pin_when_clients_refuse_the_certificate_for_its_address_or_its_dates(
+    start_sandbox_relay: Callable[..., Relay], made: Callable[[], Certificate], cause: str, seen: str
+) -> None:
+    relay = start_sandbox_relay(certificate=made())
+    result = probe_relay(relay.target(), timeout=PATIENCE)
+    assert failure(result) == (False, "pin", cause)
+    assert seen in result.detail
 
 
 def test_probe_says_handshake_when_the_relay_key_is_another(relay: Relay) -> None:

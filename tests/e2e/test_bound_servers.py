@@ -11,7 +11,7 @@ from containers.services.relays import target_of
 from serials.services import redeem_serial
 
 from .conftest import assert_in_order
-from .test_life import assert_map_works, let_pass, the_map
+from .test_life import assert_map_works, let_pass, take_map, the_map
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,6 +34,11 @@ def test_relays_go_over_to_the_servers_that_the_time_which_starts_now_is_bound_t
     assert len(the_map(rental)["Regions"]) == 4
     assert_map_works(rental, the_map(rental))
 
+    let_pass(timedelta(hours=2))
+    jobs.sweep_retiring()
+    work()
+    assert len(the_map(rental)["Regions"]) == 4
+    take_map(rental)
     let_pass(timedelta(hours=2))
     jobs.sweep_retiring()
     work()

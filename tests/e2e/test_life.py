@@ -10,9 +10,11 @@ from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import Notice
+from acl.derpmap import MapFormat
 from acl.models import AclConfig
 from acl.node_keys import NewDevice
 from acl.services.devices import add_devices
+from acl.services.handing_out import hand_out_map
 from containers import jobs
 from containers.derp import presence, stun
 from containers.derp.client import DerpClient
@@ -66,6 +68,11 @@ def fresh(rental: Rental) -> Rental:
 
 def the_map(rental: Rental) -> dict[str, Any]:
     return AclConfig.objects.get(rental=rental, is_active=True).derp_map
+
+
+def take_map(rental: Rental) -> None:
+    """The customer pastes his newest map."""
+    hand_out_map(rental=rental, file_format=MapFormat.HUJSON, by=rental.user, is_copy=True)
 
 
 def assert_silent(fleet: Fleet, relays: list[Relay]) -> None:
@@ -220,6 +227,7 @@ def test_a_new_pin_stands_beside_the_old_one_until_nobody_uses_that(fleet, work,
         assert len(the_map(rental)["Regions"]) == 4
         assert_map_works(rental, the_map(rental))
 
+        take_map(rental)
         let_pass(timedelta(hours=2))
         jobs.sweep_retiring()
         work()

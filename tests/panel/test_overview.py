@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from accounts.models import Notice, User
 from accounts.services import send_again
+from containers import jobs
 from containers.models import Deployment, Gate, Relay, RelayHealth, ServerCheck
 from containers.services import gates
 from derpmgmt.lib.jobs import Problem
@@ -101,6 +102,62 @@ def test_what_needs_a_person_stands_first_and_leads_there(staff: Client, rental:
     assert "No room." in text
     assert "It is silent." in text
     assert "All is well" not in text
+
+
+@pytest.mark.parametrize(("days", "level"), [(20, "warning"), (14, "critical")])
+def test_it_is_said_when_certificates_near_their_end_cannot_be_renewed(
+    staff: Client, rental: Rental, days: int, level: str
+) -> None:
+    ends_at = timezone.now() + timedelta(days=days)
+    rental.relays.filter(slot__lt=3).update(certificate_ends_at=ends_at)
+    Server.objects.update(capacity=1)
+    assert matters(staff) == []
+    jobs.rotate_certificates()
+    ((found, url),) = matters(staff)
+    assert found == level
+    assert set(staff.get(url).context["cl"].result_list) == set(rental.relays.filter(slot__lt=3))
+    text = staff.get("/admin/").content.decode()
+    assert f"The certificates of 2 relays end, the first on {timezone.localtime(ends_at):%Y-%m-%d}" in text
+    Server.objects.update(capacity=9)
+    rental.relays.filter(slot__lt=3).update(try_after=timezone.now())
+    jobs.rotate_certificates()
+    assert matters(staff) == []
+
+
+def test_what_is_too_much_to_be_named_is_counted(staff: Client, rental: Rental) -> None:
+    now = timezone.now()
+    for _number in range(15):
+        relay = world.make_relay(rental, None, world.make_server())
+        gate = gates.gate_of(relay.server_id)
+        gates.record_running(gate=gate, image="-", now=now)
+        world.make_batch(is_paid=False)
+
+    def cut(title: str) -> list[tuple[str, int]]:
+        """Links under titles that say so, and how long the lists behind them are."""
+        matters = staff.get("/admin/").context["matters"]
+        urls = [matter.url for matter in matters if matter.title == title]
+        return [(url, staff.get(url).context["cl"].result_count) for url in urls]
+
+    assert cut("5 more batches are not paid for") == [("/admin/serials/serialbatch/?paid_at__isempty=1", 15)]
+    gate_list = "/admin/containers/gate/"
+    running = Gate.objects.exclude(server__relays__slot__isnull=False)
+    running.update(list_changed_at=now - timedelta(minutes=2))
+    assert cut("5 more gates do not have the newest list of devices") == [(gate_list, 18)]
+    running.update(status=Gate.Status.FAILED, list_changed_at=None)
+    assert cut("5 more gates failed") == [(f"{gate_list}?status__exact=failed", 15)]
+    running.update(status=Gate.Status.RUNNING)
+
+    rentals = [world.make_customer() for _number in range(4)]
+    relays = Relay.objects.filter(rental__in=rentals)
+    url = "/admin/containers/relay/?slot__isnull=0&status__exact="
+    RelayHealth.objects.filter(relay__in=relays).update(is_ok=False)
+    assert cut("2 more relays did not pass their last test") == [
+        (f"{url}running&last_health__is_ok__exact=0", 12)
+    ]
+    relays.update(status=Relay.Status.FAILED)
+    assert cut("2 more relays failed") == [(f"{url}failed", 12)]
+    relays.filter(rental__in=rentals[:1]).update(status=Relay.Status.RUNNING)
+    assert "more relay" not in staff.get("/admin/").content.decode()
 
 
 def test_a_server_that_failed_its_checks_is_named_until_they_run_again(staff: Client) -> None:
