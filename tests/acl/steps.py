@@ -68,6 +68,7 @@ def remove(rental: Rental, relays: list[Relay]) -> None:
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
 
 
-def make_old_url(rental: Rental) -> None:
-    services.create_live_url(rental=rental, by=rental.user)
+def make_old_url(rental: Rental) -> LiveUrl:
+    url = services.create_live_url(rental=rental, by=rental.user)
     LiveUrl.objects.filter(revoked_at=None).update(created_at=later(-60 * 24))
+    return url

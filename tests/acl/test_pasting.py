@@ -172,11 +172,11 @@ def test_both_ways_are_named_when_looks_at_the_live_url_are_no_habit(
 
 
 def test_a_habit_of_the_live_url_before_does_not_count(rental: Rental) -> None:
-    make_old_url(rental)
+    url = make_old_url(rental)
     for minutes in (0, 30, 61):
         fetch(rental, later(minutes - 61))
     assert note(rental).is_live
-    services.create_live_url(rental=rental, by=rental.user)
+    services.create_live_url(rental=rental, by=rental.user, instead_of=url.pk)
     fetch(rental, later(0))
     assert not note(rental).is_live
 

@@ -77,7 +77,7 @@ def paste(rental: Rental) -> None:
     from acl import derpmap, services
 
     refresh(rental)
-    services.hand_out_map(rental=rental, file_format=derpmap.MapFormat.HUJSON, by=rental.user, is_copy=True)
+    services.hand_out_map(rental=rental, file_format=derpmap.MapFormat.HUJSON, by=rental.user)
 
 
 def fetch(rental: Rental) -> None:
