@@ -76,6 +76,7 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
 CRON: list[Tick] = [
     Tick(containers.sweep, "default", 5),
     *(Tick(containers.visit_servers, f"visit-{shard}", 15, (shard,)) for shard in range(settings.SHARDS)),
+    Tick(containers.check_certificates, "default", 60),
     Tick(containers.rotate_certificates, "default", 60),
     Tick(containers.sweep_retiring, "default", 60),
     Tick(acl.sweep_maps, "default", 10),

@@ -7,7 +7,7 @@ from containers.jobs.claims import server_queue
 from containers.jobs.deployments import apply_queue, apply_relay, probe_relay
 from containers.jobs.gates import apply_gate, gate_queue, push_list
 from containers.jobs.plans import follow_server, plan_rental, plan_waiting
-from containers.jobs.rotations import retire_relay, rotate_certificates, sweep_retiring
+from containers.jobs.rotations import check_certificates, retire_relay, rotate_certificates, sweep_retiring
 from containers.jobs.server_checks import check_server, request_check
 from containers.jobs.sweeping import sweep
 from containers.jobs.visits import remove_orphans, visit_servers
@@ -16,6 +16,7 @@ __all__ = [
     "apply_gate",
     "apply_queue",
     "apply_relay",
+    "check_certificates",
     "check_server",
     "follow_server",
     "gate_queue",

@@ -12,11 +12,16 @@ from derpmgmt.lib import queue
 log = logging.getLogger(__name__)
 
 
-def rotate_certificates() -> None:
-    """Give the relays whose certificate is near its end successors, and those whose certificate is refused another at once."""
+def check_certificates() -> None:
+    """Replace the certificates that every client refuses, whether a bell for it was lost or no successor came in time."""
     now = timezone.now()
     for relay in relays.refused_certificates(now):
         relays.renew_certificate(relay=relay, now=now)
+
+
+def rotate_certificates() -> None:
+    """Give the relays whose certificate is near its end successors."""
+    now = timezone.now()
     for relay in rotation.due_rotations(now):
         try:
             successor = rotation.rotate_relay(relay=relay, now=now)

@@ -27,7 +27,7 @@ def move_server(relay: Relay) -> None:
 def sweep() -> None:
     from containers import jobs
 
-    jobs.rotate_certificates()
+    jobs.check_certificates()
     jobs.sweep()
 
 

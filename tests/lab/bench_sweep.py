@@ -14,8 +14,9 @@ from typing import Any
 RENTALS = 200_000
 DUE = 1_000
 ROUNDS = 5
-# Visits are no sweeps over rows: they go to the servers. `check_maps` compares all maps, once an hour.
-_OTHERS = {"visit_servers", "check_maps"}
+# Visits are no sweeps over rows: they go to the servers. `check_maps` compares all maps, once an hour, and
+# `check_certificates` all certificates' addresses, once a minute.
+_OTHERS = {"visit_servers", "check_maps", "check_certificates"}
 
 
 def main() -> None:
@@ -87,7 +88,6 @@ def fill() -> None:
         "created_at": "%s",
         "proven_at": "%s",
         "changed_at": "%s",
-        "certificate_address": "'203.0.113.1'",
         "failures": "0",
         "failure_code": "''",
     } | dict.fromkeys(
@@ -97,7 +97,11 @@ def fill() -> None:
     table, rentals = Relay._meta.db_table, Rental._meta.db_table
     with connection.cursor() as cursor:
         for slot, server in enumerate(servers, start=1):
-            values = copied | {"slot": str(slot), "server_id": str(server.pk)}
+            values = copied | {
+                "slot": str(slot),
+                "server_id": str(server.pk),
+                "certificate_address": f"'{server.address}'",
+            }
             cursor.execute(
                 f"INSERT INTO {table} ({', '.join(values)}) SELECT {', '.join(values.values())} FROM {rentals} r",  # noqa: S608
                 [now + 10 * month, now, now, now - month],

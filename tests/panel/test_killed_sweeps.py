@@ -24,6 +24,7 @@ from acl.services.live_urls import secret_hash
 from containers import jobs as containers
 from containers.models import Relay
 from fleet.models import Server
+from fleet.services import update_server
 from serials import jobs as serials
 from serials import services
 from serials.models import Rental
@@ -204,6 +205,12 @@ def maps_due(stage: Stage) -> None:
     Relay.objects.filter(rental=stopped).update(changed_at=BEGIN - MINUTE)
 
 
+def move_server() -> None:
+    """An operator gives a server another address."""
+    server = Relay.objects.get(slot=1).server
+    update_server(server=server, by=None, address="198.51.100.7")
+
+
 def know_all(rental_pk: int) -> Iterator[int]:
     """He pastes each map at once."""
     yield from Relay.objects.filter(rental=rental_pk).values_list("pk", flat=True)
@@ -227,6 +234,10 @@ SOON = (timedelta(), 30 * SECOND, 60 * SECOND)
 STATES = "SELECT status, count(*) FROM serials_rental GROUP BY 1"
 SERIALS = "SELECT status, count(*) FROM serials_serialnumber GROUP BY 1"
 GRANTED = "SELECT kind, granted_seconds FROM serials_redemption ORDER BY id"
+ASTRAY = """
+    SELECT count(*) FROM containers_relay r JOIN fleet_server s ON s.id = r.server_id
+    WHERE r.certificate_address != s.address
+"""
 PLACES = "SELECT slot, status FROM containers_relay ORDER BY id"
 VERSIONS = "SELECT rental_id, version FROM acl_aclconfig WHERE is_active ORDER BY 1"
 TOLD = "SELECT kind, state, count(*) FROM accounts_notice WHERE kind != 'rental_redeemed' GROUP BY 1, 2"
@@ -336,6 +347,14 @@ PLAYS = {
         settings={"ROTATE_PINS": True},
         # How many versions come between depends on how many relays were ready for each.
         accidental=frozenset({"acl_aclconfig", "acl_aclevent"}),
+    ),
+    "a server gets another address": Play(
+        running,
+        [containers.check_certificates, *RELAYS],
+        {PLACES: THREE, VERSIONS: [(1, 2)], ASTRAY: [(0,)]},
+        move_server,
+        # Two who save the same at once both stand in the log.
+        accidental=frozenset({"accounts_operationlog"}),
     ),
     "a certificate is near its end": Play(
         old_certificate,

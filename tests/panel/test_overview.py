@@ -109,6 +109,7 @@ def test_it_is_said_when_certificates_near_their_end_cannot_be_renewed(
     staff: Client, rental: Rental, days: int, level: str
 ) -> None:
     ends_at = timezone.now() + timedelta(days=days)
+    rental.relays.update(certificate_ends_at=ends_at + timedelta(days=90))
     rental.relays.filter(slot__lt=3).update(certificate_ends_at=ends_at)
     Server.objects.update(capacity=1)
     assert matters(staff) == []
