@@ -26,6 +26,4 @@ def relay_probe(request: SignedInRequest, pk: int) -> HttpResponse:
     ask_probe(relay=relay, now=timezone.now())
     if not request.htmx:
         return redirect("home")
-    # The page says which map it shows, so that the next look notices another one.
-    context = {**describe_relays(rental, timezone.now()), "map_version": request.POST.get("map", "")}
-    return render(request, "containers/_relays.html", context)
+    return render(request, "containers/_relays.html", describe_relays(rental, timezone.now()))

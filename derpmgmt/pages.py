@@ -66,7 +66,6 @@ def _parts(user: User) -> dict[str, Any]:
         "used_percent": round(100 * share),
         **describe_relays(rental, now),
         "map": panel,
-        "map_version": panel.config.version if panel.config else "",
     }
 
 
@@ -94,7 +93,8 @@ def home_relays(request: SignedInRequest) -> HttpResponse:
     if not parts["rental"] or not parts["is_entitled"]:
         return HttpResponseClientRefresh()
     response = render(request, "containers/_relays.html", parts)
-    if str(parts["map_version"]) != request.GET.get("map", ""):
+    config = parts["map"].config
+    if str(config.version if config else "") != request.GET.get("map", ""):
         trigger_client_event(response, "map-changed")
     return response
 

@@ -73,3 +73,26 @@ def test_shown_version_is_told_however_it_is_copied(demo: Demo, page: Page) -> N
     button.click()
     expected.append(["hujson", shown + 1])
     wait_for(lambda: taken() == expected, "the new version is told as such")
+
+
+def test_what_is_being_typed_stays_until_the_map_may_be_shown_anew(demo: Demo, page: Page) -> None:
+    def look_again() -> None:
+        with page.expect_response("**/home/relays/**"):
+            page.clock.run_for(21_000)
+
+    page.clock.install()
+    page.reload()
+    shown = int(page.locator("#map-shown").input_value())
+    page.locator("#derp-map summary").click()
+    field = page.locator("#derp-map input[name=region_id]").first
+    field.fill("97")
+    demo.folder.python(RENEW.format(demo.record["logins"]["customer"]["email"]))
+
+    look_again()
+    page.wait_for_timeout(500)
+    expect(field).to_have_value("97")
+    expect(field).to_be_visible()
+
+    page.locator("#derp-map summary").click()
+    look_again()
+    expect(page.locator("#map-shown")).to_have_value(str(shown + 1))
