@@ -96,7 +96,8 @@ class Window:
 
     def shoot(self, name: str) -> None:
         """A picture of the whole page, in DERPMGMT_TEST_SHOTS or beside the test's other files."""
-        self.page.screenshot(path=self._shots / f"{name}.png", full_page=True)
+        # Hiding the caret would leave empty style attributes behind, which htmx takes over into what it swaps in.
+        self.page.screenshot(path=self._shots / f"{name}.png", full_page=True, caret="initial")
 
     def read_mail(self, pattern: str) -> str:
         """The first match in the newest mail of the mailbox page, opened from the link beside the form."""
