@@ -275,6 +275,7 @@ class Notice(models.Model):
         "rental_resumed": _("The rental is resumed"),
         "map_changed": _("The map has changed"),
         "device_waiting": _("A device is waiting"),
+        "checking_on": _("Devices are checked again"),
         "security": _("About the account's safety"),
         "second_factor_reset": _("Two-factor authentication was reset"),
         "account_closing": _("The account will be closed"),

@@ -26,7 +26,7 @@ from accounts.models import User
 from acl import admission_log
 from acl.models import Admission, Device, DevicePolicy
 from acl.services.admissions import Asked
-from acl.services.devices import window_until
+from acl.services.devices import span_may_open, window_until
 from acl.services.enrolment import Decision, knock
 from acl.services.verifying import ask_sources
 from containers.models import Gate
@@ -273,9 +273,10 @@ def _decide(found: _Found, relay: int, node_key: str, ip: str | None) -> Decisio
 
 def _ask(found: _Found, relay: int, node_key: str, ip: str | None) -> Decision:
     """About a device that its row alone does not let in. While too many knock, no more is done about one than to read rows."""
-    rental = Rental.objects.select_related("device_policy").get(pk=found.rental)
+    rentals = Rental.objects.select_related("device_policy")
+    rental = rentals.annotate(may_open=span_may_open(timezone.now())).get(pk=found.rental)
     policy: DevicePolicy | None = getattr(rental, "device_policy", None)
-    if policy is not None and policy.is_open:
+    if policy is not None and policy.is_open and getattr(rental, "may_open", False):
         return Decision(True, Reason.OPEN)
     if found.status == Device.Status.REVOKED:
         return Decision(False, Reason.REVOKED)

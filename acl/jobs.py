@@ -10,7 +10,7 @@ from functools import partial
 from django.db import transaction
 from django.utils import timezone
 
-from acl import presence, services
+from acl import cutting, presence, services
 from acl.models import Device
 from containers.services import gates
 from derpmgmt.lib import queue
@@ -89,9 +89,9 @@ def record_fetches() -> None:
     services.record_fetches()
 
 
-def cut_device(device_pk: int) -> None:
-    """Close a revoked device's connections; nothing happens when it is approved again."""
-    presence.cut_device(device_pk)
+def cut_owed(rental_pk: int) -> None:
+    """Close the connections of all who have no right to be at a rental's relays; nothing happens when no cut is owed."""
+    cutting.cut(rental_pk)
 
 
 def enforce_rental(rental_pk: int) -> None:
@@ -103,21 +103,22 @@ def enforce_rental(rental_pk: int) -> None:
     rental = Rental.objects.select_related("user").filter(pk=rental_pk).first()
     if rental is None:
         return
-    if not presence.may_connect(rental, now) or rental.redemptions.filter(at__gte=now - LATELY).exists():
+    if not cutting.may_connect(rental, now):
+        cutting.record_loss(rental_pk)
+        cutting.cut(rental_pk)
+        return
+    if rental.redemptions.filter(at__gte=now - LATELY).exists():
         _change_lists(rental_pk)
-    presence.cut_rental(rental_pk)
+    # New time may have begun at once.
+    services.check_again(rental_pk=rental_pk)
 
 
 def enforce_user(user_pk: int) -> None:
     """Somebody was banned, or is no longer: the same for his rental."""
     for rental_pk in Rental.objects.filter(user=user_pk).values_list("pk", flat=True):
-        _change_lists(rental_pk)
-        presence.cut_rental(rental_pk)
-
-
-def enforce_devices(rental_pk: int) -> None:
-    """A rental's devices are checked again: close the connections of those that are not approved."""
-    presence.cut_unknown(rental_pk)
+        if not cutting.record_loss(rental_pk):
+            _change_lists(rental_pk)
+        cutting.cut(rental_pk)
 
 
 def settle_places() -> None:
@@ -131,7 +132,7 @@ def settle_places() -> None:
 
 def _settle(devices: list[Device]) -> None:
     is_present = presence.finder({device.rental_id for device in devices})
-    services.settle_places(devices=devices, is_present=is_present, now=timezone.now())
+    services.settle_places(devices=devices, is_present=is_present)
 
 
 def tidy_devices() -> None:
@@ -149,14 +150,20 @@ def _forget_admissions(now: datetime) -> None:
 
 
 def sweep_cuts() -> None:
-    """Ring again for what was cut off lately, should a worker have died over it."""
-    due = presence.due_cuts(timezone.now())
-    for device_pk in due.devices:
-        queue.enqueue(cut_device, device_pk, queue="admission", is_again=True)
-    for user_pk in due.users:
-        queue.enqueue(enforce_user, user_pk, queue="admission", is_again=True)
-    for rental_pk in due.rentals:
-        queue.enqueue(enforce_devices, rental_pk, queue="admission", is_again=True)
+    """Ring for the cuts that are still owed, also those whose bell was lost or whose worker died."""
+    now = timezone.now()
+    recorded = [rental_pk for rental_pk in cutting.losses(now) if cutting.record_loss(rental_pk)]
+    for rental_pk in dict.fromkeys([*recorded, *cutting.due_cuts(now)]):
+        queue.enqueue(cut_owed, rental_pk, queue="admission", is_again=True)
+
+
+def sweep_checking() -> None:
+    """Check devices again where time began that does not allow it to be off."""
+    for rental_pk in services.due_checks(timezone.now()):
+        _try(
+            f"checking the devices of rental {rental_pk}",
+            partial(services.check_again, rental_pk=rental_pk),
+        )
 
 
 def read_presence(rental_pk: int) -> None:

@@ -189,8 +189,12 @@ class DevicePolicy(models.Model):
     verify_url = EncryptedTextField(_("own verify address"), blank=True)
     verify_problem = models.CharField(_("what its last question ran into"), max_length=200, blank=True)
     verify_asked_at = models.DateTimeField(_("last asked"), null=True, blank=True)
-    # When whoever is connected was last to be compared with the devices, and cut if he has no place.
-    enforced_at = models.DateTimeField(null=True, blank=True, editable=False, db_index=True)
+    # Since when whoever is connected without a right is to be cut; NULL once all relays have answered that nobody is.
+    cut_owed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # When a sweep looks after a cut that is still owed.
+    cut_after = models.DateTimeField(null=True, blank=True, editable=False, db_index=True)
+    # When the rental lost the rights for which everybody was last to be cut.
+    lost_at = models.DateTimeField(null=True, blank=True, editable=False)
     # When the customer was last told that devices wait.
     told_at = models.DateTimeField(null=True, blank=True, editable=False)
 

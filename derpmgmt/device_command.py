@@ -1,6 +1,7 @@
 """What the operators' commands about one customer's devices share."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -57,7 +58,7 @@ class DeviceCommand(RentalCommand):
         return found[0]
 
     @staticmethod
-    def read_connected(rental: Rental) -> dict[str, presence.Presence] | None:
+    def read_connected(rental: Rental) -> Mapping[str, presence.Presence] | None:
         """Who is connected now by node key, as the rental's relays say when they are asked; None when that is not known."""
         try:
             presence.read_presence(rental.pk).result(timeout=_PRESENCE_SECONDS)

@@ -43,9 +43,8 @@ JOBS: dict[str, list[Ring]] = {
     "probe_asked": [Ring(containers.probe_relay, "slow")],
     # acl: a rental has another version of its map, or none any more
     "map_changed": [Ring(acl.publish_live)],
-    # acl: a device may not come in any more; a rental's devices are checked again; a page wants to know who is there
-    "device_revoked": [Ring(acl.cut_device, "admission")],
-    "devices_checked_again": [Ring(acl.enforce_devices, "admission")],
+    # acl: somebody may be connected to a rental's relays who has no right to be any more; a page wants to know who is there
+    "cut_owed": [Ring(acl.cut_owed, "admission")],
     "presence_asked": [Ring(acl.read_presence, "admission")],
     # fleet
     "server_to_check": [Ring(containers.request_check)],
@@ -86,7 +85,8 @@ CRON: list[Tick] = [
     Tick(acl.record_fetches, "default", 15),
     # An end is to be felt within two seconds, so nothing slow may stand before it in its queue.
     Tick(serials.sweep_rentals, "admission", 1),
-    Tick(acl.sweep_cuts, "admission", 30),
+    Tick(acl.sweep_cuts, "admission", 10),
+    Tick(acl.sweep_checking, "admission", 5),
     Tick(acl.settle_places, "admission", 5),
     Tick(acl.tidy_devices, "default", 60),
     Tick(serials.expire_serials, "default", 60),

@@ -1,6 +1,7 @@
 """What is done with maps (making versions, handing them out, live URLs, telling customers) and with devices."""
 
 from acl.services.admissions import Asked, forget_admissions, record_admissions, record_seen
+from acl.services.checking import check_again, due_checks
 from acl.services.closing import destroy_devices, devices_left
 from acl.services.devices import (
     WINDOWS,
@@ -16,6 +17,7 @@ from acl.services.devices import (
     device_limit,
     gate_list,
     ignore_device,
+    lets_all_in,
     may_open,
     open_window,
     placed,
@@ -101,6 +103,7 @@ __all__ = [
     "approve_device",
     "ask_sources",
     "change_region_id",
+    "check_again",
     "check_download",
     "check_rights",
     "clean_copies",
@@ -114,6 +117,7 @@ __all__ = [
     "destroy_maps",
     "device_limit",
     "devices_left",
+    "due_checks",
     "due_lapses",
     "due_news",
     "due_places",
@@ -125,6 +129,7 @@ __all__ = [
     "ignore_device",
     "knock",
     "known_relays",
+    "lets_all_in",
     "live_address",
     "may_open",
     "open_window",

@@ -26,9 +26,9 @@ def destroy_devices(*, rental: Rental) -> bool:
         if rental.closed_at is None:
             return False
         now, devices = timezone.now(), Device.objects.filter(rental=rental)
-        waiting, _rows = devices.filter(status=Device.Status.PENDING).delete()
+        devices.filter(status=Device.Status.PENDING).delete()
         approved = devices.filter(status=Device.Status.APPROVED)
-        if approved.update(status=Device.Status.REVOKED, revoked_at=now) or waiting:
+        if approved.update(status=Device.Status.REVOKED, revoked_at=now):
             note_changed(rental, now)
         devices.update(name="", last_ip=None, last_place="", place_until=None)
         DevicePolicy.objects.filter(rental=rental).update(

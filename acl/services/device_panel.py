@@ -1,9 +1,9 @@
 """How a customer's devices are shown: who is connected, the rules, the lists. It costs the same however many there are."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +13,7 @@ from django.db.models.functions import Coalesce
 from django.utils.translation import ngettext
 
 from acl.models import Device, DevicePolicy
-from acl.presence import LOOK_BACK, Presence, present_devices
+from acl.presence import Presence, Reading, last_reading
 from acl.services.devices import WINDOWS, device_limit, may_open, old_self, placed, window_until
 from containers.models import Relay
 from derpmgmt.lib.places import place_of
@@ -28,6 +28,8 @@ MOST_WAITING = 50
 _MOST_LEFT_OUT = 1000
 # Approved devices among which the old self of a waiting one is looked for.
 _MOST_ALIKE = 200
+# What relays said before a cut can be over says nothing about who was revoked.
+_CUT_TAKES = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Line:
     """A device as a list shows it: where it is, or was last; `at` is since when it is connected, or when it was last seen.
 
     `device` is None for who is connected without being known, as on relays that check nobody; `is_on_trial` is who is let in
-    until that is decided; `was` is the approved device that a waiting one looks like after a new login.
+    until that is decided; `is_being_cut` is who is revoked and still connected; `was` is the approved device that a waiting one
+    looks like after a new login.
     """
 
     device: Device | None
@@ -46,6 +49,7 @@ class Line:
     at: datetime | None
     is_connected: bool = False
     is_on_trial: bool = False
+    is_being_cut: bool = False
     was: Device | None = None
 
 
@@ -53,7 +57,8 @@ class Line:
 class DeviceState:
     """What stands above the lists. `present` is None when nobody knows who is connected; `until` is the end of the window.
 
-    `mark` is another one whenever the lists may be.
+    `silent` are the names of the relays that did not answer: who is connected to them alone is missing from `present`. `mark` is
+    another one whenever the lists may be.
     """
 
     now: datetime
@@ -65,6 +70,7 @@ class DeviceState:
     may_open: bool
     counts: Mapping[str, int]
     present: Mapping[str, Presence] | None
+    silent: tuple[str, ...]
     connected: "Page[Line]"
     mark: str
 
@@ -76,7 +82,12 @@ class DeviceState:
     @property
     def is_open(self) -> bool:
         """Whether everybody is let in."""
-        return self.policy is not None and self.policy.is_open
+        return self.policy is not None and self.policy.is_open and self.may_open
+
+    @property
+    def all_present(self) -> Mapping[str, Presence] | None:
+        """Who is connected when every relay has said so, else None: only then is somebody else known to be away."""
+        return None if self.silent else self.present
 
     @property
     def is_moving(self) -> bool:
@@ -136,11 +147,15 @@ def describe_state(*, rental: Rental, now: datetime, page: Any = 1) -> DeviceSta
         revoked_at=Max("revoked_at"),
     )
     until = window_until(rental, policy)
-    present = _present(rental, now) if is_entitled else {}
+    allows = may_open(rental, now)
+    is_open = policy is not None and policy.is_open and allows
+    reading = last_reading(rental) if is_entitled else None
+    present = _present(rental, reading) if is_entitled else {}
+    silent = _names_of(rental, reading.silent) if reading else ()
     shown = sorted(present or (), key=lambda key: (-(present or {})[key].since.timestamp(), key))
     connected: Page[Any] = Paginator(shown, ROWS).get_page(page)
-    connected.object_list = _connected(rental, connected.object_list, present or {})
-    seen = repr((sorted(counts.items(), key=str), shown, counts["on_trial"] and now)).encode()
+    connected.object_list = _connected(rental, connected.object_list, present or {}, is_open=is_open)
+    seen = repr((sorted(counts.items(), key=str), shown, silent, counts["on_trial"] and now)).encode()
     return DeviceState(
         now=now,
         policy=policy,
@@ -148,24 +163,30 @@ def describe_state(*, rental: Rental, now: datetime, page: Any = 1) -> DeviceSta
         limit=device_limit(rental, now),
         used=placed(rental, now).count(),
         until=until if is_entitled and until > now else None,
-        may_open=may_open(rental, now),
+        may_open=allows,
         counts={name: counts[name] for name in ("approved", "pending", "revoked", "on_trial")},
         present=present,
+        silent=silent,
         connected=connected,
         mark=hashlib.sha256(seen).hexdigest()[:16],
     )
 
 
-def _present(rental: Rental, now: datetime) -> Mapping[str, Presence] | None:
-    """Who is connected, without those who were revoked a moment ago: they were read before they were cut."""
-    present = present_devices(rental)
-    if not present:
-        return present
+def _present(rental: Rental, reading: Reading | None) -> Mapping[str, Presence] | None:
+    """Who is connected, without those who were revoked so lately that they were read before they were cut."""
+    if reading is None or not reading.is_known:
+        return None
     lately = Device.objects.filter(
-        rental=rental, status=Device.Status.REVOKED, revoked_at__gt=now - LOOK_BACK
+        rental=rental, status=Device.Status.REVOKED, revoked_at__gt=reading.at - _CUT_TAKES
     )
-    cut = set(lately.values_list("node_key", flat=True))
-    return {key: there for key, there in present.items() if key not in cut}
+    cut = set(lately.values_list("node_key", flat=True)) if reading.present else ()
+    return {key: there for key, there in reading.present.items() if key not in cut}
+
+
+def _names_of(rental: Rental, relay_pks: Collection[int]) -> tuple[str, ...]:
+    if not relay_pks:
+        return ()
+    return tuple(sorted(name for pk, name in relay_names(rental).items() if pk in relay_pks))
 
 
 def describe_lists(
@@ -210,7 +231,7 @@ def describe_waiting(
         replace(
             _line(device, relays, state.present),
             is_on_trial=device.place_until is not None and device.place_until > state.now,
-            was=old_self(device, alike, state.present),
+            was=old_self(device, alike, state.all_present),
         )
         for device in waiting
     )
@@ -235,7 +256,9 @@ def relay_names(rental: Rental) -> dict[int, str]:
     }
 
 
-def _connected(rental: Rental, keys: Iterable[str], present: Mapping[str, Presence]) -> list[Line]:
+def _connected(
+    rental: Rental, keys: Iterable[str], present: Mapping[str, Presence], *, is_open: bool = False
+) -> list[Line]:
     keys = list(keys)
     if not keys:
         return []
@@ -245,7 +268,19 @@ def _connected(rental: Rental, keys: Iterable[str], present: Mapping[str, Presen
     for key in keys:
         device, there = known.get(key), present[key]
         relay = relays.get(there.relay, "")
-        lines.append(Line(device, key, there.ip, place_of(there.ip), relay, there.since, is_connected=True))
+        is_revoked = device is not None and device.status == Device.Status.REVOKED
+        lines.append(
+            Line(
+                device,
+                key,
+                there.ip,
+                place_of(there.ip),
+                relay,
+                there.since,
+                is_connected=True,
+                is_being_cut=is_revoked and not is_open,
+            )
+        )
     return lines
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -19,14 +19,16 @@ from acl.sources import check_verify_url
 from containers.models import Relay
 from containers.services import gates
 from derpmgmt.lib import queue
-from serials.models import Rental
+from serials.models import Rental, RentalSpan
 from serials.services import current_span, lock_rental
 from serials.services.refusals import Refusal
 
 # The windows that a customer may open.
 WINDOWS = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=24))
-# Revoked devices that are remembered for a customer, so that a list of them has an end.
-MOST_REVOKED = 200
+# Strangers that were ignored and are remembered for a customer, so that a list of them has an end.
+MOST_IGNORED = 200
+# So long the bell for a cut has, before a sweep looks after it.
+BELL_FIRST = timedelta(seconds=10)
 
 
 class DeviceRefused(Refusal):
@@ -111,6 +113,20 @@ def may_open(rental: Rental, now: datetime) -> bool:
     """Whether what was sold allows device checking to be switched off."""
     span = current_span(rental, now)
     return span is not None and span.may_open
+
+
+def span_may_open(now: datetime, rental: str = "pk") -> Subquery:
+    """An annotation, `may_open` of a rental that has rights: the span that began last rules it, also in the grace.
+
+    `rental` leads from the annotated rows to the rental's primary key.
+    """
+    ruling = RentalSpan.objects.filter(rental=OuterRef(rental), starts_at__lte=now).order_by("-starts_at")
+    return Subquery(ruling.values("may_open")[:1])
+
+
+def lets_all_in(rental: Rental, now: datetime) -> bool:
+    """Whether devices are not checked: the customer has switched it off, and what was sold allows that now."""
+    return DevicePolicy.objects.filter(rental=rental, is_open=True).exists() and may_open(rental, now)
 
 
 def policy_of(rental: Rental) -> DevicePolicy:
@@ -254,8 +270,11 @@ def revoke_device(*, device: Device, by: User | None, ip: str | None = None) -> 
     if row is None:
         return False
     now = timezone.now()
-    _revoke(row, by=by, ip=ip, now=now)
-    note_changed(rental, now)
+    was_approved = row.status == Device.Status.APPROVED
+    if not _revoke(row, by=by, ip=ip, now=now):
+        return False
+    if was_approved:
+        note_changed(rental, now)
     return True
 
 
@@ -339,12 +358,13 @@ def gate_list(server_pk: int) -> list[tuple[int, str]]:
     relays = (
         Relay.objects.live()
         .filter(server_id=server_pk, rental__in=Rental.objects.entitled(now), rental__user__is_active=True)
-        .values_list("pk", "rental_id", "rental__device_policy__is_open")
+        .annotate(may_open=span_may_open(now, "rental_id"))
+        .values_list("pk", "rental_id", "rental__device_policy__is_open", "may_open")
     )
     by_rental: dict[int, list[int]] = {}
     entries: list[tuple[int, str]] = []
-    for relay, rental, is_open in relays:
-        if is_open:
+    for relay, rental, is_open, allows in relays:
+        if is_open and allows:
             entries.append((relay, "*"))
         else:
             by_rental.setdefault(rental, []).append(relay)
@@ -359,10 +379,15 @@ def note_changed(rental: Rental, now: datetime) -> None:
     gates.note_list_changed(rental_pk=rental.pk, now=now)
 
 
+def owe_cut(rental: Rental, now: datetime) -> None:
+    """Within a transaction, the rental locked: whoever is connected without a right is to be cut. Nothing rings for it."""
+    _set(rental, cut_owed_at=now, cut_after=now + BELL_FIRST)
+
+
 def enforce(rental: Rental, now: datetime) -> None:
-    """Within a transaction, the rental locked: cut whoever is connected without a place. Should the bell be lost, a sweep does it."""
-    _set(rental, enforced_at=now)
-    queue.announce("devices_checked_again", rental.pk)
+    """The same, and ring for it. Announces `cut_owed`; a sweep finds it should the bell be lost."""
+    owe_cut(rental, now)
+    queue.announce("cut_owed", rental.pk)
 
 
 def _open_rental(rental: Rental) -> Rental:
@@ -382,17 +407,22 @@ def _approve(row: Device, source: Device.Source, now: datetime) -> None:
     row.save()
 
 
-def _revoke(row: Device, *, by: User | None, ip: str | None, now: datetime) -> None:
-    row.status, row.revoked_at, row.place_until = Device.Status.REVOKED, now, None
-    row.save(update_fields=["status", "revoked_at", "place_until"])
+def _revoke(row: Device, *, by: User | None, ip: str | None, now: datetime) -> bool:
+    """False when the row is gone: who waits no longer is forgotten without the rental's lock."""
+    status = Device.Status.REVOKED
+    if not Device.objects.filter(pk=row.pk).update(status=status, revoked_at=now, place_until=None):
+        return False
+    row.status, row.revoked_at, row.place_until = status, now, None
     log_operation(
         by=by, action="device.revoked", target=row, subject=row.rental.user, ip=ip, node_key=row.node_key
     )
-    queue.announce("device_revoked", row.pk)
-    revoked = Device.objects.filter(rental=row.rental_id, status=Device.Status.REVOKED)
-    surplus = list(revoked.order_by("-revoked_at").values_list("pk", flat=True)[MOST_REVOKED:])
+    enforce(row.rental, now)
+    # Who was approved once is kept out for good; of the others only so many are remembered.
+    ignored = Device.objects.filter(rental=row.rental_id, status=status, approved_at=None)
+    surplus = list(ignored.order_by("-revoked_at").values_list("pk", flat=True)[MOST_IGNORED:])
     if surplus:
         Device.objects.filter(pk__in=surplus).delete()
+    return True
 
 
 def _set(rental: Rental, **values: Any) -> None:

@@ -21,7 +21,7 @@ from acl.services.devices import (
     approve_placed,
     device_limit,
     enforce,
-    note_changed,
+    placed,
     places_left,
     window_until,
 )
@@ -88,10 +88,10 @@ def due_places(now: datetime) -> list[Device]:
     return list(due.select_related("rental__user").order_by("place_until")[:500])
 
 
-def settle_places(
-    *, devices: Collection[Device], is_present: Callable[[Device], bool | None], now: datetime
-) -> None:
+def settle_places(*, devices: Collection[Device], is_present: Callable[[Device], bool | None]) -> None:
     """Approve the devices on trial that are still connected, free the places of those whose time is over.
+
+    Meanwhile a place whose time is over may have gone to another: without one left nobody is approved.
 
     `is_present` says whether a device is connected to one of its customer's relays; None = not all of them could be asked. It is
     called outside of transactions.
@@ -100,25 +100,26 @@ def settle_places(
         is_there = is_present(device)
         with transaction.atomic():
             rental = lock_rental(device.rental_id)
+            now = timezone.now()
             row = Device.objects.filter(pk=device.pk, status=Device.Status.PENDING).first()
             if row is None or row.place_until is None or row.place_until != device.place_until:
                 continue
             row.rental = rental
-            if is_there and device_limit(rental, now):
+            others = placed(rental, now).exclude(pk=row.pk).count()
+            if is_there and others < device_limit(rental, now):
                 approve_placed(device=row, now=now)
             elif row.place_until <= now:
-                _free(row, now)
+                _free(row)
                 if is_there is not False:
                     enforce(rental, now)
 
 
-def _free(row: Device, now: datetime) -> None:
+def _free(row: Device) -> None:
     """A key that knocked once and went is one of a diagnosis; others wait for their customer's word."""
     if row.knocks > 1:
         Device.objects.filter(pk=row.pk).update(place_until=None)
     else:
         row.delete()
-    note_changed(row.rental, now)
 
 
 def forget_waiting(now: datetime) -> int:

@@ -5,7 +5,7 @@ from django.utils import timezone
 
 from acl import sources
 from acl.models import Admission, Device, DevicePolicy
-from acl.services.devices import note_changed, places_left
+from acl.services.devices import enforce, note_changed, places_left
 from acl.services.enrolment import Decision
 from serials.services import lock_rental
 
@@ -45,6 +45,7 @@ def ask_sources(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None)
             if is_of_source and is_approved:
                 Device.objects.filter(rental=rental, node_key=node_key).delete()
                 note_changed(rental, now)
+                enforce(rental, now)
             return None
         if is_approved:
             return Decision(True, Reason.VERIFY_URL if is_of_source else Reason.APPROVED)

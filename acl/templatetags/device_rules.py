@@ -30,6 +30,7 @@ def device_rules(rental: Rental) -> dict[str, Any]:
         **counts,
         "rental": rental,
         "policy": policy,
+        "is_open": services.lets_all_in(rental, now),
         "limit": services.device_limit(rental, now),
         "until": until if until > now else None,
         "verify_host": urlsplit(policy.verify_url).hostname if policy else None,

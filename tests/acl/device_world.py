@@ -58,11 +58,11 @@ def refuse(rental: Rental, relay: Relay, key: str, ip: str = "203.0.113.9") -> D
     return Device.objects.get(rental=rental, node_key=key)
 
 
-def connect(rental: Rental, relay: Relay, *keys: str) -> None:
-    """What the relays say about who is there."""
+def connect(rental: Rental, relay: Relay, *keys: str, **kept: Any) -> None:
+    """What the relays say about who is there; `kept` says which of them were silent."""
     now = time.time()
     there = dict.fromkeys(keys, (relay.pk, "198.51.100.4", 41000, now - 120))
-    cache.set(presence._key(rental.pk), {"at": now, "present": there})
+    cache.set(presence._key(rental.pk), {"at": now, "present": there, **kept})
 
 
 def show(browser: Client, name: str = LIST, **query: Any) -> str:

@@ -10,7 +10,7 @@ import django_rq
 import pytest
 from django.utils import timezone
 
-from acl import presence
+from acl import cutting, presence
 from acl.models import Device
 from containers.derp.client import DerpClient
 from containers.models import Relay as RelayRow
@@ -34,7 +34,7 @@ NOWHERE = {
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The second look comes sooner, and no look outlives its test."""
-    monkeypatch.setattr(presence, "LOOK_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(cutting, "LOOK_AGAIN_SECONDS", 0.1)
     yield
     drain()
 
@@ -95,7 +95,7 @@ def rung(queue: str = "admission") -> list[tuple[str, Any]]:
 def looks(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     """Counts the looks at relays that have ended; the second one leaves time for what happens between the two."""
     ended = threading.Semaphore(0)
-    ask_each = presence._ask_each
+    ask_each = presence.ask_each
 
     def ask_and_tell(*args: Any) -> Any:
         try:
@@ -103,8 +103,8 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
         finally:
             ended.release()
 
-    monkeypatch.setattr(presence, "_ask_each", ask_and_tell)
-    monkeypatch.setattr(presence, "LOOK_AGAIN_SECONDS", 2.0)
+    monkeypatch.setattr(presence, "ask_each", ask_and_tell)
+    monkeypatch.setattr(cutting, "LOOK_AGAIN_SECONDS", 2.0)
     return ended
 
 

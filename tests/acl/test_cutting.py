@@ -13,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.services import ban_user, unban_user
-from acl import jobs, presence
+from acl import cutting, jobs, presence, services, sources
 from acl.models import Device, DevicePolicy
 from acl.services import devices
 from containers.derp import keys
@@ -55,9 +55,10 @@ def test_only_the_revoked_device_is_cut_and_from_all_its_customers_relays(
         one.connect() as friend,
     ):
         device = add_device(rental, here)
+        add_device(rental, friend)
         devices.revoke_device(device=device, by=rental.user)
-        assert ("cut_device", device.pk) in rung()
-        jobs.cut_device(device.pk)
+        assert ("cut_owed", rental.pk) in rung()
+        jobs.cut_owed(rental.pk)
         assert is_cut_soon(here)
         assert is_cut_soon(there)
         drain()
@@ -70,8 +71,8 @@ def test_a_device_is_cut_that_came_in_just_after_the_first_look(
     _, relay = stand(rental)
     private_key = keys.generate_private_key()
     with relay.connect(private_key=private_key) as first:
-        device = add_device(rental, first, status=Device.Status.REVOKED)
-        future = presence.cut_device(device.pk)
+        devices.revoke_device(device=add_device(rental, first), by=None)
+        future = cutting.cut(rental.pk)
         assert future is not None
         assert is_cut_soon(first)
     assert looks.acquire(timeout=PATIENCE)
@@ -86,19 +87,23 @@ def test_a_device_stays_when_it_is_approved_again(
     _, relay = stand(rental)
     with relay.connect() as client:
         device = add_device(rental, client)
-        assert presence.cut_device(device.pk) is None
-        assert presence.cut_device(device.pk + 1) is None
+        assert cutting.cut(rental.pk) is None
+        devices.revoke_device(device=device, by=None)
+        devices.approve_device(device=device, by=None)
+        future = cutting.cut(rental.pk)
+        assert future is not None
+        future.result(PATIENCE)
         assert not is_cut(client)
 
 
-def test_the_second_look_is_left_out_when_the_device_is_approved_meanwhile(
+def test_the_second_look_spares_who_was_approved_meanwhile(
     rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]], looks: threading.Semaphore
 ) -> None:
     _, relay = stand(rental)
     private_key = keys.generate_private_key()
     with relay.connect(private_key=private_key) as first:
-        device = add_device(rental, first, status=Device.Status.REVOKED)
-        future = presence.cut_device(device.pk)
+        devices.revoke_device(device=add_device(rental, first), by=None)
+        future = cutting.cut(rental.pk)
         assert future is not None
         assert is_cut_soon(first)
     Device.objects.update(status=Device.Status.APPROVED)
@@ -121,9 +126,9 @@ def test_the_others_are_cut_in_time_when_one_relay_hangs_and_one_is_away(
     add_row(rental, 1, certificate.sha256, "00" * 32, "ab" * 32)
     _, relay = stand(rental)
     with relay.connect() as client:
-        device = add_device(rental, client, status=Device.Status.REVOKED)
+        devices.revoke_device(device=add_device(rental, client), by=None)
         started = time.monotonic()
-        future = presence.cut_device(device.pk)
+        future = cutting.cut(rental.pk)
         assert future is not None
         assert is_cut_soon(client)
         future.result(PATIENCE)
@@ -131,7 +136,7 @@ def test_the_others_are_cut_in_time_when_one_relay_hangs_and_one_is_away(
         # Nobody's worker waits for it.
         started = time.monotonic()
         for _ in range(3):
-            jobs.cut_device(device.pk)
+            jobs.cut_owed(rental.pk)
         assert time.monotonic() - started < 1
 
 
@@ -145,7 +150,8 @@ def test_a_cut_is_finished_when_the_process_is_ending(
     (_, one), (_, two) = stand(rental), stand(rental)
     with one.connect() as here, two.connect() as there:
         Rental.objects.update(runs_until=timezone.now())
-        future = presence.cut_rental(rental.pk)
+        assert cutting.record_loss(rental.pk)
+        future = cutting.cut(rental.pk)
         assert future is not None
         future.result(PATIENCE)
         assert is_cut(here)
@@ -240,40 +246,144 @@ def test_only_known_devices_stay_when_devices_are_checked_again(
         pending = Device.Status.PENDING
         add_device(rental, on_trial, status=pending, place_until=now + timedelta(minutes=1))
         add_device(rental, waiting, status=pending)
-        jobs.enforce_devices(rental.pk)
+        with transaction.atomic():
+            devices.enforce(rental, now)
+        jobs.cut_owed(rental.pk)
         drain()
         assert [is_cut(one) for one in (known, on_trial)] == [False, False]
         assert [is_cut(one) for one in (waiting, stranger)] == [not is_open] * 2
 
 
-def test_what_was_cut_lately_is_rung_for_again(rental: Rental) -> None:
-    now = timezone.now()
-    fields = {"rental": rental, "status": Device.Status.REVOKED}
-    lately = Device.objects.create(node_key="aa" * 32, revoked_at=now - timedelta(seconds=30), **fields)
-    Device.objects.create(node_key="bb" * 32, revoked_at=now - timedelta(hours=1), **fields)
-    Device.objects.create(node_key="cc" * 32, revoked_at=now, rental=rental, status=Device.Status.APPROVED)
-    ban_user(user=rental.user, by=None)
+def test_a_device_that_the_own_verify_address_knows_no_longer_is_cut(
+    rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, relay = stand(rental)
+    DevicePolicy.objects.create(rental=rental, verify_url="https://hs.example.com/verify")
+    answer = sources.Answer(sources.Verdict.NO)
+    monkeypatch.setattr(sources, "ask_verify_url", lambda **_question: answer)
+    with relay.connect() as client:
+        add_device(rental, client, source=Device.Source.VERIFY_URL)
+        services.ask_sources(rental_pk=rental.pk, relay_pk=row.pk, node_key=client.public_key, ip=None)
+        assert rung() == [("cut_owed", rental.pk)]
+        jobs.cut_owed(rental.pk)
+        assert is_cut_soon(client)
+
+
+# What is owed
+
+
+def fail_once(rental: Rental) -> None:
+    """A cut whose second look a relay did not answer."""
+    future = cutting.cut(rental.pk)
+    assert future is not None
+    future.result(PATIENCE)
+    assert DevicePolicy.objects.get(rental=rental).cut_owed_at
+
+
+def swept(seconds: float) -> list[tuple[str, Any]]:
+    """What the sweep rings for so much later."""
     django_rq.get_queue("admission").empty()
-    for _ in range(2):
+    with time_machine.travel(timezone.now() + timedelta(seconds=seconds), tick=False):
         jobs.sweep_cuts()
-    assert sorted(rung()) == [("cut_device", lately.pk), ("enforce_user", rental.user_id)]
+    return rung()
 
 
-def test_checking_that_was_switched_on_again_lately_is_rung_for_again(rental: Rental) -> None:
+def test_a_revoked_device_is_cut_once_its_relay_can_be_asked_however_late(
+    rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]]
+) -> None:
+    row, relay = stand(rental)
+    with relay.connect() as client:
+        device = add_device(rental, client)
+        RelayRow.objects.update(derp_port=1)
+        devices.revoke_device(device=device, by=None)
+        fail_once(rental)
+        assert not is_cut(client)
+        assert swept(1) == []
+        assert swept(3600) == [("cut_owed", rental.pk)]
+        RelayRow.objects.update(derp_port=row.derp_port)
+        jobs.cut_owed(rental.pk)
+        assert is_cut_soon(client)
+        drain()
+    policy = DevicePolicy.objects.get()
+    assert (policy.cut_owed_at, policy.cut_after) == (None, None)
+    assert swept(3600) == []
+
+
+def test_the_pause_between_tries_grows(
+    rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]]
+) -> None:
+    stand(rental)
+    RelayRow.objects.update(derp_port=1)
+    with transaction.atomic():
+        devices.enforce(rental, timezone.now())
+    pauses = []
+    for owed_for in (0, 120, 86400):
+        now = timezone.now()
+        DevicePolicy.objects.update(cut_owed_at=now - timedelta(seconds=owed_for))
+        fail_once(rental)
+        cut_after = DevicePolicy.objects.get().cut_after
+        assert cut_after
+        pauses.append(round((cut_after - now).total_seconds(), -1))
+    assert pauses == [30, 120, 600]
+
+
+def test_a_cut_whose_bell_is_lost_is_rung_for_by_the_sweep(rental: Rental) -> None:
     RentalSpan.objects.update(may_open=True)
-    other = make_rental(days=60)
-    DevicePolicy.objects.create(rental=other)
     for is_open in (True, False):
         devices.set_open(rental=rental, is_open=is_open, by=None)
-    django_rq.get_queue("admission").empty()  # the bell is lost
-    jobs.sweep_cuts()
-    assert rung() == [("enforce_devices", rental.pk)]
-    django_rq.get_queue("admission").empty()
-    devices.set_open(rental=rental, is_open=True, by=None)
-    jobs.sweep_cuts()
-    assert rung() == []
-    devices.set_open(rental=rental, is_open=False, by=None)
-    django_rq.get_queue("admission").empty()
-    with time_machine.travel(timezone.now() + presence.LOOK_BACK + timedelta(seconds=1), tick=False):
-        jobs.sweep_cuts()
-    assert rung() == []
+    assert swept(1) == []  # the bell may still ring
+    for _ in range(2):
+        assert swept(11) == [("cut_owed", rental.pk)]
+
+
+def test_a_ban_whose_bell_is_lost_is_found_while_relays_stand(
+    rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]]
+) -> None:
+    row, relay = stand(rental)
+    gates.gate_of(row.server_id)
+    with relay.connect() as client:
+        add_device(rental, client)
+        ban_user(user=rental.user, by=None)
+        assert swept(0) == [("cut_owed", rental.pk)]
+        assert Gate.objects.get().is_list_late
+        jobs.cut_owed(rental.pk)
+        assert is_cut_soon(client)
+        drain()
+        assert swept(3600) == []
+    # Another ban is another loss.
+    unban_user(user=rental.user, by=None)
+    assert swept(0) == []
+    rental.user.refresh_from_db()
+    ban_user(user=rental.user, by=None)
+    assert swept(0) == [("cut_owed", rental.pk)]
+
+
+def test_a_change_that_comes_while_a_cut_is_under_way_stays_owed(
+    rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]], looks: threading.Semaphore
+) -> None:
+    _, relay = stand(rental)
+    with relay.connect() as one, relay.connect() as two:
+        first, second = add_device(rental, one), add_device(rental, two)
+        devices.revoke_device(device=first, by=None)
+        future = cutting.cut(rental.pk)
+        assert future is not None
+        assert looks.acquire(timeout=PATIENCE)
+        devices.revoke_device(device=second, by=None)
+        future.result(PATIENCE)
+    assert DevicePolicy.objects.get().cut_owed_at is not None
+
+
+def test_a_cut_stays_owed_while_a_gate_may_let_in_by_an_old_list(
+    rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]]
+) -> None:
+    row, relay = stand(rental)
+    gate = gates.gate_of(row.server_id)
+    Gate.objects.update(running_since=timezone.now())
+    with relay.connect() as client:
+        devices.revoke_device(device=add_device(rental, client), by=None)
+    fail_once(rental)
+    gates.record_delivered(gate=gate, list_hash="x", as_of=timezone.now())
+    future = cutting.cut(rental.pk)
+    assert future is not None
+    future.result(PATIENCE)
+    assert DevicePolicy.objects.get().cut_owed_at is None

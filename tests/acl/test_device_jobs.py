@@ -7,6 +7,7 @@ from typing import Any
 
 import django_rq
 import pytest
+import time_machine
 from django.core.cache import cache
 from django.utils import timezone
 
@@ -110,10 +111,11 @@ def test_who_lost_his_place_is_cut_unless_he_is_known_to_be_gone(
     for _ in range(2):
         settle()
     rung = [job.func_name for job in django_rq.get_queue("admission").jobs]
-    assert rung == ["acl.jobs.enforce_devices"] * is_cut
+    assert rung == ["acl.jobs.cut_owed"] * is_cut
     # Should this bell be lost, the sweep finds it.
     django_rq.get_queue("admission").empty()
-    jobs.sweep_cuts()
+    with time_machine.travel(timezone.now() + timedelta(seconds=11), tick=False):
+        jobs.sweep_cuts()
     assert len(django_rq.get_queue("admission").jobs) == is_cut
     assert services.window_until(rental) == rental.created_at + DevicePolicy.ENROL_FOR
 
@@ -166,6 +168,8 @@ def test_the_rest_is_tidied_when_one_part_fails(
 def test_the_clock_rings_for_devices() -> None:
     rung = {tick.job: tick.seconds for tick in flow.CRON}
     assert rung[jobs.settle_places] == 5
+    assert rung[jobs.sweep_checking] == 5
+    assert rung[jobs.sweep_cuts] == 10
     assert rung[jobs.tidy_devices] == 60
 
 

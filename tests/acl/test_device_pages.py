@@ -68,10 +68,34 @@ def test_a_device_that_was_just_revoked_is_not_said_to_be_connected(
     assert "Connected now 2" in words(show(browser))
     revoke_device(device=device, by=rental.user)
     assert "Connected now 1" in words(show(browser))
-    # Should it still be there later, that is no secret.
-    with time_machine.travel(timezone.now() + timedelta(seconds=61)):
+    # Should it still be there when the cut is over, that is no secret, and no button promises what is done.
+    with time_machine.travel(timezone.now() + timedelta(seconds=6)):
         connect(rental, relay, A, B)
-        assert "Connected now 2" in words(show(browser))
+        page = show(browser)
+        assert "Connected now 2" in words(page)
+        assert "nas revoked, being cut" in words(page)
+        assert reverse("acl:device-revoke", args=[device.pk]) not in page
+
+
+def test_it_is_said_which_relays_do_not_answer_and_nothing_is_guessed_then(
+    browser: Client, rental: Rental, relay: Relay
+) -> None:
+    approve(rental, A, "NAS", last_ip="203.0.113.9", last_seen_at=timezone.now() - timedelta(hours=1))
+    refuse(rental, relay, B)
+    connect(rental, relay)
+    assert "Is this NAS after a new login?" in show(browser)
+    connect(rental, relay, silent=[relay.pk])
+    text = words(show(browser))
+    assert "Shanghai 2 does not answer at the moment: who is connected there is not known." in text
+    assert "Is this NAS" not in text
+    assert "not connected" not in text
+    assert "Nobody at the moment" not in text
+    connect(rental, relay, silent=[relay.pk], is_known=False)
+    text = words(show(browser))
+    assert "None of your relays answers at the moment" in text
+    assert "Is this NAS" not in text
+    assert "not connected" not in text
+    assert "Connected now –" in words(show(browser, "home"))
 
 
 def test_who_is_there_is_asked_by_the_page(browser: Client, rental: Rental, relay: Relay) -> None:

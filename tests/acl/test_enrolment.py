@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 import time_machine
@@ -12,7 +13,7 @@ from accounts.models import Notice
 from acl import admission_log
 from acl.models import Device, DevicePolicy
 from acl.services import devices, enrolment
-from containers.models import Relay
+from containers.models import Gate, Relay
 from containers.services import gates
 from serials.models import Rental, RentalSpan
 from tests.acl.factories import make_relay, make_rental
@@ -42,11 +43,11 @@ def limit(rental: Rental, places: int) -> None:
 
 def settle(now: datetime, present: set[str] | None) -> None:
     """The sweep's part, with the relays' word taken from `present` (None: no relay can be asked)."""
-    enrolment.settle_places(
-        devices=enrolment.due_places(now),
-        is_present=lambda device: None if present is None else device.node_key in present,
-        now=now,
-    )
+    with time_machine.travel(now, tick=False):
+        enrolment.settle_places(
+            devices=enrolment.due_places(now),
+            is_present=lambda device: None if present is None else device.node_key in present,
+        )
 
 
 def test_a_new_rental_approves_what_knocks_for_a_day(rental: Rental, relay: Relay) -> None:
@@ -107,9 +108,7 @@ def test_settling_twice_is_settling_once(rental: Rental, relay: Relay) -> None:
         knock(relay, A)
     due = enrolment.due_places(start + timedelta(seconds=31))
     for _ in range(2):
-        enrolment.settle_places(
-            devices=due, is_present=lambda _device: True, now=start + timedelta(seconds=31)
-        )
+        enrolment.settle_places(devices=due, is_present=lambda _device: True)
     assert Device.objects.get().status == Device.Status.APPROVED
     assert rental.user.suffered.filter(action="device.enrolled").count() == 1
 
@@ -121,6 +120,75 @@ def test_places_are_given_out_up_to_the_limit_and_not_one_more(rental: Rental, r
     devices.revoke_device(device=first, by=rental.user)
     assert knock(relay, KEYS[2]) == ALLOWED
     assert knock(relay, KEYS[3]) == REFUSED
+
+
+def test_a_place_that_went_to_another_is_not_given_out_twice(rental: Rental, relay: Relay) -> None:
+    """The relays were silent until the first one's time was over, and another came meanwhile."""
+    limit(rental, 1)
+    start = timezone.now()
+    for seconds, key in ((0, A), (91, B)):
+        with time_machine.travel(start + timedelta(seconds=seconds), tick=False):
+            assert knock(relay, key) == ALLOWED
+    settle(start + timedelta(seconds=125), {A, B})
+    approved = Device.objects.filter(status=Device.Status.APPROVED)
+    assert [device.node_key for device in approved] == [B]
+    assert DevicePolicy.objects.get().cut_owed_at is not None  # the other one is still connected
+
+
+def test_a_device_found_after_its_time_is_approved_when_a_place_is_left(rental: Rental, relay: Relay) -> None:
+    limit(rental, 1)
+    start = timezone.now()
+    with time_machine.travel(start, tick=False):
+        knock(relay, A)
+    settle(start + timedelta(seconds=95), {A})
+    assert Device.objects.get().status == Device.Status.APPROVED
+
+
+def test_no_list_follows_what_never_stood_in_it(rental: Rental, relay: Relay) -> None:
+    start = timezone.now()
+    with time_machine.travel(start, tick=False):
+        knock(relay, A)
+    settle(start + timedelta(seconds=95), set())
+    devices.close_window(rental=rental, by=None)
+    refused_at(relay, B, timezone.now())
+    assert devices.ignore_device(device=Device.objects.get(node_key=B), by=None)
+    assert Gate.objects.get().list_changed_at is None
+    [device] = approve(rental, KEYS[5])
+    Gate.objects.update(list_changed_at=None)
+    devices.revoke_device(device=device, by=None)
+    assert Gate.objects.get().is_list_late
+
+
+def test_ignoring_a_device_that_is_forgotten_at_that_moment_is_a_no(
+    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices.close_window(rental=rental, by=None)
+    refused_at(relay, A, timezone.now())
+    revoke = devices._revoke
+
+    def forget_and_revoke(row: Device, **values: Any) -> bool:
+        enrolment.forget_waiting(timezone.now() + timedelta(hours=1))
+        return revoke(row, **values)
+
+    monkeypatch.setattr(devices, "_revoke", forget_and_revoke)
+    assert not devices.ignore_device(device=Device.objects.get(), by=None)
+    assert not rental.user.suffered.filter(action="device.revoked").exists()
+
+
+def test_only_ignored_strangers_are_ever_dropped_from_the_revoked_ones(
+    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "MOST_IGNORED", 2)
+    limit(rental, 20)
+    approved = approve(rental, *KEYS[:4])
+    for device in approved:
+        devices.revoke_device(device=device, by=None)
+    devices.close_window(rental=rental, by=None)
+    for key in KEYS[10:14]:
+        refused_at(relay, key, timezone.now())
+        devices.ignore_device(device=Device.objects.get(node_key=key), by=None)
+    kept = Device.objects.filter(status=Device.Status.REVOKED).order_by("pk")
+    assert [device.node_key for device in kept] == [*KEYS[:4], *KEYS[12:14]]
 
 
 def test_simultaneous_knocks_take_no_more_places_than_there_are(rental: Rental, relay: Relay) -> None:

@@ -133,6 +133,30 @@ def test_relays_say_whether_a_device_is_there(
         assert [is_present(here), is_present(elsewhere)] == [True, None]
 
 
+def test_a_silent_relay_has_not_nobody(
+    rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]]
+) -> None:
+    answering, relay = stand(rental)
+    silent = add_row(rental, 1, relay.cert_sha256, relay.public_key, relay.mesh_key)  # nobody answers there
+    with relay.connect() as client:
+        assert list(known(rental)) == [client.public_key]
+        reading = presence.last_reading(rental)
+        assert reading is not None
+        assert reading.silent == {silent.pk}
+        # What never carried a packet is in no map, and has nobody.
+        RelayRow.objects.filter(pk=silent.pk).update(proven_at=None)
+        known(rental)
+        reading = presence.last_reading(rental)
+        assert reading is not None
+        assert not reading.silent
+        RelayRow.objects.filter(pk=answering.pk).update(derp_port=1)
+        presence.read_presence(rental.pk).result(PATIENCE)
+        assert presence.present_devices(rental) is None
+        reading = presence.last_reading(rental)
+        assert reading is not None
+        assert reading.silent == {answering.pk}
+
+
 # The whole way, with the clock and the worker in processes of their own
 
 

@@ -63,8 +63,8 @@ HIDDEN = {
     "accounts_notice": {"worker", "tries", "send_after", "heartbeat_at", "handed_at", "sent_at"},
     "containers_relay": {"certificate", "certificate_key", "private_key", "public_key", "mesh_key"},
 }
-# Gates come and go with what stands on servers, which is left out.
-UNSEEN = {"containers_gate"}
+# Gates come and go with what stands on servers, which is left out; and cuts are owed only while relays stand there.
+UNSEEN = {"containers_gate", "acl_devicepolicy"}
 # Moments at which something was found to be over: of these only whether they are written counts.
 FOUND_LATER = {
     "accounts_operationlog": {"at"},
