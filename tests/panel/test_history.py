@@ -18,7 +18,7 @@ from accounts.models import Notice, User
 from acl import services as acl
 from acl.models import AclEvent
 from containers.models import Relay
-from derpmgmt import history
+from derpmgmt.history import sources, views
 from serials import services as serials
 from serials.models import Rental
 from tests.panel import world
@@ -96,7 +96,7 @@ def test_one_kind_alone_when_filtered(rental: Rental, kind: str) -> None:
     assert {entry.source.kind for entry in entries} == {kind}
     page = client.get("/history/", {"kind": kind, "view": "table"})
     with translation.override("en"):
-        headings = [str(heading) for heading in history.SOURCES[kind].headings]
+        headings = [str(heading) for heading in sources.SOURCES[kind].headings]
     assert page.context["lines"]
     # On a phone each cell names its own column.
     assert f'data-label="{headings[0]}"' in page.content.decode()
@@ -143,7 +143,7 @@ def test_pages_follow_one_another_without_gap_or_double(rental: Rental) -> None:
     client = world.sign_in(rental.user)
     first = client.get("/history/")
     total = first.context["page"].paginator.count
-    assert total > 2 * history.ROWS
+    assert total > 2 * views.ROWS
     assert 'rel="next"' in first.content.decode()
     seen = []
     for number in range(1, first.context["page"].paginator.num_pages + 1):
@@ -222,7 +222,7 @@ def test_no_cell_is_a_formula_when_text_looks_like_one(rental: Rental, start: st
 
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
 def test_every_kind_of_notice_has_a_name(language: str) -> None:
-    source = history.SOURCES["notice"]
+    source = sources.SOURCES["notice"]
     with translation.override(language):
         for kind in Notice.NAMES:
             title, text = source.describe(Notice(kind=kind), "created_at")
@@ -232,4 +232,4 @@ def test_every_kind_of_notice_has_a_name(language: str) -> None:
 
 def test_moment_is_written_in_the_panels_zone(rental: Rental) -> None:
     entry: Any = world.sign_in(rental.user).get("/history/").context["entries"][0]
-    assert history.TableCell("", entry.at).text == f"{timezone.localtime(entry.at):%Y-%m-%d %H:%M}"
+    assert views.TableCell("", entry.at).text == f"{timezone.localtime(entry.at):%Y-%m-%d %H:%M}"
