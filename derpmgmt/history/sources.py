@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 
 from django.db.models import QuerySet
 from django.utils import timezone
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from accounts.models import Notice, OperationLog, User
 from acl.models import AclEvent
-from containers.models import Relay
+from fleet.models import Region
 from serials.models import Redemption
 
 Cell = str | int | datetime | None
@@ -177,32 +176,32 @@ class MapSource(Source):
         return row.ip or "" if row.by_id in {None, row.rental.user_id} else ""
 
 
-class RelaySource(Source):
-    """The relays that he has or had."""
+class RelaySource(LogSource):
+    """What became of the relays that he has or had."""
 
     kind, label, colour = "relay", gettext_lazy("Relay"), "purple"
-    moments = ("proven_at", "released_at")
     headings = (
-        gettext_lazy("runs since"),
-        gettext_lazy("removed"),
+        gettext_lazy("time"),
+        gettext_lazy("what happened"),
         gettext_lazy("region"),
         gettext_lazy("IP address"),
         gettext_lazy("DERP port (TCP)"),
         gettext_lazy("STUN port (UDP)"),
-        gettext_lazy("state"),
     )
+    actions = ("relay.ready", "relay.removed")
 
-    def rows(self, reader: User, customer: User) -> QuerySet[Relay]:
-        return Relay.objects.visible_to(reader).filter(rental__user=customer).select_related("server__region")
+    def describe(self, row: OperationLog, moment: str) -> tuple[str, str]:
+        detail = row.detail
+        return row.action_text, f"{self._region(row)} · {detail['address']}:{detail['derp_port']}"
 
-    def describe(self, row: Relay, moment: str) -> tuple[str, str]:
-        title = _("Relay ready") if moment == "proven_at" else _("Relay removed")
-        return title, f"{row.server.region.name} · {row.certificate_address}:{row.derp_port}"
+    def cells(self, row: OperationLog) -> tuple[Cell, ...]:
+        detail = row.detail
+        ports = detail["derp_port"], detail["stun_port"]
+        return row.at, row.action_text, self._region(row), detail["address"], *ports
 
-    def cells(self, row: Relay) -> tuple[Cell, ...]:
-        region, address = row.server.region.name, row.certificate_address
-        ports = row.derp_port, row.stun_port
-        return row.proven_at, row.released_at, region, address, *ports, row.get_status_display()
+    @staticmethod
+    def _region(row: OperationLog) -> str:
+        return Region(name_zh=row.detail["region_zh"], name_en=row.detail["region_en"]).name
 
 
 class NoticeSource(Source):

@@ -18,6 +18,7 @@ from accounts.models import Notice, User
 from acl import services as acl
 from acl.models import AclEvent
 from containers.models import Relay
+from containers.services import relays
 from derpmgmt.history import sources, views
 from serials import services as serials
 from serials.models import Rental
@@ -42,8 +43,10 @@ def go_through(rental: Rental) -> None:
     """One more of everything."""
     serials.pause_rental(rental=rental, by=None, reason="=payment in dispute")
     serials.resume_rental(rental=rental, by=None)
-    old = world.make_relay(rental, None, world.make_server(), status=Relay.Status.RELEASED)
-    Relay.objects.filter(pk=old.pk).update(released_at=timezone.now())
+    old = world.make_relay(rental, None, world.make_server(), status=Relay.Status.PLANNED, proven_at=None)
+    relays.record_running(relay=old, image="-", now=timezone.now())
+    relays.give_up(old)
+    relays.record_released(relay=old, now=timezone.now())
     acl.record_event(
         rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, file_format="json", ip="198.51.100.7"
     )
