@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from django.db.models import QuerySet
 from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from accounts.models import Notice, OperationLog, User
@@ -58,7 +60,7 @@ class RentalSource(LogSource):
     """What the rental went through."""
 
     kind, label, colour = "rental", gettext_lazy("Rental"), "azure"
-    headings = (gettext_lazy("time"), gettext_lazy("what happened"), gettext_lazy("reason"))
+    headings = (gettext_lazy("time"), gettext_lazy("what happened"), gettext_lazy("details"))
     actions = (
         "rental.expired",
         "rental.paused",
@@ -68,15 +70,30 @@ class RentalSource(LogSource):
     )
 
     def describe(self, row: OperationLog, moment: str) -> tuple[str, str]:
-        return row.action_text, self._reason(row)
+        return row.action_text, self._details(row)
 
     def cells(self, row: OperationLog) -> tuple[Cell, ...]:
-        return row.at, row.action_text, self._reason(row)
+        return row.at, row.action_text, self._details(row)
 
     @staticmethod
-    def _reason(row: OperationLog) -> str:
-        # Only this one is written for the customer to read.
+    def _details(row: OperationLog) -> str:
+        if row.action == "rental.expired":
+            return _end(row.detail)
+        # Of the reasons only this one is written for the customer to read.
         return str(row.detail.get("reason", "")) if row.action == "rental.paused" else ""
+
+
+def _end(detail: dict[str, Any]) -> str:
+    """When the rental really ended: what was away for a while recorded it later."""
+    ended, until = (parse_datetime(detail.get(name) or "") for name in ("ends_at", "runs_until"))
+    if ended is None:
+        return ""
+    if until is None or until <= ended:
+        return _("ended on %(end)s") % {"end": written(ended)}
+    return _("ended on %(end)s; the relays ran until %(until)s") % {
+        "end": written(ended),
+        "until": written(until),
+    }
 
 
 class DeviceSource(LogSource):
@@ -112,7 +129,7 @@ class DeviceSource(LogSource):
 class RedemptionSource(Source):
     """What moved the end."""
 
-    kind, label, colour = "redemption", gettext_lazy("Renewal"), "green"
+    kind, label, colour = "redemption", pgettext_lazy("history", "Time"), "green"
     headings = (
         gettext_lazy("time"),
         gettext_lazy("kind"),

@@ -223,6 +223,26 @@ def test_no_cell_is_a_formula_when_text_looks_like_one(rental: Rental, start: st
     )
 
 
+@pytest.mark.parametrize("grace", [timedelta(), timedelta(days=2)])
+def test_the_end_says_when_it_was_when_the_sweep_came_late(rental: Rental, grace: timedelta) -> None:
+    end = timezone.now() - timedelta(days=7)
+    Rental.objects.filter(pk=rental.pk).update(ends_at=end, runs_until=end + grace)
+    assert serials.sweep_rentals(now=timezone.now()) == 1
+    client = world.sign_in(rental.user)
+    entry: Any = client.get("/history/", {"kind": "rental"}).context["entries"][0]
+    words = f"ended on {timezone.localtime(end):%Y-%m-%d %H:%M}"
+    if grace:
+        words += f"; the relays ran until {timezone.localtime(end + grace):%Y-%m-%d %H:%M}"
+    assert (entry.title, entry.text) == ("The rental ended", words)
+    assert read_csv(client, "rental")[1][1:] == ["The rental ended", words]
+
+
+def test_what_moves_the_end_is_not_called_a_renewal() -> None:
+    for language, label in (("en", "Time"), ("zh-hans", "时长变动")):
+        with translation.override(language):
+            assert str(sources.SOURCES["redemption"].label) == label
+
+
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
 def test_every_kind_of_notice_has_a_name(language: str) -> None:
     source = sources.SOURCES["notice"]
