@@ -84,10 +84,9 @@ def _look_at(rental_pk: int, now: datetime) -> None:
 
 def _step(rental: Rental, now: datetime) -> datetime:
     """Do what is due for an ended rental, and say when to look again."""
-    if rental.user.role != User.Role.USER or not rental.user.is_active:
+    closes_at = rental.closes_at
+    if closes_at is None:
         return now + NOT_FOR_HIM
-    assert rental.runs_until is not None
-    closes_at = rental.runs_until + timedelta(days=settings.CLOSE_AFTER_DAYS)
     moments = {days: closes_at - timedelta(days=days) for days in WARNING_DAYS}
     days = min((days for days, moment in moments.items() if moment <= now), default=None)
     if days is None:  # the setting was raised meanwhile

@@ -121,6 +121,20 @@ def test_home_counts_the_days_to_the_end_alone_when_grace_follows_it(rental: Ren
     assert f"On {moment(now + 5 * DAY)} your relays are removed" in page
 
 
+def test_home_says_when_the_account_is_closed_when_the_rental_has_ended(
+    rental: Rental, settings: Any
+) -> None:
+    end = timezone.now() - 3 * DAY
+    Rental.objects.filter(pk=rental.pk).update(ends_at=end, runs_until=end + DAY, status="expired")
+    page = customers_page(rental, "/home/")
+    assert f"Without a renewal your account is closed on {moment(end + 31 * DAY)}." in page
+    assert f"are kept until {moment(end + 31 * DAY)}" in page
+    settings.CLOSE_AFTER_DAYS = 0
+    page = customers_page(rental, "/home/")
+    assert "the region IDs of your map are kept:" in page
+    assert "is closed" not in page
+
+
 def test_the_page_says_who_paused_when_and_why(admin: Client, rental: Rental) -> None:
     press(admin, rental, "pause", reason="<asked> by phone 节日")
     rental.refresh_from_db()
