@@ -105,6 +105,17 @@ def test_pause_and_resume_stand_on_the_page_in_turn(admin: Client, rental: Renta
     assert rental.status == "active"
 
 
+def test_a_second_press_says_that_there_is_nothing_to_do(admin: Client, rental: Rental) -> None:
+    assert "Paused. The relays are being stopped." in press(admin, rental, "pause")
+    page = press(admin, rental, "pause", reason="again")
+    assert "This rental is paused already." in page
+    assert "Paused. The relays are being stopped." not in page
+    assert "Resumed." in press(admin, rental, "resume")
+    page = press(admin, rental, "resume")
+    assert "This rental is not paused." in page
+    assert "Resumed." not in page
+
+
 def test_pause_is_not_offered_when_the_rental_has_ended(admin: Client, rental: Rental) -> None:
     Rental.objects.filter(pk=rental.pk).update(status="expired")
     page = admin.get(f"/admin/serials/rental/{rental.pk}/change/").content.decode()
