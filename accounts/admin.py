@@ -137,7 +137,10 @@ class UserAdmin(admin.ModelAdmin[User]):
                 name: form.cleaned_data.get(name, getattr(stored, name))
                 for name in ("username", "language", "role")
             }
-            services.change_user(user=stored, by=by, **data)
+            try:
+                services.change_user(user=stored, by=by, **data)
+            except services.NotAllowed as error:
+                raise PermissionDenied(str(error)) from error
         else:
             data = form.cleaned_data
             made = services.create_user(
