@@ -113,8 +113,8 @@ def close_account(*, user: User, by: User | None, reason: str = "", ip: str | No
         user=user,
         kind=FAREWELL,
         key=f"{FAREWELL}-{user.pk}",
-        # Without a button: he cannot sign in any more.
-        context={"account": user.pk},
+        # Without a button: he cannot sign in any more. Who never had a rental is not told of relays.
+        context={"account": user.pk, "had_rental": bool(queue.ask("closing_left", user))},
         is_mail_only=True,
     )
     end_sessions(user)

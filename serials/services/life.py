@@ -276,7 +276,9 @@ def resume_rental(*, rental: Rental, by: User | None) -> Redemption | None:
 
 @transaction.atomic
 def close_rental(*, rental: Rental, by: User | None) -> bool:
-    """End the rental for good: its relays are released, its history stays; False when it is closed already.
+    """End the rental for good: its relays are released, its history stays, but no note in it, which may name the person.
+
+    False when it is closed already.
 
     Raises `NotAllowed` when somebody who is not staff closes another's rental. Announces `rental_changed`.
     """
@@ -284,6 +286,7 @@ def close_rental(*, rental: Rental, by: User | None) -> bool:
         _ask_staff(by)
     now = _now()
     rental = lock_rental(rental.pk)
+    Redemption.objects.filter(rental=rental).exclude(note="").update(note="")
     if rental.closed_at is not None:
         return False
     rental.closed_at, rental.status = now, Rental.Status.CLOSED
