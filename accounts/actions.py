@@ -70,6 +70,8 @@ NAMES: dict[str, Any] = {
     "server.maintenance_started": _("Maintenance started"),
     "server.maintenance_ended": _("Maintenance ended"),
     "server.retired": _("Server retired"),
+    "relay.ready": _("Relay ready"),
+    "relay.removed": _("Relay removed"),
     "relay.retried": _("Relay tried again"),
     "gate.retried": _("Gate tried again"),
 }

@@ -137,7 +137,10 @@ class UserAdmin(admin.ModelAdmin[User]):
                 name: form.cleaned_data.get(name, getattr(stored, name))
                 for name in ("username", "language", "role")
             }
-            services.change_user(user=stored, by=by, **data)
+            try:
+                services.change_user(user=stored, by=by, **data)
+            except services.NotAllowed as error:
+                raise PermissionDenied(str(error)) from error
         else:
             data = form.cleaned_data
             made = services.create_user(
@@ -176,13 +179,16 @@ class UserAdmin(admin.ModelAdmin[User]):
     def close(self, request: HttpRequest, pk: int) -> HttpResponse:
         """What closing this account means, what stands in its way, and the button."""
         person = get_object_or_404(User.objects.visible_to(request.user), pk=pk)
+        if person.closing_at or person.closed_at:
+            return self._closed_already(request, person)
         if not self.has_change_permission(request, person):
             raise PermissionDenied
         form = AdminCloseForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             ip, reason = client_ip(request), form.cleaned_data["reason"]
             try:
-                services.close_account(user=person, by=_staff(request), reason=reason, ip=ip)
+                if not services.close_account(user=person, by=_staff(request), reason=reason, ip=ip):
+                    return self._closed_already(request, person)
             except (services.NotAllowed, services.ClosingRefused) as error:
                 messages.error(request, str(error))
             else:
@@ -198,6 +204,14 @@ class UserAdmin(admin.ModelAdmin[User]):
             "losses": services.closing_losses(person),
         }
         return TemplateResponse(request, "admin/accounts/user/close.html", context)
+
+    @staticmethod
+    def _closed_already(request: HttpRequest, person: User) -> HttpResponse:
+        """For the second tab, and for the admin who was slower than another."""
+        is_done = person.closed_at is not None
+        text = _("This account is closed already.") if is_done else _("This account is being closed already.")
+        messages.info(request, text)
+        return HttpResponseRedirect(reverse("admin:accounts_user_change", args=[person.pk]))
 
     def _act(self, request: HttpRequest, pk: int, act: Callable[[User, User], str]) -> HttpResponse:
         if request.method != "POST":

@@ -7,23 +7,24 @@ from allauth.account.internal.flows.login import record_authentication
 from allauth.mfa import signals as mfa_signals
 from allauth.mfa.models import Authenticator
 from django.contrib.auth import signals as auth_signals
+from django.db import transaction
 from django.dispatch import receiver
 from django.http import HttpRequest
 
 from accounts.models import User
-from accounts.services import log_operation
+from accounts.services import log_operation, shorten_ip
 from derpmgmt.lib.address import client_ip
 
 
-def _log(request: HttpRequest | None, action: str, user: User | None, **detail: Any) -> None:
-    log_operation(
-        by=user,
-        action=action,
-        target=user or "",
-        subject=user,
-        ip=client_ip(request) if request else None,
-        **detail,
-    )
+@transaction.atomic
+def _log(request: HttpRequest | None, action: str, user: User, **detail: Any) -> None:
+    """Write down what happened to `user`; of an account that was closed while the request was under way nothing personal."""
+    ip = client_ip(request) if request else None
+    # Locked: the line comes wholly before a closing, which cleans it, or wholly after.
+    user = User.objects.select_for_update().get(pk=user.pk)
+    if user.closing_at or user.closed_at:
+        ip, detail = shorten_ip(ip), {}
+    log_operation(by=user, action=action, target=user, subject=user, ip=ip, **detail)
 
 
 @receiver(account_signals.user_signed_up)

@@ -1,5 +1,7 @@
 """The account's own pages; signing in, codes, passwords and second factors are allauth's."""
 
+from contextlib import suppress
+
 from allauth.account.decorators import reauthentication_required
 from allauth.account.internal.flows.reauthentication import STATE_SESSION_KEY
 from django.contrib import messages
@@ -38,7 +40,7 @@ def account_show(request: HttpRequest) -> HttpResponse:
         name, language = form.cleaned_data["username"], form.cleaned_data["language"]
         try:
             services.change_user(user=user, by=user, username=name, language=language, role=user.role)
-        except services.AccountExists as error:
+        except (services.AccountExists, services.NotAllowed) as error:
             form.add_error("username", str(error))
         else:
             with translation.override(language):
@@ -53,7 +55,11 @@ def language_set(request: HttpRequest) -> HttpResponse:
     language = request.POST.get("language", "")
     if request.user.is_authenticated and translation.check_for_language(language):
         user = _user(request)
-        services.change_user(user=user, by=user, username=user.username, language=language, role=user.role)
+        # Whose account was closed in another tab has the cookie only.
+        with suppress(services.NotAllowed):
+            services.change_user(
+                user=user, by=user, username=user.username, language=language, role=user.role
+            )
     return set_language(request)
 
 

@@ -46,12 +46,14 @@ def _parts(user: User) -> dict[str, Any]:
         return {"rental": None}
     history = list(rental.redemptions.select_related("serial")[:HISTORY_ROWS])
     if not rental.is_entitled(now):
-        pause = current_pause(rental)
+        pause, closes_at = current_pause(rental), rental.closes_at
         return {
             "rental": rental,
             "is_entitled": False,
             "history": history,
             "pause_reason": pause.reason if pause else "",
+            # Past only where something still holds the closing up.
+            "closes_at": closes_at and max(closes_at, now),
         }
     panel = describe_map(rental=rental, now=now)
     span = current_span(rental, now)

@@ -3,7 +3,8 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from derpmgmt import history, mailbox, pages
+from derpmgmt import mailbox, pages
+from derpmgmt.history import views as history
 
 urlpatterns = [
     path("", pages.front, name="front"),

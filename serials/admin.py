@@ -360,12 +360,14 @@ class RentalAdmin(ReadOnlyAdmin):
         form = PauseForm(request.POST)
         if not form.is_valid():
             raise ValidationError(list(form.errors["reason"]))
-        services.pause_rental(rental=rental, by=_staff(request), reason=form.cleaned_data["reason"])
+        if not services.pause_rental(rental=rental, by=_staff(request), reason=form.cleaned_data["reason"]):
+            raise ValidationError(_("This rental is paused already."))
         return _("Paused. The relays are being stopped.")
 
     @staticmethod
     def _resume(request: HttpRequest, rental: Rental) -> str:
-        services.resume_rental(rental=rental, by=_staff(request))
+        if services.resume_rental(rental=rental, by=_staff(request)) is None:
+            raise ValidationError(_("This rental is not paused."))
         return _("Resumed. The relays are coming back.")
 
 

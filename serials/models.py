@@ -1,5 +1,6 @@
 """Serial numbers, and the rentals they pay for."""
 
+from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from django.conf import settings
@@ -9,7 +10,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from accounts.models import OwnedQuerySet
+from accounts.models import OwnedQuerySet, User
 from derpmgmt.lib.crypto import EncryptedTextField
 from fleet.models import Server, StaffOnlyQuerySet
 
@@ -236,6 +237,18 @@ class Rental(models.Model):
             and self.runs_until is not None
             and now < self.runs_until
         )
+
+    @property
+    def closes_at(self) -> datetime | None:
+        """When the customer's account is closed by itself unless he renews; None where that does not happen.
+
+        Never to operators, distributors and banned people, nor while the rental is paused. Whom the last warning reached late
+        is closed later (`serials.services.closing`).
+        """
+        is_for_him = self.user.role == User.Role.USER and self.user.is_active
+        if not is_for_him or not settings.CLOSE_AFTER_DAYS or self.paused_at or self.runs_until is None:
+            return None
+        return self.runs_until + timedelta(days=settings.CLOSE_AFTER_DAYS)
 
 
 class Redemption(models.Model):

@@ -112,6 +112,7 @@ def _remind(pk: int, now: datetime) -> bool:
         return False
     reminder = fitting[-1]
     later = [other.at for other in reminders if other.at > reminder.at]
+    closes_at = rental.closes_at
     told = notify(
         user=user,
         kind=reminder.kind,
@@ -119,6 +120,8 @@ def _remind(pk: int, now: datetime) -> bool:
         context={
             "ends_at": rental.ends_at,
             "runs_until": rental.runs_until,
+            # After a long outage that moment may be past; nobody is closed before he was warned once more.
+            "closes_at": closes_at and max(closes_at, now),
             "url": settings.PUBLIC_URL + reverse("serials:serial-redeem"),
         },
         # Should it wait so long, the next one is sent in its place.

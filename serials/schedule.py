@@ -47,6 +47,12 @@ def total(spans: Spans) -> timedelta:
     return sum((span.length for span in spans), timedelta())
 
 
+def ruling(spans: Spans, at: datetime) -> Hashable:
+    """The entitlement that rules at `at`: of the span that covers it, after the end that of the last; None without any."""
+    behind = split(spans, at)[1] or spans[-1:]
+    return behind[0].entitlement if behind else None
+
+
 def _moved(spans: Spans, by: timedelta) -> Spans:
     return tuple(replace(span, starts_at=span.starts_at + by, ends_at=span.ends_at + by) for span in spans)
 

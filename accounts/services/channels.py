@@ -50,8 +50,10 @@ def _add(
     now = timezone.now()
     try:
         with transaction.atomic():
-            # Locked, so that two clicks never add one too many.
-            User.objects.select_for_update().get(pk=user.pk)
+            # Locked, so that two clicks never add one too many, and none comes after a closing.
+            owner = User.objects.select_for_update().get(pk=user.pk)
+            if owner.closing_at or owner.closed_at:
+                raise ChannelRefused(_("This account is closed."))
             if Channel.objects.filter(user=user).count() >= MOST:
                 raise ChannelRefused(_("You have %(count)d channels; remove one first.") % {"count": MOST})
             channel = Channel.objects.create(

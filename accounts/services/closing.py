@@ -13,6 +13,7 @@ from typing import Any
 
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
+from allauth.usersessions.models import UserSession
 from django.contrib.admin.models import LogEntry
 from django.db import transaction
 from django.db.models import Q
@@ -29,6 +30,8 @@ from derpmgmt.lib.crypto import keyed_hash
 FAREWELL = "account_closed"
 # What is left of a person's IP addresses: enough to tell a region and an abuse's source, too little to tell a household.
 _KEPT_BITS = {4: 24, 6: 48}
+# What belongs to a person and goes with him; sessions go by `end_sessions`.
+_BELONGINGS: tuple[type[Any], ...] = (EmailAddress, Authenticator, Channel)
 _UNDER_WAY = (Notice.State.WAITING, Notice.State.SENDING)
 
 
@@ -77,6 +80,8 @@ def closing_left(user: User) -> list[Any]:
     left = queue.ask("closing_left", user)
     if Notice.objects.filter(user=user, state__in=_UNDER_WAY).exists():
         left.append(_("The last mail has not left yet."))
+    if _is_known(user):
+        left.append(_("Personal data that came in during the closing is not deleted yet."))
     return left
 
 
@@ -108,8 +113,8 @@ def close_account(*, user: User, by: User | None, reason: str = "", ip: str | No
         user=user,
         kind=FAREWELL,
         key=f"{FAREWELL}-{user.pk}",
-        # Without a button: he cannot sign in any more.
-        context={"account": user.pk},
+        # Without a button: he cannot sign in any more. Who never had a rental is not told of relays.
+        context={"account": user.pk, "had_rental": bool(queue.ask("closing_left", user))},
         is_mail_only=True,
     )
     end_sessions(user)
@@ -141,9 +146,31 @@ def _forget(user: User, reason: str) -> None:
     user.closing_at = timezone.now()
     user.closing_reason = reason[:200]
     user.save()
-    EmailAddress.objects.filter(user=user).delete()
-    Authenticator.objects.filter(user=user).delete()
-    Channel.objects.filter(user=user).delete()
+    _drop_belongings(user)
+
+
+def _drop_belongings(user: User) -> None:
+    for model in _BELONGINGS:
+        model.objects.filter(user=user).delete()
+
+
+def _is_known(user: User) -> bool:
+    """Whether a closing account has personal data, because a request that was under way wrote some behind the closing."""
+    name = _name_of_gone(user)
+    named = User.objects.filter(pk=user.pk).exclude(username=name, email=name)
+    rows = [model.objects.filter(user=user) for model in (*_BELONGINGS, UserSession)]
+    return any(found.exists() for found in (named, *rows))
+
+
+@transaction.atomic
+def _forget_again(user: User) -> User:
+    """Take away what `_is_known` finds; returns what is left of the person."""
+    user = User.objects.select_for_update().get(pk=user.pk)
+    end_sessions(user)
+    _drop_belongings(user)
+    user.username = user.email = _name_of_gone(user)
+    user.save(update_fields=["username", "email"])
+    return user
 
 
 def _clean_records(user: User) -> None:
@@ -201,6 +228,8 @@ def finish_closing(*, user_pk: int, now: datetime) -> list[Any]:
     user = User.objects.closing().filter(pk=user_pk).first()
     if user is None:
         return []
+    if _is_known(user):
+        user = _forget_again(user)
     if left := closing_left(user):
         return left
     with transaction.atomic():

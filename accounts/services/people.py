@@ -88,6 +88,8 @@ def change_user(*, user: User, by: User | None, username: str, language: str, ro
     A changed role ends the account's sessions, so that rights never outlive it.
     """
     user = User.objects.select_for_update().get(pk=user.pk)
+    if user.closing_at or user.closed_at:
+        raise NotAllowed(_("This account is closed."))
     if by is None or by.pk != user.pk:
         ask_right_over(user, by)
     if role != user.role and by is not None and not by.is_superuser:

@@ -214,7 +214,8 @@ def record_running(*, relay: Relay, image: str, now: datetime) -> None:
         moved = Relay.objects.filter(
             pk=relay.pk, status__in=[Relay.Status.PLANNED, Relay.Status.FAILED, Relay.Status.RUNNING]
         ).update(status=Relay.Status.RUNNING, image=image, failures=0, try_after=None, failure_code="")
-        Relay.objects.filter(pk=relay.pk, proven_at=None).update(proven_at=now)
+        if Relay.objects.filter(pk=relay.pk, proven_at=None).update(proven_at=now):
+            _log(relay, "relay.ready")
         if not moved or relay.rental_id is None:
             return
         _take_over(relay, now)
@@ -259,9 +260,31 @@ def record_released(*, relay: Relay, now: datetime) -> None:
         released = Relay.objects.filter(pk=relay.pk, status=Relay.Status.REMOVING).update(
             status=Relay.Status.RELEASED, slot=None, released_at=now, try_after=None
         )
+        if released:
+            _log(relay, "relay.removed")
         if released and relay.rental_id is not None:
             queue.announce("relays_changed", relay.rental_id)
             request_plan(rental_pk=relay.rental_id, now=now)
+
+
+def _log(relay: Relay, action: str) -> None:
+    """Write into the customer's history what became of his relay: its row forgets that when the relay comes back."""
+    if relay.rental_id is None:
+        return
+    row = Relay.objects.select_related("server__region", "rental__user").get(pk=relay.pk)
+    assert row.rental is not None
+    log_operation(
+        by=None,
+        action=action,
+        target=row.pk,
+        subject=row.rental.user,
+        server=row.server.name,
+        region_zh=row.server.region.name_zh,
+        region_en=row.server.region.name_en,
+        address=row.certificate_address,
+        derp_port=row.derp_port,
+        stun_port=row.stun_port,
+    )
 
 
 def request_repair(*, relay_pk: int) -> bool:

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_noop
 
 from accounts.models import Notice, User
 from accounts.services import ClosingRefused, close_account, log_operation, notify
-from serials.models import Rental
+from serials.models import Redemption, Rental
 from serials.reminders import about
 from serials.services.rentals import lock_rental
 from serials.templatetags.rental import time_left
@@ -32,9 +32,11 @@ NOT_RENEWED = gettext_noop("not renewed in time")
 
 
 def closing_left(user: User) -> Iterator[str]:
-    """Answer to "closing_left": the rental, while it is open."""
+    """Answer to "closing_left": the rental, while it is open, and what was noted about it."""
     if Rental.objects.filter(user=user, closed_at=None).exists():
         yield _("The rental is not closed yet.")
+    elif Redemption.objects.filter(rental__user=user).exclude(note="").exists():
+        yield _("The notes about the rental are not deleted yet.")
 
 
 def closing_losses(user: User) -> Iterator[str]:
@@ -84,10 +86,9 @@ def _look_at(rental_pk: int, now: datetime) -> None:
 
 def _step(rental: Rental, now: datetime) -> datetime:
     """Do what is due for an ended rental, and say when to look again."""
-    if rental.user.role != User.Role.USER or not rental.user.is_active:
+    closes_at = rental.closes_at
+    if closes_at is None:
         return now + NOT_FOR_HIM
-    assert rental.runs_until is not None
-    closes_at = rental.runs_until + timedelta(days=settings.CLOSE_AFTER_DAYS)
     moments = {days: closes_at - timedelta(days=days) for days in WARNING_DAYS}
     days = min((days for days, moment in moments.items() if moment <= now), default=None)
     if days is None:  # the setting was raised meanwhile

@@ -92,9 +92,11 @@ def grant_days(
     _start_waiting(rental, at)
     add = schedule.start_now if start_now else schedule.add
     length = timedelta(days=days)
+    renewed = add(spans, at=at, length=length, entitlement=terms)
+    was_over = _is_over(rental, at)
     redemption = write_schedule(
         rental=rental,
-        spans=add(spans, at=at, length=length, entitlement=terms),
+        spans=renewed,
         kind=kind,
         granted=length,
         now=now,
@@ -102,8 +104,17 @@ def grant_days(
         serial=serial,
         note=note,
     )
-    tell(redemption, "rental_redeemed" if redemption.old_ends_at is None else "rental_renewed")
+    if redemption.old_ends_at is None:
+        tell(redemption, "rental_redeemed")
+    else:
+        is_changed = schedule.ruling(spans, at) != schedule.ruling(renewed, at)
+        tell(redemption, "rental_renewed", was_over=was_over, is_changed=is_changed)
     return redemption
+
+
+def _is_over(rental: Rental, at: datetime) -> bool:
+    """Whether the relays had been stopped by `at` because the time, with its grace, was over."""
+    return rental.runs_until is not None and rental.runs_until <= at
 
 
 @transaction.atomic
@@ -131,6 +142,7 @@ def renew_rental(*, rental: Rental, until: datetime, by: User | None, note: str 
     if renewed == spans:
         raise NotLater
     _start_waiting(rental, at)
+    was_over = _is_over(rental, at)
     redemption = write_schedule(
         rental=rental,
         spans=renewed,
@@ -144,7 +156,7 @@ def renew_rental(*, rental: Rental, until: datetime, by: User | None, note: str 
         by=by, action="rental.renewed", target=rental, subject=rental.user, note=note,
         old_ends_at=_iso(redemption.old_ends_at), new_ends_at=_iso(redemption.new_ends_at),
     )  # fmt: skip
-    tell(redemption, "rental_renewed")
+    tell(redemption, "rental_renewed", was_over=was_over)
     return redemption
 
 
@@ -264,7 +276,9 @@ def resume_rental(*, rental: Rental, by: User | None) -> Redemption | None:
 
 @transaction.atomic
 def close_rental(*, rental: Rental, by: User | None) -> bool:
-    """End the rental for good: its relays are released, its history stays; False when it is closed already.
+    """End the rental for good: its relays are released, its history stays, but no note in it, which may name the person.
+
+    False when it is closed already.
 
     Raises `NotAllowed` when somebody who is not staff closes another's rental. Announces `rental_changed`.
     """
@@ -272,6 +286,7 @@ def close_rental(*, rental: Rental, by: User | None) -> bool:
         _ask_staff(by)
     now = _now()
     rental = lock_rental(rental.pk)
+    Redemption.objects.filter(rental=rental).exclude(note="").update(note="")
     if rental.closed_at is not None:
         return False
     rental.closed_at, rental.status = now, Rental.Status.CLOSED

@@ -22,7 +22,6 @@ def tell(about: Redemption | Rental, kind: str, *, key: int | None = None, **mor
         context |= {
             "old_ends_at": old and old.isoformat(),
             "ends_at": about.new_ends_at.isoformat(),
-            "was_over": old is not None and old <= (rental.paused_at or about.at),
             "paused_at": rental.paused_at and rental.paused_at.isoformat(),
         }
     notify(user=rental.user, kind=kind, key=f"{kind}-{key or about.pk}", context=context)

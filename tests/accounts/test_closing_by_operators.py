@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from io import StringIO
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -40,8 +41,47 @@ def test_admin_closes_and_finds_the_account_again(rental: Rental) -> None:
     assert f"/admin/customers/{pk}/history/" in page
     assert "asked by phone" in page
     assert url not in page
-    assert client.get(url).status_code == 403
     assert client.get(f"/admin/customers/{pk}/history/").status_code == 200
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_who_was_slower_reads_that_the_account_is_closed_already(rental: Rental, is_closed: bool) -> None:
+    user = rental.user
+    client = world.enter(User.Role.ADMIN, has_factor=True)
+    User.objects.filter(role=User.Role.ADMIN).update(language="en")
+    services.close_account(user=user, by=None, reason="the first")
+    if is_closed:
+        do_jobs(user)
+    url, page = f"/admin/accounts/user/{user.pk}/close/", f"/admin/accounts/user/{user.pk}/change/"
+    for answer in (client.get(url, follow=True), client.post(url, {"reason": "the second"}, follow=True)):
+        assert answer.redirect_chain == [(page, 302)]
+        assert f"This account is {'closed' if is_closed else 'being closed'} already." in answer.text
+        assert "The account is being closed; the person has been told" not in answer.text
+    user.refresh_from_db()
+    assert (user.closing_reason, bool(user.closed_at)) == ("the first", is_closed)
+
+
+def test_nothing_is_claimed_when_another_admin_closes_at_the_same_moment(
+    rental: Rental, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = world.enter(User.Role.ADMIN, has_factor=True)
+    User.objects.filter(role=User.Role.ADMIN).update(language="en")
+    close = services.close_account
+
+    def be_slower(**fields: Any) -> bool:
+        close(user=rental.user, by=None)
+        return close(**fields)
+
+    monkeypatch.setattr(services, "close_account", be_slower)
+    answer = client.post(f"/admin/accounts/user/{rental.user_id}/close/", {"reason": "x"}, follow=True)
+    assert "This account is being closed already." in answer.text
+    assert "The account is being closed; the person has been told" not in answer.text
+
+
+def test_closing_staff_stays_forbidden_to_a_normal_admin(make_user: Callable[..., User]) -> None:
+    boss = make_user("boss@example.com", User.Role.SUPERADMIN)
+    client = world.enter(User.Role.ADMIN, has_factor=True)
+    assert client.get(f"/admin/accounts/user/{boss.pk}/close/").status_code == 403
 
 
 def test_admin_reads_why_when_an_account_cannot_be_closed(rental: Rental, answer: Answer) -> None:

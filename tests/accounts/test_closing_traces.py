@@ -1,7 +1,9 @@
 """What is left of a person whose account is closed: nothing of himself, all that happened, and one last mail."""
 
+import html
 import re
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from allauth.account.models import EmailAddress
@@ -10,12 +12,13 @@ from django.contrib.auth import get_user
 from django.contrib.contenttypes.models import ContentType
 from django.core import mail
 from django.test import Client
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from accounts import services
 from accounts.models import Channel, Notice, OperationLog, User
 from acl.models import AclConfig, AclEvent, LiveUrl
 from containers.models import Relay
+from serials import services as serials
 from serials.models import Redemption, Rental
 from tests.accounts.closing import do_jobs, everything
 from tests.accounts.conftest import send_notices
@@ -48,6 +51,8 @@ def live_a_little(rental: Rental) -> str:
     services.log_operation(
         by=admin, action="rental.renewed", target=email, subject=user, ip="192.0.2.44", note=f"for {email}"
     )
+    until = timezone.now() + timedelta(days=90)
+    serials.renew_rental(rental=rental, until=until, by=admin, note=f"paid by {email}")
     EmailAddress.objects.create(user=user, email=f"next-{email}", verified=False)
     services.enrol_second_factor(user=user, secret="JBSWY3DPEHPK3PXP")
     Channel.objects.create(
@@ -108,11 +113,26 @@ def test_no_personal_data_is_left_in_any_table_when_an_account_is_closed(rental:
     assert user.closed_at
 
 
+def test_notes_go_also_when_the_rental_was_closed_before_its_account(rental: Rental) -> None:
+    until = timezone.now() + timedelta(days=90)
+    serials.renew_rental(rental=rental, until=until, by=None, note="for Wei")
+    Rental.objects.filter(pk=rental.pk).update(status=Rental.Status.CLOSED, closed_at=timezone.now())
+    user = rental.user
+    services.close_account(user=user, by=None)
+    with translation.override("en"):
+        assert "The notes about the rental are not deleted yet." in services.closing_left(user)
+    do_jobs(user)
+    user.refresh_from_db()
+    assert user.closed_at
+    assert not Redemption.objects.exclude(note="").exists()
+
+
 def test_history_is_kept_when_an_account_is_closed(rental: Rental) -> None:
     live_a_little(rental)
     user = User.objects.get(pk=rental.user_id)
     before = OperationLog.objects.filter(subject=user).count()
     redeemed = list(Redemption.objects.filter(rental=rental).values())
+    assert {row.pop("note") for row in redeemed} != {""}
     versions = AclConfig.objects.filter(rental=rental).count()
     services.close_account(user=user, by=None)
     do_jobs(user)
@@ -121,7 +141,10 @@ def test_history_is_kept_when_an_account_is_closed(rental: Rental) -> None:
     assert user.closed_at
     assert rental.status == Rental.Status.CLOSED
     assert OperationLog.objects.filter(subject=user).count() > before
-    assert list(Redemption.objects.filter(rental=rental).values()) == redeemed
+    kept = list(Redemption.objects.filter(rental=rental).values())
+    # Who wrote a note may have named the person.
+    assert {row.pop("note") for row in kept} == {""}
+    assert kept == redeemed
     assert Relay.objects.filter(rental=rental, status=Relay.Status.RELEASED).count() == 3
     assert AclConfig.objects.filter(rental=rental).count() == versions
     assert AclEvent.objects.filter(rental=rental, kind=AclEvent.Kind.WITHDRAWN).count() == 1
@@ -184,12 +207,30 @@ def test_farewell_asks_nobody_in_who_cannot_sign_in_any_more(rental: Rental, lan
     services.close_account(user=rental.user, by=None)
     send_notices()
     message = mail.outbox[-1]
-    html = str(message.alternatives[0][0])
+    page = str(message.alternatives[0][0])
     assert str(rental.user_id) in message.body
-    assert str(rental.user_id) in html
+    assert str(rental.user_id) in page
     # Who writes is still said, with the front page's address, in the last line.
-    assert re.findall(r'href="([^"]*)"', html) == ["http://testserver"]
+    assert re.findall(r'href="([^"]*)"', page) == ["http://testserver"]
     assert "http" not in message.body
+
+
+@pytest.mark.parametrize("case", ["runs", "ended", "never"])
+def test_farewell_speaks_of_relays_only_to_who_had_some(
+    make_user: Callable[..., User], rental: Rental, case: str
+) -> None:
+    user = make_user() if case == "never" else rental.user
+    if case == "ended":
+        past = timezone.now() - timedelta(days=30)
+        Rental.objects.filter(pk=rental.pk).update(status="expired", ends_at=past, runs_until=past)
+    User.objects.filter(pk=user.pk).update(language="en")
+    services.close_account(user=User.objects.get(pk=user.pk), by=None)
+    words = services.notices.render(Notice.objects.get(kind="account_closed"))
+    for text in (words.text, html.unescape(words.html)):
+        assert "Your account is closed, and your e-mail address is deleted" in text
+        assert ("Your map is destroyed" in text) == (case != "never")
+        assert ("policy file" in text) == (case != "never")
+        assert ("relays" in text) == (case != "never")
 
 
 def test_nothing_else_is_sent_when_the_account_is_closed(rental: Rental) -> None:

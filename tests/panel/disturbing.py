@@ -58,8 +58,9 @@ BEGIN = datetime(2031, 3, 5, 2, tzinfo=UTC)
 LIVE_SECRET = "L" * 32
 # A copy of what it answers may be as old as this.
 COPIES_AGE = timedelta(seconds=61)
-# Who tried how often and when to tell something, and what is random in what is made.
+# Who tried how often and when to tell something, what is random in what is made, and which of several relays was ready first.
 HIDDEN = {
+    "accounts_operationlog": {"id"},
     "accounts_notice": {"worker", "tries", "send_after", "heartbeat_at", "handed_at", "sent_at"},
     "containers_relay": {"certificate", "certificate_key", "private_key", "public_key", "mesh_key"},
 }
@@ -370,7 +371,7 @@ class Theatre:
         sent = self.folder / "sent"
         with closing(sqlite3.connect(self.folder / "panel.sqlite3")) as database:
             result = {query: database.execute(query).fetchall() for query in self.play.result}
-            rows = [*self._rows(database), f"live URL: {(self.folder / 'answer').read_text()}"]
+            rows = [*sorted(self._rows(database)), f"live URL: {(self.folder / 'answer').read_text()}"]
             # A pin is told by whose it is.
             pins = database.execute("SELECT certificate_sha256, 'pin of relay ' || id FROM containers_relay")
             for pin, name in pins:

@@ -18,7 +18,8 @@ from accounts.models import Notice, User
 from acl import services as acl
 from acl.models import AclEvent
 from containers.models import Relay
-from derpmgmt import history
+from containers.services import relays
+from derpmgmt.history import sources, views
 from serials import services as serials
 from serials.models import Rental
 from tests.panel import world
@@ -42,8 +43,10 @@ def go_through(rental: Rental) -> None:
     """One more of everything."""
     serials.pause_rental(rental=rental, by=None, reason="=payment in dispute")
     serials.resume_rental(rental=rental, by=None)
-    old = world.make_relay(rental, None, world.make_server(), status=Relay.Status.RELEASED)
-    Relay.objects.filter(pk=old.pk).update(released_at=timezone.now())
+    old = world.make_relay(rental, None, world.make_server(), status=Relay.Status.PLANNED, proven_at=None)
+    relays.record_running(relay=old, image="-", now=timezone.now())
+    relays.give_up(old)
+    relays.record_released(relay=old, now=timezone.now())
     acl.record_event(
         rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, file_format="json", ip="198.51.100.7"
     )
@@ -96,7 +99,7 @@ def test_one_kind_alone_when_filtered(rental: Rental, kind: str) -> None:
     assert {entry.source.kind for entry in entries} == {kind}
     page = client.get("/history/", {"kind": kind, "view": "table"})
     with translation.override("en"):
-        headings = [str(heading) for heading in history.SOURCES[kind].headings]
+        headings = [str(heading) for heading in sources.SOURCES[kind].headings]
     assert page.context["lines"]
     # On a phone each cell names its own column.
     assert f'data-label="{headings[0]}"' in page.content.decode()
@@ -143,7 +146,7 @@ def test_pages_follow_one_another_without_gap_or_double(rental: Rental) -> None:
     client = world.sign_in(rental.user)
     first = client.get("/history/")
     total = first.context["page"].paginator.count
-    assert total > 2 * history.ROWS
+    assert total > 2 * views.ROWS
     assert 'rel="next"' in first.content.decode()
     seen = []
     for number in range(1, first.context["page"].paginator.num_pages + 1):
@@ -220,9 +223,29 @@ def test_no_cell_is_a_formula_when_text_looks_like_one(rental: Rental, start: st
     )
 
 
+@pytest.mark.parametrize("grace", [timedelta(), timedelta(days=2)])
+def test_the_end_says_when_it_was_when_the_sweep_came_late(rental: Rental, grace: timedelta) -> None:
+    end = timezone.now() - timedelta(days=7)
+    Rental.objects.filter(pk=rental.pk).update(ends_at=end, runs_until=end + grace)
+    assert serials.sweep_rentals(now=timezone.now()) == 1
+    client = world.sign_in(rental.user)
+    entry: Any = client.get("/history/", {"kind": "rental"}).context["entries"][0]
+    words = f"ended on {timezone.localtime(end):%Y-%m-%d %H:%M}"
+    if grace:
+        words += f"; the relays ran until {timezone.localtime(end + grace):%Y-%m-%d %H:%M}"
+    assert (entry.title, entry.text) == ("The rental ended", words)
+    assert read_csv(client, "rental")[1][1:] == ["The rental ended", words]
+
+
+def test_what_moves_the_end_is_not_called_a_renewal() -> None:
+    for language, label in (("en", "Time"), ("zh-hans", "时长变动")):
+        with translation.override(language):
+            assert str(sources.SOURCES["redemption"].label) == label
+
+
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
 def test_every_kind_of_notice_has_a_name(language: str) -> None:
-    source = history.SOURCES["notice"]
+    source = sources.SOURCES["notice"]
     with translation.override(language):
         for kind in Notice.NAMES:
             title, text = source.describe(Notice(kind=kind), "created_at")
@@ -232,4 +255,4 @@ def test_every_kind_of_notice_has_a_name(language: str) -> None:
 
 def test_moment_is_written_in_the_panels_zone(rental: Rental) -> None:
     entry: Any = world.sign_in(rental.user).get("/history/").context["entries"][0]
-    assert history.TableCell("", entry.at).text == f"{timezone.localtime(entry.at):%Y-%m-%d %H:%M}"
+    assert views.TableCell("", entry.at).text == f"{timezone.localtime(entry.at):%Y-%m-%d %H:%M}"

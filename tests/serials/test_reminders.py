@@ -234,6 +234,35 @@ def test_the_notice_of_the_end_says_that_relays_still_run_in_the_grace(redeem: R
     assert "still run until 2026-04-03 12:00" in notices.render(notice).html
 
 
+@pytest.mark.parametrize("case", ["customer", "never", "staff"])
+def test_the_notice_of_the_end_says_when_the_account_is_closed(
+    redeem: Redeem, clock: Any, settings: Any, case: str
+) -> None:
+    user = redeem(30, grace_days=2).user
+    User.objects.filter(pk=user.pk).update(language="en")
+    settings.CLOSE_AFTER_DAYS = 0 if case == "never" else 30
+    if case == "staff":
+        User.objects.filter(pk=user.pk).update(role=User.Role.ADMIN, is_staff=True)
+    live(clock, 31)
+    words = notices.render(Notice.objects.get(kind="rental_ended"))
+    for text in (words.text, words.html):
+        if case == "customer":
+            assert "Without a renewal your account is closed on 2026-05-03 12:00." in text
+            assert "Your account stays" not in text
+        else:
+            assert "Your account stays" in text
+            assert "is closed" not in text
+
+
+def test_the_notice_of_the_end_names_no_closing_that_is_past(redeem: Redeem, clock: Any) -> None:
+    user = redeem(30).user
+    User.objects.filter(pk=user.pk).update(language="en")
+    clock.shift(100 * DAY)
+    reminders.send_reminders(timezone.now())
+    words = notices.render(Notice.objects.get(kind="rental_ended"))
+    assert "your account is closed on 2026-06-10 12:00." in words.text
+
+
 def test_each_comes_once_when_the_sweep_dies_at_any_line(redeem: Redeem, clock: Any) -> None:
     rental = redeem(30)
     first = rental.remind_at

@@ -105,6 +105,17 @@ def test_pause_and_resume_stand_on_the_page_in_turn(admin: Client, rental: Renta
     assert rental.status == "active"
 
 
+def test_a_second_press_says_that_there_is_nothing_to_do(admin: Client, rental: Rental) -> None:
+    assert "Paused. The relays are being stopped." in press(admin, rental, "pause")
+    page = press(admin, rental, "pause", reason="again")
+    assert "This rental is paused already." in page
+    assert "Paused. The relays are being stopped." not in page
+    assert "Resumed." in press(admin, rental, "resume")
+    page = press(admin, rental, "resume")
+    assert "This rental is not paused." in page
+    assert "Resumed." not in page
+
+
 def test_pause_is_not_offered_when_the_rental_has_ended(admin: Client, rental: Rental) -> None:
     Rental.objects.filter(pk=rental.pk).update(status="expired")
     page = admin.get(f"/admin/serials/rental/{rental.pk}/change/").content.decode()
@@ -119,6 +130,20 @@ def test_home_counts_the_days_to_the_end_alone_when_grace_follows_it(rental: Ren
     assert "2 days left" in page
     assert "5 days left" not in page
     assert f"On {moment(now + 5 * DAY)} your relays are removed" in page
+
+
+def test_home_says_when_the_account_is_closed_when_the_rental_has_ended(
+    rental: Rental, settings: Any
+) -> None:
+    end = timezone.now() - 3 * DAY
+    Rental.objects.filter(pk=rental.pk).update(ends_at=end, runs_until=end + DAY, status="expired")
+    page = customers_page(rental, "/home/")
+    assert f"Without a renewal your account is closed on {moment(end + 31 * DAY)}." in page
+    assert f"are kept until {moment(end + 31 * DAY)}" in page
+    settings.CLOSE_AFTER_DAYS = 0
+    page = customers_page(rental, "/home/")
+    assert "the region IDs of your map are kept:" in page
+    assert "is closed" not in page
 
 
 def test_the_page_says_who_paused_when_and_why(admin: Client, rental: Rental) -> None:

@@ -1,0 +1,142 @@
+"""The history's page and its files: one timeline, the same as tables, and both to take away."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import tablib  # type: ignore[import-untyped]
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import Http404, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_GET
+
+from accounts.models import User
+from accounts.requests import SignedInRequest
+from derpmgmt.history.sources import SOURCES, Cell, written
+from derpmgmt.history.timeline import moments_of, read_entries, table_rows
+from derpmgmt.lib.limits import consume
+
+ROWS = 25
+EXPORT_RATE = "30/h"
+ALL = "all"
+# What spreadsheet programs take for the begin of a formula (OWASP, "CSV Injection"), full-width forms too.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_FILES = {
+    "csv": "text/csv; charset=utf-8",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+}
+_TIMELINE_HEADINGS = (
+    gettext_lazy("time"),
+    gettext_lazy("kind"),
+    gettext_lazy("what happened"),
+    gettext_lazy("details"),
+)
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One cell of a page's table; on a phone it names its own column."""
+
+    heading: Any
+    value: Cell
+
+    @property
+    def text(self) -> str:
+        """The value as people read it; "" when there is none."""
+        return written(self.value)
+
+
+@login_required
+@require_GET
+def history(request: SignedInRequest) -> HttpResponse:
+    """One's own history."""
+    return _show(request, request.user, reverse("history"))
+
+
+@require_GET
+def customer_history(request: SignedInRequest, pk: int) -> HttpResponse:
+    """A customer's history for operators, of a closed account too; served through the admin's door."""
+    customer = get_object_or_404(User.objects.visible_to(request.user), pk=pk)
+    return _show(request, customer, reverse("customer-history", args=[pk]))
+
+
+def _show(request: SignedInRequest, customer: User, here: str) -> HttpResponse:
+    kind = request.GET.get("kind", "")
+    kind = kind if kind in SOURCES else ALL
+    is_table = request.GET.get("view") == "table"
+    found = (
+        table_rows(request.user, customer, kind)
+        if is_table and kind != ALL
+        else moments_of(request.user, customer, SOURCES if kind == ALL else [kind])
+    )
+    page = Paginator(found, ROWS).get_page(request.GET.get("page"))
+    context: dict[str, Any] = {
+        "customer": customer,
+        "is_own": customer.pk == request.user.pk,
+        "here": here,
+        "kind": kind,
+        "view": "table" if is_table else "timeline",
+        "sources": SOURCES.values(),
+        "page": page,
+    }
+    if is_table and kind != ALL:
+        lines: Iterable[tuple[Cell, ...]] = [SOURCES[kind].cells(row) for row in page]
+        context |= _as_table(SOURCES[kind].headings, lines)
+    else:
+        entries = read_entries(request.user, customer, page.object_list)
+        context |= {"entries": entries, **_as_table(_TIMELINE_HEADINGS, [entry.cells for entry in entries])}
+    return render(request, "history.html", context)
+
+
+def _as_table(headings: tuple[Any, ...], lines: Iterable[tuple[Cell, ...]]) -> dict[str, Any]:
+    return {
+        "headings": headings,
+        "lines": [[TableCell(*pair) for pair in zip(headings, line, strict=True)] for line in lines],
+    }
+
+
+def harmless(value: Cell) -> str | int:
+    """A cell that no spreadsheet program runs: text that would begin a formula gets an apostrophe before it."""
+    if isinstance(value, int):
+        return value
+    text = f"{timezone.localtime(value):%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else value or ""
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
+
+
+def _exported(reader: User, customer: User, kind: str) -> Iterator[tuple[Cell, ...]]:
+    if kind == ALL:
+        entries = read_entries(reader, customer, moments_of(reader, customer, SOURCES))
+        yield from (entry.cells for entry in entries)
+    else:
+        yield from map(SOURCES[kind].cells, table_rows(reader, customer, kind))
+
+
+@login_required
+@require_GET
+def history_export(request: SignedInRequest, kind: str, file_format: str) -> HttpResponse:
+    """One's own history of a kind, or all of it, as a CSV or Excel file; times in the panel's zone."""
+    if file_format not in _FILES or kind not in {ALL, *SOURCES}:
+        raise Http404
+    consume(request, group="history", key=str(request.user.pk), rate=EXPORT_RATE)
+    headings = _TIMELINE_HEADINGS if kind == ALL else SOURCES[kind].headings
+    data = tablib.Dataset(headers=[str(heading) for heading in headings], title="derpmgmt")
+    for line in _exported(request.user, request.user, kind):
+        data.append([harmless(cell) for cell in line])
+    content = data.export(file_format)
+    if file_format == "csv":
+        # The mark lets spreadsheet programs read the headings as UTF-8.
+        content = ("\ufeff" + content).encode()
+    name = f"derpmgmt-{kind}-{timezone.localdate():%Y%m%d}.{file_format}"
+    return HttpResponse(
+        content,
+        content_type=_FILES[file_format],
+        headers={
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "private, no-store",
+        },
+    )
