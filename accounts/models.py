@@ -247,7 +247,7 @@ class NoticeQuerySet(OwnedQuerySet["Notice"]):
 class Notice(models.Model):
     """One message to one person by one channel; the row is the queue.
 
-    `key` tells what it is about ("rental-7-20261215-rental_ending-3"): whatever doubles or restarts, a person gets one
+    `key` tells what it is about ("rental-7-r12-rental_ending-3"): whatever doubles or restarts, a person gets one
     notice of a key by each channel. `state` moves by conditional UPDATEs only: waiting → sending → sent, or back to waiting
     with a later `send_after`, or failed. `handed_at` is written right before a message leaves; where a worker dies after that,
     nobody knows whether it arrived, and it is not sent again by itself (`accounts.services.notices`).

@@ -5,12 +5,18 @@ service that somebody runs himself, nothing that could be pointed at our network
 keys (time limits, proxies, other hosts) is cut off.
 """
 
+import logging
 import re
+import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
+
+from derpmgmt.lib.outgoing import never_connected
 
 # apprise's schema → the name people know, and the only host an address may name where it names one at all.
 SERVICES: dict[str, tuple[Any, str]] = {
@@ -32,6 +38,13 @@ ALIASES = {"bark": "barks", "pushdeer": "pushdeers"}
 # Where a service gives people a web address to copy, they may paste that.
 WEB_HOOKS = ("qyapi.weixin.qq.com", "oapi.dingtalk.com", "open.feishu.cn", "discord.com", "hooks.slack.com")
 LONGEST = 500
+# Some services take their time, and what was not answered is not sent again.
+READ_SECONDS = 15.0
+
+NOT_UNDERSTOOD = gettext_noop("The address is no longer understood; remove it and add it again.")
+NOT_TAKEN = gettext_noop("It did not say why.")
+UNREACHABLE = gettext_noop("It could not be reached.")
+IN_DOUBT = gettext_noop("The service did not answer as it should; the message may have arrived all the same.")
 
 
 class AddressRefused(Exception):
@@ -39,13 +52,17 @@ class AddressRefused(Exception):
 
 
 class PushFailed(Exception):
-    """The service did not take the message; `reason` is what it said, without any key."""
+    """The service did not take the message.
 
-    is_final = is_in_doubt = False
+    `reason` is what it said, without any key, or an English sentence marked for translation. `is_in_doubt`: it, or one of
+    several receivers, may have got the message all the same.
+    """
 
-    def __init__(self, reason: str) -> None:
+    is_final = False
+
+    def __init__(self, reason: str, *, is_in_doubt: bool = False) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.is_in_doubt = reason, is_in_doubt
 
 
 @dataclass(frozen=True)
@@ -97,20 +114,52 @@ def _service(url: str) -> Any:
     return Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
 
 
+class _Failures(logging.Handler):
+    """Notes what a service writes of its failures, in this thread, and the error each time: to its caller it only says no."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._thread = threading.get_ident()
+        self.words: list[str] = []
+        self.errors: list[BaseException | None] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self.words.append(record.getMessage())
+            # It is written where the error is caught; None where there was an answer.
+            self.errors.append(sys.exc_info()[1])
+
+
 def send(url: str, *, title: str, text: str) -> None:
     """Send a message to an address that `read_address` has made. Raises `PushFailed`."""
-    import logging
-
-    from apprise import LogCapture, NotifyType
+    from apprise import NotifyType
 
     service = _service(url)
     if service is None:
-        raise PushFailed("the address is no longer understood")
-    with LogCapture(level=logging.WARNING, fmt="%(message)s") as said:
+        raise PushFailed(NOT_UNDERSTOOD)
+    service.socket_read_timeout = READ_SECONDS
+    apprise_log, failures = logging.getLogger("apprise"), _Failures()
+    apprise_log.addHandler(failures)
+    try:
         is_taken = service.notify(title=title, body=text, notify_type=NotifyType.INFO)
-        words = " ".join(said.getvalue().split())
-    if not is_taken:
-        raise PushFailed(_without_keys(words, url)[:300] or "the service did not take the message")
+    finally:
+        apprise_log.removeHandler(failures)
+    if is_taken:
+        return
+    broken = [error for error in failures.errors if _is_of_line(error) and not never_connected(error)]
+    # An address may name several receivers, of whom some may have got it.
+    if broken or len(failures.errors) < len(service):
+        raise PushFailed(IN_DOUBT, is_in_doubt=True)
+    if all(never_connected(error) for error in failures.errors):
+        raise PushFailed(UNREACHABLE)
+    words = " ".join(" ".join(failures.words).split())
+    raise PushFailed(_without_keys(words, url)[:300] or NOT_TAKEN)
+
+
+def _is_of_line(error: BaseException | None) -> bool:
+    from requests import RequestException
+
+    return isinstance(error, RequestException)
 
 
 def _without_keys(words: str, url: str) -> str:

@@ -5,17 +5,27 @@ that confirms a number. https://help.aliyun.com/document_detail/419273.html
 """
 
 import json
+import logging
 import re
 from typing import Any
 
 from django.conf import settings
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
+
+from derpmgmt.lib.outgoing import never_connected
+
+log = logging.getLogger(__name__)
 
 # The longest value of a template's variable.
 LONGEST_VARIABLE = 35
 CONNECT_MILLISECONDS, READ_MILLISECONDS = 5000, 10000
 # The number is not one, or its owner has told the provider that he wants nothing.
 _FINAL = {"isv.MOBILE_NUMBER_ILLEGAL", "isv.BLACK_KEY_CONTROL_LIMIT", "isv.MOBILE_IN_BLACK"}
+
+NOT_CONFIGURED = gettext_noop("Text messages are not configured.")
+NOT_INSTALLED = gettext_noop("What requirements-sms.txt lists is not installed.")
+UNREACHABLE = gettext_noop("It could not be reached.")
 
 
 class NumberRefused(Exception):
@@ -26,7 +36,10 @@ class NumberRefused(Exception):
 
 
 class SmsFailed(Exception):
-    """The provider did not take the message; `reason` is what it said."""
+    """The provider did not take the message; `reason` is what it said, or an English sentence marked for translation.
+
+    `is_final`: it never will. `is_in_doubt`: there was no answer that says so, and it may have taken it all the same.
+    """
 
     def __init__(self, reason: str, *, is_final: bool = False, is_in_doubt: bool = False) -> None:
         super().__init__(reason)
@@ -77,14 +90,15 @@ def _client() -> Any:
 
 def _send(number: str, template: str, **variables: str) -> None:
     if not is_configured():
-        raise SmsFailed("text messages are not configured")
+        raise SmsFailed(NOT_CONFIGURED)
     try:
         from alibabacloud_dysmsapi20170525.models import SendSmsRequest
         from darabonba.runtime import RuntimeOptions
 
         client = _client()
     except ImportError as error:
-        raise SmsFailed(f"requirements-sms.txt is not installed: {error}") from error
+        log.error("text messages cannot be sent: %s", error)
+        raise SmsFailed(NOT_INSTALLED) from error
     request = SendSmsRequest(
         phone_numbers=number,
         sign_name=settings.SMS_SIGN_NAME,
@@ -99,6 +113,8 @@ def _send(number: str, template: str, **variables: str) -> None:
     except Exception as error:
         # The SDK raises errors of several families, and requests' own; only its answers carry a code.
         code = str(getattr(error, "code", "") or "")
+        if not code and never_connected(getattr(error, "inner_exception", error)):
+            raise SmsFailed(UNREACHABLE) from None
         reason = f"{type(error).__name__} {code}".strip()
         raise SmsFailed(reason, is_final=code in _FINAL, is_in_doubt=not code) from None
     if body.code != "OK":

@@ -163,7 +163,12 @@ def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
     try:
         channels.send_test(channel=channel)
     except push.PushFailed as error:
-        messages.error(request, _("The service did not take it: %(reason)s") % {"reason": error.reason})
+        # A sentence of ours is translated, the service's own words stay as they are.
+        reason = _(error.reason)
+        if error.is_in_doubt:
+            messages.warning(request, reason)
+        else:
+            messages.error(request, _("The service did not take it: %(reason)s") % {"reason": reason})
     else:
         messages.success(request, _("The service took it. Look whether it has arrived."))
     return redirect("accounts:channel-list")

@@ -364,7 +364,7 @@ LOGGING = {
         "rq.cron": {"level": "WARNING"},
         "django_structlog": {"level": "WARNING"},
         # They would log the keys in the addresses of push services; what one of those said stands with the notice.
-        "apprise": {"handlers": ["nowhere"], "propagate": False},
+        "apprise": {"level": "WARNING", "handlers": ["nowhere"], "propagate": False},
         "urllib3": {"level": "WARNING"},
     },
 }

@@ -209,6 +209,8 @@ class Rental(models.Model):
     closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
     waiting_since = models.DateTimeField(_("waiting for the first relay since"), null=True, blank=True)
     plan_due_at = models.DateTimeField(null=True, default=timezone.now, db_index=True, editable=False)
+    # What tells this end from others that the customer was told about (`serials.reminders.about`); "": its day.
+    end_name = models.CharField(max_length=24, blank=True, editable=False)
     # When the next of `serials.reminders` is due: moved on by its sweep, set anew by whatever moves the end.
     remind_at = models.DateTimeField(null=True, blank=True, db_index=True, editable=False)
     # When the automatic closing looks at this ended rental again; NULL while it has not done so since the end moved.

@@ -7,6 +7,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 
 from accounts import push, sms
 from accounts.models import Channel, User
@@ -104,5 +105,7 @@ def send_test(*, channel: Channel) -> None:
     """Send a few words by a push channel, now. Raises `push.PushFailed`."""
     with translation.override(channel.user.language):
         push.send(
-            channel.address, title=_("Test"), text=_("This channel works: notices of derpmgmt arrive here.")
+            channel.address,
+            title=pgettext("channel", "Test"),
+            text=_("This channel works: notices of derpmgmt arrive here."),
         )

@@ -5,6 +5,9 @@ it with a conditional UPDATE. Until `handed_at` is written, right before the mes
 sweep gives the notice back. After that nobody can know whether it arrived. Such a notice is not sent again by itself but
 shown as failed, with a button: a reminder that is missing once is better than one that comes twice, and the span is that of
 one SMTP hand-over. Tries after a refusal carry the same Message-ID.
+
+What is no longer the case is taken back in the transaction that makes it so. A notice whose hand-over has begun cannot be
+stopped any more, but is marked (`OUTDATED` as its error): it leaves now or never.
 """
 
 import logging
@@ -14,8 +17,8 @@ from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
-from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db import DatabaseError, transaction
+from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.template.loader import render_to_string
 from django.utils import timezone, translation
 from django.utils.dateparse import parse_datetime
@@ -70,7 +73,7 @@ def notify(
     The texts are `templates/notices/<kind>_subject.txt`, `_message.txt`, `_message.html`, rendered when the notice is sent, in
     his language, with `context` (JSON; dates under keys that end in `_at` or `_until` come back as dates) and `user`.
     `context["url"]` is the button's address. A `key` that the person has had already makes nothing; what was dropped under it
-    waits again. `address` where it is not his present e-mail address. What has not left when it `fits_until` is
+    waits again, unless it may have arrived. `address` where it is not his present e-mail address. What has not left when it `fits_until` is
     dropped: it was no longer true, and what is true by then is told by whoever told this. Returns the notices that are new.
     Announces `notice_made`.
     """
@@ -97,27 +100,43 @@ def notify(
 
 def _take_up_again(notice: Notice, told: dict[str, Any]) -> bool:
     now = timezone.now()
-    dropped = Notice.objects.filter(pk=notice.pk, state=Notice.State.DROPPED)
+    dropped = Notice.objects.filter(pk=notice.pk, state=Notice.State.DROPPED, handed_at=None)
     told = told | {"state": Notice.State.WAITING, "error": "", "tries": 0}
     return bool(dropped.update(**told, send_after=now, created_at=now))
 
 
-def drop_notices(*, user: User, kinds: frozenset[str] | None = None, but_keys: str = "") -> int:
-    """Take back what waits to be sent to `user`: notices of `kinds` (None: all but farewells); returns how many.
+def drop_notices(*, user: User, kinds: frozenset[str] | None = None) -> int:
+    """Take back what has not left to `user`: notices of `kinds` (None: all but farewells); call it inside a transaction.
 
-    Those whose key starts with `but_keys` stay.
+    Those that failed are not sent again either, and one that is being handed over at this moment gets no further try. Returns
+    how many would still have left by themselves.
     """
+    state = Notice.State
     chosen = ~Q(kind__in=FAREWELLS) if kinds is None else Q(kind__in=kinds)
-    waiting = Notice.objects.filter(chosen, user=user, state=Notice.State.WAITING)
-    if but_keys:
-        waiting = waiting.exclude(key__startswith=but_keys)
-    return waiting.update(state=Notice.State.DROPPED, error=OUTDATED, address="")
+    rows = Notice.objects.filter(chosen, user=user)
+    taken_back = rows.filter(state__in=(state.WAITING, state.SENDING), handed_at=None).update(
+        state=state.DROPPED, error=OUTDATED, address=""
+    )
+    # One statement for all: between two of them a worker could move a row from what is still to come to what is done.
+    is_leaving = Q(state=state.SENDING, handed_at__isnull=False)
+    rows.filter(state__in=(state.WAITING, state.SENDING, state.FAILED)).update(
+        state=Case(When(is_leaving, then=F("state")), default=Value(state.DROPPED)),
+        error=OUTDATED,
+        address="",
+    )
+    return taken_back
 
 
 @transaction.atomic
 def send_again(*, notice: Notice, by: User) -> None:
-    """Send a notice that failed once more. Raises `NoticeRefused` when it did not fail or has no address left."""
+    """Send a notice that failed once more.
+
+    Raises `NoticeRefused` when it did not fail, is no longer the case or has no address left.
+    """
     notice = Notice.objects.select_for_update().select_related("user").get(pk=notice.pk)
+    was_taken_back = notice.state == Notice.State.DROPPED and notice.error == OUTDATED
+    if was_taken_back or (notice.state == Notice.State.FAILED and _is_outdated(notice, timezone.now())):
+        raise NoticeRefused(_("What this notice says is no longer the case; it is not sent any more."))
     if notice.state != Notice.State.FAILED:
         raise NoticeRefused(_("Only a notice that failed can be sent again."))
     user = notice.user
@@ -129,6 +148,11 @@ def send_again(*, notice: Notice, by: User) -> None:
     )  # fmt: skip
     log_operation(by=by, action="notice.sent_again", target=notice.kind, subject=user, notice=notice.pk)
     queue.announce("notice_made", notice.pk)
+
+
+def _is_outdated(notice: Notice, now: datetime) -> bool:
+    fits_until = parse_datetime(notice.context.get("fits_until", ""))
+    return fits_until is not None and fits_until <= now
 
 
 @dataclass(frozen=True)
@@ -171,8 +195,7 @@ def send_notice(pk: int) -> None:
     if not notice.user.is_active and notice.kind not in FAREWELLS:
         mine.update(state=Notice.State.DROPPED, error=BARRED, address="")
         return
-    fits_until = parse_datetime(notice.context.get("fits_until", ""))
-    if fits_until is not None and fits_until <= now:
+    if _is_outdated(notice, now):
         mine.update(state=Notice.State.DROPPED, error=OUTDATED, address="")
         return
     try:
@@ -186,6 +209,11 @@ def send_notice(pk: int) -> None:
         _record_failure(notice, mine, error)
     except Channel.DoesNotExist:
         mine.update(state=Notice.State.DROPPED, error=CHANNEL_GONE)
+    except DatabaseError:
+        log.exception("notice %s could not be sent", pk)
+        _try_later(notice, mine.filter(handed_at=None), INTERNAL)
+        # What is left here had been handed over.
+        _fail(notice, mine, INTERNAL)
     except Exception:
         log.exception("notice %s could not be sent", pk)
         _fail(notice, mine, INTERNAL)
@@ -243,20 +271,32 @@ def _record_failure(
 ) -> None:
     if error.is_in_doubt:
         _fail(notice, mine, IN_DOUBT)
-    elif error.is_final or notice.tries > len(BACKOFF):
-        _fail(notice, mine, error.reason)
+    elif error.is_final:
+        _fail(notice, mine, error.reason, handed_at=None)
     else:
-        mine.update(
-            state=Notice.State.WAITING,
-            send_after=timezone.now() + BACKOFF[notice.tries - 1],
-            error=error.reason[:400],
-            handed_at=None,
-        )
+        _try_later(notice, mine, error.reason)
 
 
-def _fail(notice: Notice, mine: QuerySet[Notice], reason: str) -> None:
-    kept = {} if notice.user.closed_at is None else {"address": ""}
-    mine.update(state=Notice.State.FAILED, error=reason[:400], **kept)
+def _try_later(notice: Notice, mine: QuerySet[Notice], reason: str) -> None:
+    """It was not taken, or never left: the next try comes later, after the last one a person has to look."""
+    if notice.tries > len(BACKOFF):
+        _fail(notice, mine, reason, handed_at=None)
+        return
+    send_after = timezone.now() + BACKOFF[notice.tries - 1]
+    _settle(mine, state=Notice.State.WAITING, send_after=send_after, error=reason[:400], handed_at=None)
+
+
+def _fail(notice: Notice, mine: QuerySet[Notice], reason: str, **fields: Any) -> None:
+    """A person has to look; `handed_at` stays where the notice may have arrived."""
+    if notice.user.closed_at is not None:
+        fields["address"] = ""
+    _settle(mine, state=Notice.State.FAILED, error=reason[:400], **fields)
+
+
+def _settle(mine: QuerySet[Notice], **fields: Any) -> None:
+    """Write down what became of a notice that did not leave; one that was taken back meanwhile ends here."""
+    if not mine.exclude(error=OUTDATED).update(**fields):
+        mine.update(**(fields | {"state": Notice.State.DROPPED, "error": OUTDATED, "address": ""}))
 
 
 # The sweep
@@ -266,7 +306,9 @@ def recover_lost(now: datetime) -> None:
     """Give back the notices whose worker died before it handed them over, and end those that it may have sent."""
     lost = Notice.objects.filter(state=Notice.State.SENDING, heartbeat_at__lt=now - LOST_AFTER)
     lost.filter(handed_at=None).update(state=Notice.State.WAITING, send_after=now)
-    lost.filter(handed_at__isnull=False).update(state=Notice.State.FAILED, error=IN_DOUBT)
+    handed = lost.filter(handed_at__isnull=False)
+    handed.filter(error=OUTDATED).update(state=Notice.State.DROPPED, address="")
+    handed.exclude(error=OUTDATED).update(state=Notice.State.FAILED, error=IN_DOUBT)
 
 
 def due_notices(now: datetime) -> list[int]:

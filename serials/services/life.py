@@ -246,7 +246,6 @@ def resume_rental(*, rental: Rental, by: User | None) -> Redemption | None:
     if paused_at is None:
         return None
     now = max(now, paused_at)
-    was_held_back = reminders.is_held_back(rental)
     rental.paused_at, rental.status = None, Rental.Status.ACTIVE
     if rental.waiting_since is not None:
         rental.waiting_since += now - paused_at
@@ -261,8 +260,6 @@ def resume_rental(*, rental: Rental, by: User | None) -> Redemption | None:
         now=now,
         by=by,
     )
-    if was_held_back:
-        reminders.catch_up(rental, now)
     log_operation(
         by=by, action="rental.resumed", target=rental, subject=rental.user, paused_at=_iso(paused_at),
         old_ends_at=_iso(redemption.old_ends_at), new_ends_at=_iso(redemption.new_ends_at),

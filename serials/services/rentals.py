@@ -103,8 +103,8 @@ def write_schedule(
     rental.ends_at, rental.runs_until = ends_at, ends_at + grace
     if rental.status == Rental.Status.EXPIRED and rental.is_entitled(now):
         rental.status = Rental.Status.ACTIVE
-    reminders.set_reminders(rental, now)
-    rental.save(update_fields=["ends_at", "runs_until", "status", "remind_at", "closing_due_at"])
+    reminders.set_reminders(rental, redemption, now)
+    rental.save(update_fields=["ends_at", "runs_until", "status", "end_name", "remind_at", "closing_due_at"])
     request_plan(rental_pk=rental.pk, now=now)
     return redemption
 

@@ -165,7 +165,7 @@ def test_a_push_that_fails_is_tried_again_and_does_not_touch_the_mail(
 ) -> None:
     channels.add_push_channel(user=user, address=BARK)
     internet.reset()
-    internet.add("POST", "https://api.day.app/push", body=requests.ConnectionError("no way"))
+    internet.add("POST", "https://api.day.app/push", body=requests.ConnectTimeout("no way"))
     services.notify(user=user, kind="rental_ended", key="r", context={"ends_at": timezone.now()})
     for pk in Notice.objects.values_list("pk", flat=True):
         notices.send_notice(pk)

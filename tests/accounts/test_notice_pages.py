@@ -84,7 +84,10 @@ def test_admin_reads_state_and_reason_and_sends_again_only_what_failed(
         entry = OperationLog.objects.get(action="notice.sent_again")
         assert (entry.subject, entry.target) == (user, "second_factor_reset")
     else:
-        assert answer == [f"#{notice.pk}: Only a notice that failed can be sent again."]
+        refusal = "Only a notice that failed can be sent again."
+        if error == notices.OUTDATED:
+            refusal = "What this notice says is no longer the case; it is not sent any more."
+        assert answer == [f"#{notice.pk}: {refusal}"]
         assert (notice.state, notice.error) == (state, error)
 
 
