@@ -20,7 +20,6 @@ from acl.services.devices import (
     open_window,
     placed,
     places_left,
-    policy_of,
     rename_device,
     revoke_device,
     set_open,
@@ -34,7 +33,6 @@ from acl.services.handing_out import (
     DownloadRefused,
     MapFile,
     check_download,
-    check_rights,
     hand_out_map,
     renew_map,
 )
@@ -47,7 +45,7 @@ from acl.services.live_urls import (
     record_fetches,
     revoke_live_url,
 )
-from acl.services.showing import LivePanel, MapPanel, MapRegionLine, MapTab, describe_live, describe_map
+from acl.services.showing import describe_live, describe_map
 from acl.services.telling import PasteNote, describe_paste, due_news, tell_change
 from acl.services.verifying import ask_sources
 from acl.services.versions import (
@@ -86,11 +84,7 @@ __all__ = [
     "DeviceRefused",
     "DownloadRefused",
     "LimitReached",
-    "LivePanel",
     "MapFile",
-    "MapPanel",
-    "MapRegionLine",
-    "MapTab",
     "NotWaiting",
     "OpeningForbidden",
     "PasteNote",
@@ -101,7 +95,6 @@ __all__ = [
     "ask_sources",
     "change_region_id",
     "check_download",
-    "check_rights",
     "clean_copies",
     "close_window",
     "closing_left",
@@ -128,7 +121,6 @@ __all__ = [
     "open_window",
     "placed",
     "places_left",
-    "policy_of",
     "publish_live_urls",
     "read_copy",
     "record_admissions",
