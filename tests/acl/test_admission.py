@@ -99,6 +99,16 @@ def test_every_change_counts_at_the_next_question(rental: Rental, relay: Relay) 
     assert knock(relay, A) == REFUSED
 
 
+def test_a_revoked_device_stays_out_while_devices_are_not_checked(rental: Rental, relay: Relay) -> None:
+    [device] = approve(rental, A)
+    devices.set_open(rental=rental, is_open=True, by=rental.user)
+    devices.revoke_device(device=device, by=rental.user)
+    assert knock(relay, A) == REFUSED
+    assert knock(relay, B) == ALLOWED
+    devices.approve_device(device=device, by=rental.user)
+    assert knock(relay, A) == ALLOWED
+
+
 def test_the_end_of_the_rental_counts_at_its_moment(rental: Rental, relay: Relay) -> None:
     approve(rental, A)
     rental.refresh_from_db()
