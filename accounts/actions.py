@@ -53,6 +53,7 @@ NAMES: dict[str, Any] = {
     "device.approved": _("Device approved"),
     "device.enrolled": _("Device approved automatically"),
     "device.revoked": _("Device revoked"),
+    "device.renamed": _("Device renamed"),
     "devices.window_opened": _("Automatic approval started"),
     "devices.window_closed": _("Automatic approval ended"),
     "devices.checking_off": _("Device checking was switched off"),

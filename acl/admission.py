@@ -272,20 +272,20 @@ def _decide(found: _Found, relay: int, node_key: str, ip: str | None) -> Decisio
 
 
 def _ask(found: _Found, relay: int, node_key: str, ip: str | None) -> Decision:
-    """About a device that its row alone does not let in. While too many knock, no more is done about one than to read rows."""
+    """About a device that its row alone does not let in. While too many knock, no more is done about strangers than to read rows."""
+    if found.status == Device.Status.REVOKED:
+        return Decision(False, Reason.REVOKED)
     rentals = Rental.objects.select_related("device_policy")
     rental = rentals.annotate(may_open=span_may_open(timezone.now())).get(pk=found.rental)
     policy: DevicePolicy | None = getattr(rental, "device_policy", None)
     if policy is not None and policy.is_open and getattr(rental, "may_open", False):
         return Decision(True, Reason.OPEN)
-    if found.status == Device.Status.REVOKED:
-        return Decision(False, Reason.REVOKED)
     is_approved = found.status == Device.Status.APPROVED
     is_flooded = (
         _counts.of(("refused", relay, ip)) >= REFUSALS_PER_ADDRESS
         or _counts.of(("refused", relay)) >= REFUSALS_PER_RELAY
     )
-    if policy is not None and policy.verify_url and not is_flooded:
+    if policy is not None and policy.verify_url and (is_approved or not is_flooded):
         decision = ask_sources(rental_pk=found.rental, relay_pk=relay, node_key=node_key, ip=ip)
         if decision is not None:
             return decision

@@ -6,8 +6,9 @@ A process that is killed loses what it answered in its last second; the devices 
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, connection
@@ -47,34 +48,66 @@ def record(asked: Asked) -> None:
 
 
 def flush() -> int:
-    """Write down what waits; returns how many rows. A database that is away is logged, and what waits goes on waiting."""
+    """Write down what waits; returns how many rows. A database that is away is logged, and what waits goes on waiting.
+
+    What cannot be written for another reason is logged and given up.
+    """
     global _lost
     written = 0
     try:
         while batch := _take(_waiting, _WRITE_AT_ONCE):
-            try:
-                record_admissions(batch)
-            except (OperationalError, InterfaceError):
-                for asked in batch:
-                    record(asked)
-                raise
-            written += len(batch)
-            with _lock:
-                for asked in batch:
-                    if asked.is_allowed and (
-                        len(_seen) < _MOST_WAITING or (asked.rental, asked.node_key) in _seen
-                    ):
-                        _seen[asked.rental, asked.node_key] = asked
+            for part in _write(batch):
+                written += len(part)
+                with _lock:
+                    for asked in part:
+                        if asked.is_allowed and (
+                            len(_seen) < _MOST_WAITING or (asked.rental, asked.node_key) in _seen
+                        ):
+                            _seen[asked.rental, asked.node_key] = asked
         if seen := _take(_seen, _SEEN_AT_ONCE):
-            record_seen(seen)
+            try:
+                record_seen(seen)
+            except (OperationalError, InterfaceError):
+                with _lock:
+                    for asked in seen:
+                        _seen.setdefault((asked.rental, asked.node_key), asked)
+                raise
     except (OperationalError, InterfaceError) as error:
         log.warning("admissions cannot be written now: %s", type(error).__name__)
         connection.close()
     with _lock:
         lost, _lost = _lost, 0
     if lost:
-        log.warning("%d admissions were answered but not written down: too many at once", lost)
+        log.warning("%d admissions were answered but not written down", lost)
     return written
+
+
+def _write(batch: list[Asked]) -> Iterator[list[Asked]]:
+    """Write a batch, and the halves of what fails, so that one odd row takes no other with it; the parts that are written.
+
+    Raises the errors of a database that is away, and what is not written then waits again.
+    """
+    global _lost
+    parts = [batch]
+    while parts:
+        part = parts.pop()
+        try:
+            record_admissions(part)
+        except (OperationalError, InterfaceError):
+            for asked in (*part, *chain.from_iterable(parts)):
+                record(asked)
+            raise
+        except Exception:
+            if part is batch:
+                log.exception("admissions cannot be written all at once")
+            if len(part) > 1:
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+            else:
+                with _lock:
+                    _lost += 1
+        else:
+            yield part
 
 
 def _take(waiting: dict[Any, Asked], most: int) -> list[Asked]:

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from acl import presence
-from acl.models import DevicePolicy
+from acl.models import Device, DevicePolicy
 from acl.services.devices import lets_all_in, note_changed, owe_cut, placed, policy_of
 from containers.derp.presence import close_peers
 from containers.models import Relay
@@ -130,11 +130,11 @@ def _cut(rental_pk: int, owed_at: datetime) -> None:
 
 def _look(rental_pk: int) -> bool:
     """Close the connections of those who have no right now; False when a relay did not answer."""
-    spare = _welcome(rental_pk)
-    if spare is None:
+    keys, spare = _unwelcome(rental_pk)
+    if keys is not None and not keys:
         return True
     relays = presence.standing(rental_pk)
-    close = partial(close_peers, keys=None, spare=spare, timeout=presence.RELAY_SECONDS)
+    close = partial(close_peers, keys=keys, spare=spare, timeout=presence.RELAY_SECONDS)
     answers = presence.ask_each(relays, close)
     for relay, closed in answers.items():
         if closed is None:
@@ -144,15 +144,16 @@ def _look(rental_pk: int) -> bool:
     return not presence.silent_ones(relays, answers)
 
 
-def _welcome(rental_pk: int) -> Collection[str] | None:
-    """The node keys that may be at the rental's relays now; None = all."""
+def _unwelcome(rental_pk: int) -> tuple[Collection[str] | None, Collection[str]]:
+    """Whose connections to the rental's relays are to be closed now: these node keys, None = all but the second ones."""
     rental = Rental.objects.select_related("user").filter(pk=rental_pk).first()
     now = timezone.now()
     if rental is None or not may_connect(rental, now):
-        return ()
+        return None, ()
     if lets_all_in(rental, now):
-        return None
-    return set(placed(rental, now).values_list("node_key", flat=True))
+        revoked = Device.objects.filter(rental=rental, status=Device.Status.REVOKED)
+        return set(revoked.values_list("node_key", flat=True)), ()
+    return None, set(placed(rental, now).values_list("node_key", flat=True))
 
 
 def _has_late_list(rental_pk: int) -> bool:

@@ -12,12 +12,12 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.requests import SignedInRequest
 from acl import services
-from acl.device_views import go_back, own_rental, refuse, rental_or_404
+from acl.device_views import go_back, own_rental, refuse, rental_or_404, say_later
 from acl.forms import OpenForm, VerifyUrlForm, WindowForm
 from acl.services.device_panel import describe_state, masked_url
 from acl.sources import VerifyUrlRefused
 from derpmgmt.lib.address import client_ip
-from derpmgmt.lib.limits import consume
+from derpmgmt.lib.limits import TooManyRequests, consume
 
 # The panel asks an address that somebody typed.
 VERIFY_RATE = "10/10m"
@@ -94,10 +94,10 @@ def checking_start(request: SignedInRequest) -> HttpResponse:
 # The customer's own verify address
 
 
-def _show_verify(request: SignedInRequest, form: VerifyUrlForm) -> HttpResponse:
+def _show_verify(request: SignedInRequest, form: VerifyUrlForm, status: int = 200) -> HttpResponse:
     rental = own_rental(request)
     state = describe_state(rental=rental, now=timezone.now()) if rental else None
-    response = render(request, "acl/verify_show.html", {"state": state, "form": form})
+    response = render(request, "acl/verify_show.html", {"state": state, "form": form}, status=status)
     response.headers["Cache-Control"] = "private, no-store"
     return response
 
@@ -112,10 +112,15 @@ def verify_show(request: SignedInRequest) -> HttpResponse:
 @login_required
 @require_POST
 def verify_set(request: SignedInRequest) -> HttpResponse:
-    """Keep an address that answers as it should; one that does not stays in its field, with the reason."""
-    rental = rental_or_404(request)
-    consume(request, group="verify_url", key=str(request.user.pk), rate=VERIFY_RATE)
-    form = VerifyUrlForm(request.POST)
+    """Keep an address that answers as it should; one that does not, or comes too soon, stays in its field, with the reason."""
+    rental, form = rental_or_404(request), VerifyUrlForm(request.POST)
+    try:
+        consume(request, group="verify_url", key=str(request.user.pk), rate=VERIFY_RATE)
+    except TooManyRequests as limit:
+        say_later(form, "url", limit.wait_seconds)
+        response = _show_verify(request, form, status=429)
+        response["Retry-After"] = str(limit.wait_seconds)
+        return response
     if not form.is_valid():
         return _show_verify(request, form)
     url = form.cleaned_data["url"]

@@ -1,9 +1,11 @@
 """The customer's devices: who is connected, who may, who wants to; and who asked."""
 
+import re
 from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.forms import Form
 from django.http import Http404, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -17,7 +19,7 @@ from django_tables2 import LazyPaginator, RequestConfig
 from accounts.requests import SignedInRequest
 from acl import services
 from acl.forms import PasteForm
-from acl.models import Admission, Device
+from acl.models import Admission, Device, DevicePolicy
 from acl.presence import ask_presence
 from acl.services.device_panel import (
     DeviceState,
@@ -35,6 +37,7 @@ PASTE_RATE = "30/10m"
 ADMISSION_ROWS = 50
 # Devices that a message names.
 _MOST_NAMED = 5
+_PK = re.compile(r"[0-9]{1,18}")
 # What says which part of the lists a page shows: search words, and the page of each list.
 _WHERE = ("q", "page", "connected", "revoked")
 
@@ -51,7 +54,7 @@ def rental_or_404(request: SignedInRequest) -> Rental:
 
 def _device(request: SignedInRequest, pk: int | str) -> Device | None:
     """The customer's own device; None when there is none (any more), 404 for what belongs to another."""
-    if not str(pk).isdecimal():
+    if not _PK.fullmatch(str(pk)):
         raise Http404
     device = Device.objects.visible_to(request.user).select_related("rental__user").filter(pk=pk).first()
     is_anothers = (
@@ -196,6 +199,14 @@ def device_add(request: SignedInRequest) -> HttpResponse:
             len(added.known),
         )
         messages.info(request, text % {"count": len(added.known), "names": _names(added.known)})
+    if added.revoked:
+        text = ngettext(
+            "%(count)d device is revoked and was left out: %(names)s. Paste its key alone, or approve it again among the revoked ones.",
+            "%(count)d devices are revoked and were left out: %(names)s. Paste their keys one by one, or approve them again among the"
+            " revoked ones.",
+            len(added.revoked),
+        )
+        messages.warning(request, text % {"count": len(added.revoked), "names": _names(added.revoked)})
     if not added.left_out:
         return redirect(reverse("acl:device-list") + "#messages")
     # What found no place stays in the field.
@@ -211,17 +222,21 @@ def device_add(request: SignedInRequest) -> HttpResponse:
 
 
 def _show_later(request: SignedInRequest, form: PasteForm, seconds: int) -> HttpResponse:
+    say_later(form, "text", seconds)
+    response = _show_list(request, form, status=429)
+    response["Retry-After"] = str(seconds)
+    return response
+
+
+def say_later(form: Form, field: str, seconds: int) -> None:
+    """Say at a field, instead of what may be wrong about what was typed, when it may be tried again."""
     minutes = -(-seconds // 60)
     text = ngettext(
         "For safety, this is limited. Try again in %(minutes)s minute.",
         "For safety, this is limited. Try again in %(minutes)s minutes.",
         minutes,
     )
-    # Instead of what may be wrong about the text.
-    form.errors["text"] = form.error_class([text % {"minutes": minutes}])
-    response = _show_list(request, form, status=429)
-    response["Retry-After"] = str(seconds)
-    return response
+    form.errors[field] = form.error_class([text % {"minutes": minutes}])
 
 
 def _names(devices: tuple[Device, ...]) -> str:
@@ -248,6 +263,8 @@ def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
         return refuse(request, refusal)
     if replaces:
         text = _("%(device)s has taken the place of its old self; the old key stays out.")
+    elif not device.rental.is_entitled(timezone.now()):
+        text = _("%(device)s is approved, and may use your relays once the rental is active again.")
     else:
         text = _("%(device)s may use your relays now. It comes in at its next try, within a minute or so.")
     messages.success(request, text % {"device": device})
@@ -276,7 +293,12 @@ def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
         messages.info(request, _("This device is revoked already."))
         return go_back(request)
     if request.method == "GET":
-        context = {"device": device, "back": _where(request.GET).urlencode()}
+        policy = DevicePolicy.objects.filter(rental=device.rental).first()
+        context = {
+            "device": device,
+            "is_open": policy is not None and policy.is_open,
+            "back": _where(request.GET).urlencode(),
+        }
         return render(request, "acl/device_revoke.html", context)
     if services.revoke_device(device=device, by=request.user, ip=client_ip(request)):
         text = _("%(device)s is revoked, and its connections are being cut. It stays out.")
@@ -294,7 +316,9 @@ def device_rename(request: SignedInRequest, pk: int) -> HttpResponse:
     if device is None:
         messages.error(request, _("This device is gone."))
     else:
-        services.rename_device(device=device, name=request.POST.get("name", ""), by=request.user)
+        services.rename_device(
+            device=device, name=request.POST.get("name", ""), by=request.user, ip=client_ip(request)
+        )
     return go_back(request)
 
 

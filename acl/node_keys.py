@@ -65,7 +65,7 @@ def _from_lines(text: str) -> list[NewDevice]:
     for line in text.splitlines():
         matches = list(_KEY.finditer(line))
         # A name belongs to a line with one key only.
-        name = _clean(_KEY.sub(" ", line)) if len(matches) == 1 else ""
+        name = clean_name(_KEY.sub(" ", line)) if len(matches) == 1 else ""
         devices += [NewDevice(match[1].lower(), name) for match in matches]
     return devices
 
@@ -84,7 +84,7 @@ def _from_json(value: Any, domain: str = "") -> list[NewDevice]:
         if isinstance(key, str) and (match := _KEY.fullmatch(key)):
             names = (value.get(name) for name in ("HostName", "given_name", "givenName", "name", "Name"))
             name = next((name for name in names if isinstance(name, str) and name), "")
-            devices.append(NewDevice(match[1].lower(), _clean(name)))
+            devices.append(NewDevice(match[1].lower(), clean_name(name)))
         parts = list(value.values())
     else:
         parts = value if isinstance(value, list) else []
@@ -110,6 +110,7 @@ def _text(value: dict[str, Any], name: str) -> str:
     return text.lower() if isinstance(text, str) else ""
 
 
-def _clean(name: str) -> str:
+def clean_name(name: str) -> str:
+    """A device's name as it is kept: what can be printed, without the marks around it, 63 characters at most."""
     printable = "".join(character if character.isprintable() else " " for character in name)
     return " ".join(printable.split()).strip("\"'#,;:|- ")[:_NAME_LENGTH].strip()

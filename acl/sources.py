@@ -27,8 +27,11 @@ ASK_SECONDS = 1.5
 CHECK_SECONDS = 5.0
 # Verdicts are remembered so long, in seconds. Silence counts for the whole address, so that a dead one is left alone.
 _YES_SECONDS, _NO_SECONDS, _SILENT_SECONDS = 60, 10, 10
-# Questions that one process has under way, whatever strangers do; a question waits so many seconds for its turn.
-_AT_ONCE = 2
+# An address that took longer than this to answer rests so long: it must not take the turns of the others.
+_SLOW_SECONDS, _REST_SECONDS = 0.5, 5
+# Questions of relays, and of people, that one process has under way, whatever strangers do: fewer than the threads that serve
+# pages and known devices. A question waits so many seconds for its turn.
+_AT_ONCE, _CHECKS_AT_ONCE = 4, 1
 _TURN_SECONDS = 0.3
 # An address from the documentation's range, of which no device can come.
 _NOBODYS_IP = "192.0.2.1"
@@ -51,6 +54,7 @@ SENTENCES = {
     "allows_everybody": gettext_noop(
         "The address lets a key in that no device has: it would let everybody in."
     ),
+    "slow": gettext_noop("The address takes too long to answer, and is asked only every few seconds."),
     "busy": gettext_noop("The address is being asked already; try again in a moment."),
 }
 _SAME = {"not_http": "not_headscale", "too_large": "not_headscale"}
@@ -88,35 +92,54 @@ def ask_verify_url(*, url: str, node_key: str, source_ip: str, timeout: float = 
 
     Takes `timeout` seconds at most, whatever the far side does, and raises nothing for it. Call outside of transactions.
     """
+    deadline = time.monotonic() + timeout
     of_url = "verify:" + keyed_hash("verify-url", url)
     of_question = "verify:" + keyed_hash("verify-question", "\0".join((url, node_key, source_ip)))
     if known := _recall(of_question, of_url):
         return known
     try:
-        is_his = _ask(url, node_key, source_ip, timeout)
+        with _turn(url, _slots):
+            # Whoever had the turn before may have found it out.
+            if known := _recall(of_question, of_url):
+                return known
+            return _find_out(url, node_key, source_ip, deadline, of_url, of_question)
     except VerifyUrlRefused as error:
-        answer = Answer(Verdict.SILENT, SENTENCES[error.code])
-        if error.code != "busy":
-            _remember(of_url, answer, _SILENT_SECONDS)
-        return answer
-    answer = Answer(Verdict.YES if is_his else Verdict.NO)
-    _remember(of_question, answer, _YES_SECONDS if is_his else _NO_SECONDS)
-    return answer
+        return Answer(Verdict.SILENT, SENTENCES[error.code])
 
 
 def check_verify_url(url: str, *, timeout: float = CHECK_SECONDS) -> None:
     """Whether an address that a customer typed can be asked, tried with a key that no device has; raises `VerifyUrlRefused`."""
-    if _ask(url, secrets.token_hex(32), _NOBODYS_IP, timeout):
-        raise VerifyUrlRefused("allows_everybody")
-
-
-def _ask(url: str, node_key: str, source_ip: str, timeout: float) -> bool:
-    """One question; raises `VerifyUrlRefused` for everything but a clear yes or no."""
     deadline = time.monotonic() + timeout
+    with _turn(url, _check_slots):
+        if _ask(url, secrets.token_hex(32), _NOBODYS_IP, deadline):
+            raise VerifyUrlRefused("allows_everybody")
+
+
+def _find_out(
+    url: str, node_key: str, source_ip: str, deadline: float, of_url: str, of_question: str
+) -> Answer:
+    """Ask, and remember what became of it. Raises `VerifyUrlRefused` where nobody was asked."""
+    began = time.monotonic()
+    try:
+        is_his = _ask(url, node_key, source_ip, deadline)
+    except VerifyUrlRefused as error:
+        if error.code == "busy":
+            raise
+        answer = Answer(Verdict.SILENT, SENTENCES[error.code])
+        _remember(of_url, answer, _SILENT_SECONDS)
+        return answer
+    answer = Answer(Verdict.YES if is_his else Verdict.NO)
+    _remember(of_question, answer, _YES_SECONDS if is_his else _NO_SECONDS)
+    if time.monotonic() - began > _SLOW_SECONDS:
+        _remember(of_url, Answer(Verdict.SILENT, SENTENCES["slow"]), _REST_SECONDS)
+    return answer
+
+
+def _ask(url: str, node_key: str, source_ip: str, deadline: float) -> bool:
+    """One question; raises `VerifyUrlRefused` for everything but a clear yes or no."""
     question = json.dumps({"NodePublic": format_node_key(node_key), "Source": source_ip}).encode()
     try:
-        with _turn(url):
-            status, body = outbound.post(url, question, deadline=deadline)
+        status, body = outbound.post(url, question, deadline=deadline)
     except outbound.Refused as error:
         raise VerifyUrlRefused(error.code) from None
     if 300 <= status < 400:
@@ -139,10 +162,11 @@ _lock = threading.Lock()
 # By address: the lock of its turn, and how many want it.
 _turns: dict[str, list[Any]] = {}
 _slots = threading.BoundedSemaphore(_AT_ONCE)
+_check_slots = threading.BoundedSemaphore(_CHECKS_AT_ONCE)
 
 
 @contextmanager
-def _turn(url: str) -> Iterator[None]:
+def _turn(url: str, slots: threading.BoundedSemaphore) -> Iterator[None]:
     """One question at a time to an address, and few of this process in all; raises `VerifyUrlRefused` to who waits long."""
     with _lock:
         turn = _turns.setdefault(url, [threading.Lock(), 0])
@@ -151,12 +175,12 @@ def _turn(url: str) -> Iterator[None]:
         if not turn[0].acquire(timeout=_TURN_SECONDS):
             raise VerifyUrlRefused("busy")
         try:
-            if not _slots.acquire(timeout=_TURN_SECONDS):
+            if not slots.acquire(timeout=_TURN_SECONDS):
                 raise VerifyUrlRefused("busy")
             try:
                 yield
             finally:
-                _slots.release()
+                slots.release()
         finally:
             turn[0].release()
     finally:

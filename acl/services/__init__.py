@@ -22,7 +22,6 @@ from acl.services.devices import (
     open_window,
     placed,
     places_left,
-    policy_of,
     rename_device,
     revoke_device,
     set_open,
@@ -36,7 +35,6 @@ from acl.services.handing_out import (
     DownloadRefused,
     MapFile,
     check_download,
-    check_rights,
     hand_out_map,
     renew_map,
 )
@@ -50,7 +48,7 @@ from acl.services.live_urls import (
     record_fetches,
     revoke_live_url,
 )
-from acl.services.showing import LivePanel, MapPanel, MapRegionLine, MapTab, describe_live, describe_map
+from acl.services.showing import describe_live, describe_map
 from acl.services.telling import PasteNote, describe_paste, due_news, tell_change
 from acl.services.verifying import ask_sources
 from acl.services.versions import (
@@ -89,11 +87,7 @@ __all__ = [
     "DeviceRefused",
     "DownloadRefused",
     "LimitReached",
-    "LivePanel",
     "MapFile",
-    "MapPanel",
-    "MapRegionLine",
-    "MapTab",
     "NotWaiting",
     "OpeningForbidden",
     "PasteNote",
@@ -105,7 +99,6 @@ __all__ = [
     "change_region_id",
     "check_again",
     "check_download",
-    "check_rights",
     "clean_copies",
     "close_window",
     "closing_left",
@@ -135,7 +128,6 @@ __all__ = [
     "open_window",
     "placed",
     "places_left",
-    "policy_of",
     "publish_live_urls",
     "read_copy",
     "record_admissions",

@@ -41,7 +41,7 @@ class Asked:
 
 
 def record_admissions(asked: Collection[Asked]) -> None:
-    """Write questions and answers down, and who waits for his customer's word since then.
+    """Write questions and answers down, and who waits for his customer's word since then: all of it or nothing.
 
     Of a closed rental, whose relays go on asking until they are gone, nothing is written.
     """
@@ -51,7 +51,7 @@ def record_admissions(asked: Collection[Asked]) -> None:
     active = AclConfig.objects.filter(rental__in={one.rental for one in asked}, is_active=True)
     versions = dict(active.values_list("rental_id", "version"))
     at = connection.ops.adapt_datetimefield_value
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
         # Not by the model: it would cost six times as much, and there may be thousands a second.
         cursor.executemany(
             _INSERT,
@@ -60,7 +60,7 @@ def record_admissions(asked: Collection[Asked]) -> None:
                 for one in asked
             ],
         )  # fmt: skip
-    _note_waiting(one for one in asked if one.reason in {Admission.Reason.UNKNOWN, Admission.Reason.FULL})
+        _note_waiting(one for one in asked if one.reason in {Admission.Reason.UNKNOWN, Admission.Reason.FULL})
 
 
 def record_seen(asked: Iterable[Asked]) -> None:

@@ -148,13 +148,12 @@ def describe_state(*, rental: Rental, now: datetime, page: Any = 1) -> DeviceSta
     )
     until = window_until(rental, policy)
     allows = may_open(rental, now)
-    is_open = policy is not None and policy.is_open and allows
     reading = last_reading(rental) if is_entitled else None
     present = _present(rental, reading) if is_entitled else {}
     silent = _names_of(rental, reading.silent) if reading else ()
     shown = sorted(present or (), key=lambda key: (-(present or {})[key].since.timestamp(), key))
     connected: Page[Any] = Paginator(shown, ROWS).get_page(page)
-    connected.object_list = _connected(rental, connected.object_list, present or {}, is_open=is_open)
+    connected.object_list = _connected(rental, connected.object_list, present or {})
     seen = repr((sorted(counts.items(), key=str), shown, silent, counts["on_trial"] and now)).encode()
     return DeviceState(
         now=now,
@@ -256,9 +255,7 @@ def relay_names(rental: Rental) -> dict[int, str]:
     }
 
 
-def _connected(
-    rental: Rental, keys: Iterable[str], present: Mapping[str, Presence], *, is_open: bool = False
-) -> list[Line]:
+def _connected(rental: Rental, keys: Iterable[str], present: Mapping[str, Presence]) -> list[Line]:
     keys = list(keys)
     if not keys:
         return []
@@ -278,7 +275,7 @@ def _connected(
                 relay,
                 there.since,
                 is_connected=True,
-                is_being_cut=is_revoked and not is_open,
+                is_being_cut=is_revoked,
             )
         )
     return lines

@@ -14,8 +14,9 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import User
 from accounts.services import log_operation
 from acl.models import Device, DevicePolicy
-from acl.node_keys import NewDevice
+from acl.node_keys import NewDevice, clean_name
 from acl.sources import check_verify_url
+from containers.gate import EVERYBODY
 from containers.models import Relay
 from containers.services import gates
 from derpmgmt.lib import queue
@@ -39,12 +40,10 @@ class LimitReached(DeviceRefused):
     """All places are taken."""
 
     code = "limit_reached"
-    sentence = _("Your rental allows %(limit)s devices, and all places are taken. Revoke one first.")
+    sentence = _("The rental allows %(limit)s devices, and all places are taken. Revoke one first.")
 
     def __str__(self) -> str:
-        return (
-            super().__str__() if self.values["limit"] else gettext("Your rental has ended: renew it first.")
-        )
+        return super().__str__() if self.values["limit"] else gettext("The rental has ended: renew it first.")
 
 
 class AccountInactive(DeviceRefused):
@@ -70,11 +69,12 @@ class NotWaiting(DeviceRefused):
 
 @dataclass(frozen=True)
 class Added:
-    """What became of devices that were named: added, known before, and left out because all places are taken."""
+    """What became of devices that were named: added, known before, and left out because all places are taken, or as revoked."""
 
-    added: tuple[Device, ...]
-    known: tuple[Device, ...]
-    left_out: tuple[NewDevice, ...]
+    added: tuple[Device, ...] = ()
+    known: tuple[Device, ...] = ()
+    left_out: tuple[NewDevice, ...] = ()
+    revoked: tuple[Device, ...] = ()
 
 
 # What holds
@@ -170,9 +170,10 @@ def _is_named_alike(device: Device, other: Device) -> bool:
 def add_devices(
     *, rental: Rental, devices: Iterable[NewDevice], by: User | None, ip: str | None = None
 ) -> Added:
-    """Approve the devices that somebody named, as many as there are places for; a revoked one is approved again.
+    """Approve the devices that somebody named, as many as there are places for.
 
-    Raises `AccountInactive`, and `LimitReached` when not one of the new ones has a place.
+    A revoked one is approved again when it is named alone. A list leaves it out: whoever pastes all of his network does not
+    think of it. Raises `AccountInactive`, and `LimitReached` when not one of the new ones has a place.
     """
     rental = _open_rental(rental)
     now = timezone.now()
@@ -185,6 +186,7 @@ def add_devices(
     added: list[Device] = []
     known: list[Device] = []
     left_out: list[NewDevice] = []
+    revoked: list[Device] = []
     for device in devices:
         row = rows.get(device.node_key) or Device(rental=rental, node_key=device.node_key)
         if row.status == Device.Status.APPROVED:
@@ -192,6 +194,8 @@ def add_devices(
                 row.name = device.name
                 row.save(update_fields=["name"])
             known.append(row)
+        elif row.status == Device.Status.REVOKED and len(devices) > 1:
+            revoked.append(row)
         elif _has_place(row, now) or left:
             left -= not _has_place(row, now)
             row.name = device.name or row.name
@@ -199,15 +203,15 @@ def add_devices(
             added.append(row)
         else:
             left_out.append(device)
-    if left_out and not added and not known:
+    if left_out and not (added or known or revoked):
         raise LimitReached(limit=device_limit(rental, now))
     if added:
         log_operation(
             by=by, action="device.added", target=", ".join(str(row) for row in added), subject=rental.user, ip=ip,
-            node_keys=[row.node_key for row in added][:100], left_out=len(left_out),
+            node_keys=[row.node_key for row in added][:100], left_out=len(left_out) + len(revoked),
         )  # fmt: skip
         note_changed(rental, now)
-    return Added(tuple(added), tuple(known), tuple(left_out))
+    return Added(tuple(added), tuple(known), tuple(left_out), tuple(revoked))
 
 
 @transaction.atomic
@@ -216,29 +220,35 @@ def approve_device(
 ) -> Device:
     """Let a device in that knocked, or one that was revoked; with `replaces` in the place and under the name of that one.
 
-    Harmless for one that is approved. Raises `LimitReached`, `AccountInactive`, and `NotWaiting` when it, or what it is to
-    replace, is gone.
+    Harmless for one that is approved, whose old self is kept out all the same. Raises `LimitReached`, `AccountInactive`, and
+    `NotWaiting` when it, or what it is to replace, is gone.
     """
     rental = _open_rental(device.rental)
     now = timezone.now()
     row = Device.objects.filter(pk=device.pk, rental=rental).first()
     if row is None:
         raise NotWaiting
-    if row.status == Device.Status.APPROVED:
+    is_approved = row.status == Device.Status.APPROVED
+    if is_approved and replaces is None:
         return row
     if replaces is not None:
-        old = Device.objects.filter(pk=replaces.pk, rental=rental, status=Device.Status.APPROVED).first()
-        if old is None:
+        old = Device.objects.filter(pk=replaces.pk, rental=rental).exclude(pk=row.pk).first()
+        if is_approved and old is not None and old.status == Device.Status.REVOKED:
+            return row
+        if old is None or old.status != Device.Status.APPROVED:
             raise NotWaiting
         row.name = row.name or old.name
         _revoke(old, by=by, ip=ip, now=now)
     elif not _has_place(row, now) and not places_left(rental, now):
         raise LimitReached(limit=device_limit(rental, now))
-    _approve(row, Device.Source.APPROVED, now)
-    log_operation(
-        by=by, action="device.approved", target=row, subject=rental.user, ip=ip, node_key=row.node_key,
-        replaces=replaces.node_key if replaces else "",
-    )  # fmt: skip
+    if is_approved:
+        row.save(update_fields=["name"])
+    else:
+        _approve(row, Device.Source.APPROVED, now)
+        log_operation(
+            by=by, action="device.approved", target=row, subject=rental.user, ip=ip, node_key=row.node_key,
+            replaces=replaces.node_key if replaces else "",
+        )  # fmt: skip
     note_changed(rental, now)
     return row
 
@@ -254,9 +264,14 @@ def approve_placed(*, device: Device, now: datetime) -> None:
 
 
 @transaction.atomic
-def rename_device(*, device: Device, name: str, by: User | None) -> None:
-    """Give a device another name."""
-    Device.objects.filter(pk=device.pk).update(name=" ".join(name.split())[:63])
+def rename_device(*, device: Device, name: str, by: User | None, ip: str | None = None) -> None:
+    """Give a device another name, of what can be printed."""
+    name = clean_name(name)
+    if Device.objects.filter(pk=device.pk).update(name=name) and name != device.name:
+        log_operation(
+            by=by, action="device.renamed", target=name, subject=device.rental.user, ip=ip,
+            node_key=device.node_key,
+        )  # fmt: skip
 
 
 # Keeping out
@@ -352,7 +367,7 @@ def set_verify_url(*, rental: Rental, url: str, by: User | None, ip: str | None 
 def gate_list(server_pk: int) -> list[tuple[int, str]]:
     """Answer to "gate_list": which device each relay of a server lets in while the panel is away.
 
-    Pairs of relay and node key; "*" stands for every device, where the customer switched checking off.
+    Pairs of relay and node key; `EVERYBODY` stands for every device, revoked ones too, where the customer switched checking off.
     """
     now = timezone.now()
     relays = (
@@ -365,7 +380,7 @@ def gate_list(server_pk: int) -> list[tuple[int, str]]:
     entries: list[tuple[int, str]] = []
     for relay, rental, is_open, allows in relays:
         if is_open and allows:
-            entries.append((relay, "*"))
+            entries.append((relay, EVERYBODY))
         else:
             by_rental.setdefault(rental, []).append(relay)
     approved = Device.objects.filter(rental__in=by_rental, status=Device.Status.APPROVED)

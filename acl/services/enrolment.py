@@ -25,6 +25,7 @@ from acl.services.devices import (
     places_left,
     window_until,
 )
+from serials.models import Rental
 from serials.services import lock_rental
 
 # How long a place on trial is kept, and how long a device must have been there to keep it for good.
@@ -36,6 +37,8 @@ FORGET_SINGLE_AFTER = timedelta(minutes=10)
 FORGET_WAITING_AFTER = timedelta(days=30)
 # A customer is told of devices that wait at most once in this time.
 TELL_PAUSE = timedelta(hours=6)
+# Devices that one sweep looks at.
+TELL_AT_ONCE = 1000
 
 Reason = Admission.Reason
 
@@ -140,11 +143,15 @@ def tell_waiting(now: datetime) -> int:
         place_until=None,
         knocks__gt=1,
         told_at=None,
+        first_seen_at__lte=now - PROVEN_AFTER,
         last_seen_at__gt=now - FORGET_SINGLE_AFTER,
+        rental__in=Rental.objects.entitled(now),
         rental__user__is_active=True,
     )
+    # Left out here already: they may be so many that nobody else would have his turn.
+    waiting = waiting.exclude(rental__device_policy__told_at__gt=now - TELL_PAUSE)
     by_rental: dict[int, list[Device]] = {}
-    for device in waiting.order_by("pk")[:1000]:
+    for device in waiting.order_by("pk")[:TELL_AT_ONCE]:
         by_rental.setdefault(device.rental_id, []).append(device)
     return sum(_tell(rental_pk, devices, now) for rental_pk, devices in by_rental.items())
 

@@ -11,7 +11,7 @@ from acl.derpmap import MapFormat
 from acl.models import AclConfig, LiveUrl, MapRegion
 from acl.services.handing_out import DownloadRefused, check_download
 from acl.services.live_urls import live_address
-from acl.services.telling import PasteNote, describe_paste, is_live
+from acl.services.telling import PasteNote, describe_paste
 from serials.models import Rental
 
 
@@ -95,7 +95,6 @@ class LivePanel:
     url: LiveUrl | None = None
     address: str = field(default="", repr=False)
     lines: str = field(default="", repr=False)
-    is_used: bool = False
     is_empty: bool = False
     is_lapsed: bool = False
 
@@ -115,7 +114,6 @@ def describe_live(*, rental: Rental | None, now: datetime) -> LivePanel:
         url,
         address,
         derpmap.to_headscale_config(address),
-        is_live(url, now),
         is_empty=refused not in {"", "lapsed"},
         is_lapsed=refused == "lapsed",
     )

@@ -1,5 +1,7 @@
 """Asking the sources that a customer named whether a device is his."""
 
+from datetime import datetime
+
 from django.db import transaction
 from django.utils import timezone
 
@@ -18,22 +20,24 @@ Reason = Admission.Reason
 def ask_sources(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None) -> Decision | None:
     """What the customer's own verify address says about a device; None when he has none or it does not know the device.
 
-    A device that it knew the last time keeps its approval while the address is silent. Raises nothing for what the address
-    does wrong.
+    A device that it knew the last time keeps its approval while the address is silent, and the answer of an address that was
+    changed or removed meanwhile counts as silence. Raises nothing for what the address does wrong.
     """
     policy = DevicePolicy.objects.filter(rental=rental_pk).first()
     if policy is None or not policy.verify_url:
         return None
-    answer = sources.ask_verify_url(
-        url=policy.verify_url, node_key=node_key, source_ip=ip or "", timeout=ASK_SECONDS
-    )
-    now = timezone.now()
-    is_silent = answer.verdict is sources.Verdict.SILENT
-    problem = answer.problem if is_silent else ""
-    if problem != policy.verify_problem or policy.verify_asked_at is None:
-        DevicePolicy.objects.filter(pk=policy.pk).update(verify_problem=problem[:200], verify_asked_at=now)
+    asked = policy.verify_url
+    answer = sources.ask_verify_url(url=asked, node_key=node_key, source_ip=ip or "", timeout=ASK_SECONDS)
     with transaction.atomic():
         rental = lock_rental(rental_pk)
+        now = timezone.now()
+        # Both may have changed while it was asked.
+        if not rental.is_entitled(now):
+            return Decision(False, Reason.ENDED)
+        policy.refresh_from_db()
+        if is_current := policy.verify_url == asked:
+            _note_problem(policy, answer.problem, now)
+        is_silent = not is_current or answer.verdict is sources.Verdict.SILENT
         device = Device.objects.filter(rental=rental, node_key=node_key).first()
         is_of_source = device is not None and device.source == Device.Source.VERIFY_URL
         is_approved = device is not None and device.status == Device.Status.APPROVED
@@ -59,3 +63,8 @@ def ask_sources(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None)
         device.save()
         note_changed(rental, now)
         return Decision(True, Reason.VERIFY_URL)
+
+
+def _note_problem(policy: DevicePolicy, problem: str, now: datetime) -> None:
+    if problem != policy.verify_problem or policy.verify_asked_at is None:
+        DevicePolicy.objects.filter(pk=policy.pk).update(verify_problem=problem[:200], verify_asked_at=now)

@@ -69,7 +69,8 @@ def close_peers(
 ) -> int:
     """Close the connections of these clients (None: of all but `spare` and the panel's own) within `timeout` seconds.
 
-    Returns how many clients the relay has confirmed to be gone; who comes back meanwhile is closed again. Raises `CannotAsk`.
+    Returns how many clients the relay has confirmed to be gone; who comes back meanwhile is closed again. Raises `CannotAsk`,
+    also when the relay did not confirm all of them in time.
     """
     deadline = time.monotonic() + timeout
     closing: set[str] = set()
@@ -83,7 +84,9 @@ def close_peers(
             elif not _is_ours(client, news) and (news.key not in spare if keys is None else news.key in keys):
                 closing.add(news.key)
                 client.close_peer(news.key, timeout=deadline - time.monotonic())
-    return len(gone - closing)
+        if closing:
+            raise CannotAsk
+    return len(gone)
 
 
 def _connect(target: ProbeTarget, timeout: float) -> DerpClient:

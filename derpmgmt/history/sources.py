@@ -106,6 +106,7 @@ class DeviceSource(LogSource):
         "device.approved",
         "device.enrolled",
         "device.revoked",
+        "device.renamed",
         "devices.window_opened",
         "devices.window_closed",
         "devices.checking_off",

@@ -17,7 +17,7 @@ from accounts.services import ban_user
 from acl import admission, admission_log
 from acl.models import Admission, Device, DevicePolicy
 from acl.node_keys import NewDevice
-from acl.services import devices, enrolment
+from acl.services import admissions, devices, enrolment
 from containers.models import Gate, Relay
 from containers.services import gates
 from serials.models import Rental
@@ -97,6 +97,16 @@ def test_every_change_counts_at_the_next_question(rental: Rental, relay: Relay) 
     ban_user(user=rental.user, by=None, reason="test")
     admission._known._read_at -= 1  # a second later
     assert knock(relay, A) == REFUSED
+
+
+def test_a_revoked_device_stays_out_while_devices_are_not_checked(rental: Rental, relay: Relay) -> None:
+    [device] = approve(rental, A)
+    devices.set_open(rental=rental, is_open=True, by=rental.user)
+    devices.revoke_device(device=device, by=rental.user)
+    assert knock(relay, A) == REFUSED
+    assert knock(relay, B) == ALLOWED
+    devices.approve_device(device=device, by=rental.user)
+    assert knock(relay, A) == ALLOWED
 
 
 def test_the_end_of_the_rental_counts_at_its_moment(rental: Rental, relay: Relay) -> None:
@@ -282,6 +292,63 @@ def test_the_log_survives_a_database_that_is_away(
     knock(relay, A)
     assert admission_log.flush() == 1
     assert Admission.objects.get().count == 2
+
+
+@pytest.mark.parametrize("error", [OperationalError("deadlock"), ValueError("odd")])
+def test_a_question_is_written_once_though_the_list_of_who_waits_fails(
+    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    approve(rental, A)
+    knock(relay, A)
+    knock(relay, B)
+
+    def fail(asked: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(admissions, "_note_waiting", fail)
+        admission_log.flush()
+        assert not Admission.objects.exists()
+    admission_log.flush()
+    assert Admission.objects.count() == (2 if isinstance(error, OperationalError) else 0)
+    # What is odd is given up, and nothing that comes later with it.
+    knock(relay, C)
+    assert admission_log.flush() == 1
+
+
+def test_one_odd_question_takes_no_other_with_it(
+    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = admissions.record_admissions
+
+    def refuse_one(asked: list[admissions.Asked]) -> None:
+        if any(one.node_key == B for one in asked):
+            raise ValueError("odd")
+        record(asked)
+
+    monkeypatch.setattr(admission_log, "record_admissions", refuse_one)
+    for key in KEYS[:9]:
+        knock(relay, key)
+    assert admission_log.flush() == 8
+    assert set(Admission.objects.values_list("node_key", flat=True)) == {*KEYS[:9]} - {B}
+    assert "1 admissions were answered but not written down" in caplog.text
+
+
+def test_when_a_device_was_seen_is_written_later_when_it_cannot_be_now(
+    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [device] = approve(rental, A)
+    knock(relay, A)
+
+    def away(*args: object) -> None:
+        raise OperationalError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(admission_log, "record_seen", away)
+        admission_log.flush()
+    admission_log.flush()
+    device.refresh_from_db()
+    assert device.last_ip == "203.0.113.9"
 
 
 def test_only_so_many_wait_and_whoever_comes_again_stays(rental: Rental, relay: Relay) -> None:

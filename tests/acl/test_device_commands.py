@@ -101,6 +101,22 @@ def test_adding_fails_and_says_which_when_places_are_missing(rental: Rental, had
     assert len(approved(rental)) == 2
 
 
+def test_a_list_leaves_revoked_devices_out_and_says_so(rental: Rental) -> None:
+    gone, _here = add(rental, NewDevice(A, "stolen"), NewDevice(C))
+    services.revoke_device(device=gone, by=None)
+    reason, code, found = fail("device_add", rental.user.email, A, B, C)
+    assert [(row["result"], row["node_key"]) for row in found] == [
+        ("added", f"nodekey:{B}"),
+        ("known", f"nodekey:{C}"),
+        ("revoked", f"nodekey:{A}"),
+    ]
+    assert code == 1
+    assert "is revoked" in reason
+    assert approved(rental) == {B, C}
+    assert [row["result"] for row in rows("device_add", rental.user.email, A)] == ["added"]
+    assert approved(rental) == {A, B, C}
+
+
 @pytest.mark.parametrize("wrong", ["", "nodekey:abc", f"privkey:{A}", f"{A}0"])
 def test_what_is_no_node_key_is_refused_and_not_repeated(rental: Rental, wrong: str) -> None:
     reason, _code, _rows = fail("device_add", rental.user.email, A, wrong)

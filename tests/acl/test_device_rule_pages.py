@@ -122,7 +122,13 @@ def test_an_address_that_fails_its_test_stays_in_its_field(
     assert DevicePolicy.objects.get().verify_url == ADDRESS
     for _ in range(9):
         browser.post(reverse("acl:verify-set"), {"url": "x"})
-    assert browser.post(reverse("acl:verify-set"), {"url": "x"}).status_code == 429
+    response = browser.post(reverse("acl:verify-set"), {"url": "https://typed.example.com/verify"})
+    page = response.content.decode()
+    assert response.status_code == 429
+    assert 0 < int(response["Retry-After"]) <= 600
+    assert 'value="https://typed.example.com/verify"' in page
+    assert "this is limited. Try again in" in page
+    assert response["Cache-Control"] == "private, no-store"
 
 
 # Admissions

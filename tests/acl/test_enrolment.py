@@ -264,6 +264,27 @@ def test_a_customer_is_told_rarely(rental: Rental, relay: Relay) -> None:
     assert Notice.objects.filter(kind="device_waiting").count() == 3
 
 
+def test_nobody_waits_for_his_mail_behind_customers_who_were_told_lately(
+    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor behind those whose devices have not proven themselves, or whose rental rests."""
+    monkeypatch.setattr(enrolment, "TELL_AT_ONCE", 5)
+    devices.close_window(rental=rental, by=rental.user)
+    now = timezone.now()
+    told, new, resting = make_rental(days=60), make_rental(days=60), make_rental(days=60)
+    DevicePolicy.objects.create(rental=told, told_at=now - timedelta(hours=1))
+    Rental.objects.filter(pk=resting.pk).update(paused_at=now)
+    for other in (told, new, resting):
+        first = now - timedelta(seconds=10 if other == new else 60)
+        for key in KEYS[:5]:
+            Device.objects.create(rental=other, node_key=key, knocks=2, first_seen_at=first, last_seen_at=now)
+    Device.objects.create(
+        rental=rental, node_key=A, knocks=2, first_seen_at=now - timedelta(seconds=60), last_seen_at=now
+    )
+    assert enrolment.tell_waiting(now) == 1
+    assert Notice.objects.get(kind="device_waiting").user == rental.user
+
+
 def test_keys_of_a_diagnosis_are_not_worth_a_mail_and_soon_forgotten(rental: Rental, relay: Relay) -> None:
     devices.close_window(rental=rental, by=rental.user)
     start = timezone.now()

@@ -2,6 +2,7 @@
 
 import gzip
 import http.server
+import itertools
 import json
 import socket
 import ssl
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from django.utils import translation
 
 from acl import outbound, sources
 from acl.sources import Answer, VerifyUrlRefused, check_verify_url
+from derpmgmt.web import THREADS
 from tests.acl.answering import KEY, NO, YES, ask, problem, response, saying
 from tests.acl.answering import _fresh as _fresh
 from tests.acl.answering import open_house as open_house
@@ -274,16 +277,72 @@ def test_one_question_at_a_time_goes_to_an_address(admission: AdmissionServer) -
 
 @pytest.mark.usefixtures("open_house")
 def test_slow_addresses_do_not_take_more_threads_than_their_share() -> None:
-    with AdmissionServer(is_hung=True).running() as one, AdmissionServer(is_hung=True).running() as two:
-        with ThreadPoolExecutor(2) as pool:
-            slow = [pool.submit(ask, server.url, timeout=1.5) for server in (one, two)]
-            while not (one.questions and two.questions):
+    with ExitStack() as stack:
+        hung = [stack.enter_context(AdmissionServer(is_hung=True).running()) for _ in range(sources._AT_ONCE)]
+        with ThreadPoolExecutor(len(hung)) as pool:
+            slow = [pool.submit(ask, server.url, timeout=1.5) for server in hung]
+            while not all(server.questions for server in hung):
                 time.sleep(0.01)
             assert ask("http://127.0.0.1:1025/") == problem("busy")
-        assert [future.result() for future in slow] == [problem("no_answer")] * 2
+        assert [future.result() for future in slow] == [problem("no_answer")] * len(hung)
+    assert sources._AT_ONCE + sources._CHECKS_AT_ONCE < THREADS
+
+
+def slowly(connection: socket.socket) -> None:
+    time.sleep(0.7)
+    saying(response(b'{"Allow":false}'))(connection)
+
+
+@pytest.mark.usefixtures("open_house")
+def test_others_are_asked_in_time_when_some_answer_slowly(
+    admission: AdmissionServer, start_scripted: Callable[..., ScriptedServer]
+) -> None:
+    slow = [f"http://127.0.0.1:{start_scripted(slowly).port}/" for _ in range(sources._AT_ONCE)]
+    keys = (f"{number:064x}" for number in itertools.count(1))
+    is_over = threading.Event()
+
+    def knock(url: str) -> None:
+        while not is_over.is_set():
+            ask(url, key=next(keys))
+
+    with ThreadPoolExecutor(2 * len(slow)) as pool:
+        for url in slow * 2:
+            pool.submit(knock, url)
+        time.sleep(0.2)
+        answers = []
+        for _ in range(10):
+            answers.append(ask(admission.url, key=next(keys)))
+            time.sleep(0.15)
+        is_over.set()
+    assert answers[-5:] == [YES] * 5
+
+
+@pytest.mark.usefixtures("open_house")
+def test_a_slow_address_is_believed_and_then_rests(start_scripted: Callable[..., ScriptedServer]) -> None:
+    url = f"http://127.0.0.1:{start_scripted(slowly).port}/"
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, url)
+        # One that comes while the first is nearly answered does not ask again as soon as it has the turn.
+        time.sleep(0.5)
+        assert ask(url, key="cd" * 32) == problem("slow")
+        assert first.result() == NO
+    assert ask(url) == NO
+    assert ask(url, key="ef" * 32) == problem("slow")
 
 
 # The form
+
+
+@pytest.mark.usefixtures("open_house")
+def test_relays_questions_are_asked_while_addresses_of_forms_are_tried(admission: AdmissionServer) -> None:
+    with AdmissionServer(is_hung=True).running() as one, AdmissionServer(is_hung=True).running() as two:
+        with ThreadPoolExecutor(2) as pool:
+            slow = [pool.submit(check_verify_url, server.url, timeout=1.5) for server in (one, two)]
+            while not (one.questions or two.questions):
+                time.sleep(0.01)
+            assert ask(admission.url) == YES
+        codes = {future.exception().code for future in slow}  # type: ignore[union-attr]
+    assert codes == {"no_answer", "busy"}
 
 
 @pytest.mark.usefixtures("open_house")

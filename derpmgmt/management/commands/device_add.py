@@ -49,11 +49,17 @@ class Command(DeviceCommand):
         try:
             added = services.add_devices(rental=rental, devices=devices, by=None)
         except services.LimitReached:
-            added = services.Added(added=(), known=(), left_out=tuple(devices))
+            added = services.Added(left_out=tuple(devices))
         except services.DeviceRefused as refusal:
             raise CommandError(str(refusal)) from refusal
         left_out = [Device(node_key=device.node_key, name=device.name) for device in added.left_out]
-        results = {"added": _("added"), "known": _("known already"), "left_out": _("left out")}
+        results = {
+            "added": _("added"),
+            "known": _("known already"),
+            "revoked": _("left out: revoked"),
+            "left_out": _("left out"),
+        }
+        found = {"added": added.added, "known": added.known, "revoked": added.revoked, "left_out": left_out}
         self.emit(
             [
                 {
@@ -62,13 +68,21 @@ class Command(DeviceCommand):
                     "node_key": f"nodekey:{device.node_key}",
                     "name": device.name,
                 }
-                for result, found in (("added", added.added), ("known", added.known), ("left_out", left_out))
-                for device in found
+                for result, devices_of in found.items()
+                for device in devices_of
             ],
             {"outcome": _("Result"), "node_key": _("Node key"), "name": _("Name")},
         )
-        if left_out:
-            raise CommandError(self._reason(rental, len(left_out)))
+        reasons = [self._reason(rental, len(left_out))] if left_out else []
+        if added.revoked:
+            text = ngettext(
+                "%(count)d device is revoked and was left out: name it alone to approve it again.",
+                "%(count)d devices are revoked and were left out: name them one by one to approve them again.",
+                len(added.revoked),
+            )
+            reasons.append(text % {"count": len(added.revoked)})
+        if reasons:
+            raise CommandError(" ".join(reasons))
 
     @staticmethod
     def _read(keys: list[str]) -> list[NewDevice]:
