@@ -72,7 +72,7 @@ def the_map(rental: Rental) -> dict[str, Any]:
 
 def take_map(rental: Rental) -> None:
     """The customer pastes his newest map."""
-    hand_out_map(rental=rental, file_format=MapFormat.HUJSON, by=rental.user, is_copy=True)
+    hand_out_map(rental=rental, file_format=MapFormat.HUJSON, by=rental.user)
 
 
 def assert_silent(fleet: Fleet, relays: list[Relay]) -> None:

@@ -12,7 +12,9 @@ from django.utils import timezone
 
 from accounts.models import Notice, OperationLog, User
 from accounts.services import create_user
+from acl.derpmap import MapFormat
 from acl.models import AclConfig
+from acl.services import hand_out_map
 from containers.models import Relay
 from containers.services.planning import CERTIFICATE_RESERVE
 from derpmgmt import flow
@@ -171,7 +173,10 @@ def test_what_a_weeks_outage_left_undone_is_done_once(fleet: Fleet, work: Any, m
         new_versions = {name: versions()[name] - before_versions[name] for name in versions()}
         assert new_versions | {"certified": 1} == {"near": 0, "renewed": 1, "lapsing": 1, "certified": 1}
 
-        # And the next days are days like others.
+        # And the next days are days like others: the old pins go once their customer has the new ones.
+        hand_out_map(
+            rental=rental_of("certified"), file_format=MapFormat.HUJSON, by=rental_of("certified").user
+        )
         after = told()
         live(8.2)
         assert told_since(after) == {
