@@ -267,7 +267,7 @@ class Notice(models.Model):
 
     # Kind → what people call it; each has its texts in `templates/notices/`.
     NAMES: ClassVar[dict[str, Any]] = {
-        "rental_redeemed": _("Serial number redeemed"),
+        "rental_redeemed": _("The rental has begun"),
         "rental_renewed": _("Rental renewed"),
         "rental_ending": _("The rental ends soon"),
         "rental_ended": _("The rental has ended"),

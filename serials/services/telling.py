@@ -22,6 +22,7 @@ def tell(about: Redemption | Rental, kind: str, *, key: int | None = None, **mor
         context |= {
             "old_ends_at": old and old.isoformat(),
             "ends_at": about.new_ends_at.isoformat(),
+            "is_order": about.kind == Redemption.Kind.ORDER,
             "paused_at": rental.paused_at and rental.paused_at.isoformat(),
         }
     notify(user=rental.user, kind=kind, key=f"{kind}-{key or about.pk}", context=context)

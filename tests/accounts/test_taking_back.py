@@ -161,7 +161,7 @@ def test_a_notice_that_failed_is_not_sent_again_when_it_is_no_longer_the_case(us
     Notice.objects.update(state=State.FAILED, error=error)
     assert take_back(user) == 0
     assert ended(notice) == OUTDATED
-    with pytest.raises(services.NoticeRefused, match="no longer the case"):
+    with pytest.raises(services.NoticeRefused, match="情况已有变化"):
         services.send_again(notice=notice, by=user)
     live_on()
     assert mail.outbox == []
@@ -171,7 +171,7 @@ def test_a_notice_that_failed_is_not_sent_again_after_the_time_for_which_it_fits
     now = timezone.now()
     notice = tell(user, fits_until=now + timedelta(days=1))
     Notice.objects.update(state=State.FAILED, error="450 busy")
-    refused = pytest.raises(services.NoticeRefused, match="no longer the case")
+    refused = pytest.raises(services.NoticeRefused, match="情况已有变化")
     with time_machine.travel(now + timedelta(days=2)), refused:
         services.send_again(notice=notice, by=user)
     services.send_again(notice=notice, by=user)

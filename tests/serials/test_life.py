@@ -120,6 +120,22 @@ def test_a_paid_order_gives_its_own_terms_and_is_a_redemption(rental: Rental) ->
     assert (redemption.kind, redemption.note, span.ends_at - span.starts_at) == ("order", "order 7", 90 * DAY)
 
 
+@pytest.mark.parametrize(
+    ("kind", "said", "unsaid"), [("serial", "序列号已激活", "订单"), ("order", "订单已付款", "序列号")]
+)
+def test_the_first_time_is_told_as_what_it_was(customer: User, kind: str, said: str, unsaid: str) -> None:
+    terms = services.Terms(5, 10**9, None, "stop", frozenset())
+    life.grant_days(user=customer, days=90, terms=terms, kind=Redemption.Kind(kind), by=None)
+    notice = Notice.objects.get(user=customer)
+    words = render(notice)
+    assert said in words.text
+    assert said in words.html
+    with translation.override("zh-hans"):
+        assert unsaid not in f"{notice.kind_text} {words.subject} {words.text} {words.html}"
+        # What its name and subject say is true of both.
+        assert "序列号" not in notice.kind_text + words.subject
+
+
 def test_each_way_of_more_time_sends_one_mail(rental: Rental, admin: User) -> None:
     services.renew_rental(rental=rental, until=end_of(rental) + DAY, by=admin)
     with pytest.raises(services.NotLater):
