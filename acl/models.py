@@ -185,7 +185,7 @@ class DevicePolicy(models.Model):
         Rental, models.CASCADE, related_name="device_policy", verbose_name=_("rental")
     )
     enrol_until = models.DateTimeField(_("automatic approval until"), null=True, blank=True)
-    is_open = models.BooleanField(_("device checking is off"), default=False)
+    is_open = models.BooleanField(_("device checking is off"), default=False, db_index=True)
     verify_url = EncryptedTextField(_("own verify address"), blank=True)
     verify_problem = models.CharField(_("what its last question ran into"), max_length=200, blank=True)
     verify_asked_at = models.DateTimeField(_("last asked"), null=True, blank=True)

@@ -29,4 +29,9 @@ class Migration(migrations.Migration):
             name='lost_at',
             field=models.DateTimeField(blank=True, editable=False, null=True),
         ),
+        migrations.AlterField(
+            model_name='devicepolicy',
+            name='is_open',
+            field=models.BooleanField(db_index=True, default=False, verbose_name='device checking is off'),
+        ),
     ]

@@ -1,10 +1,20 @@
 """Asking the panel's web application as a gate does."""
 
 import io
+import json
 from dataclasses import dataclass
 from wsgiref.util import setup_testing_defaults
 
+import pytest
+
+from acl.models import Device, DevicePolicy
+from acl.node_keys import NewDevice
+from acl.services import devices
+from containers.models import Gate, Relay
+from containers.services import gates
 from derpmgmt.wsgi import application
+from serials.models import Rental
+from tests.acl.factories import make_relay, make_rental
 
 
 @dataclass(frozen=True)
@@ -38,3 +48,38 @@ def ask(path: str, body: bytes = b"", secret: str | None = None, *, method: str 
     content = b"".join(application(environ, start_response))  # type: ignore[arg-type]
     [(status, headers)] = began
     return Response(int(status.split()[0]), headers, content)
+
+
+KEYS = [f"{number:02x}" * 32 for number in range(1, 100)]
+A, B, C = KEYS[:3]
+ALLOWED, REFUSED = (200, True), (200, False)
+
+
+@pytest.fixture
+def rental() -> Rental:
+    rental = make_rental(days=60)
+    DevicePolicy.objects.create(rental=rental, enrol_until=None)
+    return rental
+
+
+@pytest.fixture
+def relay(rental: Rental) -> Relay:
+    relay = make_relay(rental)
+    gates.gate_of(relay.server_id)
+    return relay
+
+
+def post(relay_pk: int, body: bytes, secret: str | None) -> Response:
+    return ask(f"/admission/{relay_pk}", body, secret)
+
+
+def knock(relay: Relay, node_key: str, source: str = "203.0.113.9") -> tuple[int, bool]:
+    """Ask as the relay's gate does; the status, and whether the device is let in."""
+    question = json.dumps({"NodePublic": f"nodekey:{node_key}", "Source": source}).encode()
+    response = post(relay.pk, question, Gate.objects.get(server=relay.server_id).secret)
+    return response.status_code, response.content == b'{"Allow":true}'
+
+
+def approve(rental: Rental, *keys: str) -> list[Device]:
+    added = devices.add_devices(rental=rental, devices=[NewDevice(key) for key in keys], by=rental.user)
+    return list(added.added)

@@ -11,55 +11,21 @@ import pytest
 import time_machine
 from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
 
 from accounts.services import ban_user
 from acl import admission, admission_log
-from acl.models import Admission, Device, DevicePolicy
-from acl.node_keys import NewDevice
-from acl.services import admissions, devices, enrolment
+from acl.models import DevicePolicy
+from acl.services import devices
 from containers.models import Gate, Relay
 from containers.services import gates
 from serials.models import Rental
 from serials.services import pause_rental, resume_rental
-from tests.acl.asking import Response, ask
+from tests.acl.asking import ALLOWED, REFUSED, A, B, C, approve, ask, knock, post
+from tests.acl.asking import relay as relay
+from tests.acl.asking import rental as rental
 from tests.acl.factories import make_relay, make_rental
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-KEYS = [f"{number:02x}" * 32 for number in range(1, 100)]
-A, B, C = KEYS[:3]
-ALLOWED, REFUSED = (200, True), (200, False)
-
-
-@pytest.fixture
-def rental() -> Rental:
-    rental = make_rental(days=60)
-    DevicePolicy.objects.create(rental=rental, enrol_until=None)
-    return rental
-
-
-@pytest.fixture
-def relay(rental: Rental) -> Relay:
-    relay = make_relay(rental)
-    gates.gate_of(relay.server_id)
-    return relay
-
-
-def post(relay_pk: int, body: bytes, secret: str | None) -> Response:
-    return ask(f"/admission/{relay_pk}", body, secret)
-
-
-def knock(relay: Relay, node_key: str, source: str = "203.0.113.9") -> tuple[int, bool]:
-    """Ask as the relay's gate does; the status, and whether the device is let in."""
-    question = json.dumps({"NodePublic": f"nodekey:{node_key}", "Source": source}).encode()
-    response = post(relay.pk, question, Gate.objects.get(server=relay.server_id).secret)
-    return response.status_code, response.content == b'{"Allow":true}'
-
-
-def approve(rental: Rental, *keys: str) -> list[Device]:
-    added = devices.add_devices(rental=rental, devices=[NewDevice(key) for key in keys], by=rental.user)
-    return list(added.added)
 
 
 def test_a_pasted_device_comes_in_and_a_stranger_does_not(rental: Rental, relay: Relay) -> None:
@@ -244,136 +210,6 @@ def test_an_address_that_asks_without_end_is_sent_away(
     monkeypatch.setattr(admission, "QUESTIONS_PER_ADDRESS", 3)
     assert [knock(relay, A, "198.51.100.1")[0] for _ in range(4)] == [200, 200, 200, 429]
     assert knock(relay, A, "198.51.100.2") == ALLOWED
-
-
-# What is written down
-
-
-def test_what_was_asked_is_written_down_with_the_answer(rental: Rental, relay: Relay) -> None:
-    [device] = approve(rental, A)
-    for _ in range(3):
-        knock(relay, A, "203.0.113.1")
-    knock(relay, B, "203.0.113.2")
-    assert Admission.objects.count() == 0  # not while it is answered
-    assert admission_log.flush() == 2
-    rows = {row.node_key: row for row in Admission.objects.all()}
-    assert (rows[A].is_allowed, rows[A].reason, rows[A].count, rows[A].ip) == (
-        True,
-        "approved",
-        3,
-        "203.0.113.1",
-    )
-    assert (rows[B].is_allowed, rows[B].reason, rows[B].count, rows[B].ip) == (
-        False,
-        "unknown",
-        1,
-        "203.0.113.2",
-    )
-    assert rows[A].relay == rows[B].relay == relay
-    device.refresh_from_db()
-    assert (device.last_ip, device.last_relay) == ("203.0.113.1", relay)
-    assert device.first_seen_at == device.last_seen_at == rows[A].at
-    waiting = Device.objects.get(status=Device.Status.PENDING)
-    assert (waiting.node_key, waiting.last_ip, waiting.knocks) == (B, "203.0.113.2", 1)
-
-
-def test_the_log_survives_a_database_that_is_away(
-    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    approve(rental, A)
-    knock(relay, A)
-
-    def away(*args: object) -> None:
-        raise OperationalError("away")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(admission_log, "record_admissions", away)
-        assert admission_log.flush() == 0
-    knock(relay, A)
-    assert admission_log.flush() == 1
-    assert Admission.objects.get().count == 2
-
-
-@pytest.mark.parametrize("error", [OperationalError("deadlock"), ValueError("odd")])
-def test_a_question_is_written_once_though_the_list_of_who_waits_fails(
-    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    approve(rental, A)
-    knock(relay, A)
-    knock(relay, B)
-
-    def fail(asked: object) -> None:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(admissions, "_note_waiting", fail)
-        admission_log.flush()
-        assert not Admission.objects.exists()
-    admission_log.flush()
-    assert Admission.objects.count() == (2 if isinstance(error, OperationalError) else 0)
-    # What is odd is given up, and nothing that comes later with it.
-    knock(relay, C)
-    assert admission_log.flush() == 1
-
-
-def test_one_odd_question_takes_no_other_with_it(
-    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    record = admissions.record_admissions
-
-    def refuse_one(asked: list[admissions.Asked]) -> None:
-        if any(one.node_key == B for one in asked):
-            raise ValueError("odd")
-        record(asked)
-
-    monkeypatch.setattr(admission_log, "record_admissions", refuse_one)
-    for key in KEYS[:9]:
-        knock(relay, key)
-    assert admission_log.flush() == 8
-    assert set(Admission.objects.values_list("node_key", flat=True)) == {*KEYS[:9]} - {B}
-    assert "1 admissions were answered but not written down" in caplog.text
-
-
-def test_when_a_device_was_seen_is_written_later_when_it_cannot_be_now(
-    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    [device] = approve(rental, A)
-    knock(relay, A)
-
-    def away(*args: object) -> None:
-        raise OperationalError("away")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(admission_log, "record_seen", away)
-        admission_log.flush()
-    admission_log.flush()
-    device.refresh_from_db()
-    assert device.last_ip == "203.0.113.9"
-
-
-def test_only_so_many_wait_and_whoever_comes_again_stays(rental: Rental, relay: Relay) -> None:
-    knock(relay, A)
-    admission_log.flush()
-    knock(relay, A)
-    admission_log.flush()
-    for key in KEYS[1 : enrolment.MOST_WAITING + 10]:
-        knock(relay, key, "203.0.113.77")
-        admission_log.flush()
-    waiting = Device.objects.filter(status=Device.Status.PENDING)
-    assert waiting.count() == enrolment.MOST_WAITING
-    assert waiting.get(node_key=A).knocks == 2
-
-
-def test_old_admissions_are_forgotten(rental: Rental, relay: Relay) -> None:
-    from acl.services.admissions import forget_admissions
-
-    approve(rental, A)
-    with time_machine.travel(timezone.now() - timedelta(days=31), tick=False):
-        Admission.objects.create(relay=relay, rental=rental, node_key=A, is_allowed=True, reason="approved")
-    Admission.objects.create(relay=relay, rental=rental, node_key=A, is_allowed=True, reason="approved")
-    assert forget_admissions(timezone.now()) == 1
-    assert forget_admissions(timezone.now()) == 0
-    assert Admission.objects.count() == 1
 
 
 # Many at once

@@ -19,11 +19,11 @@ from containers.models import Gate, Relay
 from containers.services import gates
 from serials.models import Rental, RentalSpan
 from serials.services import pause_rental
+from tests.acl.asking import ALLOWED, REFUSED, A, approve, knock
 from tests.acl.device_world import browser as browser
 from tests.acl.device_world import show
 from tests.acl.factories import make_relay, make_rental
 from tests.acl.standing import rung
-from tests.acl.test_admission import ALLOWED, REFUSED, A, approve, knock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -16,8 +16,8 @@ from acl.services import devices, enrolment
 from containers.models import Gate, Relay
 from containers.services import gates
 from serials.models import Rental, RentalSpan
+from tests.acl.asking import ALLOWED, KEYS, REFUSED, A, B, approve, knock
 from tests.acl.factories import make_relay, make_rental
-from tests.acl.test_admission import ALLOWED, KEYS, REFUSED, A, B, approve, knock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

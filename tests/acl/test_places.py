@@ -20,9 +20,9 @@ from containers.models import Relay
 from containers.services import gates
 from derpmgmt.lib import places
 from serials.models import Rental
+from tests.acl.asking import ALLOWED, REFUSED, A, B, approve, knock
 from tests.acl.factories import make_relay, make_rental, make_served_rental
 from tests.acl.reading import path_of
-from tests.acl.test_admission import ALLOWED, REFUSED, A, B, approve, knock
 from tests.panel.test_places import WORLD, ipdb
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -17,8 +17,8 @@ from serials.models import Rental
 from serials.services import pause_rental
 from tests.acl.answering import _fresh as _fresh
 from tests.acl.answering import open_house as open_house
+from tests.acl.asking import ALLOWED, REFUSED, A, B, knock
 from tests.acl.factories import make_relay, make_rental
-from tests.acl.test_admission import ALLOWED, REFUSED, A, B, knock
 from tests.derp.conftest import admission as admission
 from tests.derp.parts import AdmissionServer
 
