@@ -19,7 +19,7 @@ from django_tables2 import LazyPaginator, RequestConfig
 from accounts.requests import SignedInRequest
 from acl import services
 from acl.forms import PasteForm
-from acl.models import Admission, Device, DevicePolicy
+from acl.models import Admission, Device
 from acl.presence import ask_presence
 from acl.services.device_panel import (
     DeviceState,
@@ -293,10 +293,9 @@ def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
         messages.info(request, _("This device is revoked already."))
         return go_back(request)
     if request.method == "GET":
-        policy = DevicePolicy.objects.filter(rental=device.rental).first()
         context = {
             "device": device,
-            "is_open": policy is not None and policy.is_open,
+            "is_open": services.lets_all_in(device.rental, timezone.now()),
             "back": _where(request.GET).urlencode(),
         }
         return render(request, "acl/device_revoke.html", context)

@@ -216,7 +216,11 @@ def live_create(request: SignedInRequest) -> HttpResponse:
 @require_POST
 def live_revoke(request: SignedInRequest) -> HttpResponse:
     """End the live URL that the page showed, at once."""
-    url = LiveUrl.objects.filter(rental__user=request.user, pk=_shown(request) or 0).first()
+    url = (
+        LiveUrl.objects.visible_to(request.user)
+        .filter(rental__user=request.user, pk=_shown(request) or 0)
+        .first()
+    )
     if url and services.revoke_live_url(url=url, by=request.user, ip=client_ip(request)):
         messages.success(request, _("The live URL is revoked."))
     else:

@@ -55,6 +55,16 @@ class LogSource(Source):
     def rows(self, reader: User, customer: User) -> QuerySet[OperationLog]:
         return OperationLog.objects.visible_to(reader).filter(subject=customer, action__in=self.actions)
 
+    def describe(self, row: OperationLog, moment: str) -> tuple[str, str]:
+        return row.action_text, self.details(row)
+
+    def cells(self, row: OperationLog) -> tuple[Cell, ...]:
+        return row.at, row.action_text, self.details(row)
+
+    @abstractmethod
+    def details(self, row: OperationLog) -> str:
+        """What is to be said beside what happened; may be empty."""
+
 
 class RentalSource(LogSource):
     """What the rental went through."""
@@ -69,14 +79,7 @@ class RentalSource(LogSource):
         "user.closing",
     )
 
-    def describe(self, row: OperationLog, moment: str) -> tuple[str, str]:
-        return row.action_text, self._details(row)
-
-    def cells(self, row: OperationLog) -> tuple[Cell, ...]:
-        return row.at, row.action_text, self._details(row)
-
-    @staticmethod
-    def _details(row: OperationLog) -> str:
+    def details(self, row: OperationLog) -> str:
         if row.action == "rental.expired":
             return _end(row.detail)
         # Of the reasons only this one is written for the customer to read.
@@ -115,14 +118,7 @@ class DeviceSource(LogSource):
         "devices.verify_url_removed",
     )
 
-    def describe(self, row: OperationLog, moment: str) -> tuple[str, str]:
-        return row.action_text, self._device(row)
-
-    def cells(self, row: OperationLog) -> tuple[Cell, ...]:
-        return row.at, row.action_text, self._device(row)
-
-    @staticmethod
-    def _device(row: OperationLog) -> str:
+    def details(self, row: OperationLog) -> str:
         # The others are about the rental, and name its owner.
         return row.target if row.action.startswith("device.") else ""
 
@@ -208,9 +204,8 @@ class RelaySource(LogSource):
     )
     actions = ("relay.ready", "relay.removed")
 
-    def describe(self, row: OperationLog, moment: str) -> tuple[str, str]:
-        detail = row.detail
-        return row.action_text, f"{self._region(row)} · {detail['address']}:{detail['derp_port']}"
+    def details(self, row: OperationLog) -> str:
+        return f"{self._region(row)} · {row.detail['address']}:{row.detail['derp_port']}"
 
     def cells(self, row: OperationLog) -> tuple[Cell, ...]:
         detail = row.detail
