@@ -4,9 +4,14 @@ from typing import Any
 
 from allauth.account.adapter import get_adapter
 from allauth.account.forms import SignupForm as AllauthSignupForm
+from allauth.core.internal.cryptokit import normalize_user_code
+from allauth.mfa import app_settings as mfa
+from allauth.mfa.adapter import get_adapter as get_mfa_adapter
+from allauth.mfa.base.forms import AuthenticateForm, BaseAuthenticateForm, ReauthenticateForm
 from allauth.mfa.webauthn.forms import AddWebAuthnForm, EditWebAuthnForm
 from django import forms
 from django.conf import settings
+from django.core.cache import cache
 from django.utils.translation import gettext_lazy as _
 
 from accounts import push, sms
@@ -43,6 +48,25 @@ class RenameKeyForm(EditWebAuthnForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["name"].label = _("Name of the key")
+
+
+class _OnceForm(BaseAuthenticateForm):
+    """A code counts once (RFC 6238, section 5.2). allauth remembers it for one step, with the tolerance it is good for more."""
+
+    def clean_code(self) -> str:
+        code = super().clean_code()
+        lasts = mfa.TOTP_PERIOD * (2 * mfa.TOTP_TOLERANCE + 1)
+        if not cache.add(f"accounts:second-factor:{self.user.pk}:{normalize_user_code(code)}", True, lasts):
+            raise get_mfa_adapter().validation_error("incorrect_code")
+        return code
+
+
+class SecondFactorForm(_OnceForm, AuthenticateForm):
+    """The code of somebody who signs in."""
+
+
+class SecondFactorAgainForm(_OnceForm, ReauthenticateForm):
+    """The code of somebody who has signed in and does something that matters."""
 
 
 class ProfileForm(forms.ModelForm[User]):

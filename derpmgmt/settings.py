@@ -242,10 +242,18 @@ ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
 # Beneath the pages' own limits (derpmgmt/middleware.py): failed passwords and authenticator codes of one account.
 ACCOUNT_RATE_LIMITS = {"login_failed": "30/10m/ip,10/10m/key"}
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
-MFA_FORMS = {"add_webauthn": "accounts.forms.AddKeyForm", "edit_webauthn": "accounts.forms.RenameKeyForm"}
+MFA_FORMS = {
+    "add_webauthn": "accounts.forms.AddKeyForm",
+    "edit_webauthn": "accounts.forms.RenameKeyForm",
+    "authenticate": "accounts.forms.SecondFactorForm",
+    "reauthenticate": "accounts.forms.SecondFactorAgainForm",
+}
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = "derpmgmt"
+MFA_TOTP_TOLERANCE = (
+    1  # a code typed as the next one comes, or a phone half a minute off (RFC 6238, section 5.2)
+)
 # Without TLS, browsers offer passkeys on localhost only; allauth refuses to otherwise.
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not IS_HTTPS
 USERSESSIONS_TRACK_ACTIVITY = False  # else every request, a page's polling too, writes a row

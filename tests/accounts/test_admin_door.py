@@ -1,9 +1,11 @@
+import time
 from collections.abc import Callable
 
 import pytest
 from allauth.mfa.models import Authenticator
 from django.contrib import admin
 from django.core import mail
+from django.core.cache import cache
 from django.test import Client, RequestFactory
 
 from accounts import services
@@ -78,6 +80,37 @@ def test_tables_of_sign_in_are_not_edited_by_hand() -> None:
         "mfa",
         "usersessions",
     }
+
+
+@pytest.mark.parametrize(("steps", "is_taken"), [(-2, False), (-1, True), (0, True), (1, True), (2, False)])
+def test_a_code_is_good_for_a_step_before_and_after(
+    steps: int, is_taken: bool, make_user: Make, sign_in: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now)
+    user = make_user()
+    services.enrol_second_factor(user=user, secret=(secret := "JBSWY3DPEHPK3PXP"))
+    client = sign_in(user)
+    client.post("/accounts/2fa/authenticate/", {"code": totp(secret, steps=steps)})
+    assert ("_auth_user_id" in client.session) == is_taken
+
+
+@pytest.mark.parametrize("typed", ["{}", " {}", "{}-"])
+def test_a_code_is_taken_once_when_allauth_has_forgotten_it(
+    typed: str, make_user: Make, sign_in: Enter
+) -> None:
+    user = make_user()
+    services.enrol_second_factor(user=user, secret=(secret := "JBSWY3DPEHPK3PXP"))
+    client, code = sign_in(user), totp(secret, steps=1)
+    client.post("/accounts/2fa/authenticate/", {"code": code})
+    assert cache.delete(f"allauth.mfa.totp.used?user={user.pk}&code={code}")
+    for page in ("reauthenticate", "authenticate"):
+        if page == "authenticate":
+            client.logout()
+            sign_in(user)
+        answer = client.post(f"/accounts/2fa/{page}/", {"code": typed.format(code)})
+        assert answer.context["form"].errors["code"], page
+        assert cache.delete(f"allauth.mfa.totp.used?user={user.pk}&code={code}")
 
 
 def test_totp_secret_is_encrypted_at_rest(make_user: Make) -> None:
