@@ -7,18 +7,19 @@ left who has no right to be there.
 
 import logging
 import time
-from collections.abc import Collection
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from functools import partial
+from typing import NamedTuple
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from acl import presence
 from acl.models import Device, DevicePolicy
 from acl.services.devices import lets_all_in, note_changed, owe_cut, placed, policy_of
 from containers.derp.presence import close_peers
+from containers.derp.probe import ProbeTarget
 from containers.models import Relay
 from containers.services import gates
 from serials.models import Rental
@@ -130,12 +131,11 @@ def _cut(rental_pk: int, owed_at: datetime) -> None:
 
 def _look(rental_pk: int) -> bool:
     """Close the connections of those who have no right now; False when a relay did not answer."""
-    keys, spare = _unwelcome(rental_pk)
-    if keys is not None and not keys:
+    rule = _rule(rental_pk)
+    if rule == _Rule(True, frozenset()):
         return True
     relays = presence.standing(rental_pk)
-    close = partial(close_peers, keys=keys, spare=spare, timeout=presence.RELAY_SECONDS)
-    answers = presence.ask_each(relays, close)
+    answers = presence.ask_each(relays, partial(_close, rental_pk=rental_pk, rule=rule))
     for relay, closed in answers.items():
         if closed is None:
             log.info("relay %s cannot be asked to close connections", relay)
@@ -144,16 +144,41 @@ def _look(rental_pk: int) -> bool:
     return not presence.silent_ones(relays, answers)
 
 
-def _unwelcome(rental_pk: int) -> tuple[Collection[str] | None, Collection[str]]:
-    """Whose connections to the rental's relays are to be closed now: these node keys, None = all but the second ones."""
+class _Rule(NamedTuple):
+    """Who may be at a rental's relays: everybody but the devices that are named, or nobody but these."""
+
+    is_for_all: bool
+    named: frozenset[str]
+
+    def shuts_out(self, node_key: str) -> bool:
+        return (node_key in self.named) == self.is_for_all
+
+
+def _close(target: ProbeTarget, *, rental_pk: int, rule: _Rule) -> int:
+    """Close at one relay, in a thread of its own, whom `rule` shuts out. After the relay has named a client the rows are asked
+    once more: who was let in meanwhile by a new right is not cut by what was said before it."""
+
+    def is_unwelcome(node_key: str) -> bool:
+        return rule.shuts_out(node_key) and _rule(rental_pk).shuts_out(node_key)
+
+    try:
+        return close_peers(target, is_unwelcome, timeout=presence.RELAY_SECONDS)
+    finally:
+        connection.close()
+
+
+def _rule(rental_pk: int) -> _Rule:
+    """What holds now."""
     rental = Rental.objects.select_related("user").filter(pk=rental_pk).first()
     now = timezone.now()
     if rental is None or not may_connect(rental, now):
-        return None, ()
-    if lets_all_in(rental, now):
-        revoked = Device.objects.filter(rental=rental, status=Device.Status.REVOKED)
-        return set(revoked.values_list("node_key", flat=True)), ()
-    return None, set(placed(rental, now).values_list("node_key", flat=True))
+        return _Rule(False, frozenset())
+    is_everybody = lets_all_in(rental, now)
+    if is_everybody:
+        devices = Device.objects.filter(rental=rental, status=Device.Status.REVOKED)
+    else:
+        devices = placed(rental, now)
+    return _Rule(is_everybody, frozenset(devices.values_list("node_key", flat=True)))
 
 
 def _has_late_list(rental_pk: int) -> bool:

@@ -22,9 +22,11 @@ GATE_PROGRAM = "/usr/sbin/nginx"
 LIST_PATH = f"{GATE_DIR}/known.map"
 LIST_HASH_PATH = f"{GATE_DIR}/known.sha256"
 EVERYBODY = "*"
+ALL_BUT = "-"
 
 Entry = tuple[int, str]
-"""Who may come in: a relay's primary key, and a node key (64 hex digits) or `EVERYBODY`."""
+"""Who may come in: a relay's primary key, and a node key (64 hex digits) or `EVERYBODY`; `ALL_BUT` and a node key shuts that
+one out where everybody else may."""
 
 _NODE_KEY = re.compile(r"[0-9a-f]{64}")
 _SECRET = re.compile(r"[A-Za-z0-9_-]{32,}")
@@ -124,14 +126,15 @@ def gate_url(panel_id: str, relay_id: int) -> str:
 def render_list(entries: Iterable[Entry]) -> bytes:
     """The list of known devices as nginx's `map` includes it: one line an entry, sorted, none twice.
 
-    Raises ValueError for what is neither a node key nor `EVERYBODY`.
+    A whole text comes before a pattern there, so one device can be left out of everybody. Raises ValueError for what is no `Entry`.
     """
     lines = set()
-    for relay_id, key in entries:
-        if key == EVERYBODY:
+    for relay_id, who in entries:
+        key = who.removeprefix(ALL_BUT)
+        if who == EVERYBODY:
             lines.add(rf'"~^/relay/{relay_id:d}\|" 1;')
         elif _NODE_KEY.fullmatch(key):
-            lines.add(f'"/relay/{relay_id:d}|nodekey:{key}" 1;')
+            lines.add(f'"/relay/{relay_id:d}|nodekey:{key}" {int(key == who)};')
         else:
             raise ValueError("a node key must be 64 lowercase hex digits")
     return "".join(f"{line}\n" for line in sorted(lines)).encode()

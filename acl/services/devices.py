@@ -16,7 +16,7 @@ from accounts.services import log_operation
 from acl.models import Device, DevicePolicy
 from acl.node_keys import NewDevice, clean_name
 from acl.sources import check_verify_url
-from containers.gate import EVERYBODY
+from containers.gate import ALL_BUT, EVERYBODY
 from containers.models import Relay
 from containers.services import gates
 from derpmgmt.lib import queue
@@ -288,7 +288,7 @@ def revoke_device(*, device: Device, by: User | None, ip: str | None = None) -> 
     was_approved = row.status == Device.Status.APPROVED
     if not _revoke(row, by=by, ip=ip, now=now):
         return False
-    if was_approved:
+    if was_approved or lets_all_in(rental, now):
         note_changed(rental, now)
     return True
 
@@ -367,7 +367,7 @@ def set_verify_url(*, rental: Rental, url: str, by: User | None, ip: str | None 
 def gate_list(server_pk: int) -> list[tuple[int, str]]:
     """Answer to "gate_list": which device each relay of a server lets in while the panel is away.
 
-    Pairs of relay and node key; `EVERYBODY` stands for every device, revoked ones too, where the customer switched checking off.
+    Pairs of relay and node key; where the customer switched checking off, `EVERYBODY` but his revoked devices.
     """
     now = timezone.now()
     relays = (
@@ -376,16 +376,18 @@ def gate_list(server_pk: int) -> list[tuple[int, str]]:
         .annotate(may_open=span_may_open(now, "rental_id"))
         .values_list("pk", "rental_id", "rental__device_policy__is_open", "may_open")
     )
-    by_rental: dict[int, list[int]] = {}
-    entries: list[tuple[int, str]] = []
+    checked: dict[int, list[int]] = {}
+    unchecked: dict[int, list[int]] = {}
     for relay, rental, is_open, allows in relays:
-        if is_open and allows:
-            entries.append((relay, EVERYBODY))
-        else:
-            by_rental.setdefault(rental, []).append(relay)
-    approved = Device.objects.filter(rental__in=by_rental, status=Device.Status.APPROVED)
-    for rental, node_key in approved.values_list("rental_id", "node_key"):
-        entries += [(relay, node_key) for relay in by_rental[rental]]
+        (unchecked if is_open and allows else checked).setdefault(rental, []).append(relay)
+    entries: list[tuple[int, str]] = [(relay, EVERYBODY) for own in unchecked.values() for relay in own]
+    for by_rental, status, sign in (
+        (checked, Device.Status.APPROVED, ""),
+        (unchecked, Device.Status.REVOKED, ALL_BUT),
+    ):
+        devices = Device.objects.filter(rental__in=by_rental, status=status)
+        for rental, node_key in devices.values_list("rental_id", "node_key"):
+            entries += [(relay, f"{sign}{node_key}") for relay in by_rental[rental]]
     return entries
 
 

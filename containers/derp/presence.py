@@ -1,7 +1,7 @@
 """Who uses a relay now, asked of the relay itself by its mesh key, and closing connections the same way."""
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -64,13 +64,11 @@ def read_present(target: ProbeTarget, *, timeout: float) -> list[Present]:
     return list(found.values())
 
 
-def close_peers(
-    target: ProbeTarget, keys: Collection[str] | None, *, timeout: float, spare: Collection[str] = ()
-) -> int:
-    """Close the connections of these clients (None: of all but `spare` and the panel's own) within `timeout` seconds.
+def close_peers(target: ProbeTarget, is_unwelcome: Callable[[str], bool], *, timeout: float) -> int:
+    """Close the connections of all clients with such node keys, but for the panel's own, within `timeout` seconds.
 
-    Returns how many clients the relay has confirmed to be gone; who comes back meanwhile is closed again. Raises `CannotAsk`,
-    also when the relay did not confirm all of them in time.
+    `is_unwelcome` is asked when the relay has named a client, so of who comes back meanwhile once more. Returns how many the
+    relay has confirmed to be gone. Raises `CannotAsk`, also when the relay did not confirm all of them in time.
     """
     deadline = time.monotonic() + timeout
     closing: set[str] = set()
@@ -81,7 +79,7 @@ def close_peers(
                 if news.key in closing:
                     closing.discard(news.key)
                     gone.add(news.key)
-            elif not _is_ours(client, news) and (news.key not in spare if keys is None else news.key in keys):
+            elif not _is_ours(client, news) and is_unwelcome(news.key):
                 closing.add(news.key)
                 client.close_peer(news.key, timeout=deadline - time.monotonic())
         if closing:

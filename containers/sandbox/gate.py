@@ -37,7 +37,7 @@ _NO_CERTIFICATE = "error:05800088:x509 certificate routines::no certificate or c
 @dataclass(frozen=True)
 class Settings:
     """What a gate's configuration says. ``location``: the paths that relays ask, with the relay in the group ``relay``;
-    ``key``: finds the node key in a question; ``known`` and ``patterns``: the list; ``tls``: None for an http panel."""
+    ``key``: finds the node key in a question; ``texts`` and ``patterns``: the list; ``tls``: None for an http panel."""
 
     port: int
     location: re.Pattern[str]
@@ -48,15 +48,18 @@ class Settings:
     read_seconds: float
     body_limit: int
     key: re.Pattern[str]
-    known: frozenset[str]
-    patterns: tuple[re.Pattern[str], ...]
+    texts: dict[str, str]
+    patterns: tuple[tuple[re.Pattern[str], str], ...]
     tls: ssl.SSLContext | None
     tls_name: str
 
     def is_known(self, path: str, key: str) -> bool:
         """Whether the list lets this node key in at this path."""
         asked = f"{path}|{key}"
-        return asked.lower() in self.known or any(pattern.search(asked) for pattern in self.patterns)
+        found = self.texts.get(asked.lower())
+        if found is None:
+            found = next((value for pattern, value in self.patterns if pattern.search(asked)), "")
+        return found not in ("", "0")
 
 
 def read_settings(path: str, read: Callable[[str], bytes]) -> Settings | None:
@@ -69,7 +72,7 @@ def read_settings(path: str, read: Callable[[str], bytes]) -> Settings | None:
         key = " ".join(directive.words[:2]) if name in ("map", "set", "proxy_set_header") else name
         if name != "location" or any(inner.words[0] == "proxy_pass" for inner in directive.block or []):
             found.setdefault(key, directive)
-    known, patterns = _read_list(found.get("map $uri|$key"))
+    texts, patterns = _read_list(found.get("map $uri|$key"))
     if "events" not in found:
         raise ConfError('no "events" section in configuration')
     try:
@@ -89,7 +92,7 @@ def read_settings(path: str, read: Callable[[str], bytes]) -> Settings | None:
             read_seconds=seconds(found["proxy_read_timeout"].words[1]),
             body_limit=size_bytes(found["client_max_body_size"].words[1]),
             key=next(_pattern(entry.words[0][1:]) for entry in questions if entry.words[0][0] == "~"),
-            known=known,
+            texts=texts,
             patterns=patterns,
             tls=_read_tls(found, read) if parts.scheme == "https" else None,
             tls_name=found["proxy_ssl_name"].words[1] if "proxy_ssl_name" in found else parts.hostname or "",
@@ -109,9 +112,11 @@ def _pattern(text: str, where: str = "") -> re.Pattern[str]:
         raise ConfError(f'pcre2_compile() failed: {error.msg} in "{text}"{where}') from None
 
 
-def _read_list(directive: Directive | None) -> tuple[frozenset[str], tuple[re.Pattern[str], ...]]:
-    """The entries of a map that lead to 1: texts, in which case does not matter, and patterns. Raises ConfError."""
-    known: dict[str, str] = {}
+def _read_list(
+    directive: Directive | None,
+) -> tuple[dict[str, str], tuple[tuple[re.Pattern[str], str], ...]]:
+    """A map's entries and what they lead to: texts, in which case does not matter, and patterns. Raises ConfError."""
+    texts: dict[str, str] = {}
     patterns = []
     for entry in (directive.block or []) if directive else []:
         words, where = entry.words, f" in {entry.place}"
@@ -120,13 +125,12 @@ def _read_list(directive: Directive | None) -> tuple[frozenset[str], tuple[re.Pa
         if len(words) != 2:
             raise ConfError(f"invalid number of the map parameters{where}")
         if words[0].startswith("~"):
-            pattern = _pattern(words[0][1:], where)
-            patterns += [pattern] if words[1] == "1" else []
-        elif words[0].lower() in known:
+            patterns.append((_pattern(words[0][1:], where), words[1]))
+        elif words[0].lower() in texts:
             raise ConfError(f'conflicting parameter "{words[0]}"{where}')
         elif words[0] != "default":
-            known[words[0].lower()] = words[1]
-    return frozenset(key for key, value in known.items() if value == "1"), tuple(patterns)
+            texts[words[0].lower()] = words[1]
+    return texts, tuple(patterns)
 
 
 def _read_tls(found: dict[str, Directive], read: Callable[[str], bytes]) -> ssl.SSLContext:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from accounts.models import Notice
 from accounts.services import notices
 from acl import jobs, services
-from acl.models import DevicePolicy
+from acl.models import Device, DevicePolicy
 from acl.services import devices
 from containers.models import Gate, Relay
 from containers.services import gates
@@ -70,6 +70,18 @@ def test_no_stranger_comes_in_from_the_moment_on_at_which_it_is_forbidden(
     Rental.objects.update(ends_at=timezone.now() + timedelta(days=20))
     with later(days=30):
         assert knock(relay, A) == REFUSED
+
+
+def test_a_revoked_device_stays_out_of_open_relays_while_the_panel_is_away(
+    rental: Rental, relay: Relay
+) -> None:
+    waiting = Device.objects.create(rental=rental, node_key="88" * 32)
+    for change, key in ((services.ignore_device, "-" + "88" * 32), (services.approve_device, None)):
+        Gate.objects.update(list_changed_at=None)
+        change(device=waiting, by=rental.user)
+        assert Gate.objects.get().list_changed_at
+        shut_out = [(relay.pk, key)] if key else []
+        assert services.gate_list(relay.server_id) == [(relay.pk, "*"), *shut_out]
 
 
 def test_whether_it_is_allowed_costs_no_query_more(rental: Rental, relay: Relay) -> None:

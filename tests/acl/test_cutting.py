@@ -113,6 +113,26 @@ def test_the_second_look_spares_who_was_approved_meanwhile(
         assert not is_cut(again)
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_look_that_goes_on_spares_who_was_approved_meanwhile(
+    is_open: bool, rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]]
+) -> None:
+    _, relay = stand(rental)
+    devices.set_open(rental=rental, is_open=is_open, by=None)
+    private_key = keys.generate_private_key()
+    with relay.connect(private_key=private_key) as first:
+        device = add_device(rental, first)
+        devices.revoke_device(device=device, by=None)
+        future = cutting.cut(rental.pk)
+        assert future is not None
+        assert is_cut_soon(first)
+    # The relay was not silent long enough yet: who comes now is named in the same look.
+    Device.objects.update(status=Device.Status.APPROVED)
+    with relay.connect(private_key=private_key) as again:
+        future.result(PATIENCE)
+        assert not is_cut(again)
+
+
 def test_the_others_are_cut_in_time_when_one_relay_hangs_and_one_is_away(
     rental: Rental,
     stand: Callable[[Rental], tuple[RelayRow, Relay]],

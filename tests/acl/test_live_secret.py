@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from acl import copies, services
@@ -78,6 +79,19 @@ def test_log_holds_no_secret_when_the_address_is_used_wrongly(
 ) -> None:
     for wrong in (f"{path}/", path.removesuffix(".json"), f"/live/x{path.removeprefix('/live/')}"):
         assert get(wrong).status_code == 404
+    assert not is_told(caplog, path)
+
+
+@pytest.mark.parametrize("is_revoked", [False, True])
+def test_map_is_served_and_no_secret_told_when_the_address_begins_with_two_strokes(
+    path: str, is_revoked: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if is_revoked:
+        LiveUrl.objects.update(revoked_at=timezone.now())
+        copies.forget(copies.kept_hashes())
+    # The test's browser would take a path of two strokes for a host.
+    answer = Client().get("/", PATH_INFO=f"/{path}")
+    assert (answer.status_code, answer.content == get(path).content) == (404 if is_revoked else 200, True)
     assert not is_told(caplog, path)
 
 

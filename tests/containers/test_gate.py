@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from containers.gate import EVERYBODY, GateSpec, gate_name, gate_url, list_files, list_hash, render_list
+from containers.gate import (
+    ALL_BUT,
+    EVERYBODY,
+    GateSpec,
+    gate_name,
+    gate_url,
+    list_files,
+    list_hash,
+    render_list,
+)
 
 SPEC = GateSpec(
     panel_id="0a1b2c3d",
@@ -109,18 +118,21 @@ def test_bad_value_is_refused_without_being_repeated_when_given(name, value):
 
 
 def test_list_is_sorted_and_names_nobody_twice_when_rendered():
-    entries = [(18, KEY), (17, OTHER), (17, KEY), (18, KEY), (20, EVERYBODY)]
+    entries = [(18, KEY), (17, OTHER), (17, KEY), (18, KEY), (20, EVERYBODY), (20, ALL_BUT + KEY)]
     assert render_list(entries).decode().splitlines() == [
         f'"/relay/17|nodekey:{KEY}" 1;',
         f'"/relay/17|nodekey:{OTHER}" 1;',
         f'"/relay/18|nodekey:{KEY}" 1;',
+        f'"/relay/20|nodekey:{KEY}" 0;',
         '"~^/relay/20\\|" 1;',
     ]
     assert render_list(reversed(entries)) == render_list(entries)
     assert render_list([]) == b""
 
 
-@pytest.mark.parametrize("key", ["", "nodekey:" + KEY, KEY.upper(), KEY + "0", '" 1; "', "密" * 64])
+@pytest.mark.parametrize(
+    "key", ["", "nodekey:" + KEY, KEY.upper(), KEY + "0", '" 1; "', "密" * 64, "-" + EVERYBODY, "--" + KEY]
+)
 def test_list_is_refused_when_it_names_what_is_no_key(key):
     with pytest.raises(ValueError, match="node key"):
         render_list([(17, key)])

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from containers.gate import EVERYBODY, GATE_PORT, GateSpec, list_files, render_list
+from containers.gate import ALL_BUT, EVERYBODY, GATE_PORT, GateSpec, list_files, render_list
 from containers.sandbox import gate as sandbox_gate
 from containers.sandbox.program import Surroundings
 from tests.derp.parts import LoopThread
@@ -28,8 +28,8 @@ from tests.sandbox.panel import REFUSE, Panel
 
 NGINX_VARIABLE = "DERPMGMT_TEST_NGINX"
 SECRET = "a-secret-between-gate-and-panel-12345"
-KNOWN, STRANGER = "aa" * 32, "bb" * 32
-LIST = render_list([(17, KNOWN), (18, EVERYBODY)])
+KNOWN, STRANGER, REVOKED = "aa" * 32, "bb" * 32, "cc" * 32
+LIST = render_list([(17, KNOWN), (18, EVERYBODY), (18, ALL_BUT + REVOKED)])
 # Less than the gate's own two seconds where the stand-in may be told so.
 SHORT = b"proxy_read_timeout 400ms"
 
@@ -207,6 +207,7 @@ def test_list_answers_when_the_panel_fails(status: int, start: Callable[..., Gat
     assert gate.ask("/relay/17", question(KNOWN)) == (200, b'{"Allow":true}')
     assert gate.ask("/relay/17", question(STRANGER))[0] == 403
     assert gate.ask("/relay/18", question(STRANGER)) == (200, b'{"Allow":true}')
+    assert gate.ask("/relay/18", question(REVOKED))[0] == 403
     assert gate.ask("/relay/118", question(STRANGER))[0] == 403
     assert gate.ask("/relay/1", question(KNOWN))[0] == 403
 
