@@ -64,7 +64,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python .ci/translations
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not lab"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not lab"
 
 test-lab: $(VENV)/.installed-dev
 	@test "$$(id -u)" = 0 -a -f /etc/debian_version || { echo "make test-lab needs root on Debian" >&2; exit 1; }

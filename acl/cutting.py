@@ -173,12 +173,10 @@ def _rule(rental_pk: int) -> _Rule:
     now = timezone.now()
     if rental is None or not may_connect(rental, now):
         return _Rule(False, frozenset())
-    is_everybody = lets_all_in(rental, now)
-    if is_everybody:
-        devices = Device.objects.filter(rental=rental, status=Device.Status.REVOKED)
-    else:
-        devices = placed(rental, now)
-    return _Rule(is_everybody, frozenset(devices.values_list("node_key", flat=True)))
+    is_for_all = lets_all_in(rental, now)
+    revoked = Device.objects.filter(rental=rental, status=Device.Status.REVOKED)
+    named = (revoked if is_for_all else placed(rental, now)).values_list("node_key", flat=True)
+    return _Rule(is_for_all, frozenset(named))
 
 
 def _has_late_list(rental_pk: int) -> bool:

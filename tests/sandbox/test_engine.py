@@ -32,7 +32,7 @@ def test_sandbox_answers_like_a_real_engine_when_asked_the_same(sandbox: Sandbox
         connection = Connection.open(endpoint_of(host), 10.0)
 
     program, nginx = b"a placeholder", {PROGRAM.lstrip("/"): b"another"}
-    converse(talk, program, nginx, relay_files(host.address), restart=restart, pause=0.2)
+    converse(talk, program, nginx, relay_files(host.address), restart=restart, pause=0.5)
 
     connection.close()
     assert list(talk.record) == list(RECORDED)
