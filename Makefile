@@ -7,14 +7,14 @@ TEMPLATES := $(shell find templates -name '*.html')
 LANGUAGES := zh_Hans
 APPS := accounts acl billing containers derpmgmt distribution fleet serials
 
-# Three runs beside each other, of about the same length. Chromium is not among them: it notices networks that come and go.
+# Four runs beside each other, of about the same length. Chromium is not among them: it notices networks that come and go.
 # What takes four servers runs in the sandbox only.
 E2E := $(filter-out tests/e2e/test_bound_servers.py,$(wildcard tests/e2e/test_*.py))
-E2E_LONG := $(addprefix tests/e2e/test_,admission.py admission_away.py faults.py gates.py life.py)
-E2E_SLOW := $(addprefix tests/e2e/test_,outage.py whole_life.py)
-LAB_RUNS := $(E2E_LONG) \
-	--beside tests/lab $(filter-out $(E2E_LONG) $(E2E_SLOW),$(E2E)) \
-	--beside $(E2E_SLOW) tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
+E2E_LIVES := $(addprefix tests/e2e/test_,faults.py life.py outage.py whole_life.py)
+LAB_RUNS := $(filter-out $(E2E_LIVES) tests/e2e/test_kill.py,$(E2E)) \
+	--beside $(E2E_LIVES) \
+	--beside tests/lab tests/e2e/test_kill.py \
+	--beside tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
 
 ifneq ($(PORT),)
 export DERPMGMT_PORT := $(PORT)

@@ -305,7 +305,12 @@ class ScriptedServer:
 
     def _accept(self) -> None:
         while True:
-            connection, _ = self._listener.accept()
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                if self._is_closing:
+                    return
+                raise
             if self._is_closing:
                 connection.close()
                 return
