@@ -39,6 +39,13 @@ def _state(row: Any, colour: str = "") -> SafeString:
     )
 
 
+def gate_state(gate: Any) -> SafeString:
+    """The coloured state of a gate that was read by `gates.with_relays`."""
+    if gate.status == Gate.Status.PLANNED and not gate.has_relays:
+        return format_html('<span class="panel-state is-grey">{}</span>', _("not needed yet"))
+    return _state(gate)
+
+
 @admin.register(Relay)
 class RelayAdmin(ReadOnlyAdmin):
     """Relays of all customers."""
@@ -187,11 +194,11 @@ class GateAdmin(ReadOnlyAdmin):
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        return super().get_queryset(request).defer("secret")
+        return gates.with_relays(super().get_queryset(request).defer("secret"))
 
     @admin.display(description=gettext_lazy("state"), ordering="status")
-    def state(self, row: Gate) -> SafeString:
-        return _state(row)
+    def state(self, row: Any) -> SafeString:
+        return gate_state(row)
 
     @admin.display(description=gettext_lazy("reason"))
     def failure(self, row: Gate) -> Any:

@@ -179,6 +179,11 @@ def due_gates(now: datetime, limit: int = 200) -> list[int]:
     )
 
 
+def with_relays(gates: QuerySet[Gate]) -> QuerySet[Gate]:
+    """With `has_relays`: whether customers' relays stand or are to stand on the gate's server; else there need not be a gate."""
+    return gates.annotate(has_relays=Exists(_standing().filter(server=OuterRef("server"))))
+
+
 def late_lists(now: datetime, limit: int = 200) -> list[int]:
     """Servers that can be reached and whose gate does not have the newest list yet."""
     reachable = Server.objects.managed().due_for_contact(now)

@@ -276,7 +276,7 @@ def _log(relay: Relay, action: str) -> None:
     log_operation(
         by=None,
         action=action,
-        target=row.pk,
+        target=row,
         subject=row.rental.user,
         server=row.server.name,
         region_zh=row.server.region.name_zh,
@@ -309,7 +309,7 @@ def retry_relay(*, relay: Relay, by: User | None) -> None:
         log_operation(
             by=by,
             action="relay.retried",
-            target=relay.pk,
+            target=relay,
             subject=relay.rental.user if relay.rental else None,
         )
         queue.announce("relay_changed", relay.pk)

@@ -4,6 +4,7 @@ from typing import Any
 
 from django import template
 
+from containers.admin import gate_state
 from containers.models import Gate
 from containers.services import gates
 from fleet.models import Server
@@ -14,5 +15,14 @@ register = template.Library()
 @register.inclusion_tag("admin/containers/_gate.html")
 def server_gate(server: Server) -> dict[str, Any]:
     """What runs of a server's gate, since when, why not, and whether it has the newest list."""
-    gate = Gate.objects.defer("secret").filter(server=server.pk).first()
-    return {"gate": gate, "failure": gates.failure_text(gate) if gate else ""}
+    gate = gates.with_relays(Gate.objects.defer("secret").filter(server=server.pk)).first()
+    if gate is None:
+        return {"gate": None}
+    return {"gate": gate, "state": gate_state(gate), "failure": gates.failure_text(gate)}
+
+
+@register.simple_tag
+def gate_to_retry(server: Server) -> Gate | None:
+    """A server's gate when relays need it and it does not run."""
+    gate = Gate.objects.defer("secret").filter(server=server.pk).exclude(status=Gate.Status.RUNNING).first()
+    return gate if gate and gates.is_wanted(server.pk) else None

@@ -10,6 +10,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from accounts.models import OperationLog
 from tests.containers.rentals import DAY, end, plan, prove, set_end
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def test_what_happened_stays_when_the_relays_come_back(rental: Rental) -> None:
     end(rental)
     before = entries(rental)
     assert [title for _at, title, _text in before] == [REMOVED] * 3 + [READY] * 3
+    # The activity log names a relay as everybody else does.
+    targets = OperationLog.objects.filter(action="relay.ready").values_list("target", flat=True)
+    assert f"{relay.server.name} · {relay.derp_port}" in targets
     place = f"{relay.server.region.name_en} · {relay.certificate_address}:{relay.derp_port}"
     assert [text for _at, _title, text in before].count(place) == 2
     set_end(rental, timezone.now() + 10 * DAY)

@@ -220,6 +220,29 @@ def test_gates_that_fail_or_know_too_little_are_named(staff: Client, rental: Ren
     assert failed.status == Gate.Status.PLANNED
 
 
+def test_a_gate_that_no_relay_needs_is_not_said_to_be_on_its_way(staff: Client, rental: Rental) -> None:
+    gate = Gate.objects.select_related("server").order_by("pk")[0]
+    Gate.objects.exclude(pk=gate.pk).delete()
+    gates.record_removed(server_pk=gate.server_id)
+    own, of_server = (
+        f"/admin/containers/gate/{gate.pk}/change/",
+        f"/admin/fleet/server/{gate.server_id}/change/",
+    )
+    for is_needed in (True, False):
+        if not is_needed:
+            Relay.objects.filter(server=gate.server_id).update(slot=None, status=Relay.Status.RELEASED)
+        listed, shown, beside = (
+            staff.get(url).content.decode() for url in ("/admin/containers/gate/", own, of_server)
+        )
+        for page in (listed, shown, beside):
+            assert ("not needed yet" in page) is not is_needed
+            assert (
+                "being prepared" in page.replace('?status__exact=planned">being prepared', "")
+            ) is is_needed
+        assert ("Try again" in shown, "Try the gate again" in beside) == (is_needed, is_needed)
+        assert ("made with the first customer" in beside) is not is_needed
+
+
 def test_it_is_said_when_there_is_no_image_of_the_gate(staff: Client, rental: Rental, settings: Any) -> None:
     (settings.IMAGE_DIR / "current-gate").unlink()
     assert matters(staff) == [("critical", "/admin/containers/gate/")]
