@@ -46,7 +46,7 @@ def sweep() -> None:
 
 def sent(kind: str = "") -> list[str]:
     """The reminders that have left, by the ends of their keys."""
-    rows = Notice.objects.filter(kind__in=reminders.REMINDERS, state=State.SENT).order_by("sent_at")
+    rows = Notice.objects.filter(kind__in=reminders.REMINDERS, state=State.SENT).order_by("sent_at", "pk")
     return [row.key.split("rental_")[1] for row in rows if row.kind.endswith(kind)]
 
 
