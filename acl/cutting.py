@@ -168,7 +168,7 @@ def _close(target: ProbeTarget, *, rental_pk: int, rule: _Rule) -> int:
 
 
 def _rule(rental_pk: int) -> _Rule:
-    """What holds now."""
+    """What the rows say now; nobody may be at the relays of a rental that is gone or has lost its rights."""
     rental = Rental.objects.select_related("user").filter(pk=rental_pk).first()
     now = timezone.now()
     if rental is None or not may_connect(rental, now):

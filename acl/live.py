@@ -42,7 +42,7 @@ class LiveMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        # Who joins the panel's address and the path gets two strokes easily; that address holds the secret as well.
+        # Who joins the panel's address and the path gets two slashes easily; that address holds the secret as well.
         path = f"/{request.path_info.lstrip('/')}"
         if not path.startswith(PREFIX):
             return self.get_response(request)

@@ -251,9 +251,8 @@ MFA_FORMS = {
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = "derpmgmt"
-MFA_TOTP_TOLERANCE = (
-    1  # a code typed as the next one comes, or a phone half a minute off (RFC 6238, section 5.2)
-)
+# Steps before and after: for a code typed as the next one comes, or a phone half a minute off (RFC 6238, section 5.2).
+MFA_TOTP_TOLERANCE = 1
 # Without TLS, browsers offer passkeys on localhost only; allauth refuses to otherwise.
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not IS_HTTPS
 USERSESSIONS_TRACK_ACTIVITY = False  # else every request, a page's polling too, writes a row

@@ -65,9 +65,9 @@ def read_present(target: ProbeTarget, *, timeout: float) -> list[Present]:
 
 
 def close_peers(target: ProbeTarget, is_unwelcome: Callable[[str], bool], *, timeout: float) -> int:
-    """Close the connections of all clients with such node keys, but for the panel's own, within `timeout` seconds.
+    """Close the connections of all clients whose node keys are unwelcome, but for the panel's own, within `timeout` seconds.
 
-    `is_unwelcome` is asked when the relay has named a client, so of who comes back meanwhile once more. Returns how many the
+    `is_unwelcome` is asked after the relay has named a client, and again when that comes back. Returns how many clients the
     relay has confirmed to be gone. Raises `CannotAsk`, also when the relay did not confirm all of them in time.
     """
     deadline = time.monotonic() + timeout

@@ -83,13 +83,13 @@ def test_log_holds_no_secret_when_the_address_is_used_wrongly(
 
 
 @pytest.mark.parametrize("is_revoked", [False, True])
-def test_map_is_served_and_no_secret_told_when_the_address_begins_with_two_strokes(
+def test_map_is_served_and_no_secret_told_when_the_address_begins_with_two_slashes(
     path: str, is_revoked: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     if is_revoked:
         LiveUrl.objects.update(revoked_at=timezone.now())
         copies.forget(copies.kept_hashes())
-    # The test's browser would take a path of two strokes for a host.
+    # The test's browser would take a path that begins with two slashes for a host.
     answer = Client().get("/", PATH_INFO=f"/{path}")
     assert (answer.status_code, answer.content == get(path).content) == (404 if is_revoked else 200, True)
     assert not is_told(caplog, path)
