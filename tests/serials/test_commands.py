@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -128,22 +129,38 @@ def _work(act: Callable[[Rental], None]) -> threading.Thread:
     return thread
 
 
+def _make_relays(servers: list[Server], rental: Rental) -> None:
+    for slot, server in enumerate(servers[:3], 1):
+        relay = _relay(rental, server, slot)
+        deployment = Deployment.objects.create(relay=relay)
+        deployment.claim()
+        deployment.write(f"step {slot}", step="start")
+        deployment.finish("done")
+        Relay.objects.filter(pk=relay.pk).update(status=Relay.Status.RUNNING)
+
+
+@pytest.mark.django_db
+def test_command_tells_every_step_when_the_last_come_just_before_the_end(
+    customer: User, make_serial: Make, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = serial_redeem.Command._tell_progress
+
+    def tell_and_go_on(command: serial_redeem.Command, rental: Rental) -> None:
+        tell(command, rental)
+        if not rental.relays.exists():
+            _make_relays(servers, rental)
+
+    monkeypatch.setattr(serial_redeem.Command, "_tell_progress", tell_and_go_on)
+    _out, err = run("serial_redeem", "li@example.com", make_serial().code, "--json")
+    assert err.splitlines() == [f"{server.name}: step {n}" for n, server in enumerate(servers[:3], 1)]
+
+
 @pytest.mark.django_db(transaction=True)
 def test_command_ends_when_three_relays_are_proven(
     customer: User, make_serial: Make, servers: list[Server]
 ) -> None:
     serial = make_serial()
-
-    def make_relays(rental: Rental) -> None:
-        for slot, server in enumerate(servers[:3], 1):
-            relay = _relay(rental, server, slot)
-            deployment = Deployment.objects.create(relay=relay)
-            deployment.claim()
-            deployment.write(f"step {slot}", step="start")
-            deployment.finish("done")
-            Relay.objects.filter(pk=relay.pk).update(status=Relay.Status.RUNNING)
-
-    thread = _work(make_relays)
+    thread = _work(partial(_make_relays, servers))
     out, err = run("serial_redeem", "li@example.com", serial.code, "--json")
     thread.join()
     shown = json.loads(out)

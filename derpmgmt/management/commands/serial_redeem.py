@@ -105,8 +105,9 @@ class Command(PanelCommand):
     def _wait(self, rental: Rental) -> None:
         started = quiet_since = time.monotonic()
         while True:
-            self._tell_progress(rental)
+            # Read before the logs: once a relay is seen to run, all its log says is told.
             relays = list(Relay.objects.wanted().filter(rental=rental).select_related("server"))
+            self._tell_progress(rental)
             running = sum(relay.status == Relay.Status.RUNNING for relay in relays)
             if running == len(SLOTS):
                 return
