@@ -211,6 +211,15 @@ class Server(models.Model):
     engine_root = models.CharField(_("Docker's folder"), max_length=200, blank=True, editable=False)
     host_fingerprint = models.CharField(max_length=80, null=True, editable=False)  # noqa: DJ001
     boot_id = models.CharField(max_length=64, null=True, editable=False)  # noqa: DJ001
+    panel_seen_as = models.GenericIPAddressField(
+        _("sees the panel as"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_(
+            "Where its SSH server says that the panel comes from, when it is reached at its public address."
+        ),
+    )
     last_contact_at = models.DateTimeField(_("last contact"), null=True, blank=True, editable=False)
     last_visit_at = models.DateTimeField(_("last visit"), null=True, blank=True, editable=False)
     contact_failures = models.PositiveIntegerField(_("failed contacts in a row"), default=0, editable=False)

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('fleet', '0003_fail_open'),
+        ('fleet', '0004_proving'),
     ]
 
     operations = [

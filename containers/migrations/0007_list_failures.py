@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('containers', '0005_relay_history'),
+        ('containers', '0006_proving'),
     ]
 
     operations = [

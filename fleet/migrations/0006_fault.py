@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('fleet', '0004_machines'),
+        ('fleet', '0005_machines'),
     ]
 
     operations = [
