@@ -185,7 +185,8 @@ class Gate(models.Model):
 
     `secret` proves to the panel which server asks; `secret_hash` finds it. While the panel is away the gate answers from the
     list that was left with it: `list_changed_at` is when the list should have become another one, `list_delivered_at` the
-    moment as of which the host has it, `list_hash` what it has.
+    moment as of which the host has it, `list_hash` what it has; `list_failures` and `list_try_after` are of one that the host
+    does not take.
     """
 
     class Status(models.TextChoices):
@@ -210,6 +211,8 @@ class Gate(models.Model):
     )
     list_delivered_at = models.DateTimeField(_("list delivered"), null=True, blank=True, editable=False)
     list_hash = models.CharField(max_length=64, blank=True, editable=False)
+    list_failures = models.PositiveIntegerField(default=0, editable=False)
+    list_try_after = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = StaffOnlyQuerySet.as_manager()
 

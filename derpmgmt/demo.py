@@ -123,13 +123,21 @@ def seed_servers(hosts: list[dict[str, Any]]) -> None:
             code=code,
             defaults={"name_zh": name_zh, "name_en": name_en, "latitude": latitude, "longitude": longitude},
         )
-    for (name, code), host in zip(SERVERS, hosts, strict=False):
+    # Where this machine has no addresses of their own for them, each gets ports of its own; the last one first, since all began
+    # with the same.
+    is_shared = len({host["address"] for host in hosts}) < len(hosts)
+    numbered = list(enumerate(zip(SERVERS, hosts, strict=False)))
+    for number, ((name, code), host) in reversed(numbered) if is_shared else numbered:
         credential = _credential(host)
-        fields = {
+        fields: dict[str, Any] = {
             "address": host["address"],
             "ssh_port": host["ssh_port"],
             "docker_socket": host["docker_socket"],
         }
+        if is_shared:
+            first, last = 20000 + 1000 * number, 20999 + 1000 * number
+            fields |= {"tcp_port_first": first, "tcp_port_last": last}
+            fields |= {"udp_port_first": first, "udp_port_last": last}
         server = Server.objects.filter(name=name).first()
         if server is None:
             region = Region.objects.get(code=code)
