@@ -373,6 +373,8 @@ LOGGING = {
         # They would log the keys in the addresses of push services; what one of those said stands with the notice.
         "apprise": {"level": "WARNING", "handlers": ["nowhere"], "propagate": False},
         "urllib3": {"level": "WARNING"},
+        "waitress": {"level": "WARNING"},
+        "waitress.queue": {"level": "ERROR"},  # it tells of each request that waits for a thread
     },
 }
 structlog.configure(
