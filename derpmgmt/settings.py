@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from csp.constants import SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from derpmgmt.lib import env, valkey
 from derpmgmt.lib.keys import load_keys
@@ -116,11 +118,15 @@ def _redis(number: int) -> str:
 
 CACHES: dict[str, dict[str, Any]] = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "derpmgmt.lib.cache.OpenRedisCache",
         "LOCATION": _redis(1),
         "KEY_PREFIX": "derpmgmt",
-        # A cache that hangs is as good as none; redis' own limit is 5 s.
-        "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},
+        # A cache that hangs is as good as none; redis' own limit is 5 s, four times over.
+        "OPTIONS": {
+            "socket_timeout": 0.5,
+            "socket_connect_timeout": 0.5,
+            "retry": Retry(NoBackoff(), 0),
+        },
     }
 }
 
@@ -239,8 +245,9 @@ ACCOUNT_REAUTHENTICATION_TIMEOUT = 900
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
-# Beneath the pages' own limits (derpmgmt/middleware.py): failed passwords and authenticator codes of one account.
-ACCOUNT_RATE_LIMITS = {"login_failed": "30/10m/ip,10/10m/key"}
+# Counted by us (accounts/tries.py, derpmgmt/middleware.py): allauth's own shut the owner out together with whoever tries at his account.
+ACCOUNT_RATE_LIMITS = False
+MFA_RATE_LIMITS = False
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
 MFA_FORMS = {
     "add_webauthn": "accounts.forms.AddKeyForm",
@@ -313,7 +320,7 @@ CONTENT_SECURITY_POLICY = {
 # A Redis that is away must not take the pages with it: limits are then not counted.
 RATELIMIT_FAIL_OPEN = True
 RATELIMIT_USE_CACHE = "default"
-# Serial numbers a person or address may try in an hour.
+# Wrong serial numbers that a person, or the visitors of an address, may try in an hour.
 REDEEM_RATE = env.read("REDEEM_RATE", "30/h")
 
 # The rental's life, in days: everything runs on after the end unless the serial number says otherwise; a relay with an old

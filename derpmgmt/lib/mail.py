@@ -1,4 +1,4 @@
-"""All mail leaves through here, and never more than `LIMIT` in any `WINDOW` to one address.
+"""All mail leaves through here, and never more than `LIMIT` in any `WINDOW` to one address, with as much again for its owner's own wish.
 
 The limit is a sorted set in Redis for each address: one member for each message, scored with the moment from which on it no
 longer counts. A message counts from before it is handed over until `WINDOW` after the mail server has taken it, so the limit
@@ -79,15 +79,20 @@ class MailLimited(Exception):
 
 
 def deliver(
-    message: EmailMessage, *, is_asked: bool, before_handing: Callable[[], None] | None = None
+    message: EmailMessage,
+    *,
+    is_asked: bool,
+    is_known: bool = False,
+    before_handing: Callable[[], None] | None = None,
 ) -> None:
     """Send one finished message to its one address; every mail of the panel passes here.
 
     `is_asked` says that a person waits for it (a code): while Redis is away such a message goes uncounted, since without its code
-    he could not sign in, and any other waits. `before_handing` is called when the mail server has let us in, right before
+    he could not sign in, and any other waits. `is_known` says that the address's owner asks from a browser in which he has signed in
+    before: such mail counts apart, so that strangers who ask for mail to his address use up none of his. `before_handing` is called when the mail server has let us in, right before
     it gets the message. Raises `MailLimited`, `MailFailed`, and what `before_handing` raises; then nothing was sent.
     """
-    place = _take_place(_key(message.to[0]), is_asked)
+    place = _take_place(_key(message.to[0], is_known), is_asked)
     connection = get_connection()
     try:
         try:
@@ -142,8 +147,8 @@ def _words(code: int, words: bytes | str) -> str:
     return f"{code} {text}"
 
 
-def _key(address: str) -> str:
-    return f"mail:{keyed_hash('mail', address.strip().lower())[:32]}"
+def _key(address: str, is_known: bool) -> str:
+    return f"mail:{'known:' if is_known else ''}{keyed_hash('mail', address.strip().lower())[:32]}"
 
 
 def _milliseconds(moment: datetime) -> int:
