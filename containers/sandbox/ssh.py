@@ -116,7 +116,9 @@ class SshServer(asyncssh.SSHServer):
                 status = await self._dial_docker(stdin, stdout, stderr)
             elif "derpmgmt-facts" in command:
                 doors = self._doors
-                stdout.write(facts(doors.folder, doors.boot_id, doors.faults()).encode())
+                stdout.write(
+                    facts(doors.folder, doors.boot_id, doors.faults(), self._connection_words()).encode()
+                )
                 status = 0
             else:
                 status = await self._run(command, stdin, stdout, stderr)
@@ -125,6 +127,11 @@ class SshServer(asyncssh.SSHServer):
             channel.abort()
         finally:
             self._sessions -= 1
+
+    def _connection_words(self) -> str:
+        """What sshd puts into SSH_CONNECTION: the client's address and port, then the server's."""
+        ends = (self._connection.get_extra_info("peername"), self._connection.get_extra_info("sockname"))
+        return " ".join(f"{end[0]} {end[1]}" for end in ends)
 
     async def _dial_docker(
         self,
