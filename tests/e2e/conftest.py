@@ -69,6 +69,10 @@ class SandboxedHost:
         self._sandbox.server(self._index).heal()
         self._stack.close()
 
+    def change_engine(self) -> None:
+        """The Engine is installed anew; what it ran is not looked at."""
+        self._sandbox.fleet.hosts[self._index].engine.renew_id()
+
     def take_port(self, port: int) -> None:
         """A stranger's program listens there."""
         self._stack.enter_context(listener(self.address, port))
@@ -269,7 +273,7 @@ def fleet(transactional_db: None, hosts: list[Any], _image: Path) -> Iterator[Fl
     Server.objects.update(next_contact_at=None)
     for server in servers:
         with made.reach(server) as reached:
-            deploy.remove_orphans(reached.engine, settings.PANEL_ID, ())
+            deploy.remove_orphans(reached.engine, settings.PANEL_ID, lambda _standing: ())
             deploy.remove_gate(reached.engine, settings.PANEL_ID)
     pool().close()
 
