@@ -41,7 +41,9 @@ def read_url(text: str, *, may_have_path: bool = False) -> PanelUrl:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ValueError("its host or port cannot be read; an IPv6 address stands in brackets: http://[2001:db8::1]:8000") from None
+        raise ValueError(
+            "its host or port cannot be read; an IPv6 address stands in brackets: http://[2001:db8::1]:8000"
+        ) from None
     if parts.scheme not in _PORTS or not parts.netloc:
         raise ValueError("it begins with http:// or https://")
     if "@" in parts.netloc:
@@ -50,7 +52,9 @@ def read_url(text: str, *, may_have_path: bool = False) -> PanelUrl:
         raise ValueError("it holds no ? and no #")
     path = parts.path.rstrip("/")
     if path and not may_have_path:
-        raise ValueError(f"the panel cannot be served below a path ({path}); give it a host name or a port of its own")
+        raise ValueError(
+            f"the panel cannot be served below a path ({path}); give it a host name or a port of its own"
+        )
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError("its port is a number from 1 to 65535")
     if port == _PORTS[parts.scheme]:
