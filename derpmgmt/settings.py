@@ -149,6 +149,7 @@ QUEUES = [
     "slow",
     "notices",
     "admission",
+    "proofs",
     *(f"{kind}-{k}" for kind in ("apply", "visit", "gate") for k in range(SHARDS)),
 ]
 RQ_QUEUES = {name: {"URL": _redis(0), "DEFAULT_TIMEOUT": 600, "DEFAULT_RESULT_TTL": 60} for name in QUEUES}
@@ -358,6 +359,14 @@ if CLOSE_AFTER_DAYS != 0 and CLOSE_AFTER_DAYS < 8:
         "DERPMGMT_CLOSE_AFTER_DAYS: 0, or at least 8 (the first warning comes 7 days before)"
     )
 
+# Every relay is proven so often, in minutes, without anybody's asking; a customer hears of one that has carried nothing for so long.
+PROOF_MINUTES = env.read_int("PROOF_MINUTES", 1 if IS_DEMO else 15)
+OUTAGE_NOTICE_MINUTES = env.read_int("OUTAGE_NOTICE_MINUTES", 10)
+if PROOF_MINUTES < 1 or OUTAGE_NOTICE_MINUTES < 0:
+    raise ImproperlyConfigured(
+        "DERPMGMT_PROOF_MINUTES: at least 1; DERPMGMT_OUTAGE_NOTICE_MINUTES: 0 or more"
+    )
+
 # Whether a version of a map that lapses takes the pins it names with it, so that snippets copied away really stop.
 ROTATE_PINS = env.read_bool("ROTATE_PINS", default=False)
 
@@ -395,6 +404,8 @@ LOGGING = {
         # They would log the keys in the addresses of push services; what one of those said stands with the notice.
         "apprise": {"level": "WARNING", "handlers": ["nowhere"], "propagate": False},
         "urllib3": {"level": "WARNING"},
+        "waitress": {"level": "WARNING"},
+        "waitress.queue": {"level": "ERROR"},  # it tells of each request that waits for a thread
     },
 }
 structlog.configure(

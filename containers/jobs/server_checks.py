@@ -9,7 +9,7 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext_noop
 
 from containers import deploy
-from containers.derp.probe import CAUSES, ProbeResult
+from containers.derp.probe import CAUSES, REMEDIES, ProbeResult
 from containers.jobs import gates
 from containers.jobs.claims import INTERNAL_ERROR, ClaimLost, take_step, working
 from containers.jobs.deployments import prove
@@ -89,12 +89,15 @@ def _check(server: Server, check: ServerCheck) -> bool:
     with contact(server) as reached:
         found(True, gettext_noop("Signed in; the host key is the confirmed one."))
         take_step(check, "docker")
+        visits.check_owner(server.pk, deploy.read_standing(reached.engine, settings.PANEL_ID))
         version = str(reached.engine.version().get("Version", "?"))
         Server.objects.filter(pk=server.pk).update(docker_version=version[:40])
         found(True, gettext_noop("Docker Engine %(version)s answers."), version=version)
         take_step(check, "machine")
         read = facts.read_facts(reached.connection, server.docker_socket)
-        visits.record_facts(server=server, facts=read, now=timezone.now())
+        visits.record_facts(
+            server=server, facts=read, reached_at=reached.connection.peer_address, now=timezone.now()
+        )
         is_good = found(
             read.disk_free_bytes >= MIN_DISK_BYTES,
             gettext_noop("%(free)s GB of disk are free."),
@@ -112,12 +115,13 @@ def _check(server: Server, check: ServerCheck) -> bool:
         take_step(check, "clean")
         archive = images.current_image()
         throwaways = checks.make_throwaways(server=server, now=timezone.now())
-        keep = visits.keepers(server.pk)
-        deploy.remove_orphans(reached.engine, settings.PANEL_ID, keep)
+        deploy.remove_orphans(reached.engine, settings.PANEL_ID, visits.owned)
         if not throwaways:
             return found(False, gettext_noop("No port of its ranges is free."))
         try:
             gates.ensure_gate(reached.engine, throwaways[0], partial(take_step, check))
+            take_step(check, "list")
+            gates.try_list(reached.engine, server.pk)
             for relay in throwaways:
                 deploy.make_so(
                     reached.engine, relays.spec_of(relay, archive.tag), archive, partial(take_step, check)
@@ -162,14 +166,15 @@ def _judge_ports(server: Server, check: ServerCheck, results: list[tuple[Relay, 
         )
         with translation.override(None):
             cause = str(CAUSES[result.cause])
+            remedy = str(REMEDIES.get(result.cause, ""))
         checks.add_finding(
             check=check,
             finding=checks.Finding(
                 "ports" if result.step in {"connect", "stun"} else "relay",
                 False,
                 cause,
-                remedy=gettext_noop("Allow this in the provider's security group and check again:"),
-                rules=[rule],
+                remedy=remedy or gettext_noop("Allow this in the provider's security group and check again:"),
+                rules=[] if remedy else [rule],
                 detail=f"{port}: {result.detail}",
             ),
         )

@@ -12,8 +12,8 @@ import secrets
 import smtplib
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
-import django_rq
 import redis
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
@@ -21,6 +21,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
 
 log = logging.getLogger(__name__)
@@ -159,9 +160,10 @@ def _take_place(key: str, is_asked: bool) -> tuple[str, str] | None:
     now, name = timezone.now(), secrets.token_hex(8)
     until = now + LONGEST_HANDOVER + WINDOW
     try:
-        with django_rq.get_connection("default") as client:
-            limit = LIMIT if is_asked else LIMIT - KEPT_FOR_CODES
-            wait = client.eval(_TAKE, 1, key, _milliseconds(now), _milliseconds(until), limit, name)
+        limit = LIMIT if is_asked else LIMIT - KEPT_FOR_CODES
+        wait: Any = queue.client().eval(
+            _TAKE, 1, key, str(_milliseconds(now)), str(_milliseconds(until)), str(limit), name
+        )
     except redis.RedisError as error:
         log.warning("mail is not counted, Redis is away: %s", error)
         if is_asked:
@@ -184,8 +186,7 @@ def _free(place: tuple[str, str] | None) -> None:
 
 def _change(act: Callable[[redis.Redis], object]) -> None:
     try:
-        with django_rq.get_connection("default") as client:
-            act(client)
+        act(queue.client())
     except redis.RedisError as error:
         # The place stays taken for longer than needed, which harms nobody.
         log.warning("a mail's place was not given back, Redis is away: %s", error)

@@ -75,7 +75,7 @@ def test_every_page_answers_and_takes_forms_under_that_address(
 
 @pytest.mark.parametrize("typed", BAD)
 def test_an_address_that_leads_nowhere_is_refused_with_a_sentence(typed: str) -> None:
-    with pytest.raises(ValueError, match="[a-z]{3}") as refused:
+    with pytest.raises(ValueError, match=r"[a-z]{3}") as refused:
         read_url(typed)
     assert "secret" not in str(refused.value)
 
