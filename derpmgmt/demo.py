@@ -13,6 +13,7 @@ from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal import auth as totp
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
 from accounts.models import User
 from accounts.services import create_user
@@ -147,7 +148,9 @@ def seed_servers(hosts: list[dict[str, Any]]) -> None:
         if server.host_key != host["host_key"]:
             confirm_host_key(server=server, line=host["host_key"], by=None)
     # While the demo was away its servers did not answer: forget that.
-    Server.objects.filter(contact_failures__gt=0).update(contact_failures=0, next_contact_at=None)
+    Server.objects.filter(Q(contact_failures__gt=0) | Q(silent_since__isnull=False)).update(
+        contact_failures=0, next_contact_at=None, silent_since=None, outage_told_at=None
+    )
     for pk in Server.objects.filter(status=Server.Status.UNHEALTHY).values_list("pk", flat=True):
         queue.announce("server_to_check", pk)
 

@@ -74,7 +74,6 @@ def contact(
         pool().drop(endpoint)
         services.record_failed_contact(server_pk=server.pk, error=error)
         raise
-    services.record_contact(server_pk=server.pk)
     try:
         try:
             yield Contact(connection, engine)
@@ -92,6 +91,12 @@ def contact(
         pool().drop(endpoint)
         services.record_failed_contact(server_pk=server.pk, error=error)
         raise
+    except Exception:
+        services.record_contact(server_pk=server.pk)
+        raise
+    else:
+        # Not before: a server that takes the connection and then hangs would be well again with each try.
+        services.record_contact(server_pk=server.pk)
     finally:
         engine.close()
 

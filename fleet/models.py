@@ -131,7 +131,8 @@ class Server(models.Model):
     """A machine with SSH and a Docker Engine on which relays run.
 
     `busy_by` and `busy_until` are the lease of the one worker that may change it now; `next_contact_at` is set while its last
-    contact failed, so that a dead server costs its neighbours one time limit at most.
+    contact failed, so that a dead server costs its neighbours one time limit at most. `silent_since` is set from the first contact
+    that failed until the next one that goes well (`fleet.outages`).
     """
 
     class Status(models.TextChoices):
@@ -226,6 +227,10 @@ class Server(models.Model):
     next_contact_at = models.DateTimeField(
         _("next contact not before"), null=True, blank=True, editable=False
     )
+    silent_since = models.DateTimeField(
+        _("does not answer since"), null=True, blank=True, db_index=True, editable=False
+    )
+    outage_told_at = models.DateTimeField(_("admins were told"), null=True, blank=True, editable=False)
     busy_by = models.CharField(_("busy with"), max_length=120, blank=True, editable=False)
     busy_until = models.DateTimeField(_("busy until"), null=True, blank=True, editable=False)
     created_at = models.DateTimeField(_("added"), default=timezone.now, editable=False)

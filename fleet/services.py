@@ -14,6 +14,7 @@ from accounts.models import User
 from accounts.services import log_operation
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import Problem
+from fleet import outages
 from fleet.identity import forget_machine
 from fleet.machine import SameMachine
 from fleet.models import (
@@ -177,6 +178,7 @@ def record_contact(*, server_pk: int) -> None:
     """The server answered: it is no longer skipped, and one that was unhealthy for its silence is healthy again."""
     now = timezone.now()
     Server.objects.filter(pk=server_pk).update(last_contact_at=now)
+    outages.end_outage(server_pk=server_pk, now=now)
     with transaction.atomic():
         recovered = Server.objects.filter(pk=server_pk, status=Server.Status.UNHEALTHY, fault="").update(
             status=Server.Status.HEALTHY, status_reason="", contact_failures=0, next_contact_at=None
@@ -190,11 +192,15 @@ def record_contact(*, server_pk: int) -> None:
 
 def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
     """The server did not answer: skip it for a while, twice as long each time (10 s to 5 min); unhealthy after two in a row."""
+    now = timezone.now()
     server = Server.objects.get(pk=server_pk)
     pause = min(CONTACT_PAUSE * 2 ** min(server.contact_failures, 10), CONTACT_PAUSE_LONGEST)
     Server.objects.filter(pk=server_pk).update(
-        contact_failures=F("contact_failures") + 1, next_contact_at=timezone.now() + pause
+        contact_failures=F("contact_failures") + 1, next_contact_at=now + pause
     )
+    with transaction.atomic():
+        if Server.objects.filter(pk=server_pk, silent_since=None).update(silent_since=now):
+            queue.announce("server_silent", server_pk)
     problem = Problem.of(error)
     # Another row has its machine: that does not pass by itself.
     failures = 1 if isinstance(error, SameMachine) else UNHEALTHY_AFTER
