@@ -44,6 +44,7 @@ from acl.services.live_urls import (
     record_fetches,
     revoke_live_url,
 )
+from acl.services.pasting import describe_paste_of
 from acl.services.places import device_limit, lets_all_in, may_open, placed, places_left, window_until
 from acl.services.showing import describe_live, describe_map
 from acl.services.telling import PasteNote, describe_paste, due_news, tell_change
@@ -104,6 +105,7 @@ __all__ = [
     "describe_live",
     "describe_map",
     "describe_paste",
+    "describe_paste_of",
     "destroy_devices",
     "destroy_maps",
     "device_limit",
