@@ -358,6 +358,7 @@ def admission_list(request: SignedInRequest) -> HttpResponse:
     table.devices = {device.node_key: device for device in devices}
     context = {
         "table": table,
+        "most": services.MOST_OF_RENTAL,
         "has_rental": rental is not None,
         "answer": answer,
         "key": key,
