@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,10 @@ from derpmgmt.lib.crypto import DecryptionFailed, EncryptedTextField
 from derpmgmt.lib.files import write_private
 from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor
 from derpmgmt.lib.workers import run_scheduler, run_worker, served_queues
+from derpmgmt.models import foreign_keys_given
 from derpmgmt.web import PROCESSES, Web
+from serials.models import SerialNumber
+from serials.services.batches import code_hash
 
 VALKEY_SECONDS = 30
 
@@ -59,10 +62,11 @@ class Panel:
         with _lock() as lock, _listen() as listener:
             supervisor = Supervisor(lock, output=self.output, parent=self._parent)
             try:
-                with supervisor:
+                with supervisor, _writable():
                     self._run(supervisor, listener)
             finally:
-                env.running_file().unlink(missing_ok=True)
+                with suppress(OSError):
+                    env.running_file().unlink(missing_ok=True)
 
     def fleet(self) -> list[Program]:
         """What else is to run: the demo's servers."""
@@ -175,7 +179,8 @@ class Panel:
     def _settle(self, since: datetime) -> None:
         deadline = time.monotonic() + self.ready_seconds
         try:
-            self.settle()
+            with _writable():
+                self.settle()
             while missing := self._missing(since):
                 if time.monotonic() > deadline:
                     raise CannotStart(missing)
@@ -195,9 +200,22 @@ class Panel:
 
 
 @contextmanager
+def _writable() -> Iterator[None]:
+    """Turns a state folder in which something cannot be read or written into `CannotStart`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        text = _("%(path)s cannot be used: %(reason)s.")
+        raise CannotStart(text % {"path": error.filename, "reason": error.strerror}) from error
+
+
+@contextmanager
 def _lock() -> Iterator[Lock]:
     try:
-        lock = Lock(env.running_lock())
+        with _writable():
+            lock = Lock(env.running_lock())
     except AlreadyRunning as error:
         text = _("A panel or demo runs in %(folder)s already (process %(pid)s). End that one first.")
         raise CannotStart(text % {"folder": env.home(), "pid": error.pid}) from error
@@ -227,7 +245,8 @@ def _leaves() -> list[tuple[str, str]]:
 
 
 def _check_keys() -> None:
-    """Raises `CannotStart` when the keys are not those of the database: looks at a few stored secrets of every kind."""
+    """Raises `CannotStart` when the keys are not those of the database: by a few stored secrets of every kind, by a few serial numbers
+    that must be found by their hash, and by the fingerprints of every key that was in use."""
     for model in apps.get_models():
         for field in model._meta.concrete_fields:
             if not isinstance(field, EncryptedTextField):
@@ -235,10 +254,19 @@ def _check_keys() -> None:
             try:
                 list(model._default_manager.order_by("-pk").values_list(field.name, flat=True)[:5])
             except DecryptionFailed as error:
-                text = _(
-                    "The keys in %(folder)s are not those of this database. Put back the copy you saved."
-                )
-                raise CannotStart(text % {"folder": settings.VAR_DIR / "keys"}) from error
+                raise _foreign("fields") from error
+    serials = SerialNumber.objects.order_by("-pk").values_list("code", "code_hash")[:5]
+    if any(code and code_hash(code) != found_by for code, found_by in serials):
+        raise _foreign("lookup")
+    if names := foreign_keys_given():
+        raise _foreign(*names)
+
+
+def _foreign(*names: str) -> CannotStart:
+    text = _(
+        "These keys in %(folder)s are not those of this database: %(names)s. Put back the copy you saved."
+    )
+    return CannotStart(text % {"folder": settings.VAR_DIR / "keys", "names": ", ".join(names)})
 
 
 def _collect_static() -> None:
@@ -248,7 +276,7 @@ def _collect_static() -> None:
             found = Path(storage.path(path)).stat()
             digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
     stamp = settings.STATIC_ROOT / ".collected"
-    if stamp.exists() and stamp.read_text() == digest.hexdigest():
+    if stamp.exists() and stamp.read_bytes() == digest.hexdigest().encode():
         return
     call_command("collectstatic", interactive=False, verbosity=0)
     stamp.write_text(digest.hexdigest())

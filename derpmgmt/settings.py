@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from csp.constants import SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from derpmgmt.lib import env, valkey
 from derpmgmt.lib.keys import load_keys
@@ -51,8 +53,16 @@ else:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;",
         },
     }
-    VAR_DIR.mkdir(parents=True, exist_ok=True)
-    has_database = Path(_database["NAME"]).exists()
+    try:
+        VAR_DIR.mkdir(parents=True, exist_ok=True)
+        has_database = Path(_database["NAME"]).exists()
+        if has_database and not Path(_database["NAME"]).stat().st_size and (VAR_DIR / "keys").exists():
+            raise ImproperlyConfigured(
+                f"The database {_database['NAME']} is empty, but there are keys beside it: it was lost. Put back the copy you "
+                "saved, or delete the empty file to begin with an empty panel."
+            )
+    except OSError as error:
+        raise ImproperlyConfigured(f"The state folder {VAR_DIR} cannot be used: {error.strerror}.") from error
 # Opening one for each request costs a millisecond, SQLite too. Whoever forks closes them all before.
 _database["CONN_MAX_AGE"] = 60
 DATABASES = {"default": _database}
@@ -60,7 +70,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _keys = load_keys(VAR_DIR, has_database=has_database)
 KEYS_MADE = _keys.made
-SECRET_KEY = _keys.django
+SECRET_KEY, *SECRET_KEY_FALLBACKS = _keys.django
 FIELD_KEYS = _keys.fields
 LOOKUP_KEY = _keys.lookup
 PANEL_ID = _keys.panel_id
@@ -104,7 +114,10 @@ DEBUG = env.read_bool("DEBUG", default=False)
 REDIS_URL = env.read("REDIS_URL")
 IS_VALKEY_OURS = not REDIS_URL
 if IS_VALKEY_OURS:
-    REDIS_URL = f"unix://{quote(str(valkey.socket_path(VAR_DIR)))}"
+    try:
+        REDIS_URL = f"unix://{quote(str(valkey.socket_path(VAR_DIR)))}"
+    except OSError as error:
+        raise ImproperlyConfigured(f"The state folder {VAR_DIR} cannot be used: {error.strerror}.") from error
 
 
 def _redis(number: int) -> str:
@@ -116,11 +129,15 @@ def _redis(number: int) -> str:
 
 CACHES: dict[str, dict[str, Any]] = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "derpmgmt.lib.cache.OpenRedisCache",
         "LOCATION": _redis(1),
         "KEY_PREFIX": "derpmgmt",
-        # A cache that hangs is as good as none; redis' own limit is 5 s.
-        "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},
+        # A cache that hangs is as good as none; redis' own limit is 5 s, four times over.
+        "OPTIONS": {
+            "socket_timeout": 0.5,
+            "socket_connect_timeout": 0.5,
+            "retry": Retry(NoBackoff(), 0),
+        },
     }
 }
 
@@ -131,6 +148,7 @@ QUEUES = [
     "slow",
     "notices",
     "admission",
+    "proofs",
     *(f"{kind}-{k}" for kind in ("apply", "visit", "gate") for k in range(SHARDS)),
 ]
 RQ_QUEUES = {name: {"URL": _redis(0), "DEFAULT_TIMEOUT": 600, "DEFAULT_RESULT_TTL": 60} for name in QUEUES}
@@ -239,8 +257,9 @@ ACCOUNT_REAUTHENTICATION_TIMEOUT = 900
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
-# Beneath the pages' own limits (derpmgmt/middleware.py): failed passwords and authenticator codes of one account.
-ACCOUNT_RATE_LIMITS = {"login_failed": "30/10m/ip,10/10m/key"}
+# Counted by us (accounts/tries.py, derpmgmt/middleware.py): allauth's own shut the owner out together with whoever tries at his account.
+ACCOUNT_RATE_LIMITS = False
+MFA_RATE_LIMITS = False
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
 MFA_FORMS = {
     "add_webauthn": "accounts.forms.AddKeyForm",
@@ -313,7 +332,7 @@ CONTENT_SECURITY_POLICY = {
 # A Redis that is away must not take the pages with it: limits are then not counted.
 RATELIMIT_FAIL_OPEN = True
 RATELIMIT_USE_CACHE = "default"
-# Serial numbers a person or address may try in an hour.
+# Wrong serial numbers that a person, or the visitors of an address, may try in an hour.
 REDEEM_RATE = env.read("REDEEM_RATE", "30/h")
 
 # The rental's life, in days: everything runs on after the end unless the serial number says otherwise; a relay with an old
@@ -336,6 +355,14 @@ CLOSE_AFTER_DAYS = env.read_int("CLOSE_AFTER_DAYS", 30)
 if CLOSE_AFTER_DAYS != 0 and CLOSE_AFTER_DAYS < 8:
     raise ImproperlyConfigured(
         "DERPMGMT_CLOSE_AFTER_DAYS: 0, or at least 8 (the first warning comes 7 days before)"
+    )
+
+# Every relay is proven so often, in minutes, without anybody's asking; a customer hears of one that has carried nothing for so long.
+PROOF_MINUTES = env.read_int("PROOF_MINUTES", 1 if IS_DEMO else 15)
+OUTAGE_NOTICE_MINUTES = env.read_int("OUTAGE_NOTICE_MINUTES", 10)
+if PROOF_MINUTES < 1 or OUTAGE_NOTICE_MINUTES < 0:
+    raise ImproperlyConfigured(
+        "DERPMGMT_PROOF_MINUTES: at least 1; DERPMGMT_OUTAGE_NOTICE_MINUTES: 0 or more"
     )
 
 # Whether a version of a map that lapses takes the pins it names with it, so that snippets copied away really stop.
@@ -374,7 +401,6 @@ LOGGING = {
         "apprise": {"level": "WARNING", "handlers": ["nowhere"], "propagate": False},
         "urllib3": {"level": "WARNING"},
         "waitress": {"level": "WARNING"},
-        "waitress.queue": {"level": "ERROR"},  # it tells of each request that waits for a thread
     },
 }
 structlog.configure(
