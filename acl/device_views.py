@@ -53,7 +53,7 @@ def rental_or_404(request: SignedInRequest) -> Rental:
     return get_object_or_404(Rental.objects.visible_to(request.user), user=request.user)
 
 
-def _device(request: SignedInRequest, pk: int | str) -> Device | None:
+def own_device(request: SignedInRequest, pk: int | str) -> Device | None:
     """The customer's own device; None when there is none (any more), 404 for what belongs to another."""
     if not _PK.fullmatch(str(pk)):
         raise Http404
@@ -66,7 +66,7 @@ def _device(request: SignedInRequest, pk: int | str) -> Device | None:
     return device
 
 
-def _where(values: QueryDict) -> QueryDict:
+def clean_where(values: QueryDict) -> QueryDict:
     where = QueryDict(mutable=True)
     for name in _WHERE:
         if value := values.get(name):
@@ -79,7 +79,7 @@ def go_back(request: SignedInRequest) -> HttpResponse:
     back = request.POST.get("back", "")
     if back == "home":
         return redirect("home")
-    where = _where(QueryDict(back)).urlencode()
+    where = clean_where(QueryDict(back)).urlencode()
     return redirect(reverse("acl:device-list") + (f"?{where}" if where else ""))
 
 
@@ -100,7 +100,7 @@ def _state(request: SignedInRequest, rental: Rental, where: QueryDict) -> Device
 
 def _parts(request: SignedInRequest, rental: Rental) -> dict[str, Any]:
     """What the whole page shows; a fixed number of queries."""
-    where = _where(request.GET)
+    where = clean_where(request.GET)
     state = _state(request, rental, where)
     words = where.get("q", "")
     lists = describe_lists(
@@ -143,7 +143,7 @@ def device_state(request: SignedInRequest) -> HttpResponse:
     rental = own_rental(request)
     if rental is None or not rental.is_entitled(timezone.now()):
         return HttpResponseClientRefresh()
-    where = _where(request.GET)
+    where = clean_where(request.GET)
     state = _state(request, rental, where)
     context = {"rental": rental, "state": state, "where": where, "back": where.urlencode()}
     response = render(request, "acl/_device_state.html", context)
@@ -249,10 +249,10 @@ def _names(devices: tuple[Device, ...]) -> str:
 @require_POST
 def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
     """Let a device in that waits or was revoked; with `replaces` instead of that one."""
-    device, replaces = _device(request, pk), None
+    device, replaces = own_device(request, pk), None
     is_gone = device is None
     if old := request.POST.get("replaces", ""):
-        replaces = _device(request, old)
+        replaces = own_device(request, old)
         is_gone = is_gone or replaces is None
     if device is None or is_gone:
         return refuse(request, services.NotWaiting())
@@ -276,7 +276,7 @@ def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
 @require_POST
 def device_ignore(request: SignedInRequest, pk: int) -> HttpResponse:
     """Keep a device out that waits, and do not ask again."""
-    device = _device(request, pk)
+    device = own_device(request, pk)
     if device is None or not services.ignore_device(device=device, by=request.user, ip=client_ip(request)):
         return refuse(request, services.NotWaiting())
     messages.success(
@@ -289,7 +289,7 @@ def device_ignore(request: SignedInRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
     """What revoking does, with the button; then it is done."""
-    device = _device(request, pk)
+    device = own_device(request, pk)
     if device is None or device.status == Device.Status.REVOKED:
         messages.info(request, _("This device is revoked already."))
         return go_back(request)
@@ -297,7 +297,7 @@ def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
         context = {
             "device": device,
             "is_open": services.lets_all_in(device.rental, timezone.now()),
-            "back": _where(request.GET).urlencode(),
+            "back": clean_where(request.GET).urlencode(),
         }
         return render(request, "acl/device_revoke.html", context)
     if services.revoke_device(device=device, by=request.user, ip=client_ip(request)):
@@ -312,7 +312,7 @@ def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
 @require_POST
 def device_rename(request: SignedInRequest, pk: int) -> HttpResponse:
     """Give a device another name."""
-    device = _device(request, pk)
+    device = own_device(request, pk)
     if device is None:
         messages.error(request, _("This device is gone."))
     else:
