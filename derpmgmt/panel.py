@@ -37,6 +37,8 @@ from serials.models import SerialNumber
 from serials.services.batches import code_hash
 
 VALKEY_SECONDS = 30
+# After so long it is said what is waited for.
+SILENT_SECONDS = 3.0
 
 
 class CannotStart(Exception):
@@ -112,8 +114,13 @@ class Panel:
         self._prepare()
         connections.close_all()
         self._wait_for_redis(supervisor)
-        if not supervisor.run(self.is_fleet_up, self.ready_seconds) and not supervisor.is_stopping:
-            raise CannotStart(_("The servers of the demo did not start."))
+        if not supervisor.run(self.is_fleet_up, SILENT_SECONDS) and not supervisor.is_stopping:
+            self.say(_("Waiting for the servers of the demo to start …"))
+            if not supervisor.run(self.is_fleet_up, self.ready_seconds) and not supervisor.is_stopping:
+                raise CannotStart(
+                    _("The servers of the demo did not start; see %(path)s. “make demo-reset” begins anew.")
+                    % {"path": self.output}
+                )
         if supervisor.is_stopping:
             return
         start("scheduler", lambda: run_scheduler(flow.CRON), 0, 5)
@@ -149,6 +156,7 @@ class Panel:
                     % {"folder": settings.VAR_DIR / "keys"}
                 )
             if MigrationExecutor(connection).migration_plan(_leaves()):
+                self.say(_("Bringing the database up to date …"))
                 call_command("migrate", interactive=False, verbosity=0)
             _check_keys()
         except DatabaseError as error:
@@ -177,13 +185,18 @@ class Panel:
             raise CannotStart(_("Redis does not answer: %(reason)s") % {"reason": error}) from error
 
     def _settle(self, since: datetime) -> None:
-        deadline = time.monotonic() + self.ready_seconds
         try:
             with _writable():
                 self.settle()
+            began = said_at = time.monotonic()
+            said = ""
             while missing := self._missing(since):
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                if now > began + self.ready_seconds:
                     raise CannotStart(missing)
+                if now > said_at + SILENT_SECONDS and missing != said:
+                    said, said_at = missing, now
+                    self.say(_("Waiting: %(what)s") % {"what": missing})
                 time.sleep(0.05)
         except CannotStart as error:
             self.say(str(error))
