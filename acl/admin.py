@@ -26,6 +26,7 @@ from accounts.models import User
 from acl import services
 from acl.models import AclConfig, AclEvent, Admission, Device, DevicePolicy, LiveUrl, MapRegion
 from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.way_back import part_of
 from serials.models import Rental
 
 # A list of admissions is counted and leafed through so far; a search finds what is older.
@@ -78,7 +79,7 @@ class AclConfigAdmin(RentalRowAdmin):
     change_form_template = "admin/acl/aclconfig/change_form.html"
 
     def get_urls(self) -> list[Any]:
-        renew = self.admin_site.admin_view(self.renew)
+        renew = self.admin_site.admin_view(part_of("admin:acl_aclconfig_change", "pk")(self.renew))
         return [path("<int:pk>/renew/", renew, name="acl_aclconfig_renew"), *super().get_urls()]
 
     def renew(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -171,7 +172,7 @@ class LiveUrlAdmin(RentalRowAdmin):
         return super().get_queryset(request).defer("secret")
 
     def get_urls(self) -> list[Any]:
-        revoke = self.admin_site.admin_view(self.revoke)
+        revoke = self.admin_site.admin_view(part_of("admin:acl_liveurl_change", "pk")(self.revoke))
         return [path("<int:pk>/revoke/", revoke, name="acl_liveurl_revoke"), *super().get_urls()]
 
     def revoke(self, request: HttpRequest, pk: int) -> HttpResponse:

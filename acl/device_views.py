@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods
 from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
 from django_tables2 import LazyPaginator
 
@@ -32,6 +32,7 @@ from containers.derp.keys import format_node_key
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import TooManyRequests, consume
 from derpmgmt.lib.paging import show_page
+from derpmgmt.lib.way_back import part_of, posted_from
 from serials.models import Rental
 
 PASTE_RATE = "30/10m"
@@ -138,6 +139,7 @@ def device_list(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("acl:device-list")
 def device_state(request: SignedInRequest) -> HttpResponse:
     """Places, window and who is connected, asked for by the page itself; says by an event when the lists are others."""
     rental = own_rental(request)
@@ -154,6 +156,7 @@ def device_state(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("acl:device-list")
 def device_lists(request: SignedInRequest) -> HttpResponse:
     """The lists alone, asked for by the page itself."""
     rental = own_rental(request)
@@ -246,7 +249,7 @@ def _names(devices: tuple[Device, ...]) -> str:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
     """Let a device in that waits or was revoked; with `replaces` instead of that one."""
     device, replaces = own_device(request, pk), None
@@ -273,7 +276,7 @@ def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def device_ignore(request: SignedInRequest, pk: int) -> HttpResponse:
     """Keep a device out that waits, and do not ask again."""
     device = own_device(request, pk)
@@ -309,7 +312,7 @@ def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def device_rename(request: SignedInRequest, pk: int) -> HttpResponse:
     """Give a device another name."""
     device = own_device(request, pk)
