@@ -103,10 +103,10 @@ def _make_so(relay: Relay, deployment: Deployment) -> None:
 
 
 def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None) -> None:
-    archive = images.find_image(relay.image)
     take_step(deployment, "connect", f"{relay.server.name} ({relay.server.ssh_address})")
     _check_rest(relay.server)
     with contact(relay.server) as reached:
+        archive = images.find_image(relay.image, reached.engine.architecture)
         gates.ensure_gate(reached.engine, relay, partial(take_step, deployment, "gate"))
         spec = relays.spec_of(relay, archive.tag)
         if relay.failure_code == STALE:
