@@ -16,8 +16,11 @@ class Faults:
     """The switches of one server; all off on a healthy one.
 
     ``down``: the server refuses connections and its relays are gone until it is back. ``ssh_hung``: it accepts connections and
-    says nothing. ``other_host_key``: it presents a host key that nobody has seen. ``streamlocal_refused``: SSH forwards no
-    sockets. ``docker``: "" = well, "absent" = not installed, "down" = the socket is there and nobody listens, "hung" = the
+    says nothing. ``other_host_key``: it presents a host key that nobody has seen. ``turns_away``: it says "Not
+    allowed at this time" instead of a version, as for PerSourcePenalties. ``old_algorithms``: it knows only key exchanges that
+    nobody uses any more. ``wants_both``: it wants the key and then the password (AuthenticationMethods). ``login_shell``: "" = well,
+    "prints" = the login shell prints before and after each command, "nologin" and "expired" = it says why it runs none.
+    ``streamlocal_refused``: SSH forwards no sockets. ``docker``: "" = well, "absent" = not installed, "down" = the socket is there and nobody listens, "hung" = the
     daemon accepts requests and never answers. ``no_ps``: it has no command that lists processes. ``disk_full``: the Engine cannot write. ``broken_images``: beginnings of image
     tags whose program cannot run. ``clock_offset``: seconds by which the server's clock is ahead. ``dies_after``: as ``down``,
     from the moment that a request with this method and path (without version, such as "POST /images/load") was carried
@@ -27,6 +30,10 @@ class Faults:
     down: bool = False
     ssh_hung: bool = False
     other_host_key: bool = False
+    turns_away: bool = False
+    old_algorithms: bool = False
+    wants_both: bool = False
+    login_shell: str = ""
     streamlocal_refused: bool = False
     docker: str = ""
     no_ps: bool = False

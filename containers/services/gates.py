@@ -205,7 +205,7 @@ def late_gates() -> QuerySet[Gate]:
 def failure_text(gate: Gate) -> str | Promise:
     """Why the gate could not be made, as a sentence; for a code without one the code."""
     known: list[type[RemoteError]] = [NoGateImage, ListNotTaken, TimedOut, Unreachable]
-    sentences = {error.code: error.sentence for error in known}
+    sentences = {error.code: error.explain(error.code) for error in known}
     sentences["internal"] = _("The panel made a mistake here; it is in its log.")
     sentences[ContainerStopped.code] = ContainerStopped.gate_sentence
     return sentences.get(gate.failure_code) or explain_code(gate.failure_code) or gate.failure_code
