@@ -169,6 +169,7 @@ class RelayHealth(models.Model):
     handshake_ms = models.FloatField(null=True, blank=True)
     packet_ms = models.FloatField(null=True, blank=True)
     stun_ms = models.FloatField(null=True, blank=True)
+    mapped_address = models.GenericIPAddressField(_("STUN saw us come from"), null=True, blank=True)
 
     class Meta:
         verbose_name = _("relay test")

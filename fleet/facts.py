@@ -1,5 +1,6 @@
 """What one look at a server tells: a constant shell script, and the parser of what it prints."""
 
+import ipaddress
 import re
 import time
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ if [ ! -S "$socket" ]; then echo "docker absent"
 elif [ -r "$socket" ] && [ -w "$socket" ]; then echo "docker usable"
 else echo "docker forbidden"
 fi
+echo "ssh $SSH_CONNECTION"
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 echo "kernel $(uname -r)"
 echo "machine $(uname -m)"
@@ -59,7 +61,8 @@ class HostFacts:
 
     `clock_offset` is how many seconds the server's clock is ahead of ours (busybox tells whole seconds only); `received_bytes` and `sent_bytes` count from
     the boot (`boot_id`) on the interface of the default route, whose name is empty when there is no such route;
-    `docker_socket` tells whether the Docker socket is there, `docker_usable` whether the SSH user may use it.
+    `docker_socket` tells whether the Docker socket is there, `docker_usable` whether the SSH user may use it; `ssh_client` is the
+    address that the SSH connection comes from as the server sees it, empty where it does not tell.
     """
 
     clock_offset: float
@@ -80,6 +83,7 @@ class HostFacts:
     kernel: str
     machine: str
     os_name: str
+    ssh_client: str = ""
 
 
 def parse_facts(output: str, asked_at: float) -> HostFacts:
@@ -120,9 +124,20 @@ def parse_facts(output: str, asked_at: float) -> HostFacts:
             kernel=said["kernel"],
             machine=said["machine"],
             os_name=said["os"].strip("\"'"),
+            ssh_client=_ssh_client(said.get("ssh", "")),
         )
     except (KeyError, ValueError) as error:
         raise RemoteError(code="garbage_facts", detail=f"{error}: {output[:200]}") from None
+
+
+def _ssh_client(words: str) -> str:
+    """The client's address in sshd's `$SSH_CONNECTION` ("CLIENT PORT SERVER PORT"), IPv4 as such; "" when there is none."""
+    try:
+        address = ipaddress.ip_address(words.split(" ")[0].partition("%")[0])
+    except ValueError:
+        return ""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def read_facts(

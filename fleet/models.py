@@ -184,6 +184,15 @@ class Server(models.Model):
     memory_bytes = models.BigIntegerField(_("memory in bytes"), null=True, blank=True, editable=False)
     disk_free_bytes = models.BigIntegerField(_("free disk in bytes"), null=True, blank=True, editable=False)
     docker_version = models.CharField(_("Docker version"), max_length=40, blank=True, editable=False)
+    panel_seen_as = models.GenericIPAddressField(
+        _("sees the panel as"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_(
+            "Where its SSH server says that the panel comes from, when it is reached at its public address."
+        ),
+    )
     last_contact_at = models.DateTimeField(_("last contact"), null=True, blank=True, editable=False)
     last_visit_at = models.DateTimeField(_("last visit"), null=True, blank=True, editable=False)
     contact_failures = models.PositiveIntegerField(_("failed contacts in a row"), default=0, editable=False)

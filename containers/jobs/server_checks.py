@@ -9,7 +9,7 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext_noop
 
 from containers import deploy
-from containers.derp.probe import CAUSES, ProbeResult
+from containers.derp.probe import CAUSES, REMEDIES, ProbeResult
 from containers.jobs import gates
 from containers.jobs.claims import INTERNAL_ERROR, ClaimLost, take_step, working
 from containers.jobs.deployments import prove
@@ -94,7 +94,9 @@ def _check(server: Server, check: ServerCheck) -> bool:
         found(True, gettext_noop("Docker Engine %(version)s answers."), version=version)
         take_step(check, "machine")
         read = facts.read_facts(reached.connection, server.docker_socket)
-        visits.record_facts(server=server, facts=read, now=timezone.now())
+        visits.record_facts(
+            server=server, facts=read, reached_at=reached.connection.peer_address, now=timezone.now()
+        )
         is_good = found(
             read.disk_free_bytes >= MIN_DISK_BYTES,
             gettext_noop("%(free)s GB of disk are free."),
@@ -162,14 +164,15 @@ def _judge_ports(server: Server, check: ServerCheck, results: list[tuple[Relay, 
         )
         with translation.override(None):
             cause = str(CAUSES[result.cause])
+            remedy = str(REMEDIES.get(result.cause, ""))
         checks.add_finding(
             check=check,
             finding=checks.Finding(
                 "ports" if result.step in {"connect", "stun"} else "relay",
                 False,
                 cause,
-                remedy=gettext_noop("Allow this in the provider's security group and check again:"),
-                rules=[rule],
+                remedy=remedy or gettext_noop("Allow this in the provider's security group and check again:"),
+                rules=[] if remedy else [rule],
                 detail=f"{port}: {result.detail}",
             ),
         )

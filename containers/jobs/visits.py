@@ -59,6 +59,7 @@ def visit_server(server: Server) -> None:
     """Read one server and write down what was found. Raises `RemoteError`."""
     with contact(server) as reached:
         read = facts.read_facts(reached.connection, server.docker_socket)
+        reached_at = reached.connection.peer_address
         found = deploy.read_ours(reached.engine, settings.PANEL_ID)
         volumes = deploy.read_volumes(reached.engine, settings.PANEL_ID)
         changed = set()
@@ -72,7 +73,7 @@ def visit_server(server: Server) -> None:
                     raise
                 changed.add(relay.pk)
         gates.look_at_gate(reached.engine, server.pk)
-    visits.record_facts(server=server, facts=read, now=timezone.now())
+    visits.record_facts(server=server, facts=read, reached_at=reached_at, now=timezone.now())
     repaired, orphans = visits.record_containers(server=server, found=found, volumes=volumes, changed=changed)
     if repaired or orphans:
         log.warning("visit of %s: to repair %s, orphans %s", server.name, repaired, orphans)

@@ -21,7 +21,8 @@ class Faults:
     nobody uses any more. ``wants_both``: it wants the key and then the password (AuthenticationMethods). ``login_shell``: "" = well,
     "prints" = the login shell prints before and after each command, "nologin" and "expired" = it says why it runs none.
     ``streamlocal_refused``: SSH forwards no sockets. ``docker``: "" = well, "absent" = not installed, "down" = the socket is there and nobody listens, "hung" = the
-    daemon accepts requests and never answers. ``no_ps``: it has no command that lists processes. ``disk_full``: the Engine cannot write. ``broken_images``: beginnings of image
+    daemon accepts requests and never answers. ``no_ps``: it has no command that lists processes. ``rewrites_sources``: the address that all who come to its relays seem to have, as where published
+    ports go through a program of the host ("" = their own); for relays started from then on. ``disk_full``: the Engine cannot write. ``broken_images``: beginnings of image
     tags whose program cannot run. ``clock_offset``: seconds by which the server's clock is ahead. ``dies_after``: as ``down``,
     from the moment that a request with this method and path (without version, such as "POST /images/load") was carried
     out but not answered.
@@ -37,6 +38,7 @@ class Faults:
     streamlocal_refused: bool = False
     docker: str = ""
     no_ps: bool = False
+    rewrites_sources: str = ""
     disk_full: bool = False
     broken_images: list[str] = field(default_factory=list)
     clock_offset: float = 0.0

@@ -267,6 +267,7 @@ class Lifecycle:
                 (container.ports.get(f"{port}/{protocol}") or [{"HostPort": 0}])[0]["HostPort"]
             ),
             resolve=lambda host, port: self._resolve(container, host, port),
+            seen_source=self._faults().rewrites_sources,
         )
         program = _PROGRAMS[posixpath.basename(container.command[0])](container.command, around)
         try:

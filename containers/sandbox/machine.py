@@ -22,11 +22,11 @@ def memory_bytes() -> tuple[int, int]:
     return found["MemTotal"], found["MemAvailable"]
 
 
-def facts(folder: Path, boot_id: str, faults: Faults) -> str:
+def facts(folder: Path, boot_id: str, faults: Faults, connection: str) -> str:
     """The lines that the panel's facts script (``fleet.facts``) prints on a host.
 
     Not run but told, because the script needs Linux, and because the clock, the disk and Docker of this server may be
-    wrong while the machine's are not. ``folder``: whose disk counts. Network counters are left out: the interface belongs to
+    wrong while the machine's are not. ``folder``: whose disk counts; ``connection``: what sshd has in ``$SSH_CONNECTION``. Network counters are left out: the interface belongs to
     all servers together.
     """
     total, available = memory_bytes()
@@ -42,6 +42,7 @@ def facts(folder: Path, boot_id: str, faults: Faults) -> str:
         f"disk_total {disk.total // 1024}",
         f"disk_free {0 if faults.disk_full else disk.free // 1024}",
         f"docker {docker}",
+        f"ssh {connection}",
         f"boot {boot_id}",
         f"kernel {platform.release()}",
         f"machine {platform.machine()}",

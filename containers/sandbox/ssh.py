@@ -176,7 +176,9 @@ class SshServer(asyncssh.SSHServer):
         if "derpmgmt-facts" in command:
             doors = self._doors
             told = await self._run_with(
-                command, "cat", facts(doors.folder, doors.boot_id, doors.faults()).encode()
+                command,
+                "cat",
+                facts(doors.folder, doors.boot_id, doors.faults(), self._connection_words()).encode(),
             )
             stdout.write(told.stdout)
             stderr.write(told.stderr)
@@ -189,6 +191,11 @@ class SshServer(asyncssh.SSHServer):
         return await asyncio.to_thread(
             subprocess.run, [*words[:4], script], input=given, capture_output=True, check=False
         )
+
+    def _connection_words(self) -> str:
+        """What sshd puts into SSH_CONNECTION: the client's address and port, then the server's."""
+        ends = (self._connection.get_extra_info("peername"), self._connection.get_extra_info("sockname"))
+        return " ".join(f"{end[0]} {end[1]}" for end in ends)
 
     async def _dial_docker(
         self,

@@ -198,6 +198,7 @@ def record_probe(*, relay: Relay, result: ProbeResult) -> RelayHealth:
         handshake_ms=result.handshake_ms,
         packet_ms=result.packet_ms,
         stun_ms=result.stun_ms,
+        mapped_address=result.mapped_address or None,
     )
     Relay.objects.filter(pk=relay.pk).update(last_health=health)
     return health

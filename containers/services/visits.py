@@ -12,12 +12,17 @@ from fleet.facts import HostFacts
 from fleet.models import Server
 
 
-def record_facts(*, server: Server, facts: HostFacts, now: datetime) -> None:
-    """Write a visit's figures of the machine to its row."""
+def record_facts(*, server: Server, facts: HostFacts, reached_at: str, now: datetime) -> None:
+    """Write a visit's figures of the machine to its row.
+
+    What it sees of us counts where SSH took the way that relays' clients take: to the public address (`reached_at`), not
+    through a jump host or a private network.
+    """
     Server.objects.filter(pk=server.pk).update(
         load_ratio=facts.load1 / max(facts.cores, 1),
         memory_bytes=facts.memory_total_bytes,
         disk_free_bytes=facts.disk_free_bytes,
+        panel_seen_as=(facts.ssh_client or None) if reached_at == server.address else None,
         last_visit_at=now,
     )
 

@@ -183,6 +183,14 @@ class Connection:
         """Whether the connection still stands as far as this side knows; `ping` asks the other side."""
         return self._transport.is_active()
 
+    @property
+    def peer_address(self) -> str:
+        """The IP address at which the server was reached; "" once the connection is gone."""
+        try:
+            return str(self._transport.sock.getpeername()[0])
+        except OSError:
+            return ""
+
     def ping(self, timeout: float = 3.0) -> bool:
         """Whether the host answers within `timeout` seconds. If not, the connection is dropped."""
         if self.is_alive and self._transport.ping(timeout):

@@ -61,6 +61,7 @@ class SandboxedHost:
             "docker_hung": {"docker": "hung"},
             "docker_absent": {"docker": "absent"},
             "disk_full": {"disk_full": True},
+            "rewrites_sources": {"rewrites_sources": "172.18.0.1"},
         }
         self._sandbox.server(self._index).fault(**faults.get(kind) or {"dies_after": kind})
 
@@ -180,13 +181,29 @@ def worker_id(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def hosts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[list[Any]]:
+def _lab() -> Iterator[Any]:
+    """The lab that this run has for itself, with its three good hosts."""
+    from tests.lab.hosts import lab
+
+    with lab(state=Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rootless_host(_lab: Any) -> LabHost:
+    """A fourth host of the lab, whose Docker belongs to an unprivileged user. No server of `fleet` stands for it."""
+    from tests.lab.kinds import ROOTLESS
+
+    return LabHost(_lab.add(ROOTLESS), _lab.gateway)
+
+
+@pytest.fixture(scope="session")
+def hosts(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, request: pytest.FixtureRequest
+) -> Iterator[list[Any]]:
     with ExitStack() as stack:
         if IS_LAB:
-            from tests.lab.hosts import lab
-
-            state = Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test"))
-            running = stack.enter_context(lab(hosts=3, state=state))
+            running = request.getfixturevalue("_lab")
             yield [LabHost(host, running.gateway) for host in running.hosts]
         else:
             from containers.sandbox.fleet import Sandbox

@@ -68,6 +68,21 @@ def test_script_finds_the_socket_when_it_is_there(tmp_path: Path) -> None:
     assert facts.docker_usable
 
 
+@pytest.mark.parametrize(
+    ("line", "address"),
+    [
+        ("ssh 198.51.100.7 51234 203.0.113.10 22", "198.51.100.7"),
+        ("ssh ::ffff:198.51.100.7 51234 ::ffff:203.0.113.10 22", "198.51.100.7"),
+        ("ssh fe80::1%eth0 51234 fe80::2%eth0 22", "fe80::1"),
+        ("ssh ", ""),
+        ("ssh UNKNOWN 65535 UNKNOWN 65535", ""),
+        ("kernel 6.1.0", ""),
+    ],
+)
+def test_facts_tell_where_the_server_sees_us_come_from(line: str, address: str) -> None:
+    assert parse_facts(ALPINE.replace("kernel 6.1.0", f"kernel 6.1.0\n{line}"), 0).ssh_client == address
+
+
 def test_facts_are_read_when_host_is_busybox_and_greets() -> None:
     facts = parse_facts(ALPINE, 1795331910.0)
     assert facts.clock_offset == 8.0
