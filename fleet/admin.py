@@ -16,7 +16,6 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import StaffAdmin
-from derpmgmt.lib.jobs import translate
 from fleet import services
 from fleet.forms import SERVER_FIELDS, CredentialForm, HostKeyForm, ProviderAccountForm, ServerForm
 from fleet.models import ProviderAccount, Region, Server, SshCredential
@@ -116,7 +115,7 @@ class ServerAdmin(StaffAdmin):
         return format_html(
             '<span class="panel-state is-{}" title="{}">{}</span>',
             COLOURS[Server.Status(server.status)],
-            translate(server.status_reason, {}),
+            server.reason,
             server.get_status_display(),
         )
 

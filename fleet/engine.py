@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
+from derpmgmt.lib.problems import declare
 from fleet.ssh import ChannelStream, Connection, ForwardingRefused, RemoteError, TimedOut
 
 DOCKER_SOCKET = "/var/run/docker.sock"
@@ -58,10 +59,6 @@ class EngineError(RemoteError):
 
     code = "engine_refused"
 
-    @classmethod
-    def explain(cls, code: str) -> str | Promise:
-        return SENTENCES.get(code) or super().explain(code)
-
 
 SENTENCES: dict[str, str | Promise] = {
     "port_taken": _("A port that is needed is already in use on the server."),
@@ -81,6 +78,8 @@ SENTENCES: dict[str, str | Promise] = {
     "engine_refused": _("The Docker Engine refused."),
     "garbage": _("What answers on the Docker socket is not a Docker Engine."),
 }
+
+declare(SENTENCES)
 
 _WORDS: tuple[tuple[str, str], ...] = (
     # What Docker 20.10 to 29 say, in lower case; the first match counts. A failed start may report more than one.
@@ -114,11 +113,6 @@ def explain(words: str, status: int | None = None) -> EngineError:
     if not code:
         code = {404: "not_found", 409: "conflict"}.get(status or 0, "engine_refused")
     return EngineError(code=code, detail=words)
-
-
-def explain_code(code: str) -> str | Promise:
-    """The sentence behind an EngineError's code; empty for a code that is none of its."""
-    return SENTENCES.get(code, "")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from django.utils.translation import get_language
 from django.utils.translation import gettext_lazy as _
 
 from derpmgmt.lib.crypto import EncryptedTextField
+from derpmgmt.lib.problems import explain, translate
 
 _port = [MinValueValidator(1), MaxValueValidator(65535)]
 
@@ -174,7 +175,10 @@ class Server(models.Model):
     )
 
     status = models.CharField(_("state"), max_length=12, choices=Status, default=Status.NEW, db_index=True)
+    # Why it is in its state: what a person wrote, or an error's code and values (`reason` reads both).
     status_reason = models.TextField(_("reason"), blank=True)
+    status_code = models.CharField(_("error code"), max_length=32, blank=True, default="", editable=False)
+    status_values = models.JSONField(default=dict, blank=True, editable=False)
     in_use = models.GeneratedField(
         expression=Case(When(~Q(status="retired"), then=Value(1)), default=None),
         output_field=models.SmallIntegerField(null=True),
@@ -225,6 +229,13 @@ class Server(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def reason(self) -> str:
+        """Why it is in its state, in the language of the page; empty where there is nothing to say."""
+        if self.status_code:
+            return explain(self.status_code, self.status_values, self.status_reason)
+        return translate(self.status_reason, {})
 
     @property
     def ssh_address(self) -> str:

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import User
 from accounts.services import log_operation
 from derpmgmt.lib import queue
-from derpmgmt.lib.jobs import Problem
+from derpmgmt.lib.problems import Problem
 from fleet.models import (
     CONTACT_PAUSE,
     CONTACT_PAUSE_LONGEST,
@@ -26,6 +26,17 @@ from fleet.ssh import HostKey, RemoteError
 
 # The lease of a worker that died ends by itself after this time; a living one renews it while it works.
 LEASE = timedelta(seconds=20)
+
+NO_REASON: dict[str, Any] = {"status_reason": "", "status_code": "", "status_values": {}}
+
+
+def status_words(problem: Problem) -> dict[str, Any]:
+    """The fields of a server's row that say why it is in its state."""
+    return {
+        "status_reason": problem.sentence,
+        "status_code": problem.code[:32],
+        "status_values": problem.values,
+    }
 
 
 class ServerNotEmpty(Exception):
@@ -71,7 +82,7 @@ def confirm_host_key(*, server: Server, line: str, by: User | None) -> None:
     """
     key = HostKey.from_line(line)
     Server.objects.filter(pk=server.pk).update(
-        host_key=key.line, next_contact_at=None, contact_failures=0, status_reason=""
+        host_key=key.line, next_contact_at=None, contact_failures=0, **NO_REASON
     )
     server.refresh_from_db()
     log_operation(by=by, action="server.host_key_confirmed", target=server, fingerprint=key.fingerprint)
@@ -104,7 +115,7 @@ def accept_server(*, server: Server, by: User | None = None) -> bool:
     with transaction.atomic():
         accepted = Server.objects.filter(
             pk=server.pk, status__in=[Server.Status.NEW, Server.Status.UNHEALTHY, Server.Status.HEALTHY]
-        ).update(status=Server.Status.HEALTHY, status_reason="", contact_failures=0, next_contact_at=None)
+        ).update(status=Server.Status.HEALTHY, **NO_REASON, contact_failures=0, next_contact_at=None)
         if accepted:
             log_operation(by=by, action="server.accepted", target=server)
             queue.announce("server_usable", server.pk)
@@ -116,7 +127,7 @@ def start_maintenance(*, server: Server, by: User | None, reason: str = "") -> N
     """Place nothing new on the server; its relays keep running. Raises `WrongState`."""
     moved = Server.objects.filter(
         pk=server.pk, status__in=[Server.Status.HEALTHY, Server.Status.UNHEALTHY]
-    ).update(status=Server.Status.MAINTENANCE, status_reason=reason)
+    ).update(status=Server.Status.MAINTENANCE, **(NO_REASON | {"status_reason": reason}))
     if not moved:
         raise WrongState(_("Only a server in use can be put into maintenance."))
     log_operation(by=by, action="server.maintenance_started", target=server, reason=reason)
@@ -126,7 +137,7 @@ def start_maintenance(*, server: Server, by: User | None, reason: str = "") -> N
 def end_maintenance(*, server: Server, by: User | None) -> None:
     """Take the server back into use. Raises `WrongState`."""
     moved = Server.objects.filter(pk=server.pk, status=Server.Status.MAINTENANCE).update(
-        status=Server.Status.HEALTHY, status_reason="", next_contact_at=None, contact_failures=0
+        status=Server.Status.HEALTHY, **NO_REASON, next_contact_at=None, contact_failures=0
     )
     if not moved:
         raise WrongState(_("This server is not in maintenance."))
@@ -158,7 +169,7 @@ def record_contact(*, server_pk: int) -> None:
     Server.objects.filter(pk=server_pk).update(last_contact_at=now)
     with transaction.atomic():
         recovered = Server.objects.filter(pk=server_pk, status=Server.Status.UNHEALTHY).update(
-            status=Server.Status.HEALTHY, status_reason="", contact_failures=0, next_contact_at=None
+            status=Server.Status.HEALTHY, **NO_REASON, contact_failures=0, next_contact_at=None
         )
         if recovered:
             queue.announce("server_usable", server_pk)
@@ -177,7 +188,7 @@ def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
     problem = Problem.of(error)
     Server.objects.filter(
         pk=server_pk, status=Server.Status.HEALTHY, contact_failures__gte=UNHEALTHY_AFTER
-    ).update(status=Server.Status.UNHEALTHY, status_reason=problem.sentence % problem.values or problem.code)
+    ).update(status=Server.Status.UNHEALTHY, **status_words(problem))
 
 
 @contextmanager

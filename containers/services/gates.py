@@ -14,21 +14,18 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils.functional import Promise
-from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
 from accounts.services import log_operation
-from containers.deploy import ContainerStopped, ListNotTaken
+from containers.deploy import ContainerStopped
 from containers.gate import Entry, GateSpec, render_list
 from containers.models import Gate, Relay
 from containers.services.images import NoGateImage, NoImage
 from containers.services.relays import RETRY_PAUSE, RETRY_PAUSE_LONGEST
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
-from derpmgmt.lib.jobs import Problem
-from fleet.engine import explain_code
+from derpmgmt.lib.problems import Problem, sentence_of
 from fleet.models import Server
-from fleet.ssh import RemoteError, TimedOut, Unreachable
 
 
 def gate_of(server_pk: int) -> Gate:
@@ -204,8 +201,6 @@ def late_gates() -> QuerySet[Gate]:
 
 def failure_text(gate: Gate) -> str | Promise:
     """Why the gate could not be made, as a sentence; for a code without one the code."""
-    known: list[type[RemoteError]] = [NoGateImage, ListNotTaken, TimedOut, Unreachable]
-    sentences = {error.code: error.explain(error.code) for error in known}
-    sentences["internal"] = _("The panel made a mistake here; it is in its log.")
-    sentences[ContainerStopped.code] = ContainerStopped.gate_sentence
-    return sentences.get(gate.failure_code) or explain_code(gate.failure_code) or gate.failure_code
+    if gate.failure_code == ContainerStopped.code:
+        return ContainerStopped.gate_sentence
+    return sentence_of(gate.failure_code) or gate.failure_code

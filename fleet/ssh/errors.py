@@ -4,6 +4,8 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
+from derpmgmt.lib.problems import declare, sentence_of
+
 DETAIL_LIMIT = 500
 """Characters of a host's own words that an error keeps."""
 
@@ -68,6 +70,8 @@ SENTENCES: dict[str, str | Promise] = {
 }
 """What each code means; codes are stored, so none is ever used for something else. A sentence names the host only where it may be shown without a server beside it."""
 
+declare(SENTENCES)
+
 # What rows from before say and the code does not any more, so that it stays translated.
 gettext_noop("SSH on the server forbids forwarding to sockets, and there is no docker command either.")
 
@@ -82,6 +86,11 @@ class RemoteError(Exception):
     code = "remote"
     sentence: str | Promise = ""
 
+    def __init_subclass__(cls) -> None:
+        """A kind of error with a sentence of its own declares it."""
+        if "code" in vars(cls) and "sentence" in vars(cls):
+            declare({cls.code: cls.sentence})
+
     def __init__(
         self, sentence: str | Promise = "", *, code: str = "", detail: str = "", **values: object
     ) -> None:
@@ -94,7 +103,7 @@ class RemoteError(Exception):
     @classmethod
     def explain(cls, code: str) -> str | Promise:
         """The sentence of a code, with places for the values."""
-        return SENTENCES.get(code) or cls.sentence or SENTENCES["remote"]
+        return sentence_of(code) or cls.sentence or SENTENCES["remote"]
 
     def __str__(self) -> str:
         return str(self.sentence) % self.values if self.values else str(self.sentence)
