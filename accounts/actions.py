@@ -71,6 +71,8 @@ NAMES: dict[str, Any] = {
     "server.maintenance_started": _("Maintenance started"),
     "server.maintenance_ended": _("Maintenance ended"),
     "server.retired": _("Server retired"),
+    "server.silent": _("Server does not answer"),
+    "server.answers": _("Server answers again"),
     "relay.ready": _("Relay ready"),
     "relay.removed": _("Relay removed"),
     "relay.retried": _("Relay tried again"),

@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import services
-from accounts.admin_base import ReadOnlyAdmin
+from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
 from accounts.forms import AdminCloseForm, UserChangeForm, UserCreateForm
 from accounts.models import Notice, OperationLog, User
 from derpmgmt.lib.address import client_ip
@@ -28,7 +28,7 @@ from derpmgmt.lib.mail import MailFailed, MailLimited, send_test_mail
 
 
 @admin.register(User)
-class UserAdmin(admin.ModelAdmin[User]):
+class UserAdmin(StaffAdmin):
     """Accounts. Everything goes through `accounts.services`, so it is checked and logged once, wherever it comes from."""
 
     list_display = ["email", "username", "role", "state", "second_factor", "date_joined", "last_login"]
@@ -124,7 +124,7 @@ class UserAdmin(admin.ModelAdmin[User]):
             return False
         return obj is None or request.user.is_superuser or not obj.is_staff
 
-    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Accounts are closed or banned, never deleted: books and logs refer to them."""
         return False
 

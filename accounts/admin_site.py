@@ -45,6 +45,10 @@ class PanelAdminSite(admin.AdminSite):
         shown = [model for model in models if model._meta.app_label not in HIDDEN_APPS]
         super().register(shown, admin_class, **options)
 
+    def get_urls(self) -> list[Any]:
+        # No row of ours has a page of its own outside: what would lead to it answers 404, whatever table it is asked for.
+        return [url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"]
+
     def has_permission(self, request: HttpRequest) -> bool:
         user = request.user
         return bool(

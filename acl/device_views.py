@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
-from django_tables2 import LazyPaginator, RequestConfig
+from django_tables2 import LazyPaginator
 
 from accounts.requests import SignedInRequest
 from acl import services
@@ -31,6 +31,7 @@ from acl.tables import AdmissionTable
 from containers.derp.keys import format_node_key
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import TooManyRequests, consume
+from derpmgmt.lib.paging import show_page
 from serials.models import Rental
 
 PASTE_RATE = "30/10m"
@@ -336,8 +337,7 @@ def admission_list(request: SignedInRequest) -> HttpResponse:
     if key:
         rows = rows.filter(node_key=key)
     table = AdmissionTable(rows, relays=relay_names(rental) if rental else {})
-    paginate = {"per_page": ADMISSION_ROWS, "paginator_class": LazyPaginator}
-    RequestConfig(request, paginate=paginate).configure(table)
+    show_page(request, table, rows=ADMISSION_ROWS, paginator_class=LazyPaginator)
     keys = [row.record.node_key for row in table.paginated_rows]
     devices = Device.objects.visible_to(request.user).filter(rental=rental, node_key__in={*keys, key})
     table.devices = {device.node_key: device for device in devices}

@@ -10,7 +10,6 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 from django_htmx.middleware import HtmxDetails
-from django_tables2 import RequestConfig
 
 from accounts.models import User
 from accounts.requests import SignedInRequest
@@ -21,6 +20,7 @@ from acl.models import AclEvent, LiveUrl, MapRegion
 from acl.tables import MapHistoryTable
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import consume
+from derpmgmt.lib.paging import show_page
 from serials.models import Rental
 
 HAND_OUT_RATE = "60/10m"
@@ -154,7 +154,7 @@ def map_howto(request: SignedInRequest) -> HttpResponse:
 def map_history(request: SignedInRequest) -> HttpResponse:
     """The customer's versions and downloads, newest first."""
     table = MapHistoryTable(AclEvent.objects.filter(rental__user=_person(request)))
-    RequestConfig(request, paginate={"per_page": HISTORY_ROWS}).configure(table)
+    show_page(request, table, rows=HISTORY_ROWS)
     return render(request, "acl/map_history.html", {"table": table})
 
 

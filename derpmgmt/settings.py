@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from csp.constants import SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from derpmgmt.lib import env, valkey
 from derpmgmt.lib.keys import load_keys
@@ -116,11 +118,15 @@ def _redis(number: int) -> str:
 
 CACHES: dict[str, dict[str, Any]] = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "derpmgmt.lib.cache.OpenRedisCache",
         "LOCATION": _redis(1),
         "KEY_PREFIX": "derpmgmt",
-        # A cache that hangs is as good as none; redis' own limit is 5 s.
-        "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},
+        # A cache that hangs is as good as none; redis' own limit is 5 s, four times over.
+        "OPTIONS": {
+            "socket_timeout": 0.5,
+            "socket_connect_timeout": 0.5,
+            "retry": Retry(NoBackoff(), 0),
+        },
     }
 }
 
@@ -131,6 +137,7 @@ QUEUES = [
     "slow",
     "notices",
     "admission",
+    "proofs",
     *(f"{kind}-{k}" for kind in ("apply", "visit", "gate") for k in range(SHARDS)),
 ]
 RQ_QUEUES = {name: {"URL": _redis(0), "DEFAULT_TIMEOUT": 600, "DEFAULT_RESULT_TTL": 60} for name in QUEUES}
@@ -239,8 +246,9 @@ ACCOUNT_REAUTHENTICATION_TIMEOUT = 900
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
-# Beneath the pages' own limits (derpmgmt/middleware.py): failed passwords and authenticator codes of one account.
-ACCOUNT_RATE_LIMITS = {"login_failed": "30/10m/ip,10/10m/key"}
+# Counted by us (accounts/tries.py, derpmgmt/middleware.py): allauth's own shut the owner out together with whoever tries at his account.
+ACCOUNT_RATE_LIMITS = False
+MFA_RATE_LIMITS = False
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
 MFA_FORMS = {
     "add_webauthn": "accounts.forms.AddKeyForm",
@@ -313,7 +321,7 @@ CONTENT_SECURITY_POLICY = {
 # A Redis that is away must not take the pages with it: limits are then not counted.
 RATELIMIT_FAIL_OPEN = True
 RATELIMIT_USE_CACHE = "default"
-# Serial numbers a person or address may try in an hour.
+# Wrong serial numbers that a person, or the visitors of an address, may try in an hour.
 REDEEM_RATE = env.read("REDEEM_RATE", "30/h")
 
 # The rental's life, in days: everything runs on after the end unless the serial number says otherwise; a relay with an old
@@ -336,6 +344,14 @@ CLOSE_AFTER_DAYS = env.read_int("CLOSE_AFTER_DAYS", 30)
 if CLOSE_AFTER_DAYS != 0 and CLOSE_AFTER_DAYS < 8:
     raise ImproperlyConfigured(
         "DERPMGMT_CLOSE_AFTER_DAYS: 0, or at least 8 (the first warning comes 7 days before)"
+    )
+
+# Every relay is proven so often, in minutes, without anybody's asking; a customer hears of one that has carried nothing for so long.
+PROOF_MINUTES = env.read_int("PROOF_MINUTES", 1 if IS_DEMO else 15)
+OUTAGE_NOTICE_MINUTES = env.read_int("OUTAGE_NOTICE_MINUTES", 10)
+if PROOF_MINUTES < 1 or OUTAGE_NOTICE_MINUTES < 0:
+    raise ImproperlyConfigured(
+        "DERPMGMT_PROOF_MINUTES: at least 1; DERPMGMT_OUTAGE_NOTICE_MINUTES: 0 or more"
     )
 
 # Whether a version of a map that lapses takes the pins it names with it, so that snippets copied away really stop.
@@ -373,6 +389,8 @@ LOGGING = {
         # They would log the keys in the addresses of push services; what one of those said stands with the notice.
         "apprise": {"level": "WARNING", "handlers": ["nowhere"], "propagate": False},
         "urllib3": {"level": "WARNING"},
+        "waitress": {"level": "WARNING"},
+        "waitress.queue": {"level": "ERROR"},  # it tells of each request that waits for a thread
     },
 }
 structlog.configure(

@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -112,6 +113,14 @@ class ServerAdmin(StaffAdmin):
 
     @admin.display(description=gettext_lazy("state"), ordering="status")
     def state(self, server: Server) -> SafeString:
+        if server.silent_since and server.status not in {Server.Status.NEW, Server.Status.RETIRED}:
+            since = f"{timezone.localtime(server.silent_since):%m-%d %H:%M:%S}"
+            return format_html(
+                '<span class="panel-state is-red" title="{}">{}</span>',
+                server.reason,
+                _("%(state)s, no answer since %(since)s")
+                % {"state": server.get_status_display(), "since": since},
+            )
         return format_html(
             '<span class="panel-state is-{}" title="{}">{}</span>',
             COLOURS[Server.Status(server.status)],

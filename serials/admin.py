@@ -19,6 +19,7 @@ from accounts.admin_base import ReadOnlyAdmin, ReadOnlyMixin
 from accounts.models import User
 from accounts.services import NotAllowed
 from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.paging import MOST_ROWS
 from serials import codes, services
 from serials.forms import BatchForm, PauseForm, RenewForm, end_of_day
 from serials.models import Entitlement, Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
@@ -265,6 +266,14 @@ class SerialNumberAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "admin/serials/serialnumber/reveal.html", context)
 
 
+def _newest(rows: QuerySet[Any], request: HttpRequest) -> QuerySet[Any]:
+    """Of the rows of the rental whose page this is, so many that a page can show them."""
+    match = request.resolver_match
+    own = rows.filter(rental_id=match.kwargs.get("object_id") if match else None)
+    # Read first: MariaDB takes no limit in a subquery.
+    return rows.filter(pk__in=list(own.order_by("-pk").values_list("pk", flat=True)[:MOST_ROWS]))
+
+
 class SpanInline(EntitlementColumns, ReadOnlyMixin, admin.TabularInline[RentalSpan, Rental]):
     """A rental's schedule."""
 
@@ -284,7 +293,8 @@ class SpanInline(EntitlementColumns, ReadOnlyMixin, admin.TabularInline[RentalSp
     extra = 0
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RentalSpan]:
-        return RentalSpan.objects.visible_to(request.user).select_related("redemption")
+        rows = RentalSpan.objects.visible_to(request.user).select_related("redemption")
+        return _newest(rows, request)
 
 
 class RedemptionInline(ReadOnlyMixin, admin.TabularInline[Redemption, Rental]):
@@ -300,7 +310,7 @@ class RedemptionInline(ReadOnlyMixin, admin.TabularInline[Redemption, Rental]):
         return duration(redemption.granted_seconds)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Redemption]:
-        return Redemption.objects.visible_to(request.user).select_related("serial", "by")
+        return _newest(Redemption.objects.visible_to(request.user).select_related("serial", "by"), request)
 
 
 @admin.register(Rental)

@@ -79,6 +79,7 @@ def _check(server: Server, check: ServerCheck) -> bool:
     with contact(server) as reached:
         found(True, gettext_noop("Signed in; the host key is the confirmed one."))
         take_step(check, "docker")
+        visits.check_owner(server.pk, deploy.read_standing(reached.engine, settings.PANEL_ID))
         version = str(reached.engine.version().get("Version", "?"))
         Server.objects.filter(pk=server.pk).update(docker_version=version[:40])
         found(True, gettext_noop("Docker Engine %(version)s answers."), version=version)
@@ -104,12 +105,13 @@ def _check(server: Server, check: ServerCheck) -> bool:
         take_step(check, "clean")
         archive = images.current_image()
         throwaways = checks.make_throwaways(server=server, now=timezone.now())
-        keep = visits.keepers(server.pk)
-        deploy.remove_orphans(reached.engine, settings.PANEL_ID, keep)
+        deploy.remove_orphans(reached.engine, settings.PANEL_ID, visits.owned)
         if not throwaways:
             return found(False, gettext_noop("No port of its ranges is free."))
         try:
             gates.ensure_gate(reached.engine, throwaways[0], partial(take_step, check))
+            take_step(check, "list")
+            gates.try_list(reached.engine, server.pk)
             for relay in throwaways:
                 deploy.make_so(
                     reached.engine, relays.spec_of(relay, archive.tag), archive, partial(take_step, check)

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,6 +45,7 @@ class Engine:
 
     def __init__(self, name: str, folder: Path, state: State, faults: Callable[[], Faults]) -> None:
         self._name = name
+        self._state = state
         self._folder = folder
         self._faults = faults
         self.images = Images(state)
@@ -107,6 +109,11 @@ class Engine:
                 return Response(400, refusal.message.encode() + b"\n", "text/plain; charset=utf-8")
             return json_response({"message": refusal.message}, refusal.status)
 
+    def renew_id(self) -> None:
+        """Be another Engine to whoever asks, as one that was installed anew."""
+        self._state.engine_id = str(uuid.uuid4())
+        self._state.save()
+
     def _clock(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self._faults().clock_offset)
 
@@ -136,7 +143,7 @@ class Engine:
         total = len(list(self.containers))
         return json_response(
             {
-                "ID": self._name,
+                "ID": self._state.engine_id,
                 "Containers": total,
                 "ContainersRunning": running,
                 "ContainersPaused": 0,

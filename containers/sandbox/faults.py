@@ -15,17 +15,20 @@ logger = logging.getLogger(__name__)
 class Faults:
     """The switches of one server; all off on a healthy one.
 
-    ``down``: the server refuses connections and its relays are gone until it is back. ``ssh_hung``: it accepts connections and
-    says nothing. ``other_host_key``: it presents a host key that nobody has seen. ``turns_away``: it says "Not
-    allowed at this time" instead of a version, as for PerSourcePenalties. ``old_algorithms``: it knows only key exchanges that
-    nobody uses any more. ``wants_both``: it wants the key and then the password (AuthenticationMethods). ``login_shell``: "" = well,
-    "prints" = the login shell prints before and after each command, "nologin" and "expired" = it says why it runs none.
-    ``streamlocal_refused``: SSH forwards no sockets. ``docker``: "" = well, "absent" = not installed, "down" = the socket is there and nobody listens, "hung" = the
-    daemon accepts requests and never answers. ``no_ps``: it has no command that lists processes. ``rewrites_sources``: the address that all who come to its relays seem to have, as where published
-    ports go through a program of the host ("" = their own); for relays started from then on. ``disk_full``: the Engine cannot write. ``broken_images``: beginnings of image
-    tags whose program cannot run. ``clock_offset``: seconds by which the server's clock is ahead. ``dies_after``: as ``down``,
-    from the moment that a request with this method and path (without version, such as "POST /images/load") was carried
-    out but not answered.
+    ``down``: the server refuses connections and its relays are gone until it is back. ``ssh_hung``: it accepts
+    connections and says nothing. ``other_host_key``: it presents a host key that nobody has seen. ``turns_away``: it
+    says "Not allowed at this time" instead of a version, as for PerSourcePenalties. ``old_algorithms``: it knows only
+    key exchanges that nobody uses any more. ``wants_both``: it wants the key and then the password
+    (AuthenticationMethods). ``login_shell``: "" = well, "prints" = the login shell prints before and after each
+    command, "nologin" and "expired" = it says why it runs none.
+    ``streamlocal_refused``: SSH forwards no sockets. ``docker``: "" = well, "absent" = not installed, "down" = the
+    socket is there and nobody listens, "hung" = the daemon accepts requests and never answers. ``no_ps``: it has no
+    command that lists processes. ``top_refused``: the Engine's words for why it may not list them, as rootless ones do.
+    ``rewrites_sources``: the address that all who come to its relays seem to have, as where published ports go through
+    a program of the host ("" = their own); for relays started from then on. ``disk_full``: the Engine cannot write.
+    ``broken_images``: beginnings of image tags whose program cannot run. ``clock_offset``: seconds by which the
+    server's clock is ahead. ``dies_after``: as ``down``, from the moment that a request with this method and path
+    (without version, such as "POST /images/load") was carried out but not answered.
     """
 
     down: bool = False
@@ -38,6 +41,7 @@ class Faults:
     streamlocal_refused: bool = False
     docker: str = ""
     no_ps: bool = False
+    top_refused: str = ""
     rewrites_sources: str = ""
     disk_full: bool = False
     broken_images: list[str] = field(default_factory=list)

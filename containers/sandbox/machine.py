@@ -50,3 +50,9 @@ def facts(folder: Path, boot_id: str, faults: Faults, connection: str) -> str:
         "derpmgmt-end",
     ]
     return "\n".join(lines) + "\n"
+
+
+def machine(boot_id: str, up_since: float) -> str:
+    """The lines that the panel's question after the machine (``fleet.machine``) gives on a host; told, not run, as above."""
+    up = time.monotonic() - up_since
+    return f"derpmgmt-machine\n{boot_id}\n{up:.2f} {up:.2f}\nderpmgmt-end\n"

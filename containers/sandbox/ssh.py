@@ -17,7 +17,7 @@ import asyncssh
 
 from containers.sandbox import http
 from containers.sandbox.faults import Faults
-from containers.sandbox.machine import facts
+from containers.sandbox.machine import facts, machine
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 """Where the Docker socket is in the eyes of whoever is connected to a server."""
@@ -37,7 +37,8 @@ class Doors:
     """What a server's SSH side needs of the server.
 
     ``serve_docker`` answers the Docker Engine API on a stream; ``docker_path`` is the socket that stands for
-    ``DOCKER_SOCKET`` on this machine; ``folder`` is where commands run, with ``folder/bin`` before the usual programs.
+    ``DOCKER_SOCKET`` on this machine; ``folder`` is where commands run, with ``folder/bin`` before the usual programs; ``boot_id`` and ``up_since``
+    (``time.monotonic``) are of its last start.
     """
 
     client_key: asyncssh.SSHKey
@@ -45,6 +46,7 @@ class Doors:
     folder: Path
     docker_path: Path
     boot_id: str
+    up_since: float
     faults: Callable[[], Faults]
     serve_docker: Callable[[http.Reader, http.Writer], Awaitable[None]]
 
@@ -173,17 +175,22 @@ class SshServer(asyncssh.SSHServer):
             stdout.write(around.stdout)
             stderr.write(around.stderr)
             return await self._dial_docker(stdin, stdout, stderr)
-        if "derpmgmt-facts" in command:
-            doors = self._doors
-            told = await self._run_with(
-                command,
-                "cat",
-                facts(doors.folder, doors.boot_id, doors.faults(), self._connection_words()).encode(),
-            )
-            stdout.write(told.stdout)
-            stderr.write(told.stderr)
-            return told.returncode
+        told = self._told(command)
+        if told:
+            ended = await self._run_with(command, "cat", told.encode())
+            stdout.write(ended.stdout)
+            stderr.write(ended.stderr)
+            return ended.returncode
         return await self._run(command, stdin, stdout, stderr)
+
+    def _told(self, command: str) -> str:
+        """The answer to one of the panel's questions about the machine; empty for another command."""
+        doors = self._doors
+        if "derpmgmt-facts" in command:
+            return facts(doors.folder, doors.boot_id, doors.faults(), self._connection_words())
+        if "derpmgmt-machine" in command:
+            return machine(doors.boot_id, doors.up_since)
+        return ""
 
     async def _run_with(self, command: str, script: str, given: bytes) -> subprocess.CompletedProcess[bytes]:
         """Run `sh -c AROUND sh SCRIPT…` with another script."""

@@ -4,11 +4,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from django.db.models import Min
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Exists, F, Min, OuterRef
+from django.urls import reverse
+from django.utils import translation
 
+from accounts.services import notify
 from containers.derp import source
 from containers.derp.probe import ProbeTarget
-from containers.models import Relay
+from containers.models import Relay, RelayHealth
+from containers.proof_times import failing_key
 from containers.services.relays import target_of
 from fleet.models import Server
 
@@ -17,6 +23,15 @@ SEEN_FOR = timedelta(minutes=10)
 KNOWN_FOR = timedelta(days=1)
 # So many relays on other servers are asked in doubt.
 WITNESSES = 3
+# Whoever took a relay to prove it and died has lost it after this time.
+CLAIM = timedelta(minutes=1)
+# What passed is kept a day longer than it is drawn, what failed for a month.
+KEEP_PASSED = timedelta(days=2)
+KEEP_FAILED = timedelta(days=30)
+PRUNE_AT_ONCE = 5_000
+# What no test needs is not decrypted for one.
+SECRETS = ("certificate", "certificate_key", "private_key")
+AT_ONCE = 200
 
 
 def proof_targets(relays: Sequence[Relay], now: datetime) -> list[ProbeTarget]:
@@ -60,3 +75,72 @@ def proof_targets(relays: Sequence[Relay], now: datetime) -> list[ProbeTarget]:
 def proof_target(relay: Relay, now: datetime) -> ProbeTarget:
     """How to prove one relay."""
     return proof_targets([relay], now)[0]
+
+
+def claim_due(now: datetime, limit: int) -> list[Relay]:
+    """Take up to `limit` relays whose scheduled test is due, the longest waiting first; nobody else gets them for a minute."""
+    due = Relay.objects.to_prove().filter(prove_after__lte=now).order_by("prove_after", "pk")
+    claimed = []
+    for relay in due.select_related("server").defer(*SECRETS)[:limit]:
+        taken = Relay.objects.filter(pk=relay.pk, prove_after=relay.prove_after)
+        if taken.update(prove_after=now + CLAIM, changed_at=F("changed_at")):
+            claimed.append(relay)
+    return claimed
+
+
+def prove_soon(*, server_pk: int, now: datetime) -> None:
+    """Have the relays of a server proven now, since it stopped answering or answers again."""
+    Relay.objects.to_prove().filter(server_id=server_pk, prove_after__gt=now).update(
+        prove_after=now, changed_at=F("changed_at")
+    )
+
+
+def sweep_failing(now: datetime) -> None:
+    """Tell customers of relays that have carried no packets for long, once each time; not of announced maintenance."""
+    patience = timedelta(minutes=settings.OUTAGE_NOTICE_MINUTES)
+    rows = (
+        Relay.objects.to_prove()
+        .wanted()
+        .filter(failing_since__lte=now - patience, failing_told_at=None)
+        .exclude(server__status=Server.Status.MAINTENANCE)
+        .select_related("server__region", "rental__user")
+        .defer(*SECRETS)
+        .order_by("failing_since")[:AT_ONCE]
+    )
+    for relay in rows:
+        assert relay.rental is not None
+        assert relay.failing_since is not None
+        with transaction.atomic():
+            still = Relay.objects.filter(pk=relay.pk, failing_since=relay.failing_since, failing_told_at=None)
+            if not still.update(failing_told_at=now, changed_at=F("changed_at")):
+                continue
+            if not relay.rental.is_entitled(now):
+                continue
+            with translation.override(relay.rental.user.language):
+                region = relay.server.region.name
+            others = relay.rental.relays.wanted().carrying().exclude(pk=relay.pk).count()
+            notify(
+                user=relay.rental.user,
+                kind="relay_silent",
+                key=failing_key(relay.pk, relay.failing_since),
+                context={
+                    "region": region,
+                    "slot": relay.slot,
+                    "address": f"{relay.server.address}:{relay.derp_port}",
+                    "failing_at": relay.failing_since,
+                    "others": others,
+                    "url": settings.PUBLIC_URL + reverse("home"),
+                },
+            )
+
+
+def prune_health(now: datetime) -> int:
+    """Delete old results, but never a relay's last one; gives how many went."""
+    is_last = Exists(Relay.objects.filter(last_health=OuterRef("pk")))
+    gone = 0
+    for is_ok, keep in ((True, KEEP_PASSED), (False, KEEP_FAILED)):
+        old = RelayHealth.objects.filter(~is_last, at__lt=now - keep, is_ok=is_ok)
+        while pks := list(old.order_by("at").values_list("pk", flat=True)[:PRUNE_AT_ONCE]):
+            # Past Django's collector, which would look for each row in `last_health`: none of these stands there.
+            gone += RelayHealth.objects.filter(pk__in=pks)._raw_delete(using="default")
+    return gone

@@ -43,6 +43,13 @@ def client_network(request: HttpRequest) -> str:
     return str(address)
 
 
+def wide_network(request: HttpRequest) -> str:
+    """The /24 of an IPv4 address or the /48 of an IPv6 address: what one person may easily have many addresses of."""
+    address = ipaddress.ip_address(client_ip(request))
+    length = 48 if isinstance(address, ipaddress.IPv6Address) else 24
+    return str(ipaddress.ip_network((address, length), strict=False))
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means the machine itself, wherever it is used."""
     address = _parse(host)

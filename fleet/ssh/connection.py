@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import paramiko
 from paramiko.ssh_exception import BadAuthenticationType
@@ -123,6 +124,8 @@ class Connection:
         self.endpoint = endpoint
         self._transport = transport
         self.used_at = time.monotonic()
+        # By Docker socket: when who the machine is was read on this connection, and what was read.
+        self.machines: dict[str, tuple[float, Any]] = {}
 
     @classmethod
     def open(cls, endpoint: Endpoint, timeout: float = 10.0) -> "Connection":

@@ -36,8 +36,8 @@ from serials.services import create_batch, redeem_serial
 
 IS_LAB = os.environ.get("DERPMGMT_TEST_FLEET") == "lab"
 REGIONS = ("sh", "gz", "bj", "sh")
-# The lab has three hosts.
-collect_ignore = ["test_bound_servers.py"] if IS_LAB else []
+# The lab has three hosts; the sandbox has one kind of Engine.
+collect_ignore = ["test_bound_servers.py" if IS_LAB else "test_engine_kinds.py"]
 
 
 class SandboxedHost:
@@ -68,6 +68,10 @@ class SandboxedHost:
     def heal(self) -> None:
         self._sandbox.server(self._index).heal()
         self._stack.close()
+
+    def change_engine(self) -> None:
+        """The Engine is installed anew; what it ran is not looked at."""
+        self._sandbox.fleet.hosts[self._index].engine.renew_id()
 
     def take_port(self, port: int) -> None:
         """A stranger's program listens there."""
@@ -183,18 +187,26 @@ def worker_id(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def _lab() -> Iterator[Any]:
     """The lab that this run has for itself, with its three good hosts."""
+    from tests.lab.engines import good_kinds
     from tests.lab.hosts import lab
 
-    with lab(state=Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test"))) as running:
+    state = Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test"))
+    with lab(state=state, kinds=good_kinds()) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def rootless_host(_lab: Any) -> LabHost:
-    """A fourth host of the lab, whose Docker belongs to an unprivileged user. No server of `fleet` stands for it."""
-    from tests.lab.kinds import ROOTLESS
+def host_of_kind(_lab: Any) -> Callable[[Any], LabHost]:
+    """Adds a host of a kind (`tests.lab.kinds.Kind`) to the lab. No server of `fleet` stands for it."""
+    return lambda kind: LabHost(_lab.add(kind), _lab.gateway)
 
-    return LabHost(_lab.add(ROOTLESS), _lab.gateway)
+
+@pytest.fixture(scope="session")
+def rootless_host(host_of_kind: Callable[[Any], LabHost]) -> LabHost:
+    """A fourth host of the lab, whose Docker belongs to an unprivileged user."""
+    from tests.lab.engines import ROOTLESS, under_test
+
+    return host_of_kind(under_test().on(ROOTLESS))
 
 
 @pytest.fixture(scope="session")
@@ -261,7 +273,7 @@ def fleet(transactional_db: None, hosts: list[Any], _image: Path) -> Iterator[Fl
     Server.objects.update(next_contact_at=None)
     for server in servers:
         with made.reach(server) as reached:
-            deploy.remove_orphans(reached.engine, settings.PANEL_ID, ())
+            deploy.remove_orphans(reached.engine, settings.PANEL_ID, lambda _standing: ())
             deploy.remove_gate(reached.engine, settings.PANEL_ID)
     pool().close()
 

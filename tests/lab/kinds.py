@@ -5,6 +5,8 @@ from pathlib import Path
 
 # The only account of a rootless host, and the number ranges below it that its containers use.
 ROOTLESS_USER, ROOTLESS_UID = "relays", 3001
+# Where a host of another Debian finds `programs`.
+PROGRAMS = "/opt/engine"
 ROOTLESS_SCRIPT = "/usr/share/docker.io/contrib/dockerd-rootless.sh"
 
 
@@ -37,7 +39,7 @@ class Kind:
     def path(self) -> str:
         """Where its programs are looked for."""
         usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return f"{self.programs}:{usual}" if self.programs else usual
+        return f"{PROGRAMS}:{usual}" if self.programs else usual
 
 
 NO_PROXY: dict[str, object] = {"userland-proxy": False}
@@ -106,9 +108,7 @@ def boot_script(kind: Kind, folder: Path, runtime: Path, boot_id: Path) -> str:
             *(f"mkdir -p {new}{path} && mount --bind {path} {new}{path}" for path in (folder, runtime)),
         ]
         if kind.programs:
-            lines.append(
-                f"mkdir -p {new}{kind.programs} && mount --bind {kind.programs} {new}{kind.programs}"
-            )
+            lines.append(f"mkdir -p {new}{PROGRAMS} && mount --bind {kind.programs} {new}{PROGRAMS}")
         lines += [f"mkdir {new}/.before", f"cd {new}", "pivot_root . .before", "cd /", "umount -l /.before"]
     if not kind.is_rootless:  # the kernel gives no user a /proc of his own where something hides a part of it
         lines.append(f"mount --bind {boot_id} /proc/sys/kernel/random/boot_id")

@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("fleet", "0004_proving")]
+    dependencies = [("fleet", "0007_outages")]
 
     operations = [
         migrations.AddField(
