@@ -20,10 +20,11 @@ ifneq ($(PORT),)
 export DERPMGMT_PORT := $(PORT)
 endif
 
-.PHONY: help demo up check test test-lab test-engines lab-up lab-down bench messages
+.PHONY: help demo demo-reset up check test test-lab test-engines lab-up lab-down bench messages
 
 help:
 	@echo "make demo              a panel with made-up data and servers, to play with (PORT=8000, FLEET=sandbox or lab)"
+	@echo "make demo-reset        removes all that was done in the demo (FLEET=lab: in the lab's); make demo begins anew"
 	@echo "make up                a real panel on this machine (PORT=8000; docs/running.md)"
 	@echo "make test              the test suite; no root, no services"
 	@echo "make check             formatting, lint, types, layers, migrations, translations"
@@ -37,6 +38,9 @@ help:
 demo: $(VENV)/.installed
 	@DERPMGMT_FLEET=$(FLEET) exec $(BIN)/python manage.py demo --with-parent
 
+demo-reset: $(VENV)/.installed
+	@DERPMGMT_FLEET=$(FLEET) exec $(BIN)/python -m derpmgmt.reset
+
 up: $(VENV)/.installed
 	@exec $(BIN)/python manage.py up --with-parent
 
@@ -44,8 +48,8 @@ $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
-	@echo "Installing what requirements.txt lists into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "Installing what requirements.txt lists into $(VENV); the first time takes a minute or more ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
