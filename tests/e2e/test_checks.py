@@ -187,7 +187,7 @@ def test_an_engine_that_lists_no_processes_passes_and_one_that_takes_no_list_doe
 
     monkeypatch.setattr(deploy, "activate_list", refuse)
     made = check(server)
-    assert (made.status, made.error_code) == ("failed", "list")
+    assert (made.status, made.error_code) == ("failed", "list_not_taken")
     assert "did not take up the new list" in made.reason
     assert fleet.containers(server) == []
 

@@ -123,7 +123,7 @@ def test_a_second_row_for_a_machine_is_refused_with_the_name_of_the_first(
     failed = check(again)
     assert (failed.status, failed.error_code, failed.error_values) == (
         "failed",
-        "connect",
+        "same_machine",
         {"server": served.name},
     )
     assert f"“{served.name}”" in failed.reason
