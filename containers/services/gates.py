@@ -22,7 +22,7 @@ from accounts.services import log_operation
 from containers.deploy import ContainerStopped, ListNotTaken
 from containers.gate import Entry, GateSpec, render_list
 from containers.models import Gate, Relay
-from containers.services.images import NoGateImage, NoImage
+from containers.services.images import NoGateImage, NoImage, NoImageForMachine
 from containers.services.relays import RETRY_PAUSE, RETRY_PAUSE_LONGEST
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
@@ -187,7 +187,7 @@ def retry_gate(*, gate: Gate, by: User | None) -> None:
 
 def wake_imageless() -> None:
     """There is an image now: gates and relays that failed for want of one are tried again at once."""
-    codes = [NoImage.code, NoGateImage.code]
+    codes = [NoImage.code, NoGateImage.code, NoImageForMachine.code]
     Gate.objects.filter(failure_code__in=codes).update(try_after=None)
     Relay.objects.live().filter(failure_code__in=codes).update(try_after=None)
 
@@ -234,5 +234,6 @@ def failure_text(gate: Gate) -> str | Promise:
     known: list[type[RemoteError]] = [NoGateImage, ListNotTaken, TimedOut, Unreachable]
     sentences = {error.code: error.sentence for error in known}
     sentences["internal"] = _("The panel made a mistake here; it is in its log.")
+    sentences[NoImageForMachine.code] = _("The panel has no image of the gate for this kind of machine.")
     sentences[ContainerStopped.code] = ContainerStopped.gate_sentence
     return sentences.get(gate.failure_code) or explain_code(gate.failure_code) or gate.failure_code
