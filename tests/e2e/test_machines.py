@@ -153,7 +153,7 @@ def test_two_rows_in_use_for_one_machine_never_touch_each_others_relays(
         visit_all()
     again.refresh_from_db()
     assert again.status == "unhealthy"
-    assert served.name in again.status_reason
+    assert served.name in again.reason
     assert again.next_contact_at is not None
     jobs.apply_gate(again.pk)
     assert started(fleet, served) == before
@@ -228,7 +228,7 @@ def test_a_row_that_is_led_to_another_rows_machine_stops_there(
     Server.objects.filter(pk=lost.pk).update(host_key=served.host_key, credential=served.credential)
     visit_all()
     lost.refresh_from_db()
-    assert (lost.status, served.name in lost.status_reason) == ("unhealthy", True)
+    assert (lost.status, served.name in lost.reason) == ("unhealthy", True)
     assert started(fleet, served) == before
     home = fleet.host_of(lost)
     Server.objects.filter(pk=lost.pk).update(host_key=home.host_key, ssh_host="", ssh_port=home.ssh_port)
