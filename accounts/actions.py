@@ -51,6 +51,7 @@ NAMES: dict[str, Any] = {
     "live_url.revoked": _("Live URL revoked"),
     "device.added": _("Device added"),
     "device.approved": _("Device approved"),
+    "device.place_given": _("Place given to another device"),
     "device.enrolled": _("Device approved automatically"),
     "device.revoked": _("Device revoked"),
     "device.renamed": _("Device renamed"),

@@ -25,6 +25,7 @@ from accounts.forms import AdminCloseForm, UserChangeForm, UserCreateForm
 from accounts.models import Notice, OperationLog, User
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.mail import MailFailed, MailLimited, send_test_mail
+from derpmgmt.lib.way_back import part_of
 
 
 @admin.register(User)
@@ -162,7 +163,7 @@ class UserAdmin(StaffAdmin):
             def view(request: HttpRequest, pk: int) -> HttpResponse:
                 return self._act(request, pk, act)
 
-            return self.admin_site.admin_view(view)
+            return self.admin_site.admin_view(part_of("admin:accounts_user_change", "pk")(view))
 
         return [
             path("<int:pk>/ban/", page(_ban), name="accounts_user_ban"),
@@ -343,9 +344,11 @@ class NoticeAdmin(ReadOnlyAdmin):
         return _(notice.error) if notice.error else "–"
 
     def get_urls(self) -> list[Any]:
+        again = self.admin_site.admin_view(part_of("admin:accounts_notice_change", "pk")(self.again))
+        mail_test = self.admin_site.admin_view(part_of("admin:accounts_notice_changelist")(self.mail_test))
         return [
-            path("<int:pk>/again/", self.admin_site.admin_view(self.again), name="accounts_notice_again"),
-            path("mail-test/", self.admin_site.admin_view(self.mail_test), name="accounts_notice_mail_test"),
+            path("<int:pk>/again/", again, name="accounts_notice_again"),
+            path("mail-test/", mail_test, name="accounts_notice_mail_test"),
             *super().get_urls(),
         ]
 

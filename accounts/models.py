@@ -275,6 +275,7 @@ class Notice(models.Model):
         "rental_resumed": _("The rental is resumed"),
         "map_changed": _("The map has changed"),
         "device_waiting": _("A device is waiting"),
+        "places_full": _("All places for devices are taken"),
         "checking_on": _("Devices are checked again"),
         "security": _("About the account's safety"),
         "second_factor_reset": _("Two-factor authentication was reset"),

@@ -25,9 +25,10 @@ from django.utils import timezone
 from accounts.models import User
 from acl import admission_log
 from acl.models import Admission, Device, DevicePolicy
-from acl.services.admissions import Asked
-from acl.services.devices import span_may_open, window_until
+from acl.networks import network_of
 from acl.services.enrolment import Decision, knock
+from acl.services.pace import Asked
+from acl.services.places import span_may_open, window_until
 from acl.services.verifying import ask_sources
 from containers.models import Gate
 from derpmgmt.lib.crypto import keyed_hash
@@ -64,7 +65,7 @@ Reason = Admission.Reason
 _QUERY = """
 SELECT relay.id, device.node_key, relay.server_id, relay.rental_id,
        rental.paused_at IS NULL AND rental.closed_at IS NULL AND rental.runs_until > %s,
-       device.status, device.source, device.place_until > %s
+       device.status, device.source, device.trial_until > %s
 FROM containers_relay relay
 JOIN serials_rental rental ON rental.id = relay.rental_id
 LEFT JOIN acl_device device ON device.rental_id = relay.rental_id AND device.node_key IN ({keys})
@@ -80,7 +81,7 @@ class _Found(NamedTuple):
     is_entitled: bool
     status: str | None = None
     source: str | None = None
-    has_place: bool = False
+    is_on_trial: bool = False
 
 
 class AdmissionApplication:
@@ -131,7 +132,7 @@ def _answer(environ: WSGIEnvironment) -> tuple[int, bytes]:
     if question is None:
         return 400, b""
     relay, (node_key, ip) = int(match[1]), question
-    if _counts.add(("asked", relay, ip)) > QUESTIONS_PER_ADDRESS:
+    if _counts.add(("asked", relay, network_of(ip))) > QUESTIONS_PER_ADDRESS:
         return 429, b""
     found = _reader.find(relay, node_key)
     if found is None:
@@ -266,7 +267,7 @@ def _decide(found: _Found, relay: int, node_key: str, ip: str | None) -> Decisio
         return Decision(True, Reason.APPROVED)
     decision = _ask(found, relay, node_key, ip)
     if not decision.is_allowed:
-        _counts.add(("refused", relay, ip))
+        _counts.add(("refused", relay, network_of(ip)))
         _counts.add(("refused", relay))
     return decision
 
@@ -282,7 +283,7 @@ def _ask(found: _Found, relay: int, node_key: str, ip: str | None) -> Decision:
         return Decision(True, Reason.OPEN)
     is_approved = found.status == Device.Status.APPROVED
     is_flooded = (
-        _counts.of(("refused", relay, ip)) >= REFUSALS_PER_ADDRESS
+        _counts.of(("refused", relay, network_of(ip))) >= REFUSALS_PER_ADDRESS
         or _counts.of(("refused", relay)) >= REFUSALS_PER_RELAY
     )
     if policy is not None and policy.verify_url and (is_approved or not is_flooded):
@@ -292,7 +293,7 @@ def _ask(found: _Found, relay: int, node_key: str, ip: str | None) -> Decision:
     elif is_approved:
         return Decision(True, Reason.VERIFY_URL)
     is_window_open = window_until(rental, policy) > timezone.now()
-    if not is_flooded and (is_window_open or found.has_place):
+    if not is_flooded and (is_window_open or found.is_on_trial):
         return knock(rental_pk=found.rental, relay_pk=relay, node_key=node_key, ip=ip)
     return Decision(False, Reason.UNKNOWN)
 

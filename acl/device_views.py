@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods
 from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
 from django_tables2 import LazyPaginator
 
@@ -20,6 +20,7 @@ from accounts.requests import SignedInRequest
 from acl import services
 from acl.forms import PasteForm
 from acl.models import Admission, Device
+from acl.node_keys import NewDevice
 from acl.presence import ask_presence
 from acl.services.device_panel import (
     DeviceState,
@@ -32,9 +33,11 @@ from containers.derp.keys import format_node_key
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import TooManyRequests, consume
 from derpmgmt.lib.paging import show_page
+from derpmgmt.lib.way_back import part_of, posted_from
 from serials.models import Rental
 
-PASTE_RATE = "30/10m"
+# Each paste is shown before it is confirmed.
+PASTE_RATE = "60/10m"
 ADMISSION_ROWS = 50
 # Devices that a message names.
 _MOST_NAMED = 5
@@ -53,7 +56,7 @@ def rental_or_404(request: SignedInRequest) -> Rental:
     return get_object_or_404(Rental.objects.visible_to(request.user), user=request.user)
 
 
-def _device(request: SignedInRequest, pk: int | str) -> Device | None:
+def own_device(request: SignedInRequest, pk: int | str) -> Device | None:
     """The customer's own device; None when there is none (any more), 404 for what belongs to another."""
     if not _PK.fullmatch(str(pk)):
         raise Http404
@@ -66,7 +69,7 @@ def _device(request: SignedInRequest, pk: int | str) -> Device | None:
     return device
 
 
-def _where(values: QueryDict) -> QueryDict:
+def clean_where(values: QueryDict) -> QueryDict:
     where = QueryDict(mutable=True)
     for name in _WHERE:
         if value := values.get(name):
@@ -79,7 +82,7 @@ def go_back(request: SignedInRequest) -> HttpResponse:
     back = request.POST.get("back", "")
     if back == "home":
         return redirect("home")
-    where = _where(QueryDict(back)).urlencode()
+    where = clean_where(QueryDict(back)).urlencode()
     return redirect(reverse("acl:device-list") + (f"?{where}" if where else ""))
 
 
@@ -100,7 +103,7 @@ def _state(request: SignedInRequest, rental: Rental, where: QueryDict) -> Device
 
 def _parts(request: SignedInRequest, rental: Rental) -> dict[str, Any]:
     """What the whole page shows; a fixed number of queries."""
-    where = _where(request.GET)
+    where = clean_where(request.GET)
     state = _state(request, rental, where)
     words = where.get("q", "")
     lists = describe_lists(
@@ -138,12 +141,13 @@ def device_list(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("acl:device-list")
 def device_state(request: SignedInRequest) -> HttpResponse:
     """Places, window and who is connected, asked for by the page itself; says by an event when the lists are others."""
     rental = own_rental(request)
     if rental is None or not rental.is_entitled(timezone.now()):
         return HttpResponseClientRefresh()
-    where = _where(request.GET)
+    where = clean_where(request.GET)
     state = _state(request, rental, where)
     context = {"rental": rental, "state": state, "where": where, "back": where.urlencode()}
     response = render(request, "acl/_device_state.html", context)
@@ -154,6 +158,7 @@ def device_state(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("acl:device-list")
 def device_lists(request: SignedInRequest) -> HttpResponse:
     """The lists alone, asked for by the page itself."""
     rental = own_rental(request)
@@ -168,7 +173,10 @@ def device_lists(request: SignedInRequest) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def device_add(request: SignedInRequest) -> HttpResponse:
-    """Add what was pasted. A text that is no list of devices, finds no place, or comes too soon stays in its field."""
+    """Show what was pasted, and add of it what is confirmed (`sure`, and the keys that are ticked).
+
+    A text that is no list of devices, finds no place, or comes too soon stays in its field.
+    """
     if request.method == "GET":
         return redirect(reverse("acl:device-list") + "#device-add")
     rental = rental_or_404(request)
@@ -179,10 +187,13 @@ def device_add(request: SignedInRequest) -> HttpResponse:
         return _show_later(request, form, limit.wait_seconds)
     if not form.is_valid():
         return _show_list(request, form)
+    named: list[NewDevice] = form.cleaned_data["text"]
+    ticked = set(request.POST.getlist("key"))
+    devices = [device for device in named if device.node_key in ticked]
+    if not request.POST.get("sure") or not devices:
+        return _show_paste(request, rental, named)
     try:
-        added = services.add_devices(
-            rental=rental, devices=form.cleaned_data["text"], by=request.user, ip=client_ip(request)
-        )
+        added = services.add_devices(rental=rental, devices=devices, by=request.user, ip=client_ip(request))
     except services.DeviceRefused as refusal:
         form.add_error("text", str(refusal))
         return _show_list(request, form)
@@ -222,6 +233,13 @@ def device_add(request: SignedInRequest) -> HttpResponse:
     return _show_list(request, form)
 
 
+def _show_paste(request: SignedInRequest, rental: Rental, named: list[NewDevice]) -> HttpResponse:
+    """Which devices were pasted and what would become of each, to confirm."""
+    paste = services.describe_paste_of(rental=rental, devices=named, now=timezone.now())
+    context = {"paste": paste, "is_incomplete": bool(request.POST.get("sure"))}
+    return render(request, "acl/device_paste.html", context)
+
+
 def _show_later(request: SignedInRequest, form: PasteForm, seconds: int) -> HttpResponse:
     say_later(form, "text", seconds)
     response = _show_list(request, form, status=429)
@@ -246,13 +264,13 @@ def _names(devices: tuple[Device, ...]) -> str:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
     """Let a device in that waits or was revoked; with `replaces` instead of that one."""
-    device, replaces = _device(request, pk), None
+    device, replaces = own_device(request, pk), None
     is_gone = device is None
     if old := request.POST.get("replaces", ""):
-        replaces = _device(request, old)
+        replaces = own_device(request, old)
         is_gone = is_gone or replaces is None
     if device is None or is_gone:
         return refuse(request, services.NotWaiting())
@@ -273,10 +291,10 @@ def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def device_ignore(request: SignedInRequest, pk: int) -> HttpResponse:
     """Keep a device out that waits, and do not ask again."""
-    device = _device(request, pk)
+    device = own_device(request, pk)
     if device is None or not services.ignore_device(device=device, by=request.user, ip=client_ip(request)):
         return refuse(request, services.NotWaiting())
     messages.success(
@@ -289,7 +307,7 @@ def device_ignore(request: SignedInRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
     """What revoking does, with the button; then it is done."""
-    device = _device(request, pk)
+    device = own_device(request, pk)
     if device is None or device.status == Device.Status.REVOKED:
         messages.info(request, _("This device is revoked already."))
         return go_back(request)
@@ -297,7 +315,7 @@ def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
         context = {
             "device": device,
             "is_open": services.lets_all_in(device.rental, timezone.now()),
-            "back": _where(request.GET).urlencode(),
+            "back": clean_where(request.GET).urlencode(),
         }
         return render(request, "acl/device_revoke.html", context)
     if services.revoke_device(device=device, by=request.user, ip=client_ip(request)):
@@ -309,10 +327,10 @@ def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def device_rename(request: SignedInRequest, pk: int) -> HttpResponse:
     """Give a device another name."""
-    device = _device(request, pk)
+    device = own_device(request, pk)
     if device is None:
         messages.error(request, _("This device is gone."))
     else:
@@ -343,6 +361,7 @@ def admission_list(request: SignedInRequest) -> HttpResponse:
     table.devices = {device.node_key: device for device in devices}
     context = {
         "table": table,
+        "most": services.MOST_OF_RENTAL,
         "has_rental": rental is not None,
         "answer": answer,
         "key": key,

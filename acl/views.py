@@ -8,7 +8,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET
 from django_htmx.middleware import HtmxDetails
 
 from accounts.models import User
@@ -21,6 +21,7 @@ from acl.tables import MapHistoryTable
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import consume
 from derpmgmt.lib.paging import show_page
+from derpmgmt.lib.way_back import posted_from
 from serials.models import Rental
 
 HAND_OUT_RATE = "60/10m"
@@ -84,7 +85,7 @@ def map_download(request: SignedInRequest, file_format: str) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("home")
 def map_copied(request: SignedInRequest, file_format: str) -> HttpResponse:
     """The page's word that the version it shows was copied, which counts as a download of that one."""
     try:
@@ -98,7 +99,7 @@ def map_copied(request: SignedInRequest, file_format: str) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("home")
 def region_change(request: HtmxRequest, pk: int) -> HttpResponse:
     """Another region ID for one relay: answers htmx with the map's part of the page, others with the home page.
 
@@ -159,7 +160,7 @@ def map_history(request: SignedInRequest) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("home")
 def map_renew(request: SignedInRequest) -> HttpResponse:
     """A new version by the customer's own hand."""
     consume(request, group="map_renew", key=str(request.user.pk), rate=RENEW_RATE)
@@ -192,7 +193,7 @@ def live_show(request: SignedInRequest) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:live-show")
 def live_create(request: SignedInRequest) -> HttpResponse:
     """Make the live URL, or another in the place of the one there is."""
     consume(request, group="live_url", key=str(request.user.pk), rate=RENEW_RATE)
@@ -213,7 +214,7 @@ def live_create(request: SignedInRequest) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:live-show")
 def live_revoke(request: SignedInRequest) -> HttpResponse:
     """End the live URL that the page showed, at once."""
     url = (

@@ -22,6 +22,7 @@ from containers.services import checks, gates, relays
 from containers.steps import format_seconds, step_name
 from containers.ticks import relay_days
 from derpmgmt.lib.jobs import JobRecord
+from derpmgmt.lib.way_back import part_of
 from fleet.models import Server
 
 COLOURS = {
@@ -177,7 +178,7 @@ class RelayAdmin(ReadOnlyAdmin):
         return [
             path(
                 "<int:pk>/<slug:verb>/do/",
-                self.admin_site.admin_view(self.relay_act),
+                self.admin_site.admin_view(part_of("admin:containers_relay_change", "pk")(self.relay_act)),
                 name="containers_relay_act",
             ),
             *super().get_urls(),
@@ -240,7 +241,7 @@ class GateAdmin(ReadOnlyAdmin):
         return format_html('<span class="panel-state is-red">{}</span>', text)
 
     def get_urls(self) -> list[Any]:
-        act = self.admin_site.admin_view(self.gate_act)
+        act = self.admin_site.admin_view(part_of("admin:containers_gate_change", "pk")(self.gate_act))
         return [path("<int:pk>/<slug:verb>/do/", act, name="containers_gate_act"), *super().get_urls()]
 
     def gate_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:
@@ -370,10 +371,14 @@ class ServerCheckAdmin(ReadOnlyAdmin):
         return log_table(row)
 
     def get_urls(self) -> list[Any]:
-        view = self.admin_site.admin_view
+        view, live = self.admin_site.admin_view, part_of("admin:containers_server_check", "pk")
         return [
             path("server/<int:pk>/", view(self.server_check), name="containers_server_check"),
-            path("server/<int:pk>/live/", view(self.server_check_live), name="containers_server_check_live"),
+            path(
+                "server/<int:pk>/live/",
+                view(live(self.server_check_live)),
+                name="containers_server_check_live",
+            ),
             *super().get_urls(),
         ]
 

@@ -27,6 +27,9 @@ _STEPS: tuple[tuple[Promise | str, tuple[str, ...]], ...] = (
 _TEST_PATIENCE = timedelta(seconds=30)
 # Within this time after a redemption a place without a relay is still being planned; later it waits for a server.
 _PLAN_PATIENCE = timedelta(seconds=15)
+# How long the page pauses between two looks at what is about to change, by how many it has taken: (looks, seconds).
+_PAUSES = ((40, 0.5), (60, 1.0), (80, 2.0), (120, 5.0))
+_LAST_PAUSE = 20.0
 # The map follows a relay's first test within moments; so long is it looked for often.
 _MAP_PATIENCE = timedelta(seconds=10)
 
@@ -109,10 +112,23 @@ def relay_cards(rental: Rental, now: datetime) -> list[RelayCard]:
     ]
 
 
-def describe_relays(rental: Rental, now: datetime) -> dict[str, Any]:
-    """What `containers/_relays.html` shows: the cards, how soon to look again, and what is to be said about all of them."""
+def pause_after(looks: int) -> float:
+    """Seconds until a page that has looked so many times at what is about to change looks again: slower and slower."""
+    return next((seconds for most, seconds in _PAUSES if looks < most), _LAST_PAUSE)
+
+
+def describe_relays(rental: Rental, now: datetime, *, seen: str = "", looks: str = "") -> dict[str, Any]:
+    """What `containers/_relays.html` shows: the cards, how soon to look again, and what is to be said about all of them.
+
+    `seen` and `looks` are what the page had when it looked last: the cards' states, and how many times in a row it saw the same.
+    """
     cards = relay_cards(rental, now)
+    states = "-".join(f"{card.slot}{card.state}{'t' if card.is_testing else ''}" for card in cards)
+    number = int(looks) + 1 if looks.isdecimal() and len(looks) < 7 and seen == states else 0
     return {
+        "seen": states,
+        "looks": number,
+        "pause_ms": round(1000 * pause_after(number)),
         "cards": cards,
         "is_live": any(card.is_live for card in cards),
         "is_short": any(card.state == "waiting" for card in cards),

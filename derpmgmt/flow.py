@@ -92,7 +92,7 @@ CRON: list[Tick] = [
     Tick(serials.sweep_rentals, "admission", 1),
     Tick(acl.sweep_cuts, "admission", 10),
     Tick(acl.sweep_checking, "admission", 5),
-    Tick(acl.settle_places, "admission", 5),
+    Tick(acl.settle_trials, "admission", 5),
     Tick(acl.tidy_devices, "default", 60),
     Tick(serials.expire_serials, "default", 60),
     Tick(accounts.sweep_closing, "default", 30),

@@ -1,12 +1,14 @@
-"""What every request passes: the person's language, and the limits of the pages that strangers may try."""
+"""What every request passes: the person's language, the door, and the limits of the pages that strangers may try."""
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.urls import reverse
 from django.utils import translation
 from django.utils.cache import patch_vary_headers
+from django_htmx.http import HttpResponseClientRedirect
 from django_ratelimit.exceptions import Ratelimited
 
 from accounts import browsers, tries
@@ -14,6 +16,7 @@ from derpmgmt import pages
 from derpmgmt.lib import limits
 from derpmgmt.lib.address import client_network, wide_network
 from derpmgmt.lib.mail import MailFailed, MailLimited
+from derpmgmt.lib.way_back import page_before
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -37,6 +40,35 @@ class LanguageMiddleware:
             response = self.get_response(request)
         response.headers.setdefault("Content-Language", language)
         patch_vary_headers(response, ("Cookie",))
+        return response
+
+
+class DoorMiddleware:
+    """Sends whoever must sign in to the door, and from there back to a page that opens by GET; keeps signed-in pages out of caches.
+
+    A part of a page that htmx asked for is never answered with another page: the window goes there as a whole.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if request.user.is_authenticated and "no-store" not in response.headers.get("Cache-Control", ""):
+            response.headers["Cache-Control"] = "private, no-store"
+        target = response.headers.get("Location", "")
+        if not target:
+            return response
+        parts = urlsplit(target)
+        if parts.path in {reverse("account_login"), reverse("admin:login")} and not parts.netloc:
+            values = QueryDict(parts.query, mutable=True)
+            values["next"] = page_before(request, values.get("next", ""))
+            target = response.headers["Location"] = f"{parts.path}?{values.urlencode(safe='/')}"
+        if request.headers.get("HX-Request") == "true":
+            whole = HttpResponseClientRedirect(target)
+            whole.cookies = response.cookies
+            whole.headers["Cache-Control"] = "private, no-store"
+            return whole
         return response
 
 

@@ -1,12 +1,15 @@
 """Pages that draw on many apps: the front page and the customer's home."""
 
+import sys
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.template import loader
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
@@ -18,6 +21,7 @@ from acl.services import describe_map
 from acl.services.device_panel import describe_state, describe_waiting
 from containers.progress import describe_relays
 from derpmgmt.lib.mail import LIMIT, WINDOW
+from derpmgmt.lib.way_back import part_of
 from serials.models import Rental
 from serials.services import current_pause, current_span
 
@@ -38,7 +42,7 @@ def front(request: HttpRequest) -> HttpResponse:
     return render(request, "front.html")
 
 
-def _parts(user: User) -> dict[str, Any]:
+def _parts(user: User, *, seen: str = "", looks: str = "") -> dict[str, Any]:
     """What the customer's home shows, from every room; a fixed number of queries."""
     now = timezone.now()
     rental = Rental.objects.filter(user=user).first()
@@ -66,7 +70,7 @@ def _parts(user: User) -> dict[str, Any]:
         "is_ending": rental.ends_at is not None and rental.ends_at - now < ENDING_SOON,
         "history": history,
         "used_percent": round(100 * share),
-        **describe_relays(rental, now),
+        **describe_relays(rental, now, seen=seen, looks=looks),
         "map": panel,
     }
 
@@ -89,9 +93,10 @@ def home(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("home")
 def home_relays(request: SignedInRequest) -> HttpResponse:
     """The relay cards alone, asked for by the page itself; says by an event when the map beside them is another one."""
-    parts = _parts(request.user)
+    parts = _parts(request.user, seen=request.GET.get("seen", ""), looks=request.GET.get("looks", ""))
     if not parts["rental"] or not parts["is_entitled"]:
         return HttpResponseClientRefresh()
     response = render(request, "containers/_relays.html", parts)
@@ -103,6 +108,7 @@ def home_relays(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("home")
 def home_map(request: SignedInRequest) -> HttpResponse:
     """The map's part of the page alone, with what of the page goes by it."""
     parts = _parts(request.user)
@@ -113,6 +119,7 @@ def home_map(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("home")
 def home_devices(request: SignedInRequest) -> HttpResponse:
     """The devices in brief alone, asked for by the page itself."""
     rental = Rental.objects.filter(user=request.user).first()
@@ -141,3 +148,15 @@ def mail_limited(request: HttpRequest, *, wait_seconds: int) -> HttpResponse:
 def mail_failed(request: HttpRequest) -> HttpResponse:
     """The page for a request whose mail the mail server did not take; what was typed can be sent again."""
     return render(request, "503_mail.html", status=503)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The 500 page, or, where the database did not let something be read or written in time, a 503 page that says so.
+
+    Both stand alone: nothing of the database is needed for them.
+    """
+    if isinstance(sys.exc_info()[1], OperationalError | InterfaceError):
+        response = HttpResponse(loader.get_template("503.html").render(), status=503)
+        response["Retry-After"] = "30"
+        return response
+    return HttpResponse(loader.get_template("500.html").render(), status=500)

@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from derpmgmt.lib import env, valkey
 from derpmgmt.lib.keys import load_keys
+from derpmgmt.lib.public_url import read_host, read_url
 
 django_stubs_ext.monkeypatch()
 
@@ -53,8 +54,16 @@ else:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;",
         },
     }
-    VAR_DIR.mkdir(parents=True, exist_ok=True)
-    has_database = Path(_database["NAME"]).exists()
+    try:
+        VAR_DIR.mkdir(parents=True, exist_ok=True)
+        has_database = Path(_database["NAME"]).exists()
+        if has_database and not Path(_database["NAME"]).stat().st_size and (VAR_DIR / "keys").exists():
+            raise ImproperlyConfigured(
+                f"The database {_database['NAME']} is empty, but there are keys beside it: it was lost. Put back the copy you "
+                "saved, or delete the empty file to begin with an empty panel."
+            )
+    except OSError as error:
+        raise ImproperlyConfigured(f"The state folder {VAR_DIR} cannot be used: {error.strerror}.") from error
 # Opening one for each request costs a millisecond, SQLite too. Whoever forks closes them all before.
 _database["CONN_MAX_AGE"] = 60
 DATABASES = {"default": _database}
@@ -62,22 +71,25 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _keys = load_keys(VAR_DIR, has_database=has_database)
 KEYS_MADE = _keys.made
-SECRET_KEY = _keys.django
+SECRET_KEY, *SECRET_KEY_FALLBACKS = _keys.django
 FIELD_KEYS = _keys.fields
 LOOKUP_KEY = _keys.lookup
 PANEL_ID = _keys.panel_id
 
 # Addresses. PUBLIC_URL is what people type; RELAY_URL is how the servers reach the panel.
 PORT = env.read_int("PORT", 8000)
-BIND = env.read("BIND", "127.0.0.1")
-PUBLIC_URL = (env.read("PUBLIC_URL") or f"http://127.0.0.1:{PORT}").rstrip("/")
-RELAY_URL = (env.read("RELAY_URL") or PUBLIC_URL).rstrip("/")
-_public = environ.urlparse(PUBLIC_URL)
-if _public.scheme not in {"http", "https"} or not _public.hostname:
-    raise ImproperlyConfigured(f"DERPMGMT_PUBLIC_URL: http://… or https://…, not {PUBLIC_URL!r}")
-_relay = environ.urlparse(RELAY_URL)
-if _relay.scheme not in {"http", "https"} or not _relay.hostname or "@" in _relay.netloc or _relay.query:
-    raise ImproperlyConfigured("DERPMGMT_RELAY_URL: http://… or https://…, without a user and a query")
+BIND = env.read("BIND", "127.0.0.1").strip().removeprefix("[").removesuffix("]")
+try:
+    _public = read_url(env.read("PUBLIC_URL") or f"http://127.0.0.1:{PORT}")
+except ValueError as error:
+    raise ImproperlyConfigured(
+        f"DERPMGMT_PUBLIC_URL: {error}. Examples: https://derp.example.com, http://203.0.113.7:8000, http://[2001:db8::1]:8000"
+    ) from error
+PUBLIC_URL = str(_public)
+try:
+    RELAY_URL = str(read_url(env.read("RELAY_URL") or PUBLIC_URL, may_have_path=True))
+except ValueError as error:
+    raise ImproperlyConfigured(f"DERPMGMT_RELAY_URL: {error}") from error
 # What the servers verify an https RELAY_URL with: a file of certificates in PEM, or its content; empty = public authorities.
 _relay_ca = env.read("RELAY_CA")
 try:
@@ -89,8 +101,16 @@ try:
     )
 except (OSError, ValueError) as error:
     raise ImproperlyConfigured(f"DERPMGMT_RELAY_CA: a file with certificates in PEM ({error})") from error
-ALLOWED_HOSTS = [_public.hostname, "127.0.0.1", "localhost", *env.read_list("ALLOWED_HOSTS")]
-CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+try:
+    # "*" and ".example.com" are Django's own.
+    _more_hosts = [
+        name if name == "*" else f".{read_host(name[1:])}" if name.startswith(".") else read_host(name)
+        for name in env.read_list("ALLOWED_HOSTS")
+    ]
+except ValueError as error:
+    raise ImproperlyConfigured(f"DERPMGMT_ALLOWED_HOSTS: {error}") from error
+ALLOWED_HOSTS = [_public.host, "127.0.0.1", "localhost", "[::1]", *_more_hosts]
+CSRF_TRUSTED_ORIGINS = [_public.origin]
 IS_HTTPS = _public.scheme == "https"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if IS_HTTPS else 0
@@ -106,7 +126,10 @@ DEBUG = env.read_bool("DEBUG", default=False)
 REDIS_URL = env.read("REDIS_URL")
 IS_VALKEY_OURS = not REDIS_URL
 if IS_VALKEY_OURS:
-    REDIS_URL = f"unix://{quote(str(valkey.socket_path(VAR_DIR)))}"
+    try:
+        REDIS_URL = f"unix://{quote(str(valkey.socket_path(VAR_DIR)))}"
+    except OSError as error:
+        raise ImproperlyConfigured(f"The state folder {VAR_DIR} cannot be used: {error.strerror}.") from error
 
 
 def _redis(number: int) -> str:
@@ -186,6 +209,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "derpmgmt.middleware.LanguageMiddleware",
+    "derpmgmt.middleware.DoorMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
@@ -374,12 +398,14 @@ LOGGING = {
             ],
         }
     },
+    "filters": {"refusals": {"()": "derpmgmt.lib.log_filters.PlainRefusals"}},
     "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "plain"},
+        "stderr": {"class": "logging.StreamHandler", "formatter": "plain", "filters": ["refusals"]},
         "nowhere": {"class": "logging.NullHandler"},
     },
     "root": {"handlers": ["stderr"], "level": env.read("LOG_LEVEL", "INFO")},
     "loggers": {
+        "django.request": {"filters": ["refusals"]},
         "paramiko": {"level": "CRITICAL"},
         "asyncssh": {"level": "WARNING"},
         "rq": {"level": "WARNING"},
@@ -390,7 +416,6 @@ LOGGING = {
         "apprise": {"level": "WARNING", "handlers": ["nowhere"], "propagate": False},
         "urllib3": {"level": "WARNING"},
         "waitress": {"level": "WARNING"},
-        "waitress.queue": {"level": "ERROR"},  # it tells of each request that waits for a thread
     },
 }
 structlog.configure(

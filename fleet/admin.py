@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import StaffAdmin
+from derpmgmt.lib.way_back import part_of
 from fleet import services
 from fleet.forms import SERVER_FIELDS, CredentialForm, HostKeyForm, ProviderAccountForm, ServerForm
 from fleet.models import ProviderAccount, Region, Server, SshCredential
@@ -146,10 +147,13 @@ class ServerAdmin(StaffAdmin):
         def staff(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
             return self.admin_site.admin_view(view)
 
+        key, act = part_of("admin:fleet_server_host_key", "pk"), part_of("admin:fleet_server_change", "pk")
         return [
             path("<int:pk>/host-key/", staff(self.host_key_confirm), name="fleet_server_host_key"),
-            path("<int:pk>/host-key/read/", staff(self.host_key_read), name="fleet_server_host_key_read"),
-            path("<int:pk>/<slug:verb>/do/", staff(self.server_act), name="fleet_server_act"),
+            path(
+                "<int:pk>/host-key/read/", staff(key(self.host_key_read)), name="fleet_server_host_key_read"
+            ),
+            path("<int:pk>/<slug:verb>/do/", staff(act(self.server_act)), name="fleet_server_act"),
             *super().get_urls(),
         ]
 

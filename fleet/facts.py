@@ -47,6 +47,16 @@ elif [ -r "$socket" ] && [ -w "$socket" ]; then echo "docker usable"
 else echo "docker forbidden"
 fi
 echo "ssh $SSH_CONNECTION"
+own=
+if [ -r /proc/net/fib_trie ]; then
+  while read -r mark word rest; do
+    case "$mark $word $rest" in
+      "|-- "*) address=$word ;;
+      "/32 host LOCAL") own="$own $address" ;;
+    esac
+  done </proc/net/fib_trie
+fi
+echo "addresses$own"
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 echo "kernel $(uname -r)"
 echo "machine $(uname -m)"
@@ -62,7 +72,8 @@ class HostFacts:
     `clock_offset` is how many seconds the server's clock is ahead of ours (busybox tells whole seconds only); `received_bytes` and `sent_bytes` count from
     the boot (`boot_id`) on the interface of the default route, whose name is empty when there is no such route;
     `docker_socket` tells whether the Docker socket is there, `docker_usable` whether the SSH user may use it; `ssh_client` is the
-    address that the SSH connection comes from as the server sees it, empty where it does not tell.
+    address that the SSH connection comes from as the server sees it, `ssh_server` the server's own address that it came to, both empty
+    where it does not tell; `addresses` are the machine's own IPv4 addresses, empty likewise.
     """
 
     clock_offset: float
@@ -84,6 +95,8 @@ class HostFacts:
     machine: str
     os_name: str
     ssh_client: str = ""
+    ssh_server: str = ""
+    addresses: frozenset[str] = frozenset()
 
 
 def parse_facts(output: str, asked_at: float) -> HostFacts:
@@ -124,17 +137,19 @@ def parse_facts(output: str, asked_at: float) -> HostFacts:
             kernel=said["kernel"],
             machine=said["machine"],
             os_name=said["os"].strip("\"'"),
-            ssh_client=_ssh_client(said.get("ssh", "")),
+            ssh_client=_ssh_end(said.get("ssh", ""), 0),
+            ssh_server=_ssh_end(said.get("ssh", ""), 2),
+            addresses=frozenset(said.get("addresses", "").split()),
         )
     except (KeyError, ValueError) as error:
         raise RemoteError(code="garbage_facts", detail=f"{error}: {output[:200]}") from None
 
 
-def _ssh_client(words: str) -> str:
-    """The client's address in sshd's `$SSH_CONNECTION` ("CLIENT PORT SERVER PORT"), IPv4 as such; "" when there is none."""
+def _ssh_end(words: str, place: int) -> str:
+    """The address at a place of sshd's `$SSH_CONNECTION` ("CLIENT PORT SERVER PORT"), IPv4 as such; "" when there is none."""
     try:
-        address = ipaddress.ip_address(words.split(" ")[0].partition("%")[0])
-    except ValueError:
+        address = ipaddress.ip_address(words.split()[place].partition("%")[0])
+    except (ValueError, IndexError):
         return ""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)

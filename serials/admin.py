@@ -20,6 +20,7 @@ from accounts.models import User
 from accounts.services import NotAllowed
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.paging import MOST_ROWS
+from derpmgmt.lib.way_back import part_of
 from serials import codes, services
 from serials.forms import BatchForm, PauseForm, RenewForm, end_of_day
 from serials.models import Entitlement, Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
@@ -252,7 +253,8 @@ class SerialNumberAdmin(ReadOnlyAdmin):
         messages.success(request, text % {"n": done})
 
     def get_urls(self) -> list[Any]:
-        reveal = self.admin_site.admin_view(self.reveal)
+        page = part_of("admin:serials_serialnumber_change", "pk")
+        reveal = self.admin_site.admin_view(page(self.reveal))
         return [path("<int:pk>/reveal/", reveal, name="serials_serialnumber_reveal"), *super().get_urls()]
 
     def reveal(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -340,7 +342,7 @@ class RentalAdmin(ReadOnlyAdmin):
         return " · ".join(filter(None, [moment(pause.at), pause.who, pause.reason])) if pause else "–"
 
     def get_urls(self) -> list[Any]:
-        act = self.admin_site.admin_view(self.rental_act)
+        act = self.admin_site.admin_view(part_of("admin:serials_rental_change", "pk")(self.rental_act))
         return [path("<int:pk>/<slug:verb>/do/", act, name="serials_rental_act"), *super().get_urls()]
 
     def rental_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:

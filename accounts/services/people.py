@@ -8,6 +8,7 @@ from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import TOTP
 from allauth.usersessions.models import UserSession
 from django.conf import settings
+from django.contrib.auth.hashers import make_password
 from django.db import transaction
 from django.urls import reverse
 from django.utils import timezone
@@ -42,7 +43,6 @@ def suggest_username(text: str) -> str:
     return next(name for number in range(2, len(taken) + 3) if (name := f"{base}{number}") not in taken)
 
 
-@transaction.atomic
 def create_user(
     *,
     email: str,
@@ -59,16 +59,19 @@ def create_user(
     if by is not None and not by.is_superuser and role in {User.Role.ADMIN, User.Role.SUPERADMIN}:
         raise NotAllowed(_("Only a super admin makes admins."))
     email = email.strip().lower()
-    username = username.strip().lower() or suggest_username(email)
+    # Takes a good part of a second, for which nobody who writes should have to wait.
+    hashed = make_password(password or None)
+    with transaction.atomic():
+        return _create_user(email, username.strip().lower(), hashed, role, by)
+
+
+def _create_user(email: str, username: str, hashed: str, role: str, by: User | None) -> User:
+    username = username or suggest_username(email)
     if User.objects.filter(email=email).exists():
         raise AccountExists(_("There is an account with the address %(email)s already.") % {"email": email})
     if User.objects.filter(username=username).exists():
         raise AccountExists(_("The user name “%(name)s” is taken.") % {"name": username})
-    user = User(email=email, username=username, role=role)
-    if password:
-        user.set_password(password)
-    else:
-        user.set_unusable_password()
+    user = User(email=email, username=username, role=role, password=hashed)
     user.save()
     EmailAddress.objects.create(user=user, email=email, verified=True, primary=True)
     log_operation(by=by, action="user.created", target=email, subject=user, role=role)

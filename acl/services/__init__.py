@@ -1,6 +1,6 @@
 """What is done with maps (making versions, handing them out, live URLs, telling customers) and with devices."""
 
-from acl.services.admissions import Asked, forget_admissions, record_admissions, record_seen
+from acl.services.admissions import MOST_OF_RENTAL, forget_admissions, record_admissions, record_seen
 from acl.services.checking import check_again, due_checks
 from acl.services.closing import destroy_devices, devices_left
 from acl.services.devices import (
@@ -14,21 +14,17 @@ from acl.services.devices import (
     add_devices,
     approve_device,
     close_window,
-    device_limit,
     gate_list,
+    give_place,
     ignore_device,
-    lets_all_in,
-    may_open,
     open_window,
-    placed,
-    places_left,
     rename_device,
+    replaceable_devices,
     revoke_device,
     set_open,
     set_verify_url,
-    window_until,
 )
-from acl.services.enrolment import Decision, due_places, forget_waiting, knock, settle_places, tell_waiting
+from acl.services.enrolment import Decision, due_trials, knock, settle_trials
 from acl.services.handing_out import (
     COPIED,
     ChangedMeanwhile,
@@ -48,6 +44,9 @@ from acl.services.live_urls import (
     record_fetches,
     revoke_live_url,
 )
+from acl.services.pace import Asked
+from acl.services.pasting import describe_paste_of
+from acl.services.places import device_limit, lets_all_in, may_open, placed, places_left, window_until
 from acl.services.showing import describe_live, describe_map
 from acl.services.telling import PasteNote, describe_paste, due_news, tell_change
 from acl.services.verifying import ask_sources
@@ -69,10 +68,12 @@ from acl.services.versions import (
     record_lapse,
     refresh_map,
 )
+from acl.services.waiting import forget_waiting, tell_waiting
 
 __all__ = [
     "COPIED",
     "LAPSED",
+    "MOST_OF_RENTAL",
     "NOT_ENTITLED",
     "NO_RELAY",
     "REGION_CHANGED",
@@ -106,6 +107,7 @@ __all__ = [
     "describe_live",
     "describe_map",
     "describe_paste",
+    "describe_paste_of",
     "destroy_devices",
     "destroy_maps",
     "device_limit",
@@ -113,11 +115,12 @@ __all__ = [
     "due_checks",
     "due_lapses",
     "due_news",
-    "due_places",
     "due_rentals",
+    "due_trials",
     "forget_admissions",
     "forget_waiting",
     "gate_list",
+    "give_place",
     "hand_out_map",
     "ignore_device",
     "knock",
@@ -138,11 +141,12 @@ __all__ = [
     "refresh_map",
     "rename_device",
     "renew_map",
+    "replaceable_devices",
     "revoke_device",
     "revoke_live_url",
     "set_open",
     "set_verify_url",
-    "settle_places",
+    "settle_trials",
     "tell_change",
     "tell_waiting",
     "window_until",

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from django.conf import settings
@@ -11,6 +11,7 @@ from django.utils import timezone
 from containers import deploy
 from containers.derp.probe import ProbeResult
 from containers.derp.probe import probe_relay as run_probe
+from containers.derp.stun import KeptPort
 from containers.jobs import gates
 from containers.jobs.claims import ClaimLost, server_queue, take_step, working
 from containers.models import Deployment, Relay
@@ -25,6 +26,8 @@ from fleet.ssh import RemoteError
 
 log = logging.getLogger(__name__)
 
+# The cause of a test that finds out that customers' devices are led nowhere.
+STALE = "stun_stale"
 # A relay that was started a moment ago gets this many tries to carry its packet.
 _PROBE_TRIES = 3
 
@@ -78,12 +81,27 @@ def _check_rest(server: Server) -> None:
 
 
 def _make_so(relay: Relay, deployment: Deployment) -> None:
-    archive = images.find_image(relay.image)
+    with ExitStack() as stack:
+        kept = None
+        if relay.proven_at is not None:
+            # What customers' devices do that have used it: they go on sending from the same port while it is away.
+            with suppress(OSError):
+                kept = stack.enter_context(KeptPort(relay.server.address, relay.stun_port))
+        _make_and_prove(relay, deployment, kept)
+
+
+def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None) -> None:
     take_step(deployment, "connect", f"{relay.server.name} ({relay.server.ssh_address})")
     _check_rest(relay.server)
     with contact(relay.server) as reached:
+        archive = images.find_image(relay.image, reached.engine.architecture)
         gates.ensure_gate(reached.engine, relay, partial(take_step, deployment, "gate"))
         spec = relays.spec_of(relay, archive.tag)
+        if relay.failure_code == STALE:
+            # Only a new publishing of its port makes the Engine look through the connection tracking again.
+            deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+        if not deploy.runs_as(reached.engine, spec) and relays.renew_inner_port(relay=relay):
+            spec = relays.spec_of(relay, archive.tag)
         try:
             deploy.make_so(reached.engine, spec, archive, partial(take_step, deployment))
         except RemoteError:
@@ -92,7 +110,7 @@ def _make_so(relay: Relay, deployment: Deployment) -> None:
                 deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
             raise
     take_step(deployment, "probe", f"{relay.server.address}:{relay.derp_port}")
-    result = prove(relay)
+    result = prove(relay, kept)
     relays.record_probe(relay=relay, result=result)
     if not result.ok:
         raise ProbeFailed(code=result.cause, detail=result.detail)
@@ -102,11 +120,14 @@ def _make_so(relay: Relay, deployment: Deployment) -> None:
     deployment.finish(JobRecord.Status.DONE)
 
 
-def prove(relay: Relay) -> ProbeResult:
-    """Carry a packet through a relay, with a few tries since it may have started a moment ago."""
+def prove(relay: Relay, kept: KeptPort | None = None) -> ProbeResult:
+    """Carry a packet through a relay, with a few tries since it may have started a moment ago.
+
+    `kept` is a port of ours that has asked its STUN since before it was made.
+    """
     target = proving.proof_target(relay, timezone.now())
     for attempt in range(_PROBE_TRIES):
-        result = run_probe(target)
+        result = run_probe(target, kept=kept)
         if result.ok or attempt == _PROBE_TRIES - 1:
             break
         time.sleep(0.3 * (attempt + 1))

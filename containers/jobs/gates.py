@@ -111,17 +111,21 @@ def push_list(server_pk: int) -> None:
         return  # the host refused it lately; the sweep rings again
     if not gate.is_list_late and list_hash(gates.read_list(server_pk)) == gate.list_hash:
         return  # rung for twice
+    is_reached = False
     try:
         with contact(gate.server, ssh_seconds=PUSH_SECONDS, engine_seconds=PUSH_SECONDS) as reached:
+            is_reached = True
             _deliver(reached.engine, gate)
     except EngineError as error:
         log.warning("list for the gate of %s: %s %s", gate.server.name, error.code, error.detail)
         if error.code in {"not_found", "conflict"}:  # it does not stand, or does not run
             gates.request_repair(gate=gate)
-        gates.record_list_failure(gate=gate, now=timezone.now())
+        if is_reached:
+            gates.record_list_failure(gate=gate, now=timezone.now())
     except RemoteError as error:
         log.warning("list for the gate of %s: %s %s", gate.server.name, error.code, error.detail)
-        gates.record_list_failure(gate=gate, now=timezone.now())
+        if is_reached:  # a server that does not answer is rested as such, and the list comes once it does
+            gates.record_list_failure(gate=gate, now=timezone.now())
 
 
 def look_at_gate(engine: Engine, server_pk: int, *, may_go: bool = True) -> None:
@@ -165,7 +169,7 @@ def _make_gate(engine: Engine, gate: Gate, on_step: Callable[[str], None] = lamb
         taken.add(step)
         on_step(step)
 
-    archive = images.find_gate_image(gate.image)
+    archive = images.find_gate_image(gate.image, engine.architecture)
     spec = gates.spec_of(gate, archive.tag)
     as_of = timezone.now()
     content = gates.read_list(gate.server_id)

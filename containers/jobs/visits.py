@@ -59,7 +59,7 @@ def visit_servers(shard: int) -> None:
 def visit_server(server: Server) -> None:
     """Read one server and write down what was found. Raises `RemoteError`."""
     with contact(server) as reached:
-        read = facts.read_facts(reached.connection, server.docker_socket)
+        read = facts.read_facts(reached.connection, server.docker_socket, server.engine_root)
         reached_at = reached.connection.peer_address
         found = deploy.read_ours(reached.engine, settings.PANEL_ID)
         volumes = deploy.read_volumes(reached.engine, settings.PANEL_ID)

@@ -23,7 +23,7 @@ from containers.sandbox.faults import Faults
 from containers.sandbox.http import Request, Response, json_response
 from containers.sandbox.images import Images, LoadFailed, read_archive
 from containers.sandbox.lifecycle import Lifecycle
-from containers.sandbox.machine import memory_bytes
+from containers.sandbox.machine import MACHINE, architecture_of, memory_bytes
 from containers.sandbox.networks import Networks
 from containers.sandbox.refusals import Refusal
 from containers.sandbox.state import State, new_id
@@ -37,7 +37,6 @@ HEADERS = {
     "Ostype": "linux",
     "Server": f"Docker/{VERSION} (linux)",
 }
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
 class Engine:
@@ -132,10 +131,11 @@ class Engine:
             "ApiVersion": API_VERSION,
             "MinAPIVersion": OLDEST_API_VERSION,
             "Os": "linux",
-            "Arch": _MACHINES.get(platform.machine(), platform.machine()),
+            "Arch": architecture_of(self._faults()),
             "KernelVersion": platform.release(),
         }
-        component = {"Name": "Engine", "Version": VERSION, "Details": {"ApiVersion": API_VERSION}}
+        name = "Podman Engine" if self._faults().podman else "Engine"
+        component = {"Name": name, "Version": VERSION, "Details": {"ApiVersion": API_VERSION}}
         return json_response({"Platform": {"Name": ""}, "Components": [component], **about})
 
     async def _info(self, request: Request, _: str) -> Response:
@@ -153,7 +153,7 @@ class Engine:
                 "MemoryLimit": True,
                 "SwapLimit": True,
                 "PidsLimit": True,
-                "IPv4Forwarding": True,
+                "IPv4Forwarding": not self._faults().no_forwarding,
                 "SystemTime": self._now(),
                 "LoggingDriver": "json-file",
                 "CgroupDriver": "cgroupfs",
@@ -161,7 +161,7 @@ class Engine:
                 "KernelVersion": platform.release(),
                 "OperatingSystem": "sandbox",
                 "OSType": "linux",
-                "Architecture": platform.machine(),
+                "Architecture": self._faults().machine or MACHINE,
                 "NCPU": os.cpu_count() or 1,
                 "MemTotal": memory_bytes()[0],
                 "DockerRootDir": str(self._folder),

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from containers.sandbox.faults import Faults
 
+MACHINE = "x86_64"
+"""What `uname -m` says. Not this machine's, since nothing of an image is run here."""
+
 
 def memory_bytes() -> tuple[int, int]:
     """Total and available memory; the total twice where the system does not tell."""
@@ -43,9 +46,10 @@ def facts(folder: Path, boot_id: str, faults: Faults, connection: str) -> str:
         f"disk_free {0 if faults.disk_full else disk.free // 1024}",
         f"docker {docker}",
         f"ssh {connection}",
+        f"addresses {connection.split()[2]}",
         f"boot {boot_id}",
         f"kernel {platform.release()}",
-        f"machine {platform.machine()}",
+        f"machine {faults.machine or MACHINE}",
         'os "Sandbox"',
         "derpmgmt-end",
     ]
@@ -56,3 +60,9 @@ def machine(boot_id: str, up_since: float) -> str:
     """The lines that the panel's question after the machine (``fleet.machine``) gives on a host; told, not run, as above."""
     up = time.monotonic() - up_since
     return f"derpmgmt-machine\n{boot_id}\n{up:.2f} {up:.2f}\nderpmgmt-end\n"
+
+
+def architecture_of(faults: Faults) -> str:
+    """The machine's architecture by Docker's name."""
+    machine = faults.machine or MACHINE
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)

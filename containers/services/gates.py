@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
 from accounts.models import User
@@ -21,7 +22,7 @@ from accounts.services import log_operation
 from containers.deploy import ContainerStopped
 from containers.gate import Entry, GateSpec, render_list
 from containers.models import Gate, Relay
-from containers.services.images import NoGateImage, NoImage
+from containers.services.images import NoGateImage, NoImage, NoImageForMachine
 from containers.services.relays import RETRY_PAUSE, RETRY_PAUSE_LONGEST
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
@@ -184,7 +185,7 @@ def retry_gate(*, gate: Gate, by: User | None) -> None:
 
 def wake_imageless() -> None:
     """There is an image now: gates and relays that failed for want of one are tried again at once."""
-    codes = [NoImage.code, NoGateImage.code]
+    codes = [NoImage.code, NoGateImage.code, NoImageForMachine.code]
     Gate.objects.filter(failure_code__in=codes).update(try_after=None)
     Relay.objects.live().filter(failure_code__in=codes).update(try_after=None)
 
@@ -230,4 +231,6 @@ def failure_text(gate: Gate) -> str | Promise:
     """Why the gate could not be made, as a sentence; for a code without one the code."""
     if gate.failure_code == ContainerStopped.code:
         return ContainerStopped.gate_sentence
+    if gate.failure_code == NoImageForMachine.code:
+        return _("The panel has no image of the gate for this kind of machine.")
     return sentence_of(gate.failure_code) or gate.failure_code

@@ -65,6 +65,10 @@ class SandboxedHost:
         }
         self._sandbox.server(self._index).fault(**faults.get(kind) or {"dies_after": kind})
 
+    def fault(self, **switches: Any) -> None:
+        """Switches of `Faults`."""
+        self._sandbox.server(self._index).fault(**switches)
+
     def heal(self) -> None:
         self._sandbox.server(self._index).heal()
         self._stack.close()

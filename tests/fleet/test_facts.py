@@ -55,6 +55,7 @@ def test_script_tells_this_machine_when_run_here(tmp_path: Path) -> None:
     assert facts.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert facts.kernel == os.uname().release
     assert facts.machine == os.uname().machine
+    assert "127.0.0.1" in facts.addresses
     assert not facts.docker_socket
     assert not facts.docker_usable
 
@@ -117,3 +118,20 @@ def test_answer_is_garbage_when_something_is_missing_or_wrong(output: str) -> No
     with pytest.raises(RemoteError) as caught:
         parse_facts(output, 0)
     assert caught.value.code == "garbage_facts"
+
+
+@pytest.mark.parametrize(
+    ("lines", "server", "addresses"),
+    [
+        ("", "", set()),
+        ("ssh \naddresses\n", "", set()),
+        ("ssh 198.51.100.9 50022 10.0.0.4 22\naddresses 127.0.0.1 10.0.0.4 172.17.0.1\n", "10.0.0.4", {"127.0.0.1", "10.0.0.4", "172.17.0.1"}),
+        ("ssh ::ffff:198.51.100.9 50022 ::ffff:10.0.0.4 22\naddresses 10.0.0.4\n", "10.0.0.4", {"10.0.0.4"}),
+        ("ssh fe80::1%eth0 50022 fe80::2%eth0 22\n", "fe80::2", set()),
+    ],
+)  # fmt: skip
+def test_own_addresses_are_told_where_the_machine_tells_them(
+    lines: str, server: str, addresses: set[str]
+) -> None:
+    facts = parse_facts(ALPINE.replace("docker usable\n", f"docker usable\n{lines}"), 1795331918)
+    assert (facts.ssh_server, set(facts.addresses)) == (server, addresses)

@@ -120,7 +120,7 @@ def boot_script(kind: Kind, folder: Path, runtime: Path, boot_id: Path) -> str:
         f"chown {ROOTLESS_UID}:{ROOTLESS_UID} /run/user/{ROOTLESS_UID}",
         # As on a usual machine: everybody may ask for an interface, and mounts are shared.
         f"[ -e {runtime}/tun ] || mknod -m 666 {runtime}/tun c 10 200",
-        f"mount --bind {runtime}/tun /dev/net/tun",
+        f"[ ! -e /dev/net/tun ] || mount --bind {runtime}/tun /dev/net/tun",
         "mount --make-rshared /",
         f": >{runtime}/booted",
         "exec sleep infinity",
