@@ -23,6 +23,7 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
+from django.utils import translation
 from django.utils.translation import gettext as _
 
 from derpmgmt import flow
@@ -107,6 +108,7 @@ class Panel:
 
         def start(name: str, main: Callable[[], object], rank: int, grace: float) -> None:
             def apart() -> None:
+                translation.deactivate()  # the terminal's language is for what is said there
                 listener.close()
                 main()
 
