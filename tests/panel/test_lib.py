@@ -4,10 +4,13 @@ from datetime import timedelta
 
 import django_rq
 import pytest
+import redis
 from cryptography.fernet import Fernet
 from django.core.exceptions import FieldError, ImproperlyConfigured
 from django.db import connection, transaction
 from django.utils import timezone, translation
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from containers import jobs
 from containers.models import ServerCheck
@@ -58,18 +61,12 @@ def test_a_sweep_does_not_ring_again_while_its_last_ring_waits():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_redis_that_is_away_costs_the_bell_and_nothing_else(settings, caplog):
-    settings.RQ_QUEUES = {}
-    import redis
-
-    class Away:
-        def enqueue(self, *args, **kwargs):
-            raise redis.ConnectionError("away")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(django_rq, "get_queue", lambda *_args, **_kwargs: Away())
-        queue.announce("relays_changed", 7)
-    assert "the sweep will ring again" in caplog.text
+def test_a_redis_that_is_away_costs_the_bell_and_nothing_else(caplog, monkeypatch):
+    away = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    monkeypatch.setattr(queue, "client", lambda: away)
+    queue.announce("relays_changed", 7)
+    queue.enqueue(jobs.plan_rental, 5, is_again=True)
+    assert caplog.text.count("the sweep will ring again") == 2
 
 
 def test_an_unknown_fact_is_a_mistake():
