@@ -21,7 +21,7 @@ from containers.services import gates, rotation
 from containers.services.images import GATE_LINK, RELAY_LINK
 from containers.services.relays import SLOTS
 from derpmgmt.lib.address import is_loopback
-from derpmgmt.lib.jobs import translate
+from derpmgmt.lib.problems import explain
 from fleet.models import Region, Server
 from serials.models import Redemption, Rental, SerialBatch, SerialNumber
 
@@ -143,7 +143,7 @@ def _servers(servers: list[Server], now: datetime) -> Iterator[Matter]:
     for server in servers:
         url = reverse("admin:fleet_server_change", args=[server.pk])
         title = f"{server} · {server.get_status_display()}"
-        reason = translate(server.status_reason, {})
+        reason = server.reason
         is_announced = server.status in {Server.Status.MAINTENANCE, Server.Status.NEW}
         if server.status == Server.Status.UNHEALTHY:
             yield Matter(CRITICAL, title, reason, url, server.silent_since or server.last_contact_at)
@@ -220,7 +220,7 @@ def _relays(now: datetime) -> Iterator[Matter]:
             if last
             else ("admin:containers_relay_change", relay.pk)
         )
-        text = last.reason if last else relay.failure_code
+        text = last.reason if last else explain(relay.failure_code)
         yield Matter(CRITICAL, title, text, reverse(page[0], args=[page[1]]), relay.failed_at)
     title = ngettext("%(count)d more relay failed", "%(count)d more relays failed", more)
     yield from _rest(CRITICAL, title, more, f"{relay_list}failed")

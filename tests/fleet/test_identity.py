@@ -195,7 +195,7 @@ def test_a_row_in_use_says_at_once_that_its_machine_is_anothers(world: World) ->
     world.refused(second)
     second.refresh_from_db()
     assert second.status == "unhealthy"
-    assert first.name in second.status_reason
+    assert first.name in second.reason
     assert second.next_contact_at is not None
     assert second.boot_id == "boot-0002"
 
@@ -227,4 +227,4 @@ def test_the_answer_is_read_whatever_stands_around_it() -> None:
 def test_an_answer_without_a_boot_id_is_refused(said: str) -> None:
     with pytest.raises(RemoteError) as refusal:
         parse_machine(said)
-    assert refusal.value.code == "garbage"
+    assert refusal.value.code == "garbage_facts"

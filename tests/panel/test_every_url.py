@@ -76,6 +76,7 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
     return {
         "acl:region-change": {"pk": region.pk},
         **{f"acl:device-{verb}": {"pk": waiting.pk} for verb in ("approve", "ignore", "revoke", "rename")},
+        "admin:acl_device_give_place": {"pk": waiting.pk},
         "admin:acl_aclconfig_renew": {"pk": rental.acl_configs.get().pk},
         "admin:acl_liveurl_revoke": {"pk": rental.live_urls.get().pk},
         "acl:map-copied": {"file_format": "json"},

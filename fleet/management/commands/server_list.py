@@ -5,7 +5,6 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from derpmgmt.lib.commands import PanelCommand
-from derpmgmt.lib.jobs import translate
 from fleet.models import Server
 
 
@@ -24,7 +23,7 @@ class Command(PanelCommand):
                 "name": server.name,
                 "status": server.status,
                 "state": server.get_status_display(),
-                "reason": translate(server.status_reason, {}),
+                "reason": server.reason,
                 "region": server.region.code,
                 "region_name": server.region.name,
                 "address": server.address,
