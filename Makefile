@@ -10,9 +10,9 @@ APPS := accounts acl billing containers derpmgmt distribution fleet serials
 # Four runs beside each other, of about the same length. Chromium is not among them: it notices networks that come and go.
 # What takes four servers runs in the sandbox only.
 E2E := $(filter-out tests/e2e/test_bound_servers.py,$(wildcard tests/e2e/test_*.py))
-E2E_LIVES := $(addprefix tests/e2e/test_,engine_kinds.py faults.py life.py outage.py whole_life.py)
-LAB_RUNS := $(filter-out $(E2E_LIVES) tests/e2e/test_kill.py,$(E2E)) \
-	--beside $(E2E_LIVES) \
+E2E_BESIDE := $(addprefix tests/e2e/test_,checks.py engine_kinds.py faults.py life.py machines.py outage.py whole_life.py)
+LAB_RUNS := $(filter-out $(E2E_BESIDE) tests/e2e/test_kill.py,$(E2E)) \
+	--beside $(E2E_BESIDE) \
 	--beside tests/lab tests/e2e/test_kill.py \
 	--beside tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
 

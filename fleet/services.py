@@ -177,7 +177,7 @@ def retire_server(*, server: Server, by: User | None) -> None:
     if locked.status == Server.Status.RETIRED:
         return
     if any(queue.ask("server_relays", server.pk)):
-        raise ServerNotEmpty(_("The server still holds relays; move or remove them first."))
+        raise ServerNotEmpty(_("The server still holds relays; it can be removed once they are gone."))
     name = locked.name
     locked.name = f"{name[:48]} †{locked.pk}"
     locked.status = Server.Status.RETIRED
@@ -205,7 +205,9 @@ def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
     """The server did not answer: skip it for a while, twice as long each time (10 s to 5 min); unhealthy after two in a row."""
     now = timezone.now()
     server = Server.objects.get(pk=server_pk)
-    pause = min(CONTACT_PAUSE * 2 ** min(server.contact_failures, 10), CONTACT_PAUSE_LONGEST)
+    # One whose machine is another's answers, so that trying costs nobody time.
+    failures = 0 if isinstance(error, SameMachine) else server.contact_failures
+    pause = min(CONTACT_PAUSE * 2 ** min(failures, 10), CONTACT_PAUSE_LONGEST)
     Server.objects.filter(pk=server_pk).update(
         contact_failures=F("contact_failures") + 1, next_contact_at=now + pause
     )
@@ -213,9 +215,9 @@ def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
         if Server.objects.filter(pk=server_pk, silent_since=None).update(silent_since=now):
             queue.announce("server_silent", server_pk)
     problem = Problem.of(error)
-    # Another row has its machine: that does not pass by itself.
-    failures = 1 if isinstance(error, SameMachine) else UNHEALTHY_AFTER
-    Server.objects.filter(pk=server_pk, status=Server.Status.HEALTHY, contact_failures__gte=failures).update(
+    # Nor does that pass by itself.
+    enough = 1 if isinstance(error, SameMachine) else UNHEALTHY_AFTER
+    Server.objects.filter(pk=server_pk, status=Server.Status.HEALTHY, contact_failures__gte=enough).update(
         status=Server.Status.UNHEALTHY, **status_words(problem)
     )
 

@@ -177,7 +177,9 @@ def retry_gate(*, gate: Gate, by: User | None) -> None:
     Nothing happens to one that runs and is as it should be.
     """
     with transaction.atomic():
-        Gate.objects.filter(pk=gate.pk).update(status=Gate.Status.PLANNED, try_after=None, image="")
+        Gate.objects.filter(pk=gate.pk).update(
+            status=Gate.Status.PLANNED, try_after=None, list_try_after=None, image=""
+        )
         Server.objects.filter(pk=gate.server_id).update(next_contact_at=None)
         log_operation(by=by, action="gate.retried", target=gate.server)
         queue.announce("gate_changed", gate.server_id)

@@ -181,6 +181,21 @@ def test_a_row_that_nobody_has_read_is_asked_when_its_pinned_key_is_the_same(wor
     assert world.refused(again) == f"same_machine_unsure {first.name}"
 
 
+def test_of_two_rows_in_use_that_nobody_has_read_the_older_one_has_the_machine(world: World) -> None:
+    first, second = world.row(machine()), world.row(machine())
+    assert world.refused(second) == f"same_machine {first.name}"
+    world.reach(first)
+    for _time in range(2):
+        assert world.refused(second) == f"same_machine {first.name}"
+        Server.objects.update(next_contact_at=None)
+    second.refresh_from_db()
+    assert second.status == "unhealthy"
+    world.lead(second, machine(engine="f", boot="boot-0002", key="l"))
+    world.reach(second)
+    second.refresh_from_db()
+    assert (second.status, second.contact_failures) == ("healthy", 0)
+
+
 def test_of_two_rows_that_were_never_checked_the_first_to_come_takes_the_machine(world: World) -> None:
     first, second = world.row(machine(), status="new"), world.row(machine(), status="new")
     world.reach(second)
