@@ -48,6 +48,8 @@ def gate_state(gate: Any) -> SafeString:
     """The coloured state of a gate that was read by `gates.with_relays`."""
     if gate.status == Gate.Status.PLANNED and not gate.has_relays:
         return format_html('<span class="panel-state is-grey">{}</span>', _("not needed yet"))
+    if gate.status == Gate.Status.RUNNING and gate.server.silent_since:
+        return format_html('<span class="panel-state is-red">{}</span>', _("the server does not answer"))
     return _state(gate)
 
 

@@ -177,7 +177,7 @@ def retire_server(*, server: Server, by: User | None) -> None:
     if locked.status == Server.Status.RETIRED:
         return
     if any(queue.ask("server_relays", server.pk)):
-        raise ServerNotEmpty(_("The server still holds relays; move or remove them first."))
+        raise ServerNotEmpty(_("The server still holds relays; it can be removed once they are gone."))
     name = locked.name
     locked.name = f"{name[:48]} †{locked.pk}"
     locked.status = Server.Status.RETIRED
