@@ -84,8 +84,8 @@ class RegionLine:
         return [(status, self.states[status]) for status in Server.Status if self.states.get(status)]
 
 
-def admin_overview() -> Iterator[dict[str, Any]]:
-    """Answer to "admin_overview": what the start page of the admin shows."""
+def admin_overview(*, is_proxy_unknown: bool = False) -> Iterator[dict[str, Any]]:
+    """Answer to "admin_overview": what the start page of the admin shows; `is_proxy_unknown`: one that is not counted passes requests on."""
     now = timezone.now()
     servers = list(
         Server.objects.exclude(status=Server.Status.RETIRED)
@@ -101,6 +101,7 @@ def admin_overview() -> Iterator[dict[str, Any]]:
         *_customers(servers, now),
         *_notices(now),
         *_batches(),
+        *(_proxies() if is_proxy_unknown else ()),
     ]
     yield {
         "matters": sorted(matters, key=lambda matter: _LEVELS.index(matter.level)),
@@ -303,6 +304,15 @@ def _notices(now: datetime) -> Iterator[Matter]:
         text = _("Look at the reasons, then send them again.")
         url = reverse("admin:accounts_notice_changelist") + "?state__exact=failed"
         yield Matter(WARNING, title % {"count": failed}, text, url)
+
+
+def _proxies() -> Iterator[Matter]:
+    text = _(
+        "Requests come with X-Forwarded-For, but DERPMGMT_TRUSTED_PROXIES is 0: everybody behind the proxy shares one address in "
+        "limits and logs. Set it to the number of proxies in front (docs/running.md)."
+    )
+    url = reverse("admin:accounts_operationlog_changelist")
+    yield Matter(WARNING, _("The reverse proxy in front of the panel is not believed"), text, url)
 
 
 def _batches() -> Iterator[Matter]:

@@ -23,10 +23,12 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
+from django.utils import translation
 from django.utils.translation import gettext as _
 
 from derpmgmt import flow
 from derpmgmt.lib import env, valkey
+from derpmgmt.lib.address import is_loopback
 from derpmgmt.lib.crypto import DecryptionFailed, EncryptedTextField
 from derpmgmt.lib.files import write_private
 from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor
@@ -95,6 +97,10 @@ class Panel:
                     "Set DERPMGMT_EMAIL_URL=smtp+tls://USER:PASSWORD@HOST:587 and DERPMGMT_EMAIL_FROM (docs/running.md)."
                 )
             )
+        for sentence in unreachable(
+            settings.RELAY_URL, settings.BIND, settings.PORT, settings.TRUSTED_PROXIES
+        ):
+            self.say(sentence)
         connections.close_all()
 
     def _run(self, supervisor: Supervisor, listener: socket.socket) -> None:
@@ -102,6 +108,7 @@ class Panel:
 
         def start(name: str, main: Callable[[], object], rank: int, grace: float) -> None:
             def apart() -> None:
+                translation.deactivate()  # the terminal's language is for what is said there
                 listener.close()
                 main()
 
@@ -210,6 +217,26 @@ class Panel:
         if unserved:
             return _("Nobody serves these queues: %(names)s") % {"names": ", ".join(sorted(unserved))}
         return ""
+
+
+def unreachable(relay_url: str, bind: str, port: int, proxies: int) -> list[str]:
+    """What to say where servers elsewhere cannot reach the panel: by an address of this machine only, or for want of a listener there."""
+    parts = urlsplit(relay_url)
+    if is_loopback(parts.hostname or ""):
+        text = _(
+            "Servers on other machines cannot reach the panel at %(url)s, so their relays let no new device in. Set DERPMGMT_PUBLIC_URL "
+            "(or DERPMGMT_RELAY_URL) to an address that they reach, and DERPMGMT_BIND=0.0.0.0 unless a reverse proxy runs here (docs/running.md)."
+        )
+        return [text % {"url": relay_url}]
+    # A proxy on this machine may stand before it, unless the address leads to the very port.
+    is_direct = parts.scheme == "http" and (parts.port or 80) == port
+    if not is_loopback(bind) or (proxies and not is_direct):
+        return []
+    text = _(
+        "The panel listens on %(bind)s only, where %(url)s leads nobody from outside: set DERPMGMT_BIND=0.0.0.0, or put a reverse proxy on this "
+        "machine and set DERPMGMT_TRUSTED_PROXIES=1 (docs/running.md)."
+    )
+    return [text % {"bind": bind, "url": relay_url}]
 
 
 @contextmanager
