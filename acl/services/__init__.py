@@ -49,7 +49,7 @@ from acl.services.live_urls import (
     revoke_live_url,
 )
 from acl.services.showing import describe_live, describe_map
-from acl.services.telling import PasteNote, describe_paste, due_news, tell_change
+from acl.services.telling import PasteNote, describe_paste, due_news, due_reminders, remind, tell_change
 from acl.services.verifying import ask_sources
 from acl.services.versions import (
     LAPSED,
@@ -65,6 +65,7 @@ from acl.services.versions import (
     destroy_maps,
     due_lapses,
     due_rentals,
+    mapped_relays,
     record_event,
     record_lapse,
     refresh_map,
@@ -114,6 +115,7 @@ __all__ = [
     "due_lapses",
     "due_news",
     "due_places",
+    "due_reminders",
     "due_rentals",
     "forget_admissions",
     "forget_waiting",
@@ -124,6 +126,7 @@ __all__ = [
     "known_relays",
     "lets_all_in",
     "live_address",
+    "mapped_relays",
     "may_open",
     "open_window",
     "placed",
@@ -136,6 +139,7 @@ __all__ = [
     "record_lapse",
     "record_seen",
     "refresh_map",
+    "remind",
     "rename_device",
     "renew_map",
     "revoke_device",
