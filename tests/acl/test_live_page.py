@@ -35,11 +35,16 @@ def test_live_page_shows_address_lines_and_last_fetch(client: Client, rental: Re
     page = client.post(reverse("acl:live-create"), {"shown": ""}, follow=True)
     url = LiveUrl.objects.get()
     address = services.live_address(url)
-    assert page.text.count(address) == 2
+    # The address, in the lines for cron, and in those for Headscale that reads it itself.
+    assert page.text.count(address) == 3
     assert page.headers["Cache-Control"] == "private, no-store"
     lines = yaml.safe_load(page.context["live"].lines)["derp"]
-    assert lines["urls"] == [derpmap.DEFAULT_MAP_URL, address]
+    assert lines["urls"] == [address, derpmap.DEFAULT_MAP_URL]
     assert lines["auto_update_enabled"] is True
+    lines = yaml.safe_load(page.context["live"].file_lines)["derp"]
+    assert (lines["urls"], lines["paths"]) == ([derpmap.DEFAULT_MAP_URL], [derpmap.HEADSCALE_PATH])
+    assert lines["auto_update_enabled"] is True
+    assert "0.27" in page.text
     LiveUrl.objects.update(
         last_fetched_at=timezone.now(), last_ip="198.51.100.7", last_browser="<b>headscale"
     )

@@ -1,255 +1,138 @@
-"""A region ID is a place of the customer: relays change under it, one place at a time, and none is let go while its relay answers."""
+"""Where devices and readers of the map were, kept beside their addresses when the operator gave a database of places."""
 
-import importlib
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import time_machine
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from acl import derpmap, jobs, services
-from acl.models import AclConfig, MapRegion
+from acl import admission_log, copies, presence, services
+from acl.derpmap import MapFormat
+from acl.models import AclEvent, Admission, Device
+from acl.services import device_panel, devices
 from containers.models import Relay
-from containers.services import relays as relay_services
-from containers.services import rotation
+from containers.services import gates
+from derpmgmt.lib import places
 from serials.models import Rental
-from tests.acl.factories import make_relay, make_served_rental
-from tests.acl.steps import active
+from tests.acl.asking import ALLOWED, REFUSED, A, B, approve, knock
+from tests.acl.factories import make_relay, make_rental, make_served_rental
+from tests.acl.reading import path_of
+from tests.panel.test_places import WORLD, ipdb
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SHENZHEN, BEIJING, NOWHERE = "183.60.1.1", "43.255.0.9", "203.0.113.9"
+
+
+@pytest.fixture(autouse=True)
+def _database(tmp_path: Path, settings: Any) -> None:
+    path = tmp_path / "qqwry.ipdb"
+    path.write_bytes(ipdb(WORLD))
+    settings.IP_DATABASE = str(path)
 
 
 @pytest.fixture
 def rental() -> Rental:
-    rental = make_served_rental(relays=3, days=200)
-    # The first version is an hour old.
-    Relay.objects.update(proven_at=timezone.now() - timedelta(hours=1))
-    return rental
+    return make_rental(days=60)
 
 
-def pins(rental: Rental) -> dict[int, str]:
-    """The pin that the active version has for each region."""
-    return {way[0]: way[-1] for way in derpmap.ways(active(rental).derp_map)}
+@pytest.fixture
+def relay(rental: Rental) -> Relay:
+    relay = make_relay(rental)
+    gates.gate_of(relay.server_id)
+    return relay
 
 
-def succeed(relay: Relay, **fields: Any) -> Relay:
-    """A successor takes the place over; the relay runs on."""
-    slot = relay.slot
-    Relay.objects.filter(pk=relay.pk).update(slot=None, retiring_since=timezone.now())
-    return make_relay(relay.rental, slot=slot, replaces=relay, **fields)
+def test_who_asks_is_written_down_with_his_place(rental: Rental, relay: Relay) -> None:
+    approve(rental, A)
+    devices.close_window(rental=rental, by=None)
+    for key, ip in ((A, SHENZHEN), (A, NOWHERE), (B, BEIJING)):
+        knock(relay, key, ip)
+    admission_log.flush()
+    assert dict(Admission.objects.values_list("ip", "place")) == {
+        SHENZHEN: "广东 深圳",
+        BEIJING: "北京",
+        NOWHERE: "",
+    }
+    assert Device.objects.get(node_key=B).last_place == "北京"
+    for key, ip in ((A, BEIJING), (B, SHENZHEN)):
+        knock(relay, key, ip)
+    admission_log.flush()
+    found = {device.node_key: (device.last_ip, device.last_place) for device in Device.objects.all()}
+    assert found == {A: (BEIJING, "北京"), B: (SHENZHEN, "广东 深圳")}
+    knock(relay, A, NOWHERE)
+    admission_log.flush()
+    assert Device.objects.get(node_key=A).last_place == ""
 
 
-def refresh_after(rental: Rental, seconds: float) -> dict[int, str]:
-    with time_machine.travel(timezone.now() + timedelta(seconds=seconds), tick=False):
-        jobs.refresh_acl(rental.pk)
-        return pins(rental)
+def test_no_answer_waits_for_a_place(rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(_ip: object) -> str:
+        raise AssertionError("asked while a relay waits")
+
+    monkeypatch.setattr(places.Database, "find", look_up)
+    monkeypatch.setattr(places, "_open", look_up)
+    approve(rental, A)
+    assert [knock(relay, key, SHENZHEN) for key in (A, B)] == [ALLOWED] * 2
+    devices.close_window(rental=rental, by=None)
+    assert knock(relay, "77" * 32, SHENZHEN) == REFUSED
 
 
-def relay_in(rental: Rental, slot: int) -> Relay:
-    return rental.relays.get(slot=slot)
+def test_a_device_on_trial_has_a_place_that_is_of_its_address(rental: Rental, relay: Relay) -> None:
+    start = timezone.now()
+    for seconds, ip, place in ((0, SHENZHEN, "广东 深圳"), (10, BEIJING, "北京"), (40, NOWHERE, "")):
+        with time_machine.travel(start + timedelta(seconds=seconds), tick=True):
+            assert knock(relay, A, ip) == ALLOWED
+            device = Device.objects.get()
+            # Until it is written down it has none, rather than that of the address before.
+            assert (device.last_ip, device.last_place) == (ip, "")
+            admission_log.flush()
+        assert Device.objects.get().last_place == place
 
 
-def test_successor_takes_the_region_over_in_one_version_while_the_old_relay_runs(rental: Rental) -> None:
-    before, old = pins(rental), relay_in(rental, 2)
-    successor = succeed(old)
-    jobs.refresh_acl(rental.pk)
-    assert pins(rental) == before | {902: successor.certificate_sha256}
-    assert active(rental).derp_map["Regions"]["902"]["RegionName"] == "Shanghai 2"
-    assert active(rental).version == 2
-    old.refresh_from_db()
-    assert old.status == "running"
-    # Its going is no change of the map.
-    relay_services.give_up(old)
-    relay_services.record_released(relay=old, now=timezone.now())
-    jobs.refresh_acl(rental.pk)
-    assert active(rental).version == 2
+def test_places_cost_no_query_more(rental: Rental, relay: Relay, settings: Any) -> None:
+    approve(rental, A)
+
+    def flush() -> int:
+        knock(relay, A, SHENZHEN)
+        with CaptureQueriesContext(connection) as queries:
+            admission_log.flush()
+        return len(queries)
+
+    with_places = flush()
+    settings.IP_DATABASE = ""
+    assert flush() == with_places
 
 
-def test_two_places_never_change_in_the_same_minute(rental: Rental) -> None:
-    before = pins(rental)
-    new = {900 + slot: succeed(relay_in(rental, slot)).certificate_sha256 for slot in (1, 2, 3)}
-    for by in (None, rental.user):
-        services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED, by=by, is_forced=bool(by))
-        assert pins(rental) == before | {901: new[901]}
-    assert refresh_after(rental, 59)[902] == before[902]
-    assert refresh_after(rental, 61) == before | {901: new[901], 902: new[902]}
-    assert refresh_after(rental, 100)[903] == before[903]
-    # No bell rings for the next turn: the sweep finds it.
-    with time_machine.travel(timezone.now() + timedelta(seconds=125), tick=False):
-        jobs.sweep_maps()
-        assert pins(rental) == new
+def test_who_took_the_map_away_is_written_down_with_his_place() -> None:
+    rental = make_served_rental()
+    services.hand_out_map(rental=rental, file_format=MapFormat.JSON, by=rental.user, ip=SHENZHEN)
+    event = AclEvent.objects.get(kind=AclEvent.Kind.DOWNLOADED)
+    assert (event.ip, event.place) == (SHENZHEN, "广东 深圳")
+    assert set(AclEvent.objects.filter(ip=None).values_list("place", flat=True)) == {""}
 
 
-def test_places_whose_relays_do_not_work_are_replaced_at_once(rental: Rental) -> None:
-    before = pins(rental)
-    old = [relay_in(rental, slot) for slot in (1, 2, 3)]
-    new = [succeed(relay).certificate_sha256 for relay in old]
-    Relay.objects.filter(pk__in=[old[1].pk, old[2].pk]).update(status="failed")
-    jobs.refresh_acl(rental.pk)
-    assert pins(rental) == {901: new[0], 902: new[1], 903: new[2]}
-    assert before.keys() == pins(rental).keys()
-
-
-def test_successor_that_does_not_run_waits_while_the_old_relay_does(rental: Rental) -> None:
-    before = pins(rental)
-    successor = succeed(relay_in(rental, 1), status="failed")
-    jobs.refresh_acl(rental.pk)
-    assert pins(rental) == before
-    Relay.objects.filter(pk=successor.pk).update(status="running")
-    jobs.refresh_acl(rental.pk)
-    assert pins(rental)[901] == successor.certificate_sha256
-
-
-def test_the_old_relay_stays_while_the_map_leads_to_it(rental: Rental) -> None:
-    old = [relay_in(rental, slot) for slot in (1, 2)]
-    for relay in old:
-        succeed(relay)
-    long_ago = timezone.now() - timedelta(days=8)
-    Relay.objects.filter(pk__in=[relay.pk for relay in old]).update(retiring_since=long_ago)
-    jobs.refresh_acl(rental.pk)
-    now = timezone.now()
-    for relay in old:
-        relay.refresh_from_db()
-    assert [rotation.may_go(relay, now) for relay in old] == [True, False]
-    refresh_after(rental, 61)
-    assert rotation.may_go(old[1], now)
-    # A relay whose certificate has ended is refused by every client.
-    MapRegion.objects.filter(region_id=902).update(relay=old[1])
-    old[1].certificate_ends_at = now
-    assert rotation.may_go(old[1], now)
-
-
-def let_go(relay: Relay, at: datetime) -> None:
-    relay_services.give_up(relay)
-    relay_services.record_released(relay=relay, now=at)
-
-
-def test_region_leaves_the_map_twelve_seconds_after_its_ports_closed(rental: Rental) -> None:
-    now, relay = timezone.now(), relay_in(rental, 3)
-    before = pins(rental)
-    with time_machine.travel(now, tick=False) as clock:
-        relay_services.give_up(relay)
-        jobs.refresh_acl(rental.pk)
-        assert pins(rental) == before, "its container may still run"
-        relay_services.record_released(relay=relay, now=now)
-        clock.shift(timedelta(seconds=11))
-        jobs.refresh_acl(rental.pk)
-        assert pins(rental) == before
-        clock.shift(timedelta(seconds=1))
-        jobs.sweep_maps()
-        assert pins(rental).keys() == {901, 902}
-        # The place keeps its number.
-        newest = make_relay(rental, slot=3)
-        jobs.refresh_acl(rental.pk)
-        assert pins(rental)[903] == newest.certificate_sha256
-
-
-def test_regions_of_relays_that_come_back_stay_while_their_ports_were_closed_for_a_moment_only(
-    rental: Rental,
+def test_who_reads_the_live_url_is_written_down_with_his_place(
+    settings: Any, tmp_path: Path, django_capture_on_commit_callbacks: Callable[..., Any]
 ) -> None:
-    first, second, third = (relay_in(rental, slot) for slot in (1, 2, 3))
-    now = timezone.now()
-    with time_machine.travel(now, tick=False) as clock:
-        for relay in (first, second, third):
-            relay_services.give_up(relay, returns=True)
-        let_go(first, now)
-        relay_services.record_released(relay=second, now=now - timedelta(minutes=1))
-        for slot, relay in enumerate((first, second, third), 1):
-            Relay.objects.filter(pk=relay.pk).update(
-                status="planned", slot=slot, return_slot=None, proven_at=None
-            )
-        jobs.refresh_acl(rental.pk)
-        assert pins(rental).keys() == {901, 903}, "the third was never stopped"
-        clock.shift(timedelta(seconds=12))
-        jobs.refresh_acl(rental.pk)
-        assert pins(rental).keys() == {903}
+    settings.VAR_DIR = tmp_path
+    copies.redis_rest.end()
+    rental = make_served_rental()
+    path = path_of(services.create_live_url(rental=rental, by=rental.user))
+    assert Client().get(path, REMOTE_ADDR=BEIJING).status_code == 200
+    services.record_fetches()
+    event = AclEvent.objects.get(kind=AclEvent.Kind.FETCHED)
+    assert (event.ip, event.place) == (BEIJING, "北京")
 
 
-def test_a_region_without_a_place_stays_as_long_as_its_relay_does(rental: Rental) -> None:
-    """It is from before successors took region IDs over: customers have pasted it."""
-    old = make_relay(rental, slot=None, retiring_since=timezone.now())
-    MapRegion.objects.create(rental=rental, region_id=950, relay=old)
-    jobs.refresh_acl(rental.pk)
-    assert pins(rental)[950] == old.certificate_sha256
-    assert active(rental).derp_map["Regions"]["950"]["RegionName"] == "Shanghai 950"
-    let_go(old, timezone.now())
-    assert 950 in refresh_after(rental, 11)
-    assert 950 not in refresh_after(rental, 13)
-    assert not MapRegion.objects.filter(region_id=950).exists()
-
-
-def test_versions_that_only_wait_for_their_turn_are_not_due(rental: Rental) -> None:
-    for slot in (1, 2):
-        succeed(relay_in(rental, slot))
-    jobs.refresh_acl(rental.pk)
-    now = timezone.now()
-    assert services.due_rentals(now, changed_since=None) == []
-    assert services.due_rentals(now + timedelta(seconds=61), changed_since=None) == [rental]
-    assert AclConfig.objects.filter(is_active=True).count() == 1
-
-
-def test_first_plan_is_one_version_however_many_places_it_has() -> None:
-    rental = make_served_rental(relays=3)
-    assert pins(rental).keys() == {901, 902, 903}
-    assert active(rental).version == 1
-
-
-# From before there were places
-
-
-def test_regions_from_before_keep_their_numbers_when_they_become_places(rental: Rental) -> None:
-    """A successor of each kind: in its place beside the old relay, in the making, and one that left a number free."""
-    from django.apps import apps
-
-    give_places: Any = importlib.import_module("acl.migrations.0006_places").give_places
-    retiring = make_relay(rental, slot=None, retiring_since=timezone.now())
-    gone = make_relay(rental, slot=None, status="released")
-    MapRegion.objects.create(rental=rental, relay=retiring, region_id=950)
-    MapRegion.objects.create(rental=rental, relay=gone, region_id=904)
-    ended = make_served_rental(relays=2)
-    going = ended.relays.get(slot=2)
-    for relay in ended.relays.all():
-        relay_services.give_up(relay, returns=True)
-    relay_services.record_released(relay=going, now=timezone.now())
-    MapRegion.objects.create(rental=ended, region_id=977)
-    MapRegion.objects.update(slot=None)
-    before = pins(rental) | {950: retiring.certificate_sha256}
-
-    give_places(apps, None)
-    regions = MapRegion.objects.order_by("region_id")
-    assert list(regions.filter(rental=rental).values_list("region_id", "slot")) == [
-        (901, 1), (902, 2), (903, 3), (950, None)
-    ]  # fmt: skip
-    assert list(regions.filter(rental=ended).values_list("region_id", "slot")) == [
-        (901, 1),
-        (902, 2),
-        (977, 3),
-    ]
-    jobs.refresh_acl(rental.pk)
-    assert pins(rental) == before
-
-
-# By hand
-
-
-def change(rental: Rental, number: int, region_id: int) -> AclConfig | None:
-    row = MapRegion.objects.get(rental=rental, region_id=number)
-    return services.change_region_id(rental=rental, map_region=row, region_id=region_id, by=rental.user)
-
-
-def test_numbers_are_changed_one_a_minute_once_devices_may_know_the_map(rental: Rental) -> None:
-    assert change(rental, 901, 910)
-    assert change(rental, 902, 911), "nobody has taken the map yet"
-    services.hand_out_map(rental=rental, file_format=derpmap.MapFormat.JSON, by=rental.user)
-    with pytest.raises(services.RegionIdRefused, match="minute"):
-        change(rental, 903, 912)
-    assert pins(rental).keys() == {910, 911, 903}
-    with time_machine.travel(timezone.now() + timedelta(seconds=61)):
-        assert change(rental, 903, 912)
-    # A successor waits for that too.
-    succeed(relay_in(rental, 1))
-    with time_machine.travel(timezone.now() + timedelta(seconds=70)):
-        before = pins(rental)
-        jobs.refresh_acl(rental.pk)
-        assert pins(rental) == before
+def test_a_connected_device_is_shown_where_it_is_now(rental: Rental, relay: Relay) -> None:
+    [device] = approve(rental, A)
+    Device.objects.update(last_ip=BEIJING, last_place="北京")
+    there = presence.Presence(relay.pk, SHENZHEN, timezone.now())
+    [line] = device_panel._connected(rental, [device.node_key], {A: there})
+    assert (line.ip, line.place) == (SHENZHEN, "广东 深圳")
