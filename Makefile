@@ -10,7 +10,7 @@ APPS := accounts acl billing containers derpmgmt distribution fleet serials
 # Four runs beside each other, of about the same length. Chromium is not among them: it notices networks that come and go.
 # What takes four servers runs in the sandbox only.
 E2E := $(filter-out tests/e2e/test_bound_servers.py,$(wildcard tests/e2e/test_*.py))
-E2E_LIVES := $(addprefix tests/e2e/test_,faults.py life.py outage.py whole_life.py)
+E2E_LIVES := $(addprefix tests/e2e/test_,engine_kinds.py faults.py life.py outage.py whole_life.py)
 LAB_RUNS := $(filter-out $(E2E_LIVES) tests/e2e/test_kill.py,$(E2E)) \
 	--beside $(E2E_LIVES) \
 	--beside tests/lab tests/e2e/test_kill.py \
@@ -20,7 +20,7 @@ ifneq ($(PORT),)
 export DERPMGMT_PORT := $(PORT)
 endif
 
-.PHONY: help demo up check test test-lab lab-up lab-down bench messages
+.PHONY: help demo up check test test-lab test-engines lab-up lab-down bench messages
 
 help:
 	@echo "make demo              a panel with made-up data and servers, to play with (PORT=8000, FLEET=sandbox or lab)"
@@ -28,6 +28,7 @@ help:
 	@echo "make test              the test suite; no root, no services"
 	@echo "make check             formatting, lint, types, layers, migrations, translations"
 	@echo "make test-lab          the tests that need the lab: root on Debian, Docker, MariaDB, Redis, Chromium"
+	@echo "make test-engines      the main job on each Docker Engine, written down in docs/engines.md (ENGINES='26 29'); an hour; debootstrap, Go"
 	@echo "make lab-up, lab-down  three real hosts in network namespaces, to play with by make demo FLEET=lab"
 	@echo "make bench             how long a customer waits for three proven relays, what a sweep and an admission cost; in the lab"
 	@echo "make messages          collect the texts to translate and compile the translations"
@@ -73,6 +74,14 @@ test-lab: $(VENV)/.installed-dev
 	export DERPMGMT_TEST_NGINX=/usr/sbin/nginx && \
 		$(BIN)/python -m tests.lab.suite tests/browser -m lab && \
 		$(BIN)/python -m tests.lab.suite $(LAB_RUNS)
+
+# Not a part of CI: run it when fleet or containers change.
+test-engines: $(VENV)/.installed-dev
+	@test "$$(id -u)" = 0 -a -f /etc/debian_version || { echo "make test-engines needs root on Debian" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-mysql.txt
+	DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && \
+	export DERPMGMT_TEST_NGINX=/usr/sbin/nginx && \
+		$(BIN)/python -m tests.lab.engines $(ENGINES)
 
 lab-up: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.lab up

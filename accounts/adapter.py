@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
-from accounts import services
+from accounts import services, tries
 from accounts.models import User
 from derpmgmt.lib import crypto
 from derpmgmt.lib.address import client_ip
@@ -27,6 +27,14 @@ class AccountAdapter(DefaultAccountAdapter):
 
     def get_client_ip(self, request: HttpRequest) -> str:
         return client_ip(request)
+
+    def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
+        """Before a password is tried: raises `TooManyRequests` where too many were wrong."""
+        tries.ask(request, tries.PASSWORD, email=str(credentials.get("email") or ""))
+
+    def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
+        """Only a wrong password counts."""
+        tries.count(request, tries.PASSWORD, email=str(credentials.get("email") or ""))
 
     def clean_username(self, username: str, shallow: bool = False) -> str:
         """As allauth does, but a name that is taken is refused with a free one beside it."""
@@ -77,7 +85,8 @@ class AccountAdapter(DefaultAccountAdapter):
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
         """A code or another mail that the person waits for: it goes now, or he is told that it does not."""
-        deliver(self._render(template_prefix, email, context), is_asked=True)
+        message = self._render(template_prefix, email, context)
+        deliver(message, is_asked=True, is_known=tries.is_known(self.request, email))
 
     def send_notification_mail(
         self,

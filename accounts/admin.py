@@ -20,15 +20,16 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import services
-from accounts.admin_base import ReadOnlyAdmin
+from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
 from accounts.forms import AdminCloseForm, UserChangeForm, UserCreateForm
 from accounts.models import Notice, OperationLog, User
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.mail import MailFailed, MailLimited, send_test_mail
+from derpmgmt.lib.way_back import part_of
 
 
 @admin.register(User)
-class UserAdmin(admin.ModelAdmin[User]):
+class UserAdmin(StaffAdmin):
     """Accounts. Everything goes through `accounts.services`, so it is checked and logged once, wherever it comes from."""
 
     list_display = ["email", "username", "role", "state", "second_factor", "date_joined", "last_login"]
@@ -124,7 +125,7 @@ class UserAdmin(admin.ModelAdmin[User]):
             return False
         return obj is None or request.user.is_superuser or not obj.is_staff
 
-    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Accounts are closed or banned, never deleted: books and logs refer to them."""
         return False
 
@@ -162,7 +163,7 @@ class UserAdmin(admin.ModelAdmin[User]):
             def view(request: HttpRequest, pk: int) -> HttpResponse:
                 return self._act(request, pk, act)
 
-            return self.admin_site.admin_view(view)
+            return self.admin_site.admin_view(part_of("admin:accounts_user_change", "pk")(view))
 
         return [
             path("<int:pk>/ban/", page(_ban), name="accounts_user_ban"),
@@ -343,9 +344,11 @@ class NoticeAdmin(ReadOnlyAdmin):
         return _(notice.error) if notice.error else "–"
 
     def get_urls(self) -> list[Any]:
+        again = self.admin_site.admin_view(part_of("admin:accounts_notice_change", "pk")(self.again))
+        mail_test = self.admin_site.admin_view(part_of("admin:accounts_notice_changelist")(self.mail_test))
         return [
-            path("<int:pk>/again/", self.admin_site.admin_view(self.again), name="accounts_notice_again"),
-            path("mail-test/", self.admin_site.admin_view(self.mail_test), name="accounts_notice_mail_test"),
+            path("<int:pk>/again/", again, name="accounts_notice_again"),
+            path("mail-test/", mail_test, name="accounts_notice_mail_test"),
             *super().get_urls(),
         ]
 

@@ -20,6 +20,7 @@ from django.views.decorators.cache import never_cache
 
 from accounts import services
 from derpmgmt.lib import queue
+from derpmgmt.lib.way_back import page_of
 
 # These tables are changed by services and by the person himself, which log what they do; never row by row in the admin.
 # Nor is the queue: what it carries is told by the rows of the jobs, and its pages ask for no second factor everywhere.
@@ -45,6 +46,10 @@ class PanelAdminSite(admin.AdminSite):
         shown = [model for model in models if model._meta.app_label not in HIDDEN_APPS]
         super().register(shown, admin_class, **options)
 
+    def get_urls(self) -> list[Any]:
+        # No row of ours has a page of its own outside: what would lead to it answers 404, whatever table it is asked for.
+        return [url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"]
+
     def has_permission(self, request: HttpRequest) -> bool:
         user = request.user
         return bool(
@@ -67,6 +72,7 @@ class PanelAdminSite(admin.AdminSite):
             target, {request.get_host()}, require_https=request.is_secure()
         ):
             target = reverse("admin:index")
+        target = page_of(target)
         if self.has_permission(request):
             return HttpResponseRedirect(target)
         if not request.user.is_authenticated:

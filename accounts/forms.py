@@ -4,6 +4,7 @@ from typing import Any
 
 from allauth.account.adapter import get_adapter
 from allauth.account.forms import SignupForm as AllauthSignupForm
+from allauth.core import context
 from allauth.core.internal.cryptokit import normalize_user_code
 from allauth.mfa import app_settings as mfa
 from allauth.mfa.adapter import get_adapter as get_mfa_adapter
@@ -14,7 +15,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.utils.translation import gettext_lazy as _
 
-from accounts import push, sms
+from accounts import push, sms, tries
 from accounts.models import USERNAME_VALIDATORS, User
 
 
@@ -54,6 +55,14 @@ class _OnceForm(BaseAuthenticateForm):
     """A code counts once (RFC 6238, section 5.2). allauth remembers it for one step, with the tolerance it is good for more."""
 
     def clean_code(self) -> str:
+        tries.ask(context.request, tries.SECOND_FACTOR, user=self.user)
+        try:
+            return self._clean_code()
+        except forms.ValidationError:
+            tries.count(context.request, tries.SECOND_FACTOR, user=self.user)
+            raise
+
+    def _clean_code(self) -> str:
         code = super().clean_code()
         lasts = mfa.TOTP_PERIOD * (2 * mfa.TOTP_TOLERANCE + 1)
         if not cache.add(f"accounts:second-factor:{self.user.pk}:{normalize_user_code(code)}", True, lasts):

@@ -12,7 +12,6 @@ from django.shortcuts import redirect, render
 from django.utils import translation
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
-from django.views.decorators.http import require_POST
 from django.views.i18n import set_language
 
 from accounts import push, services, sms
@@ -21,6 +20,7 @@ from accounts.models import Channel, User
 from accounts.services import channels
 from derpmgmt.lib import limits
 from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.way_back import page_before, posted_from
 
 CHANNEL_RATE, SMS_RATE = "20/h", "5/h"
 OWN_WISH = gettext_noop("asked for by the customer")
@@ -49,7 +49,7 @@ def account_show(request: HttpRequest) -> HttpResponse:
     return render(request, "accounts/account_show.html", {"form": form})
 
 
-@require_POST
+@posted_from("home")
 def language_set(request: HttpRequest) -> HttpResponse:
     """The language switch: Django's own view sets the cookie, and a signed-in person's choice stays with the account."""
     language = request.POST.get("language", "")
@@ -60,6 +60,10 @@ def language_set(request: HttpRequest) -> HttpResponse:
             services.change_user(
                 user=user, by=user, username=user.username, language=language, role=user.role
             )
+    # Back to the page, also where what stands in the window is the answer to a button of it.
+    values = request.POST.copy()
+    values["next"] = page_before(request, values.get("next", ""))
+    request.POST = values  # type: ignore[assignment]
     return set_language(request)
 
 
@@ -153,7 +157,7 @@ def _find_channel(request: HttpRequest, pk: int, **wanted: str) -> Channel | Non
 
 
 @login_required
-@require_POST
+@posted_from("accounts:channel-list")
 def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
     """A few words by one of the person's push channels."""
     channel = _find_channel(request, pk, kind=Channel.Kind.PUSH)
@@ -175,7 +179,7 @@ def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("accounts:channel-list")
 def channel_confirm(request: HttpRequest, pk: int) -> HttpResponse:
     """The code that came by text message."""
     channel = _find_channel(request, pk, kind=Channel.Kind.SMS)
@@ -194,7 +198,7 @@ def channel_confirm(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("accounts:channel-list")
 def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
     """One of the person's channels goes."""
     if channel := _find_channel(request, pk):

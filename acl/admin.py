@@ -12,9 +12,10 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import path, reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
@@ -25,12 +26,14 @@ from accounts.models import User
 from acl import services
 from acl.models import AclConfig, AclEvent, Admission, Device, DevicePolicy, LiveUrl, MapRegion
 from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.way_back import part_of
 from serials.models import Rental
 
 # A list of admissions is counted and leafed through so far; a search finds what is older.
 MOST_LISTED = 10_000
 # Customers whose rows a search shows, at most.
 MOST_CUSTOMERS = 100
+_PK = re.compile(r"[0-9]{1,18}")
 _KEY_START = re.compile(r"nodekey:([0-9a-f]{1,64})|([0-9a-f]{8,64})", re.IGNORECASE)
 COLOURS = {Device.Status.APPROVED: "green", Device.Status.PENDING: "orange", Device.Status.REVOKED: "grey"}
 
@@ -76,7 +79,7 @@ class AclConfigAdmin(RentalRowAdmin):
     change_form_template = "admin/acl/aclconfig/change_form.html"
 
     def get_urls(self) -> list[Any]:
-        renew = self.admin_site.admin_view(self.renew)
+        renew = self.admin_site.admin_view(part_of("admin:acl_aclconfig_change", "pk")(self.renew))
         return [path("<int:pk>/renew/", renew, name="acl_aclconfig_renew"), *super().get_urls()]
 
     def renew(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -169,7 +172,7 @@ class LiveUrlAdmin(RentalRowAdmin):
         return super().get_queryset(request).defer("secret")
 
     def get_urls(self) -> list[Any]:
-        revoke = self.admin_site.admin_view(self.revoke)
+        revoke = self.admin_site.admin_view(part_of("admin:acl_liveurl_change", "pk")(self.revoke))
         return [path("<int:pk>/revoke/", revoke, name="acl_liveurl_revoke"), *super().get_urls()]
 
     def revoke(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -243,7 +246,8 @@ class DeviceAdmin(KeyRowAdmin):
         "customer",
         "node_key",
         "source",
-        "place_until",
+        "trial_until",
+        "stayed_at",
         "knocks",
         "first_seen_at",
         "last_seen_at",
@@ -256,6 +260,45 @@ class DeviceAdmin(KeyRowAdmin):
         "admissions",
     )
     readonly_fields = fields
+
+    change_form_template = "admin/acl/device/change_form.html"
+
+    def get_urls(self) -> list[Any]:
+        give = self.admin_site.admin_view(self.give_place)
+        return [path("<int:pk>/give-place/", give, name="acl_device_give_place"), *super().get_urls()]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """With the devices whose place it can be given, where it has none and none is left."""
+        holders = (
+            services.replaceable_devices(device_pk=object_id, now=timezone.now())
+            if _PK.fullmatch(object_id)
+            else []
+        )
+        return super().change_view(
+            request, object_id, form_url, {"holders": holders, **(extra_context or {})}
+        )
+
+    def give_place(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Give the device the place of another one of the same customer's."""
+        device = self.act(request, pk)
+        chosen = request.POST.get("holder", "")
+        if not _PK.fullmatch(chosen):
+            raise Http404
+        holder = get_object_or_404(Device, pk=chosen, rental=device.rental_id)
+        try:
+            services.give_place(device=holder, to=device, by=_staff(request), ip=client_ip(request))
+        except services.DeviceRefused as refusal:
+            messages.error(request, str(refusal))
+        else:
+            text = gettext("%(old)s is revoked, and %(new)s has its place.")
+            messages.success(request, text % {"old": holder, "new": device})
+        return redirect("admin:acl_device_change", pk)
 
     def named(self, term: str) -> Q:
         return super().named(term) | Q(name__icontains=term)

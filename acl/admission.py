@@ -26,8 +26,8 @@ from accounts.models import User
 from acl import admission_log
 from acl.models import Admission, Device, DevicePolicy
 from acl.services.admissions import Asked
-from acl.services.devices import span_may_open, window_until
 from acl.services.enrolment import Decision, knock
+from acl.services.places import span_may_open, window_until
 from acl.services.verifying import ask_sources
 from containers.models import Gate
 from derpmgmt.lib.crypto import keyed_hash
@@ -64,7 +64,7 @@ Reason = Admission.Reason
 _QUERY = """
 SELECT relay.id, device.node_key, relay.server_id, relay.rental_id,
        rental.paused_at IS NULL AND rental.closed_at IS NULL AND rental.runs_until > %s,
-       device.status, device.source, device.place_until > %s
+       device.status, device.source, device.trial_until > %s
 FROM containers_relay relay
 JOIN serials_rental rental ON rental.id = relay.rental_id
 LEFT JOIN acl_device device ON device.rental_id = relay.rental_id AND device.node_key IN ({keys})
@@ -80,7 +80,7 @@ class _Found(NamedTuple):
     is_entitled: bool
     status: str | None = None
     source: str | None = None
-    has_place: bool = False
+    is_on_trial: bool = False
 
 
 class AdmissionApplication:
@@ -292,7 +292,7 @@ def _ask(found: _Found, relay: int, node_key: str, ip: str | None) -> Decision:
     elif is_approved:
         return Decision(True, Reason.VERIFY_URL)
     is_window_open = window_until(rental, policy) > timezone.now()
-    if not is_flooded and (is_window_open or found.has_place):
+    if not is_flooded and (is_window_open or found.is_on_trial):
         return knock(rental_pk=found.rental, relay_pk=relay, node_key=node_key, ip=ip)
     return Decision(False, Reason.UNKNOWN)
 

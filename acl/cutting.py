@@ -17,7 +17,8 @@ from django.utils import timezone
 
 from acl import presence
 from acl.models import Device, DevicePolicy
-from acl.services.devices import lets_all_in, note_changed, owe_cut, placed, policy_of
+from acl.services.devices import note_changed, owe_cut
+from acl.services.places import admitted, lets_all_in, policy_of
 from containers.derp.presence import close_peers
 from containers.derp.probe import ProbeTarget
 from containers.models import Relay
@@ -175,7 +176,7 @@ def _rule(rental_pk: int) -> _Rule:
         return _Rule(False, frozenset())
     is_for_all = lets_all_in(rental, now)
     revoked = Device.objects.filter(rental=rental, status=Device.Status.REVOKED)
-    named = (revoked if is_for_all else placed(rental, now)).values_list("node_key", flat=True)
+    named = (revoked if is_for_all else admitted(rental, now)).values_list("node_key", flat=True)
     return _Rule(is_for_all, frozenset(named))
 
 

@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods
 
 from accounts.requests import SignedInRequest
 from acl import services
@@ -18,6 +18,7 @@ from acl.services.device_panel import describe_state, masked_url
 from acl.sources import VerifyUrlRefused
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import TooManyRequests, consume
+from derpmgmt.lib.way_back import posted_from
 
 # The panel asks an address that somebody typed.
 VERIFY_RATE = "10/10m"
@@ -27,7 +28,7 @@ VERIFY_RATE = "10/10m"
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def window_open(request: SignedInRequest) -> HttpResponse:
     """Approve new devices by themselves for a while."""
     rental, form = rental_or_404(request), WindowForm(request.POST)
@@ -49,7 +50,7 @@ def window_open(request: SignedInRequest) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def window_close(request: SignedInRequest) -> HttpResponse:
     """Approve no new device by itself any more."""
     services.close_window(rental=rental_or_404(request), by=request.user, ip=client_ip(request))
@@ -79,7 +80,7 @@ def checking_stop(request: SignedInRequest) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def checking_start(request: SignedInRequest) -> HttpResponse:
     """Let only approved devices in again."""
     rental = rental_or_404(request)
@@ -110,7 +111,7 @@ def verify_show(request: SignedInRequest) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:verify-show")
 def verify_set(request: SignedInRequest) -> HttpResponse:
     """Keep an address that answers as it should; one that does not, or comes too soon, stays in its field, with the reason."""
     rental, form = rental_or_404(request), VerifyUrlForm(request.POST)
@@ -137,7 +138,7 @@ def verify_set(request: SignedInRequest) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:verify-show")
 def verify_remove(request: SignedInRequest) -> HttpResponse:
     """Ask the customer's own address no longer."""
     rental = rental_or_404(request)

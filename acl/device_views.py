@@ -12,9 +12,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods
 from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
-from django_tables2 import LazyPaginator, RequestConfig
+from django_tables2 import LazyPaginator
 
 from accounts.requests import SignedInRequest
 from acl import services
@@ -31,6 +31,8 @@ from acl.tables import AdmissionTable
 from containers.derp.keys import format_node_key
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import TooManyRequests, consume
+from derpmgmt.lib.paging import show_page
+from derpmgmt.lib.way_back import part_of, posted_from
 from serials.models import Rental
 
 PASTE_RATE = "30/10m"
@@ -52,7 +54,7 @@ def rental_or_404(request: SignedInRequest) -> Rental:
     return get_object_or_404(Rental.objects.visible_to(request.user), user=request.user)
 
 
-def _device(request: SignedInRequest, pk: int | str) -> Device | None:
+def own_device(request: SignedInRequest, pk: int | str) -> Device | None:
     """The customer's own device; None when there is none (any more), 404 for what belongs to another."""
     if not _PK.fullmatch(str(pk)):
         raise Http404
@@ -65,7 +67,7 @@ def _device(request: SignedInRequest, pk: int | str) -> Device | None:
     return device
 
 
-def _where(values: QueryDict) -> QueryDict:
+def clean_where(values: QueryDict) -> QueryDict:
     where = QueryDict(mutable=True)
     for name in _WHERE:
         if value := values.get(name):
@@ -78,7 +80,7 @@ def go_back(request: SignedInRequest) -> HttpResponse:
     back = request.POST.get("back", "")
     if back == "home":
         return redirect("home")
-    where = _where(QueryDict(back)).urlencode()
+    where = clean_where(QueryDict(back)).urlencode()
     return redirect(reverse("acl:device-list") + (f"?{where}" if where else ""))
 
 
@@ -99,7 +101,7 @@ def _state(request: SignedInRequest, rental: Rental, where: QueryDict) -> Device
 
 def _parts(request: SignedInRequest, rental: Rental) -> dict[str, Any]:
     """What the whole page shows; a fixed number of queries."""
-    where = _where(request.GET)
+    where = clean_where(request.GET)
     state = _state(request, rental, where)
     words = where.get("q", "")
     lists = describe_lists(
@@ -137,12 +139,13 @@ def device_list(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("acl:device-list")
 def device_state(request: SignedInRequest) -> HttpResponse:
     """Places, window and who is connected, asked for by the page itself; says by an event when the lists are others."""
     rental = own_rental(request)
     if rental is None or not rental.is_entitled(timezone.now()):
         return HttpResponseClientRefresh()
-    where = _where(request.GET)
+    where = clean_where(request.GET)
     state = _state(request, rental, where)
     context = {"rental": rental, "state": state, "where": where, "back": where.urlencode()}
     response = render(request, "acl/_device_state.html", context)
@@ -153,6 +156,7 @@ def device_state(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("acl:device-list")
 def device_lists(request: SignedInRequest) -> HttpResponse:
     """The lists alone, asked for by the page itself."""
     rental = own_rental(request)
@@ -245,13 +249,13 @@ def _names(devices: tuple[Device, ...]) -> str:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
     """Let a device in that waits or was revoked; with `replaces` instead of that one."""
-    device, replaces = _device(request, pk), None
+    device, replaces = own_device(request, pk), None
     is_gone = device is None
     if old := request.POST.get("replaces", ""):
-        replaces = _device(request, old)
+        replaces = own_device(request, old)
         is_gone = is_gone or replaces is None
     if device is None or is_gone:
         return refuse(request, services.NotWaiting())
@@ -272,10 +276,10 @@ def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def device_ignore(request: SignedInRequest, pk: int) -> HttpResponse:
     """Keep a device out that waits, and do not ask again."""
-    device = _device(request, pk)
+    device = own_device(request, pk)
     if device is None or not services.ignore_device(device=device, by=request.user, ip=client_ip(request)):
         return refuse(request, services.NotWaiting())
     messages.success(
@@ -288,7 +292,7 @@ def device_ignore(request: SignedInRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
     """What revoking does, with the button; then it is done."""
-    device = _device(request, pk)
+    device = own_device(request, pk)
     if device is None or device.status == Device.Status.REVOKED:
         messages.info(request, _("This device is revoked already."))
         return go_back(request)
@@ -296,7 +300,7 @@ def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
         context = {
             "device": device,
             "is_open": services.lets_all_in(device.rental, timezone.now()),
-            "back": _where(request.GET).urlencode(),
+            "back": clean_where(request.GET).urlencode(),
         }
         return render(request, "acl/device_revoke.html", context)
     if services.revoke_device(device=device, by=request.user, ip=client_ip(request)):
@@ -308,10 +312,10 @@ def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:device-list")
 def device_rename(request: SignedInRequest, pk: int) -> HttpResponse:
     """Give a device another name."""
-    device = _device(request, pk)
+    device = own_device(request, pk)
     if device is None:
         messages.error(request, _("This device is gone."))
     else:
@@ -336,8 +340,7 @@ def admission_list(request: SignedInRequest) -> HttpResponse:
     if key:
         rows = rows.filter(node_key=key)
     table = AdmissionTable(rows, relays=relay_names(rental) if rental else {})
-    paginate = {"per_page": ADMISSION_ROWS, "paginator_class": LazyPaginator}
-    RequestConfig(request, paginate=paginate).configure(table)
+    show_page(request, table, rows=ADMISSION_ROWS, paginator_class=LazyPaginator)
     keys = [row.record.node_key for row in table.paginated_rows]
     devices = Device.objects.visible_to(request.user).filter(rental=rental, node_key__in={*keys, key})
     table.devices = {device.node_key: device for device in devices}

@@ -126,18 +126,18 @@ def enforce_user(user_pk: int) -> None:
         cutting.cut(rental_pk)
 
 
-def settle_places() -> None:
+def settle_trials() -> None:
     """Decide about the devices on trial that had time to prove themselves. Relays that hang hold only the next time up."""
     global _settling
     if _settling is not None and not _settling.done():
         return
-    devices = services.due_places(timezone.now())
+    devices = services.due_trials(timezone.now())
     _settling = presence.start_apart(partial(_settle, devices)) if devices else None
 
 
 def _settle(devices: list[Device]) -> None:
     is_present = presence.finder({device.rental_id for device in devices})
-    services.settle_places(devices=devices, is_present=is_present)
+    services.settle_trials(devices=devices, is_present=is_present)
 
 
 def tidy_devices() -> None:

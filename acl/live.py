@@ -4,7 +4,7 @@ Headscale, which polls it, does not look at the status: any JSON object without 
 JSON makes it keep the map it has (hscontrol/derp/derp.go). So an ended rental is answered with an empty map, and whatever
 passes (limits, failures) with plain text. With `?format=headscale` the same is answered as the file that Headscale reads from
 `derp.paths`; who fetches that looks at the status. Order of sources: the copy in Redis, the database, the copy on disk. A copy
-knows when the regions of its rental are let go (`acl.services.places`), so it stops then even when nothing else runs.
+knows when the regions of its rental are let go (`acl.services.regions`), so it stops then even when nothing else runs.
 """
 
 import hashlib

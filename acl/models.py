@@ -186,8 +186,9 @@ class DevicePolicy(models.Model):
     customer's own admission address (Headscale's `/verify`), asked about devices that the panel does not know.
     """
 
-    # So long after the first activation devices are approved by themselves.
-    ENROL_FOR = timedelta(hours=24)
+    # So long after the first activation devices are approved by themselves: long enough to paste the map and to switch Tailscale
+    # off and on, and too short for strangers who look for open relays to make much of it.
+    ENROL_FOR = timedelta(hours=1)
 
     rental = models.OneToOneField(
         Rental, models.CASCADE, related_name="device_policy", verbose_name=_("rental")
@@ -219,9 +220,10 @@ class DevicePolicy(models.Model):
 class Device(models.Model):
     """One of a customer's devices, known by its node key; a device that logs in again has another key.
 
-    Approved ones are let in. A pending one knocked and was refused, or holds a provisional place until `place_until`: it is
-    let in, counts against the device limit, and becomes approved once it has proven to stay (clients' own diagnosis knocks with
-    keys that live for a second).
+    Approved ones are let in. A pending one waits for its customer's word, or is on trial until `trial_until` and let in: clients'
+    own diagnosis knocks with throw-away keys, so a new key takes no place at first. Once it has stayed for a while (`stayed_at`) it
+    has a provisional place, which counts against the device limit, and later it is approved. A key that went meanwhile (`left_at`)
+    is remembered for a while, should it come again, and shown to nobody.
     """
 
     class Status(models.TextChoices):
@@ -242,7 +244,11 @@ class Device(models.Model):
     name = models.CharField(_("name"), max_length=63, blank=True)
     status = models.CharField(_("state"), max_length=8, choices=Status, default=Status.PENDING)
     source = models.CharField(_("how it came in"), max_length=10, choices=Source, blank=True)
-    place_until = models.DateTimeField(_("provisional place until"), null=True, blank=True, db_index=True)
+    trial_until = models.DateTimeField(_("on trial until"), null=True, blank=True, db_index=True)
+    stayed_at = models.DateTimeField(_("provisional place since"), null=True, blank=True)
+    left_at = models.DateTimeField(_("gone since"), null=True, blank=True)
+    # The network from which its trial began: of those that are approved by themselves few may come from one.
+    came_from = models.CharField(_("came from"), max_length=43, blank=True)
     knocks = models.PositiveIntegerField(_("times it knocked"), default=0)
     first_seen_at = models.DateTimeField(_("first seen"), null=True, blank=True)
     last_seen_at = models.DateTimeField(_("last seen"), null=True, blank=True)
@@ -273,6 +279,10 @@ class Device(models.Model):
     def __str__(self) -> str:
         return self.name or f"nodekey:{self.node_key[:8]}…"
 
+    def is_on_trial(self, now: datetime) -> bool:
+        """Whether it is let in until that is decided."""
+        return self.status == self.Status.PENDING and self.trial_until is not None and self.trial_until > now
+
     def note_seen(self, at: datetime, ip: str | None, relay_pk: int) -> None:
         """It knocked; nothing is saved. The place of another address is not known until the knock is written to the log."""
         if ip != self.last_ip:
@@ -290,6 +300,7 @@ class Admission(models.Model):
         APPROVED = "approved", _("approved device")
         ENROLLED = "enrolled", _("approved automatically")
         PROVISIONAL = "provisional", _("new device on trial")
+        CROWDED = "crowded", _("too many new devices")
         VERIFY_URL = "verify-url", _("known to the own verify address")
         OPEN = "open", _("device checking is off")
         UNKNOWN = "unknown", _("unknown device")

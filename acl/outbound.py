@@ -42,7 +42,7 @@ _HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}")
 _ROUTED = IPv6Network("2000::/3")
 # Global by their numbers, but they lead elsewhere (tunnels into IPv4), nowhere, or to a cloud's own services.
 _NOT_PUBLIC_6 = [IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
-_NOT_PUBLIC_4 = [IPv4Network(text) for text in ("192.88.99.0/24", "168.63.129.16/32")]
+_NOT_PUBLIC_4 = [IPv4Network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")]
 
 
 class Refused(Exception):

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from acl import device_rule_views, device_views, views
+from acl import device_place_views, device_rule_views, device_views, views
 
 app_name = "acl"
 urlpatterns = [
@@ -19,6 +19,7 @@ urlpatterns = [
     path("devices/now/", device_views.device_state, name="device-state"),
     path("devices/lists/", device_views.device_lists, name="device-lists"),
     path("devices/add/", device_views.device_add, name="device-add"),
+    path("devices/place/", device_place_views.place_give, name="place-give"),
     path("devices/<int:pk>/approve/", device_views.device_approve, name="device-approve"),
     path("devices/<int:pk>/ignore/", device_views.device_ignore, name="device-ignore"),
     path("devices/<int:pk>/revoke/", device_views.device_revoke, name="device-revoke"),

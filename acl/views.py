@@ -8,9 +8,8 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET
 from django_htmx.middleware import HtmxDetails
-from django_tables2 import RequestConfig
 
 from accounts.models import User
 from accounts.requests import SignedInRequest
@@ -21,6 +20,8 @@ from acl.models import AclEvent, LiveUrl, MapRegion
 from acl.tables import MapHistoryTable
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import consume
+from derpmgmt.lib.paging import show_page
+from derpmgmt.lib.way_back import posted_from
 from serials.models import Rental
 
 HAND_OUT_RATE = "60/10m"
@@ -84,7 +85,7 @@ def map_download(request: SignedInRequest, file_format: str) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("home")
 def map_copied(request: SignedInRequest, file_format: str) -> HttpResponse:
     """The page's word that the version it shows was copied, which counts as a download of that one."""
     try:
@@ -98,7 +99,7 @@ def map_copied(request: SignedInRequest, file_format: str) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("home")
 def region_change(request: HtmxRequest, pk: int) -> HttpResponse:
     """Another region ID for one relay: answers htmx with the map's part of the page, others with the home page.
 
@@ -154,12 +155,12 @@ def map_howto(request: SignedInRequest) -> HttpResponse:
 def map_history(request: SignedInRequest) -> HttpResponse:
     """The customer's versions and downloads, newest first."""
     table = MapHistoryTable(AclEvent.objects.filter(rental__user=_person(request)))
-    RequestConfig(request, paginate={"per_page": HISTORY_ROWS}).configure(table)
+    show_page(request, table, rows=HISTORY_ROWS)
     return render(request, "acl/map_history.html", {"table": table})
 
 
 @login_required
-@require_POST
+@posted_from("home")
 def map_renew(request: SignedInRequest) -> HttpResponse:
     """A new version by the customer's own hand."""
     consume(request, group="map_renew", key=str(request.user.pk), rate=RENEW_RATE)
@@ -198,7 +199,7 @@ def live_show(request: SignedInRequest) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:live-show")
 def live_create(request: SignedInRequest) -> HttpResponse:
     """Make the live URL, or another in the place of the one there is."""
     consume(request, group="live_url", key=str(request.user.pk), rate=RENEW_RATE)
@@ -219,7 +220,7 @@ def live_create(request: SignedInRequest) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@posted_from("acl:live-show")
 def live_revoke(request: SignedInRequest) -> HttpResponse:
     """End the live URL that the page showed, at once."""
     url = (

@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
+from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
@@ -15,9 +16,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin
-from containers.derp.probe import CAUSES
+from containers.derp.probe import CAUSES, REMEDIES
 from containers.models import Deployment, Gate, Relay, ServerCheck
 from containers.services import checks, gates, relays
+from containers.ticks import relay_days
+from derpmgmt.lib.way_back import part_of
 from fleet.models import Server
 
 COLOURS = {
@@ -60,7 +63,12 @@ class RelayAdmin(ReadOnlyAdmin):
         "failure_code",
         "created_at",
     )
-    list_filter = ("status", "server__region", "last_health__is_ok")
+    list_filter = (
+        "status",
+        "server__region",
+        "last_health__is_ok",
+        ("failing_since", admin.EmptyFieldListFilter),
+    )
     list_select_related = ("server", "rental__user", "last_health")
     search_fields = (
         "rental__user__email",
@@ -79,6 +87,9 @@ class RelayAdmin(ReadOnlyAdmin):
         "derp_port",
         "stun_port",
         "tested",
+        "remedy",
+        "day",
+        "failing_since",
         "failure_code",
         "failures",
         "try_after",
@@ -101,7 +112,22 @@ class RelayAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("state"), ordering="status")
     def state(self, row: Relay) -> SafeString:
+        words = ""
+        if row.status == Relay.Status.RUNNING and row.server.silent_since:
+            words = _("the server does not answer")
+        elif row.status == Relay.Status.RUNNING and row.last_health and not row.last_health.is_ok:
+            words = _("test failed")
+        if words:
+            return format_html('<span class="panel-state is-red">{}</span>', words)
         return _state(row)
+
+    @admin.display(description=gettext_lazy("tests of the last 24 hours"))
+    def day(self, row: Relay) -> str:
+        return render_to_string("containers/_day.html", {"day": relay_days([row.pk], timezone.now())[row.pk]})
+
+    @admin.display(description=gettext_lazy("what to do"))
+    def remedy(self, row: Relay) -> str:
+        return str(REMEDIES.get(row.last_health.cause, "–")) if row.last_health else "–"
 
     @admin.display(description=gettext_lazy("customer"))
     def customer(self, row: Relay) -> str | SafeString:
@@ -150,7 +176,7 @@ class RelayAdmin(ReadOnlyAdmin):
         return [
             path(
                 "<int:pk>/<slug:verb>/do/",
-                self.admin_site.admin_view(self.relay_act),
+                self.admin_site.admin_view(part_of("admin:containers_relay_change", "pk")(self.relay_act)),
                 name="containers_relay_act",
             ),
             *super().get_urls(),
@@ -213,7 +239,7 @@ class GateAdmin(ReadOnlyAdmin):
         return format_html('<span class="panel-state is-red">{}</span>', text)
 
     def get_urls(self) -> list[Any]:
-        act = self.admin_site.admin_view(self.gate_act)
+        act = self.admin_site.admin_view(part_of("admin:containers_gate_change", "pk")(self.gate_act))
         return [path("<int:pk>/<slug:verb>/do/", act, name="containers_gate_act"), *super().get_urls()]
 
     def gate_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:
@@ -325,10 +351,14 @@ class ServerCheckAdmin(ReadOnlyAdmin):
         return log_table(row.log_lines())
 
     def get_urls(self) -> list[Any]:
-        view = self.admin_site.admin_view
+        view, live = self.admin_site.admin_view, part_of("admin:containers_server_check", "pk")
         return [
             path("server/<int:pk>/", view(self.server_check), name="containers_server_check"),
-            path("server/<int:pk>/live/", view(self.server_check_live), name="containers_server_check_live"),
+            path(
+                "server/<int:pk>/live/",
+                view(live(self.server_check_live)),
+                name="containers_server_check_live",
+            ),
             *super().get_urls(),
         ]
 

@@ -36,9 +36,11 @@ SETTLE_SECONDS = 0.1
 """How long a container must have stayed up: derper and nginx read flags and files at once, and end when they dislike them."""
 _BUSY_SECONDS = 10.0
 _RELOAD_SECONDS = 5.0
-# A host without a ps cannot show when nginx has done it; it takes a tenth of a second.
+# Where nobody can show when nginx has done it: it takes a tenth of a second.
 _RELOAD_UNSEEN_SECONDS = 1.0
 _LOG_LINES = 300
+# Codes of an EngineError that say that the container, or the Engine itself, is not there to be asked.
+_GONE = {"not_found", "conflict", "busy", "daemon_down", "no_docker"}
 
 _COMPARED = ("Image", "Cmd", "User", "StopSignal", "Labels")
 # Limits that a host's kernel may not know: the Engine then warns and keeps them unset.
@@ -216,12 +218,13 @@ def activate_list(engine: Engine, panel_id: str) -> None:
     before = _workers(engine, name)
     with engine_errors():
         engine.kill(name, "HUP")
-    if before is None:
-        time.sleep(_RELOAD_UNSEEN_SECONDS)
-        return
     deadline = time.monotonic() + _RELOAD_SECONDS
     while True:
-        workers = _workers(engine, name)
+        workers = None if before is None else _workers(engine, name)
+        if before is None or workers is None:
+            time.sleep(_RELOAD_UNSEEN_SECONDS)
+            check_gate_runs(engine, panel_id)
+            return
         if workers and not workers & before:
             return
         if time.monotonic() > deadline:
@@ -230,16 +233,27 @@ def activate_list(engine: Engine, panel_id: str) -> None:
         time.sleep(0.05)
 
 
+def check_gate_runs(engine: Engine, panel_id: str) -> None:
+    """Raise ListNotTaken, with the end of its log, when the gate does not run. Raises RemoteError."""
+    with engine_errors():
+        state = engine.inspect_container(gate_name(panel_id))["State"]
+        if not state["Running"] or state.get("Restarting"):
+            raise ListNotTaken(detail=_end_of(engine.logs(gate_name(panel_id), tail=_LOG_LINES)))
+
+
 def _workers(engine: Engine, name: str) -> set[str] | None:
-    """The process ids of a gate's workers that take questions; None when the host has no ps to tell."""
+    """The process ids of a gate's workers that take questions; None when the host does not tell.
+
+    It has no ps, or one that knows no such columns, or the Engine may not look (rootless ones answer 500).
+    """
     try:
         with engine_errors():
             processes = engine.top(name, ps_args="-o pid,args")["Processes"] or []
     except EngineError as error:
-        if "executable file not found" in error.detail:
-            return None
-        raise
-    titles = {pid: title.rstrip() for pid, title in processes}
+        if error.code in _GONE:
+            raise
+        return None
+    titles = {row[0]: row[1].rstrip() for row in processes if len(row) == 2}
     # One that ends is called "nginx: worker process is shutting down".
     return {pid for pid, title in titles.items() if title == "nginx: worker process"}
 
@@ -288,10 +302,21 @@ def remove_gate(engine: Engine, panel_id: str) -> None:
     _remove_all(engine, gate_name(panel_id), gate_labels(panel_id))
 
 
-def remove_orphans(engine: Engine, panel_id: str, keep: Collection[int]) -> list[int]:
-    """Remove containers and volumes of this panel's relays other than `keep`; returns the relay ids. Raises RemoteError."""
+def read_standing(engine: Engine, panel_id: str) -> set[int]:
+    """The ids of this panel's relays of which a container or a volume is on the host. Raises RemoteError."""
     present = {found.relay_id for found in read_ours(engine, panel_id) if found.kind == KIND_RELAY}
-    orphans = sorted((present | read_volumes(engine, panel_id)) - set(keep))
+    return present | read_volumes(engine, panel_id)
+
+
+def remove_orphans(
+    engine: Engine, panel_id: str, owned: Callable[[Collection[int]], Collection[int]]
+) -> list[int]:
+    """Remove what is here of this panel's relays that are nobody's; returns their ids. Raises RemoteError.
+
+    `owned` is asked, after the host was read, which of the relays that stand here are somebody's.
+    """
+    standing = read_standing(engine, panel_id)
+    orphans = sorted(standing - set(owned(standing)))
     for relay_id in orphans:
         remove_relay(engine, panel_id, relay_id)
     return orphans

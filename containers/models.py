@@ -29,6 +29,18 @@ class RelayQuerySet(ByRentalQuerySet["Relay"]):
         """Those that the rental's customer should have, as opposed to surplus ones on their way out."""
         return self.exclude(slot=None)
 
+    def to_prove(self) -> Self:
+        """Those that customers may have in their maps, so that they are proven on a schedule."""
+        return self.filter(
+            status__in=[Relay.Status.RUNNING, Relay.Status.FAILED],
+            proven_at__isnull=False,
+            rental__isnull=False,
+        )
+
+    def carrying(self) -> Self:
+        """Those of which nothing says that they do not carry packets now: the server answers, the last test passed."""
+        return self.filter(status=Relay.Status.RUNNING, failing_since=None, server__silent_since=None)
+
     def in_map(self) -> Self:
         """Those that the customer's map leads to, or will in a moment: proven once, and in a place of his."""
         return self.filter(
@@ -118,6 +130,12 @@ class Relay(models.Model):
     retiring_since = models.DateTimeField(
         _("retiring since"), null=True, blank=True, db_index=True, editable=False
     )
+    # When it is proven again without anybody's asking, and since when it carries no packets, as far as tests tell.
+    prove_after = models.DateTimeField(_("next test"), default=timezone.now, editable=False)
+    failing_since = models.DateTimeField(
+        _("carries no packets since"), null=True, blank=True, db_index=True, editable=False
+    )
+    failing_told_at = models.DateTimeField(_("customer was told"), null=True, blank=True, editable=False)
     probe_asked_at = models.DateTimeField(_("test asked for"), null=True, blank=True, editable=False)
     last_health = models.ForeignKey(
         "RelayHealth", models.SET_NULL, null=True, blank=True, related_name="+", editable=False
@@ -144,6 +162,7 @@ class Relay(models.Model):
         indexes = [
             models.Index(fields=["status", "try_after"]),
             models.Index(fields=["status", "certificate_ends_at"]),
+            models.Index(fields=["status", "prove_after"]),
         ]
 
     def __str__(self) -> str:
@@ -176,11 +195,13 @@ class RelayHealth(models.Model):
     handshake_ms = models.FloatField(null=True, blank=True)
     packet_ms = models.FloatField(null=True, blank=True)
     stun_ms = models.FloatField(null=True, blank=True)
+    mapped_address = models.GenericIPAddressField(_("STUN saw us come from"), null=True, blank=True)
 
     class Meta:
         verbose_name = _("relay test")
         verbose_name_plural = _("relay tests")
         ordering = ["-pk"]
+        indexes = [models.Index(fields=["relay", "at"])]
 
     def __str__(self) -> str:
         return f"{self.relay_id} {self.at:%Y-%m-%d %H:%M:%S}"
@@ -191,7 +212,8 @@ class Gate(models.Model):
 
     `secret` proves to the panel which server asks; `secret_hash` finds it. While the panel is away the gate answers from the
     list that was left with it: `list_changed_at` is when the list should have become another one, `list_delivered_at` the
-    moment as of which the host has it, `list_hash` what it has.
+    moment as of which the host has it, `list_hash` what it has; `list_failures` and `list_try_after` are of one that the host
+    does not take.
     """
 
     class Status(models.TextChoices):
@@ -216,6 +238,8 @@ class Gate(models.Model):
     )
     list_delivered_at = models.DateTimeField(_("list delivered"), null=True, blank=True, editable=False)
     list_hash = models.CharField(max_length=64, blank=True, editable=False)
+    list_failures = models.PositiveIntegerField(default=0, editable=False)
+    list_try_after = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = StaffOnlyQuerySet.as_manager()
 

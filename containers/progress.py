@@ -1,15 +1,18 @@
 """How a customer's relays are shown: one card a relay, with live steps while it is being made."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Relay, RelayHealth
 from containers.services.relays import SLOTS
+from containers.ticks import Day, relay_days
+from fleet.models import Server
 from serials.models import Rental
 
 # A deployment's own steps, in the four that a customer is shown.
@@ -23,6 +26,9 @@ _STEPS: tuple[tuple[Promise | str, tuple[str, ...]], ...] = (
 _TEST_PATIENCE = timedelta(seconds=30)
 # Within this time after a redemption a place without a relay is still being planned; later it waits for a server.
 _PLAN_PATIENCE = timedelta(seconds=15)
+# How long the page pauses between two looks at what is about to change, by how many it has taken: (looks, seconds).
+_PAUSES = ((40, 0.5), (60, 1.0), (80, 2.0), (120, 5.0))
+_LAST_PAUSE = 20.0
 # The map follows a relay's first test within moments; so long is it looked for often.
 _MAP_PATIENCE = timedelta(seconds=10)
 
@@ -37,7 +43,10 @@ class Step:
 
 @dataclass(frozen=True)
 class RelayCard:
-    """What one card shows. `state` is running, preparing, retrying or waiting; `colour` is Tabler's name of one."""
+    """What one card shows. `state` is running, silent, preparing, retrying or waiting; `colour` is Tabler's name of one.
+
+    Green is only what carries packets as far as anybody knows: the server answered at the last contact, the last test passed.
+    """
 
     slot: int
     relay: Relay | None
@@ -49,6 +58,20 @@ class RelayCard:
     health: RelayHealth | None = None
     is_testing: bool = False
     is_new: bool = False
+    day: Day | None = None
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether there is a relay whose tests can be shown, as opposed to one in the making."""
+        return self.state in {"running", "silent"}
+
+    @property
+    def carries(self) -> bool:
+        """Whether the last test says that it carries packets now: not one from before its server fell silent."""
+        if self.health is None or not self.health.is_ok or self.relay is None:
+            return False
+        since = self.relay.server.silent_since
+        return since is None or self.health.at > since
 
     @property
     def is_live(self) -> bool:
@@ -62,7 +85,7 @@ class RelayCard:
 
 
 def relay_cards(rental: Rental, now: datetime) -> list[RelayCard]:
-    """One card for each of the three places, in their order; three queries however many deployments there were."""
+    """One card for each of the three places, in their order; four queries however many deployments there were."""
     relays = {
         relay.slot: relay
         for relay in Relay.objects.wanted()
@@ -76,22 +99,39 @@ def relay_cards(rental: Rental, now: datetime) -> list[RelayCard]:
     replaced = (
         Relay.objects.filter(rental=rental, status=Relay.Status.REMOVING).exclude(failure_code="").exists()
     )
+    days = relay_days([relay.pk for relay in relays.values()], now)
     is_planned = rental.waiting_since is None or now - rental.waiting_since > _PLAN_PATIENCE
     return [
-        _card(slot, relays.get(slot), under_way, now, is_replacing=replaced, is_planned=is_planned)
-        for slot in SLOTS
+        replace(card, day=days.get(card.relay.pk) if card.relay else None)
+        for card in (
+            _card(slot, relays.get(slot), under_way, now, is_replacing=replaced, is_planned=is_planned)
+            for slot in SLOTS
+        )
     ]
 
 
-def describe_relays(rental: Rental, now: datetime) -> dict[str, Any]:
-    """What `containers/_relays.html` shows: the cards, how soon to look again, and what is to be said about all of them."""
+def pause_after(looks: int) -> float:
+    """Seconds until a page that has looked so many times at what is about to change looks again: slower and slower."""
+    return next((seconds for most, seconds in _PAUSES if looks < most), _LAST_PAUSE)
+
+
+def describe_relays(rental: Rental, now: datetime, *, seen: str = "", looks: str = "") -> dict[str, Any]:
+    """What `containers/_relays.html` shows: the cards, how soon to look again, and what is to be said about all of them.
+
+    `seen` and `looks` are what the page had when it looked last: the cards' states, and how many times in a row it saw the same.
+    """
     cards = relay_cards(rental, now)
+    states = "-".join(f"{card.slot}{card.state}{'t' if card.is_testing else ''}" for card in cards)
+    number = int(looks) + 1 if looks.isdecimal() and len(looks) < 7 and seen == states else 0
     return {
+        "seen": states,
+        "looks": number,
+        "pause_ms": round(1000 * pause_after(number)),
         "cards": cards,
         "is_live": any(card.is_live for card in cards),
         "is_short": any(card.state == "waiting" for card in cards),
         "is_unproven": rental.waiting_since is not None
-        and not any(card.state == "running" for card in cards),
+        and not any(card.relay and card.relay.status == Relay.Status.RUNNING for card in cards),
     }
 
 
@@ -118,6 +158,8 @@ def _card(
     health = relay.last_health
     asked = relay.probe_asked_at
     is_testing = asked is not None and now - asked < _TEST_PATIENCE and (health is None or health.at < asked)
+    if relay.server.silent_since and (relay.proven_at or relay.status == Relay.Status.RUNNING):
+        return _silent_card(slot, relay, is_testing=is_testing)
     if relay.status == Relay.Status.RUNNING:
         has_failed = health is not None and not health.is_ok
         return RelayCard(
@@ -126,6 +168,7 @@ def _card(
             "running",
             _("test failed") if has_failed else _("running"),
             "orange" if has_failed else "green",
+            _("It is tested again by itself.") if has_failed else "",
             health=health,
             is_testing=is_testing,
             is_new=relay.proven_at is not None and now - relay.proven_at < _MAP_PATIENCE,
@@ -143,9 +186,33 @@ def _card(
             steps,
         )
     sentence = (
-        _("It is being rebuilt on another server; there is nothing for you to do.") if is_replacing else ""
+        _("It is being rebuilt on another server; there is nothing for you to do.")
+        if is_replacing and relay.proven_at is None
+        else ""
     )
     return RelayCard(slot, relay, "preparing", _("being prepared"), "blue", sentence, steps)
+
+
+def _silent_card(slot: int, relay: Relay, *, is_testing: bool) -> RelayCard:
+    """A relay whose server did not answer at the last contact: whether it works all the same, only a later test knows."""
+    is_announced = relay.server.status == Server.Status.MAINTENANCE
+    label = _("in maintenance") if is_announced else _("no answer")
+    since = f"{timezone.localtime(relay.server.silent_since):%m-%d %H:%M}"
+    card = RelayCard(slot, relay, "silent", label, "orange", health=relay.last_health, is_testing=is_testing)
+    if card.carries:
+        text = _(
+            "The server does not answer the panel (since %(since)s), but the relay has carried a packet since then."
+        )
+        return replace(card, sentence=text % {"since": since})
+    if is_announced:
+        text = _(
+            "The server is in maintenance and does not answer (since %(since)s). It is tried again by itself."
+        )
+        return replace(card, sentence=text % {"since": since})
+    text = _(
+        "The server does not answer (since %(since)s). It is tried again by itself; there is nothing for you to do."
+    )
+    return replace(card, colour="red", sentence=text % {"since": since})
 
 
 def _steps(current: str) -> list[Step]:

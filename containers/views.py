@@ -4,20 +4,20 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_POST
 
 from accounts.requests import SignedInRequest
 from containers.models import Relay
 from containers.progress import describe_relays
 from containers.services.relays import ask_probe
 from derpmgmt.lib.limits import consume
+from derpmgmt.lib.way_back import posted_from
 from serials.models import Rental
 
 PROBE_RATE = "30/5m"
 
 
 @login_required
-@require_POST
+@posted_from("home")
 def relay_probe(request: SignedInRequest, pk: int) -> HttpResponse:
     """Have a relay of one's own tested; answers htmx with the cards, others with the home page."""
     consume(request, group="relay-probe", key=str(request.user.pk), rate=PROBE_RATE)

@@ -13,6 +13,7 @@ from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal import auth as totp
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
 from accounts.models import User
 from accounts.services import create_user
@@ -123,13 +124,21 @@ def seed_servers(hosts: list[dict[str, Any]]) -> None:
             code=code,
             defaults={"name_zh": name_zh, "name_en": name_en, "latitude": latitude, "longitude": longitude},
         )
-    for (name, code), host in zip(SERVERS, hosts, strict=False):
+    # Where this machine has no addresses of their own for them, each gets ports of its own; the last one first, since all began
+    # with the same.
+    is_shared = len({host["address"] for host in hosts}) < len(hosts)
+    numbered = list(enumerate(zip(SERVERS, hosts, strict=False)))
+    for number, ((name, code), host) in reversed(numbered) if is_shared else numbered:
         credential = _credential(host)
-        fields = {
+        fields: dict[str, Any] = {
             "address": host["address"],
             "ssh_port": host["ssh_port"],
             "docker_socket": host["docker_socket"],
         }
+        if is_shared:
+            first, last = 20000 + 1000 * number, 20999 + 1000 * number
+            fields |= {"tcp_port_first": first, "tcp_port_last": last}
+            fields |= {"udp_port_first": first, "udp_port_last": last}
         server = Server.objects.filter(name=name).first()
         if server is None:
             region = Region.objects.get(code=code)
@@ -139,7 +148,9 @@ def seed_servers(hosts: list[dict[str, Any]]) -> None:
         if server.host_key != host["host_key"]:
             confirm_host_key(server=server, line=host["host_key"], by=None)
     # While the demo was away its servers did not answer: forget that.
-    Server.objects.filter(contact_failures__gt=0).update(contact_failures=0, next_contact_at=None)
+    Server.objects.filter(Q(contact_failures__gt=0) | Q(silent_since__isnull=False)).update(
+        contact_failures=0, next_contact_at=None, silent_since=None, outage_told_at=None
+    )
     for pk in Server.objects.filter(status=Server.Status.UNHEALTHY).values_list("pk", flat=True):
         queue.announce("server_to_check", pk)
 

@@ -49,6 +49,8 @@ JOBS: dict[str, list[Ring]] = {
     # fleet
     "server_to_check": [Ring(containers.request_check)],
     "server_usable": [Ring(containers.plan_waiting)],
+    "server_silent": [Ring(containers.prove_server)],
+    "server_answers": [Ring(containers.prove_server)],
     "server_moved": [Ring(containers.follow_server)],
     "check_requested": [Ring(containers.check_server, containers.server_queue)],
     "orphans_found": [Ring(containers.remove_orphans, containers.server_queue)],
@@ -77,6 +79,9 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
 CRON: list[Tick] = [
     Tick(containers.sweep, "default", 5),
     *(Tick(containers.visit_servers, f"visit-{shard}", 15, (shard,)) for shard in range(settings.SHARDS)),
+    Tick(containers.prove_relays, "proofs", 5),
+    Tick(containers.sweep_outages, "default", 10),
+    Tick(containers.prune_health, "proofs", 3600),
     Tick(containers.check_certificates, "default", 60),
     Tick(containers.rotate_certificates, "default", 60),
     Tick(containers.sweep_retiring, "default", 60),
@@ -89,7 +94,7 @@ CRON: list[Tick] = [
     Tick(serials.sweep_rentals, "admission", 1),
     Tick(acl.sweep_cuts, "admission", 10),
     Tick(acl.sweep_checking, "admission", 5),
-    Tick(acl.settle_places, "admission", 5),
+    Tick(acl.settle_trials, "admission", 5),
     Tick(acl.tidy_devices, "default", 60),
     Tick(serials.expire_serials, "default", 60),
     Tick(accounts.sweep_closing, "default", 30),

@@ -1,17 +1,22 @@
-"""What every request passes: the person's language, and the limits of the pages that strangers may try."""
+"""What every request passes: the person's language, the door, and the limits of the pages that strangers may try."""
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.urls import reverse
 from django.utils import translation
 from django.utils.cache import patch_vary_headers
+from django_htmx.http import HttpResponseClientRedirect
 from django_ratelimit.exceptions import Ratelimited
 
+from accounts import browsers, tries
 from derpmgmt import pages
 from derpmgmt.lib import limits
-from derpmgmt.lib.address import client_network
+from derpmgmt.lib.address import client_network, wide_network
 from derpmgmt.lib.mail import MailFailed, MailLimited
+from derpmgmt.lib.way_back import page_before
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -38,28 +43,48 @@ class LanguageMiddleware:
         return response
 
 
-# Tries (POST) of allauth's pages. By address, and by the account that the form names or that is signed in.
-BY_ADDRESS = {
-    "account_login": "30/10m",
-    "mfa_authenticate": "30/10m",
+class DoorMiddleware:
+    """Sends whoever must sign in to the door, and from there back to a page that opens by GET; keeps signed-in pages out of caches.
+
+    A part of a page that htmx asked for is never answered with another page: the window goes there as a whole.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if request.user.is_authenticated and "no-store" not in response.headers.get("Cache-Control", ""):
+            response.headers["Cache-Control"] = "private, no-store"
+        target = response.headers.get("Location", "")
+        if not target:
+            return response
+        parts = urlsplit(target)
+        if parts.path in {reverse("account_login"), reverse("admin:login")} and not parts.netloc:
+            values = QueryDict(parts.query, mutable=True)
+            values["next"] = page_before(request, values.get("next", ""))
+            target = response.headers["Location"] = f"{parts.path}?{values.urlencode(safe='/')}"
+        if request.headers.get("HX-Request") == "true":
+            whole = HttpResponseClientRedirect(target)
+            whole.cookies = response.cookies
+            whole.headers["Cache-Control"] = "private, no-store"
+            return whole
+        return response
+
+
+# Passwords, second factors and resets are counted by `accounts.tries`. By network: pages on which a code is typed that belongs to the
+# session; what did not lead on counts.
+FAILED_BY_NETWORK = {
     "mfa_login_webauthn": "30/10m",
-    "account_signup": "20/h",
     "account_email_verification_sent": "30/10m",
-    "account_reset_password": "20/h",
     "account_confirm_password_reset_code": "30/10m",
     "account_complete_password_reset": "30/10m",
-    "account_reauthenticate": "30/10m",
-    "mfa_reauthenticate": "30/10m",
 }
-BY_ACCOUNT = {
-    "account_login": ("login", "10/10m"),
-    "account_signup": ("email", "5/h"),
-    "account_reset_password": ("email", "5/h"),
-    "account_email": ("", "20/h"),
-    "account_change_password": ("", "10/10m"),
-    "account_reauthenticate": ("", "10/10m"),
-    "mfa_reauthenticate": ("", "10/10m"),
-}
+# By whoever is signed in: what did not lead on, and what sends a mail.
+FAILED_BY_USER = {"account_change_password": "10/10m"}
+SENT_BY_USER = {"account_email": "20/h"}
+# A sign-up sends a mail to whatever address is typed: by network, and by address and network.
+SIGN_UP = ("account_signup", "20/h", "5/h")
 
 
 class LimitMiddleware:
@@ -69,18 +94,25 @@ class LimitMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        return self.get_response(request)
+        response = self.get_response(request)
+        match = request.resolver_match
+        if match and request.method == "POST" and not _leads_on(response) and response.status_code != 429:
+            limits.count(request, group=match.view_name, counts=self._failures(request, match.view_name))
+        browsers.remember(request, response)
+        return response
 
     def process_view(self, request: HttpRequest, *view: object) -> HttpResponse | None:
         if request.method != "POST" or request.resolver_match is None:
             return None
         name = request.resolver_match.view_name
+        email = request.POST.get("email", "").strip().lower()
         try:
-            if rate := BY_ADDRESS.get(name):
-                limits.consume(request, group=name, key=f"address:{client_network(request)}", rate=rate)
-            field, rate = BY_ACCOUNT.get(name, ("", ""))
-            if rate and (account := self._account(request, field)):
-                limits.consume(request, group=name, key=f"account:{account}", rate=rate)
+            limits.ask(request, group=name, counts=self._failures(request, name))
+            if name == "account_reset_password":
+                tries.ask(request, tries.RESET, email=email)
+                tries.count(request, tries.RESET, email=email)
+            for limit in self._sent(request, name, email):
+                limits.consume(request, group=name, key=limit.key, rate=limit.rate)
         except limits.TooManyRequests as error:
             return pages.too_many_requests(request, wait_seconds=error.wait_seconds)
         return None
@@ -97,7 +129,31 @@ class LimitMiddleware:
         return None
 
     @staticmethod
-    def _account(request: HttpRequest, field: str) -> str:
-        if field:
-            return request.POST.get(field, "").strip().lower()
-        return str(request.user.pk or "")
+    def _failures(request: HttpRequest, name: str) -> list[limits.Limit]:
+        found = []
+        if rate := FAILED_BY_NETWORK.get(name):
+            found.append(limits.Limit(f"network:{client_network(request)}", rate))
+        if (rate := FAILED_BY_USER.get(name)) and request.user.is_authenticated:
+            found.append(limits.Limit(f"account:{request.user.pk}", rate))
+        return found
+
+    @staticmethod
+    def _sent(request: HttpRequest, name: str, email: str) -> list[limits.Limit]:
+        sign_up, by_network, by_address = SIGN_UP
+        if name == sign_up:
+            found = [limits.Limit(f"network:{client_network(request)}", by_network)]
+            if email:
+                found.append(limits.Limit(f"address:{email}:network:{wide_network(request)}", by_address))
+            return found
+        rate = SENT_BY_USER.get(name)
+        return (
+            [limits.Limit(f"account:{request.user.pk}", rate)]
+            if rate and request.user.is_authenticated
+            else []
+        )
+
+
+def _leads_on(response: HttpResponse) -> bool:
+    """Whether the answer sends on to the next page; back to the sign-in page is none."""
+    target = response.headers.get("Location", "")
+    return bool(target) and not target.startswith(reverse("account_login"))

@@ -144,8 +144,11 @@ def _servers(servers: list[Server], now: datetime) -> Iterator[Matter]:
         url = reverse("admin:fleet_server_change", args=[server.pk])
         title = f"{server} · {server.get_status_display()}"
         reason = translate(server.status_reason, {})
+        is_announced = server.status in {Server.Status.MAINTENANCE, Server.Status.NEW}
         if server.status == Server.Status.UNHEALTHY:
-            yield Matter(CRITICAL, title, reason, url, server.last_contact_at)
+            yield Matter(CRITICAL, title, reason, url, server.silent_since or server.last_contact_at)
+        elif server.silent_since and not is_announced:
+            yield Matter(CRITICAL, title, _("It does not answer."), url, server.silent_since)
         elif server.status == Server.Status.MAINTENANCE:
             yield Matter(INFORMATION, title, reason or _("Nothing new is placed on it."), url)
         elif server.status == Server.Status.NEW and not server.host_key:
@@ -221,9 +224,10 @@ def _relays(now: datetime) -> Iterator[Matter]:
         yield Matter(CRITICAL, title, text, reverse(page[0], args=[page[1]]), relay.failed_at)
     title = ngettext("%(count)d more relay failed", "%(count)d more relays failed", more)
     yield from _rest(CRITICAL, title, more, f"{relay_list}failed")
-    silent_rows = wanted.filter(status=Relay.Status.RUNNING, last_health__is_ok=False).select_related(
-        "server", "rental__user", "last_health"
-    )
+    # Those of a server that does not answer stand behind that server's own line.
+    silent_rows = wanted.filter(
+        status=Relay.Status.RUNNING, last_health__is_ok=False, server__silent_since=None
+    ).select_related("server", "rental__user", "last_health")
     silent, more = _shown(silent_rows)
     for relay in silent:
         title = _("Relay of %(customer)s on %(server)s did not pass its last test") % {
@@ -327,7 +331,12 @@ def _batches() -> Iterator[Matter]:
 def _figures(now: datetime) -> list[Figure]:
     today = timezone.localtime(now).replace(hour=0, minute=0, second=0, microsecond=0)
     relays = Relay.objects.wanted().aggregate(
-        wanted=Count("pk"), running=Count("pk", filter=Q(status=Relay.Status.RUNNING))
+        wanted=Count("pk"),
+        running=Count(
+            "pk",
+            filter=Q(status=Relay.Status.RUNNING, failing_since=None, server__silent_since=None)
+            & ~Q(last_health__is_ok=False),
+        ),
     )
     deployments = Deployment.objects.filter(created_at__gte=today).aggregate(
         all=Count("pk"), done=Count("pk", filter=Q(status=Deployment.Status.DONE))
@@ -346,7 +355,7 @@ def _figures(now: datetime) -> list[Figure]:
             reverse("admin:serials_rental_changelist"),
         ),
         Figure(
-            _("relays running / wanted"),
+            _("relays that carry packets / wanted"),
             f"{relays['running']} / {relays['wanted']}",
             reverse("admin:containers_relay_changelist"),
         ),

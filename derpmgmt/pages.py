@@ -18,6 +18,7 @@ from acl.services import describe_map
 from acl.services.device_panel import describe_state, describe_waiting
 from containers.progress import describe_relays
 from derpmgmt.lib.mail import LIMIT, WINDOW
+from derpmgmt.lib.way_back import part_of
 from serials.models import Rental
 from serials.services import current_pause, current_span
 
@@ -38,7 +39,7 @@ def front(request: HttpRequest) -> HttpResponse:
     return render(request, "front.html")
 
 
-def _parts(user: User) -> dict[str, Any]:
+def _parts(user: User, *, seen: str = "", looks: str = "") -> dict[str, Any]:
     """What the customer's home shows, from every room; a fixed number of queries."""
     now = timezone.now()
     rental = Rental.objects.filter(user=user).first()
@@ -66,7 +67,7 @@ def _parts(user: User) -> dict[str, Any]:
         "is_ending": rental.ends_at is not None and rental.ends_at - now < ENDING_SOON,
         "history": history,
         "used_percent": round(100 * share),
-        **describe_relays(rental, now),
+        **describe_relays(rental, now, seen=seen, looks=looks),
         "map": panel,
     }
 
@@ -89,9 +90,10 @@ def home(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("home")
 def home_relays(request: SignedInRequest) -> HttpResponse:
     """The relay cards alone, asked for by the page itself; says by an event when the map beside them is another one."""
-    parts = _parts(request.user)
+    parts = _parts(request.user, seen=request.GET.get("seen", ""), looks=request.GET.get("looks", ""))
     if not parts["rental"] or not parts["is_entitled"]:
         return HttpResponseClientRefresh()
     response = render(request, "containers/_relays.html", parts)
@@ -103,6 +105,7 @@ def home_relays(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("home")
 def home_map(request: SignedInRequest) -> HttpResponse:
     """The map's part of the page alone, with what of the page goes by it."""
     parts = _parts(request.user)
@@ -113,6 +116,7 @@ def home_map(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@part_of("home")
 def home_devices(request: SignedInRequest) -> HttpResponse:
     """The devices in brief alone, asked for by the page itself."""
     rental = Rental.objects.filter(user=request.user).first()

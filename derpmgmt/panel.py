@@ -31,7 +31,7 @@ from derpmgmt.lib.crypto import DecryptionFailed, EncryptedTextField
 from derpmgmt.lib.files import write_private
 from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor
 from derpmgmt.lib.workers import run_scheduler, run_worker, served_queues
-from derpmgmt.web import Web
+from derpmgmt.web import PROCESSES, Web
 
 VALKEY_SECONDS = 30
 
@@ -116,7 +116,9 @@ class Panel:
         for queue in settings.QUEUES:
             groups = supervisor.groups if queue == "slow" else None
             start(f"worker {queue}", partial(run_worker, queue, groups=groups), 1, 10)
-        supervisor.start(Program("web", lambda: Web(listener).run(), 0, 7))
+        web = Web(listener)
+        for number in range(1, PROCESSES + 1):
+            supervisor.start(Program(f"web {number}", web.run, 0, 7))
         supervisor.start(
             Program("start", lambda: self._settle(since), 0, 1, is_restarted=False, is_heard=True)
         )

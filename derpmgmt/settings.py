@@ -14,9 +14,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from csp.constants import SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from derpmgmt.lib import env, valkey
 from derpmgmt.lib.keys import load_keys
+from derpmgmt.lib.public_url import read_host, read_url
 
 django_stubs_ext.monkeypatch()
 
@@ -67,15 +70,18 @@ PANEL_ID = _keys.panel_id
 
 # Addresses. PUBLIC_URL is what people type; RELAY_URL is how the servers reach the panel.
 PORT = env.read_int("PORT", 8000)
-BIND = env.read("BIND", "127.0.0.1")
-PUBLIC_URL = (env.read("PUBLIC_URL") or f"http://127.0.0.1:{PORT}").rstrip("/")
-RELAY_URL = (env.read("RELAY_URL") or PUBLIC_URL).rstrip("/")
-_public = environ.urlparse(PUBLIC_URL)
-if _public.scheme not in {"http", "https"} or not _public.hostname:
-    raise ImproperlyConfigured(f"DERPMGMT_PUBLIC_URL: http://… or https://…, not {PUBLIC_URL!r}")
-_relay = environ.urlparse(RELAY_URL)
-if _relay.scheme not in {"http", "https"} or not _relay.hostname or "@" in _relay.netloc or _relay.query:
-    raise ImproperlyConfigured("DERPMGMT_RELAY_URL: http://… or https://…, without a user and a query")
+BIND = env.read("BIND", "127.0.0.1").strip().removeprefix("[").removesuffix("]")
+try:
+    _public = read_url(env.read("PUBLIC_URL") or f"http://127.0.0.1:{PORT}")
+except ValueError as error:
+    raise ImproperlyConfigured(
+        f"DERPMGMT_PUBLIC_URL: {error}. Examples: https://derp.example.com, http://203.0.113.7:8000, http://[2001:db8::1]:8000"
+    ) from error
+PUBLIC_URL = str(_public)
+try:
+    RELAY_URL = str(read_url(env.read("RELAY_URL") or PUBLIC_URL, may_have_path=True))
+except ValueError as error:
+    raise ImproperlyConfigured(f"DERPMGMT_RELAY_URL: {error}") from error
 # What the servers verify an https RELAY_URL with: a file of certificates in PEM, or its content; empty = public authorities.
 _relay_ca = env.read("RELAY_CA")
 try:
@@ -87,8 +93,16 @@ try:
     )
 except (OSError, ValueError) as error:
     raise ImproperlyConfigured(f"DERPMGMT_RELAY_CA: a file with certificates in PEM ({error})") from error
-ALLOWED_HOSTS = [_public.hostname, "127.0.0.1", "localhost", *env.read_list("ALLOWED_HOSTS")]
-CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+try:
+    # "*" and ".example.com" are Django's own.
+    _more_hosts = [
+        name if name == "*" else f".{read_host(name[1:])}" if name.startswith(".") else read_host(name)
+        for name in env.read_list("ALLOWED_HOSTS")
+    ]
+except ValueError as error:
+    raise ImproperlyConfigured(f"DERPMGMT_ALLOWED_HOSTS: {error}") from error
+ALLOWED_HOSTS = [_public.host, "127.0.0.1", "localhost", "[::1]", *_more_hosts]
+CSRF_TRUSTED_ORIGINS = [_public.origin]
 IS_HTTPS = _public.scheme == "https"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if IS_HTTPS else 0
@@ -116,11 +130,15 @@ def _redis(number: int) -> str:
 
 CACHES: dict[str, dict[str, Any]] = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "derpmgmt.lib.cache.OpenRedisCache",
         "LOCATION": _redis(1),
         "KEY_PREFIX": "derpmgmt",
-        # A cache that hangs is as good as none; redis' own limit is 5 s.
-        "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},
+        # A cache that hangs is as good as none; redis' own limit is 5 s, four times over.
+        "OPTIONS": {
+            "socket_timeout": 0.5,
+            "socket_connect_timeout": 0.5,
+            "retry": Retry(NoBackoff(), 0),
+        },
     }
 }
 
@@ -131,6 +149,7 @@ QUEUES = [
     "slow",
     "notices",
     "admission",
+    "proofs",
     *(f"{kind}-{k}" for kind in ("apply", "visit", "gate") for k in range(SHARDS)),
 ]
 RQ_QUEUES = {name: {"URL": _redis(0), "DEFAULT_TIMEOUT": 600, "DEFAULT_RESULT_TTL": 60} for name in QUEUES}
@@ -179,6 +198,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "derpmgmt.middleware.LanguageMiddleware",
+    "derpmgmt.middleware.DoorMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
@@ -239,8 +259,9 @@ ACCOUNT_REAUTHENTICATION_TIMEOUT = 900
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
-# Beneath the pages' own limits (derpmgmt/middleware.py): failed passwords and authenticator codes of one account.
-ACCOUNT_RATE_LIMITS = {"login_failed": "30/10m/ip,10/10m/key"}
+# Counted by us (accounts/tries.py, derpmgmt/middleware.py): allauth's own shut the owner out together with whoever tries at his account.
+ACCOUNT_RATE_LIMITS = False
+MFA_RATE_LIMITS = False
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
 MFA_FORMS = {
     "add_webauthn": "accounts.forms.AddKeyForm",
@@ -313,7 +334,7 @@ CONTENT_SECURITY_POLICY = {
 # A Redis that is away must not take the pages with it: limits are then not counted.
 RATELIMIT_FAIL_OPEN = True
 RATELIMIT_USE_CACHE = "default"
-# Serial numbers a person or address may try in an hour.
+# Wrong serial numbers that a person, or the visitors of an address, may try in an hour.
 REDEEM_RATE = env.read("REDEEM_RATE", "30/h")
 
 # The rental's life, in days: everything runs on after the end unless the serial number says otherwise; a relay with an old
@@ -338,6 +359,14 @@ if CLOSE_AFTER_DAYS != 0 and CLOSE_AFTER_DAYS < 8:
         "DERPMGMT_CLOSE_AFTER_DAYS: 0, or at least 8 (the first warning comes 7 days before)"
     )
 
+# Every relay is proven so often, in minutes, without anybody's asking; a customer hears of one that has carried nothing for so long.
+PROOF_MINUTES = env.read_int("PROOF_MINUTES", 1 if IS_DEMO else 15)
+OUTAGE_NOTICE_MINUTES = env.read_int("OUTAGE_NOTICE_MINUTES", 10)
+if PROOF_MINUTES < 1 or OUTAGE_NOTICE_MINUTES < 0:
+    raise ImproperlyConfigured(
+        "DERPMGMT_PROOF_MINUTES: at least 1; DERPMGMT_OUTAGE_NOTICE_MINUTES: 0 or more"
+    )
+
 # Whether a version of a map that lapses takes the pins it names with it, so that snippets copied away really stop.
 ROTATE_PINS = env.read_bool("ROTATE_PINS", default=False)
 
@@ -358,12 +387,14 @@ LOGGING = {
             ],
         }
     },
+    "filters": {"refusals": {"()": "derpmgmt.lib.log_filters.PlainRefusals"}},
     "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "plain"},
+        "stderr": {"class": "logging.StreamHandler", "formatter": "plain", "filters": ["refusals"]},
         "nowhere": {"class": "logging.NullHandler"},
     },
     "root": {"handlers": ["stderr"], "level": env.read("LOG_LEVEL", "INFO")},
     "loggers": {
+        "django.request": {"filters": ["refusals"]},
         "paramiko": {"level": "CRITICAL"},
         "asyncssh": {"level": "WARNING"},
         "rq": {"level": "WARNING"},
@@ -373,6 +404,8 @@ LOGGING = {
         # They would log the keys in the addresses of push services; what one of those said stands with the notice.
         "apprise": {"level": "WARNING", "handlers": ["nowhere"], "propagate": False},
         "urllib3": {"level": "WARNING"},
+        "waitress": {"level": "WARNING"},
+        "waitress.queue": {"level": "ERROR"},  # it tells of each request that waits for a thread
     },
 }
 structlog.configure(

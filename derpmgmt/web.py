@@ -1,55 +1,187 @@
-"""The web server: gunicorn around the panel's pages."""
+"""The web server: waitress around the panel's pages; `panel.py` keeps as many of its processes as there are processors.
 
+A request is read whole, header and body, before it gets a thread, so clients that are slow take no turn from others. waitress
+itself only closes connections on which nothing moves; here each part of a request also has its time, and the place of whoever
+waits longest goes to the next one when there are too many.
+"""
+
+import gc
+import logging
 import os
+import resource
+import signal
 import socket
+import time
 from typing import Any
 
-from gunicorn.app.base import BaseApplication
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.server import TcpWSGIServer
 
+PROCESSES = max(2, min(os.cpu_count() or 1, 8))
 THREADS = 8
 
+# What a connection has, in seconds: for its header from its first byte (or its beginning) on, for the whole request, between two
+# requests, and for an answer of which nothing is taken.
+HEADER_SECONDS = 10.0
+REQUEST_SECONDS = 60.0
+IDLE_SECONDS = 15.0
+ANSWER_SECONDS = 60.0
+# Requests under way have so long when the server ends.
+ENDING_SECONDS = 5.0
+# Open connections of one process; beyond it whoever waits longest gives way.
+CONNECTIONS = 500
+# Django's own limit for a form, and some more for what stands around it.
+MOST_BODY_BYTES = 4_000_000
+MOST_HEADER_BYTES = 32_768
 
-class Web(BaseApplication):
-    """gunicorn on a socket that listens already, with the application that this process has loaded."""
+
+class Channel(HTTPChannel):
+    """One connection, which knows since when (`time.monotonic`) it waits for what comes next from its client."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.waits_since = time.monotonic()
+        self.has_asked = False
+        super().__init__(*args, **options)
+
+    def received(self, data: bytes) -> bool:
+        if self.request is None:
+            self.waits_since = time.monotonic()
+        self.has_asked = True
+        return bool(super().received(data))
+
+    def service(self) -> None:
+        super().service()
+        self.waits_since = time.monotonic()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is the client's turn to send, and no request of his is under way."""
+        return not self.requests and not self.total_outbufs_len
+
+    def is_late(self) -> bool:
+        """Whether the client has had the time for what he is at."""
+        if self.total_outbufs_len:
+            return bool(self.last_activity < time.time() - ANSWER_SECONDS)
+        if self.requests:
+            return False
+        if self.request is None and self.has_asked:
+            limit = IDLE_SECONDS
+        elif self.request is None or not self.request.headers_finished:
+            limit = HEADER_SECONDS
+        else:
+            limit = REQUEST_SECONDS
+        return self.waits_since < time.monotonic() - limit
+
+
+class Server(TcpWSGIServer):
+    """waitress on a socket that listens already, with limits of time for each connection and a fixed number of them."""
+
+    channel_class = Channel
+
+    def __init__(self, application: Any, listener: socket.socket) -> None:
+        most_files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.most = min(CONNECTIONS, most_files // 2) if most_files > 0 else CONNECTIONS
+        options = Adjustments(
+            threads=THREADS,
+            # Stops accepting, so only above what this class lets be.
+            connection_limit=self.most + 50,
+            cleanup_interval=1,
+            asyncore_use_poll=True,
+            log_socket_errors=False,
+            max_request_header_size=MOST_HEADER_BYTES,
+            max_request_body_size=MOST_BODY_BYTES,
+            inbuf_overflow=65_536,
+            # Django looks at them, when proxies are trusted.
+            clear_untrusted_proxy_headers=False,
+            ident=None,
+        )
+        where = (listener.family, listener.type, listener.proto, listener.getsockname())
+        super().__init__(application, adj=options, _sock=listener, sockinfo=where, bind_socket=False)
+        self._is_ending = False
+
+    def maintenance(self, now: float) -> None:
+        """Close the connections whose client is late; called every second."""
+        for channel in self.active_channels.values():
+            if channel.is_late():
+                channel.will_close = True
+
+    def handle_accept(self) -> None:
+        """Take a connection, and let go the one that waits longest when there are too many."""
+        super().handle_accept()
+        if len(self.active_channels) > self.most:
+            waiting = [
+                channel
+                for channel in self.active_channels.values()
+                if channel.is_waiting and not channel.will_close
+            ]
+            if waiting:
+                min(waiting, key=lambda channel: channel.waits_since).will_close = True
+
+    def serve(self) -> None:
+        """Answer until SIGTERM; then requests under way have `ENDING_SECONDS` to be answered."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        while not self._is_ending:
+            self._turn(1.0)
+        self.del_channel()  # other processes listen on the same socket
+        deadline = time.monotonic() + ENDING_SECONDS
+        while time.monotonic() < deadline:
+            if all(channel.is_waiting for channel in self.active_channels.values()):
+                break
+            self._turn(0.1)
+        self.task_dispatcher.shutdown(timeout=1)
+
+    def _turn(self, seconds: float) -> None:
+        wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)
+
+    def _end(self, number: int, frame: object) -> None:
+        self._is_ending = True
+        self.pull_trigger()
+
+
+class Web:
+    """The application, loaded once and served by each of the processes that are forked afterwards."""
 
     def __init__(self, listener: socket.socket) -> None:
-        self._descriptor = listener.detach()
-        super().__init__()
-
-    def load_config(self) -> None:
-        options = {
-            "bind": [f"fd://{self._descriptor}"],
-            "worker_class": "gthread",
-            "workers": max(2, min(os.cpu_count() or 1, 8)),
-            "threads": THREADS,
-            "preload_app": True,
-            "graceful_timeout": 5,
-            "timeout": 60,
-            "keepalive": 15,
-            "loglevel": "warning",
-            "control_socket_disable": True,
-            "post_worker_init": self.began,
-            "worker_exit": self.ended,
-        }
-        for name, value in options.items():
-            self.cfg.set(name, value)
+        self._listener = listener
+        self._application = self.load()
+        gc.collect()
+        gc.freeze()  # or every process' first collection would copy the memory they share
 
     def load(self) -> Any:
+        """The WSGI application with all its views, so that no process loads them by itself."""
         from django.urls import get_resolver
 
         from derpmgmt.wsgi import application
 
-        get_resolver().url_patterns  # noqa: B018 — loads every view once, before the web workers fork
+        get_resolver().url_patterns  # noqa: B018 — loads every view
         return application
 
-    def began(self, worker: Any) -> None:
-        """In every worker, after the fork."""
+    def run(self) -> None:
+        """Serve in this process until SIGTERM."""
+        logging.getLogger("waitress").addFilter(_drop_path)
+        self.begin()
+        try:
+            Server(self._application, self._listener).serve()
+        finally:
+            self.end()
+
+    def begin(self) -> None:
+        """In each process, before it answers."""
         from acl import admission_log
 
         admission_log.start()
 
-    def ended(self, server: Any, worker: Any) -> None:
-        """In every worker, before it ends."""
+    def end(self) -> None:
+        """In each process, before it ends."""
         from acl import admission_log
 
         admission_log.stop()
+
+
+def _drop_path(record: logging.LogRecord) -> bool:
+    # The path of a live URL is a secret.
+    record.msg = str(record.msg).partition(" while serving ")[0]
+    return True

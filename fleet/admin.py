@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -17,6 +18,7 @@ from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import StaffAdmin
 from derpmgmt.lib.jobs import translate
+from derpmgmt.lib.way_back import part_of
 from fleet import services
 from fleet.forms import SERVER_FIELDS, CredentialForm, HostKeyForm, ProviderAccountForm, ServerForm
 from fleet.models import ProviderAccount, Region, Server, SshCredential
@@ -113,6 +115,14 @@ class ServerAdmin(StaffAdmin):
 
     @admin.display(description=gettext_lazy("state"), ordering="status")
     def state(self, server: Server) -> SafeString:
+        if server.silent_since and server.status not in {Server.Status.NEW, Server.Status.RETIRED}:
+            since = f"{timezone.localtime(server.silent_since):%m-%d %H:%M:%S}"
+            return format_html(
+                '<span class="panel-state is-red" title="{}">{}</span>',
+                translate(server.status_reason, {}),
+                _("%(state)s, no answer since %(since)s")
+                % {"state": server.get_status_display(), "since": since},
+            )
         return format_html(
             '<span class="panel-state is-{}" title="{}">{}</span>',
             COLOURS[Server.Status(server.status)],
@@ -138,10 +148,13 @@ class ServerAdmin(StaffAdmin):
         def staff(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
             return self.admin_site.admin_view(view)
 
+        key, act = part_of("admin:fleet_server_host_key", "pk"), part_of("admin:fleet_server_change", "pk")
         return [
             path("<int:pk>/host-key/", staff(self.host_key_confirm), name="fleet_server_host_key"),
-            path("<int:pk>/host-key/read/", staff(self.host_key_read), name="fleet_server_host_key_read"),
-            path("<int:pk>/<slug:verb>/do/", staff(self.server_act), name="fleet_server_act"),
+            path(
+                "<int:pk>/host-key/read/", staff(key(self.host_key_read)), name="fleet_server_host_key_read"
+            ),
+            path("<int:pk>/<slug:verb>/do/", staff(act(self.server_act)), name="fleet_server_act"),
             *super().get_urls(),
         ]
 

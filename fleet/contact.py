@@ -1,13 +1,15 @@
 """Talking to one server: the process' kept connection, and what came of it written to the server's row."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
-from fleet import services
+from fleet import identity, services
 from fleet.engine import Engine, EngineError, open_engine
+from fleet.machine import Machine, SameMachine, read_machine
 from fleet.models import Server
 from fleet.ssh import Connection, ConnectionPool, Endpoint, RemoteError, TimedOut, Unreachable
 
@@ -15,6 +17,8 @@ from fleet.ssh import Connection, ConnectionPool, Endpoint, RemoteError, TimedOu
 ENGINE_SECONDS = 30.0
 # Connecting and signing in over a slow line.
 SSH_SECONDS = 10.0
+# A connection leads to one machine, but the Engine on it may be made anew meanwhile.
+MACHINE_SECONDS = 60.0
 
 
 @cache
@@ -54,17 +58,22 @@ def contact(
 ) -> Iterator[Contact]:
     """Reach `server` and record whether that went well; a connection that timed out or was lost is dropped.
 
-    Raises `RemoteError`, whatever the host did wrong.
+    The machine is asked who it is before anything else. Raises `SameMachine` when another row in use has it, `RemoteError`
+    for whatever the host did wrong.
     """
     endpoint = endpoint_of(server)
     try:
         connection = pool().get(endpoint, ssh_seconds)
         engine = open_engine(connection, server.docker_socket, engine_seconds)
+        try:
+            _make_sure_whose(server, connection, engine)
+        except RemoteError:
+            engine.close()
+            raise
     except RemoteError as error:
         pool().drop(endpoint)
         services.record_failed_contact(server_pk=server.pk, error=error)
         raise
-    services.record_contact(server_pk=server.pk)
     try:
         try:
             yield Contact(connection, engine)
@@ -73,9 +82,60 @@ def contact(
                 # Not the Engine went away but the whole server: only that explains both.
                 raise Unreachable(code="lost", detail=error.detail) from error
             raise
+    except SameMachine as error:
+        # What stands there is another row's whose machine nobody has read, so that it could not be known before.
+        identity.forget_machine(server_pk=server.pk)
+        services.record_failed_contact(server_pk=server.pk, error=error)
+        raise
     except (TimedOut, Unreachable) as error:
         pool().drop(endpoint)
         services.record_failed_contact(server_pk=server.pk, error=error)
         raise
+    except Exception:
+        services.record_contact(server_pk=server.pk)
+        raise
+    else:
+        # Not before: a server that takes the connection and then hangs would be well again with each try.
+        services.record_contact(server_pk=server.pk)
     finally:
         engine.close()
+
+
+def _make_sure_whose(server: Server, connection: Connection, engine: Engine) -> None:
+    """Have the row take the machine that it leads to. Raises `SameMachine`, else RemoteError."""
+    machine = _read(server, connection, engine)
+    if identity.has_machine(server, machine):
+        return
+    for rival in identity.rivals_of(server, machine):
+        # Readings of different days do not compare: one may have been started anew, its Engine made anew.
+        if rival.boot_id == machine.boot_id or _is_now(rival, server, machine):
+            raise SameMachine(server=rival.name)
+    identity.take_machine(server=server, machine=machine)
+
+
+def _is_now(rival: Server, server: Server, machine: Machine) -> bool:
+    """Whether the rival's row leads to this machine at this moment. Raises `SameMachine` when nobody can tell."""
+    endpoint = endpoint_of(rival)
+    try:
+        connection = pool().get(endpoint)
+        engine = open_engine(connection, rival.docker_socket, SSH_SECONDS)
+        try:
+            return read_machine(connection, engine).is_same(machine)
+        finally:
+            engine.close()
+    except RemoteError as error:
+        pool().drop(endpoint)
+        if identity.were_told_apart(server, machine, rival):
+            return False
+        raise SameMachine(
+            SameMachine.unsure, code="same_machine_unsure", detail=error.detail, server=rival.name
+        ) from error
+
+
+def _read(server: Server, connection: Connection, engine: Engine) -> Machine:
+    """Who the machine is, asked once a minute on a connection that is kept."""
+    read_at, machine = connection.machines.get(server.docker_socket, (0.0, None))
+    if machine is None or time.monotonic() - read_at > MACHINE_SECONDS:
+        machine = read_machine(connection, engine)
+        connection.machines[server.docker_socket] = (time.monotonic(), machine)
+    return machine

@@ -5,6 +5,7 @@ does wrong comes out as the SDK's own exceptions; wrap a piece of work in `engin
 """
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from shlex import quote
@@ -53,7 +54,7 @@ class EngineError(RemoteError):
     """A Docker Engine refused, or is not there.
 
     Codes: port_taken, address_missing, image_missing, not_found, conflict, busy, disk_full, daemon_down, no_docker,
-    no_permission, too_old, runtime, refused (anything else the Engine says no to), garbage (not an Engine's answer).
+    no_permission, too_old, podman, runtime, refused (anything else the Engine says no to), garbage (not an Engine's answer).
     """
 
     code = "refused"
@@ -76,6 +77,9 @@ _SENTENCES: dict[str, str | Promise] = {
     "too_old": _("The Docker Engine is too old: version 20.10 or newer is needed."),
     "runtime": _("The container could not be started."),
     "refused": _("The Docker Engine refused."),
+    "podman": _(
+        "This is podman, not a Docker Engine, and does not do what relays need: install Docker on the server."
+    ),
     "garbage": _("What answers on the Docker socket is not a Docker Engine."),
 }
 
@@ -111,6 +115,14 @@ def explain(words: str, status: int | None = None) -> EngineError:
     if not code:
         code = {404: "not_found", 409: "conflict"}.get(status or 0, "refused")
     return EngineError(_SENTENCES[code], code=code, detail=words)
+
+
+def port_in(words: str) -> int:
+    """The port in a daemon's words about one that is taken, such as "listen udp4 10.0.0.4:20000: bind: …"; 0 when there is none."""
+    # "Bind for 10.0.0.4:20000 failed" where a container has it; else the socket's address as Go writes it, maybe with the
+    # container's behind it ("for 10.0.0.4:20000:172.30.0.2:443/tcp").
+    found = re.search(r"(?:\d|\]):(\d{1,5})(?!\d)", words)
+    return int(found[1]) if found else 0
 
 
 def explain_code(code: str) -> str | Promise:
@@ -263,6 +275,7 @@ class Engine(APIClient):
     def __init__(self, connection: Connection, docker_socket: str, timeout: float) -> None:
         super().__init__(base_url="tcp://docker:1", version=OLDEST_API, timeout=timeout)  # type: ignore[arg-type]
         self.connection = connection
+        self.architecture = ""
         self.trust_env = False  # proxies and netrc of this machine mean nothing on the other end of a channel
         self._general_configs: dict[str, Any] = {}
         self._proxy_configs = ProxyConfig()
@@ -272,9 +285,14 @@ class Engine(APIClient):
         self.base_url = "http+docker://ssh"
 
     def negotiate(self) -> None:
-        """Takes the newest API version that both sides speak. Raises EngineError (too_old, garbage)."""
+        """Takes the newest API version that both sides speak, and notes the machine's `architecture` by Docker's name ("" when
+        untold). Raises EngineError (too_old, podman, garbage)."""
         try:
             answer = self.version(api_version=False)
+            names = {str(component.get("Name")) for component in answer.get("Components") or []}
+            if any("podman" in name.lower() for name in names):
+                raise EngineError(_SENTENCES["podman"], code="podman", detail=", ".join(sorted(names)))
+            self.architecture = str(answer.get("Arch") or "")
             newest, oldest = str(answer["ApiVersion"]), str(answer.get("MinAPIVersion") or OLDEST_API)
             if version_lt(newest, OLDEST_API):
                 raise EngineError(_SENTENCES["too_old"], code="too_old", detail=f"API {newest}")
@@ -313,7 +331,7 @@ def open_engine(
 ) -> Engine:
     """A client of the Engine on that host, its API version agreed on.
 
-    Raises EngineError (no_docker, no_permission, daemon_down, too_old, garbage), ForwardingRefused, TimedOut, Unreachable.
+    Raises EngineError (no_docker, no_permission, daemon_down, too_old, podman, garbage), ForwardingRefused, TimedOut, Unreachable.
     """
     engine = Engine(connection, docker_socket, timeout)
     with engine_errors():

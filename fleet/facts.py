@@ -1,5 +1,6 @@
 """What one look at a server tells: a constant shell script, and the parser of what it prints."""
 
+import ipaddress
 import re
 import time
 from dataclasses import dataclass
@@ -47,6 +48,17 @@ if [ ! -S "$socket" ]; then echo "docker absent"
 elif [ -r "$socket" ] && [ -w "$socket" ]; then echo "docker usable"
 else echo "docker forbidden"
 fi
+echo "ssh $SSH_CONNECTION"
+own=
+if [ -r /proc/net/fib_trie ]; then
+  while read -r mark word rest; do
+    case "$mark $word $rest" in
+      "|-- "*) address=$word ;;
+      "/32 host LOCAL") own="$own $address" ;;
+    esac
+  done </proc/net/fib_trie
+fi
+echo "addresses$own"
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 echo "kernel $(uname -r)"
 echo "machine $(uname -m)"
@@ -61,7 +73,9 @@ class HostFacts:
 
     `clock_offset` is how many seconds the server's clock is ahead of ours (busybox tells whole seconds only); `received_bytes` and `sent_bytes` count from
     the boot (`boot_id`) on the interface of the default route, whose name is empty when there is no such route;
-    `docker_socket` tells whether the Docker socket is there, `docker_usable` whether the SSH user may use it.
+    `docker_socket` tells whether the Docker socket is there, `docker_usable` whether the SSH user may use it; `ssh_client` is the
+    address that the SSH connection comes from as the server sees it, `ssh_server` the server's own address that it came to, both empty
+    where it does not tell; `addresses` are the machine's own IPv4 addresses, empty likewise.
     """
 
     clock_offset: float
@@ -82,6 +96,9 @@ class HostFacts:
     kernel: str
     machine: str
     os_name: str
+    ssh_client: str = ""
+    ssh_server: str = ""
+    addresses: frozenset[str] = frozenset()
 
 
 def parse_facts(output: str, asked_at: float) -> HostFacts:
@@ -122,6 +139,9 @@ def parse_facts(output: str, asked_at: float) -> HostFacts:
             kernel=said["kernel"],
             machine=said["machine"],
             os_name=said["os"].strip("\"'"),
+            ssh_client=_ssh_end(said.get("ssh", ""), 0),
+            ssh_server=_ssh_end(said.get("ssh", ""), 2),
+            addresses=frozenset(said.get("addresses", "").split()),
         )
     except (KeyError, ValueError) as error:
         raise RemoteError(
@@ -129,6 +149,16 @@ def parse_facts(output: str, asked_at: float) -> HostFacts:
             code="garbage",
             detail=f"{error}: {output[:200]}",
         ) from None
+
+
+def _ssh_end(words: str, place: int) -> str:
+    """The address at a place of sshd's `$SSH_CONNECTION` ("CLIENT PORT SERVER PORT"), IPv4 as such; "" when there is none."""
+    try:
+        address = ipaddress.ip_address(words.split()[place].partition("%")[0])
+    except (ValueError, IndexError):
+        return ""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def read_facts(

@@ -1,8 +1,12 @@
 """Servers, where they stand, and how they are reached."""
 
+import re
+from collections import defaultdict
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any, Self
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
@@ -13,6 +17,22 @@ from django.utils.translation import gettext_lazy as _
 from derpmgmt.lib.crypto import EncryptedTextField
 
 _port = [MinValueValidator(1), MaxValueValidator(65535)]
+
+
+def read_socket_path(text: str) -> str:
+    """The path of a Docker socket as people write it: `unix://` is taken off. Raises `ValidationError` for anything else."""
+    path = text.strip().removeprefix("unix://")
+    if not re.fullmatch(r"/[^\x00-\x1f\x7f]*[^/\x00-\x1f\x7f]", path):
+        raise ValidationError(
+            _(
+                "The Docker socket is the absolute path of a file on the server, for example /var/run/docker.sock."
+            )
+        )
+    return path
+
+
+def _lies_within(port: int | None, first: int | None, last: int | None) -> bool:
+    return bool(port and first and last and first <= port <= last)
 
 
 class StaffOnlyQuerySet(models.QuerySet[Any]):
@@ -111,7 +131,8 @@ class Server(models.Model):
     """A machine with SSH and a Docker Engine on which relays run.
 
     `busy_by` and `busy_until` are the lease of the one worker that may change it now; `next_contact_at` is set while its last
-    contact failed, so that a dead server costs its neighbours one time limit at most.
+    contact failed, so that a dead server costs its neighbours one time limit at most. `silent_since` is set from the first contact
+    that failed until the next one that goes well (`fleet.outages`).
     """
 
     class Status(models.TextChoices):
@@ -175,6 +196,8 @@ class Server(models.Model):
 
     status = models.CharField(_("state"), max_length=12, choices=Status, default=Status.NEW, db_index=True)
     status_reason = models.TextField(_("reason"), blank=True)
+    # The code of what is wrong with it though it answers (`services.record_fault`).
+    fault = models.CharField(max_length=32, blank=True, editable=False)
     in_use = models.GeneratedField(
         expression=Case(When(~Q(status="retired"), then=Value(1)), default=None),
         output_field=models.SmallIntegerField(null=True),
@@ -184,12 +207,30 @@ class Server(models.Model):
     memory_bytes = models.BigIntegerField(_("memory in bytes"), null=True, blank=True, editable=False)
     disk_free_bytes = models.BigIntegerField(_("free disk in bytes"), null=True, blank=True, editable=False)
     docker_version = models.CharField(_("Docker version"), max_length=40, blank=True, editable=False)
+    # Which machine it is (`fleet.machine`); NULL until it was read, and NULLs never collide in a unique index.
+    engine_id = models.CharField(max_length=100, null=True, editable=False)  # noqa: DJ001
+    engine_root = models.CharField(_("Docker's folder"), max_length=200, blank=True, editable=False)
+    host_fingerprint = models.CharField(max_length=80, null=True, editable=False)  # noqa: DJ001
+    boot_id = models.CharField(max_length=64, null=True, editable=False)  # noqa: DJ001
+    panel_seen_as = models.GenericIPAddressField(
+        _("sees the panel as"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_(
+            "Where its SSH server says that the panel comes from, when it is reached at its public address."
+        ),
+    )
     last_contact_at = models.DateTimeField(_("last contact"), null=True, blank=True, editable=False)
     last_visit_at = models.DateTimeField(_("last visit"), null=True, blank=True, editable=False)
     contact_failures = models.PositiveIntegerField(_("failed contacts in a row"), default=0, editable=False)
     next_contact_at = models.DateTimeField(
         _("next contact not before"), null=True, blank=True, editable=False
     )
+    silent_since = models.DateTimeField(
+        _("does not answer since"), null=True, blank=True, db_index=True, editable=False
+    )
+    outage_told_at = models.DateTimeField(_("admins were told"), null=True, blank=True, editable=False)
     busy_by = models.CharField(_("busy with"), max_length=120, blank=True, editable=False)
     busy_until = models.DateTimeField(_("busy until"), null=True, blank=True, editable=False)
     created_at = models.DateTimeField(_("added"), default=timezone.now, editable=False)
@@ -207,6 +248,12 @@ class Server(models.Model):
                 fields=["address", "ssh_port", "in_use"],
                 violation_error_message=_("There is a server with this address already."),
             ),
+            models.UniqueConstraint(
+                name="server_engine_once", fields=["boot_id", "engine_id", "engine_root", "in_use"]
+            ),
+            models.UniqueConstraint(
+                name="server_machine_once", fields=["boot_id", "host_fingerprint", "in_use"]
+            ),
             models.CheckConstraint(
                 name="server_port_ranges_are_ranges",
                 condition=Q(tcp_port_first__lte=F("tcp_port_last"), udp_port_first__lte=F("udp_port_last")),
@@ -216,6 +263,103 @@ class Server(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """What more than one field says. Raises `ValidationError` with the field that is to be changed."""
+        super().clean()
+        problems: dict[str, list[Any]] = defaultdict(list)
+        try:
+            self.docker_socket = read_socket_path(self.docker_socket)
+        except ValidationError as error:
+            problems["docker_socket"].append(error)
+        for protocol, first, last in self._port_ranges():
+            if first is not None and last is not None and first > last:
+                problems[f"{protocol}_port_last"].append(_("A port range ends before it begins."))
+        if not any(problems[name] for name in ("tcp_port_last", "udp_port_last")):
+            self._check_room(problems)
+        found = {name: said for name, said in problems.items() if said}
+        if found:
+            raise ValidationError(found)
+
+    def _port_ranges(self) -> list[tuple[str, int | None, int | None]]:
+        return [
+            ("tcp", self.tcp_port_first, self.tcp_port_last),
+            ("udp", self.udp_port_first, self.udp_port_last),
+        ]
+
+    def _check_room(self, problems: dict[str, list[Any]]) -> None:
+        """Whether the relays that it may hold have ports, which nobody else has at its addresses."""
+        ranges = [(first, last) for _protocol, first, last in self._port_ranges() if first and last]
+        if self.capacity is not None and len(ranges) == 2:
+            ports = min(last - first + 1 for first, last in ranges)
+            if self.capacity > ports:
+                problems["capacity"].append(
+                    ValidationError(
+                        _(
+                            "The port ranges have room for %(ports)s relays only: each takes one TCP and one UDP port."
+                        ),
+                        params={"ports": ports},
+                    )
+                )
+        if _lies_within(self.ssh_port, self.tcp_port_first, self.tcp_port_last):
+            problems["ssh_port"].append(
+                _("The SSH port lies within the TCP ports of relays; choose another range for these.")
+            )
+        if not self.address or self.status == self.Status.RETIRED:
+            return
+        for other in self._neighbours():
+            for protocol, first, last in self._port_ranges():
+                other_first = getattr(other, f"{protocol}_port_first")
+                other_last = getattr(other, f"{protocol}_port_last")
+                if first and last and first <= other_last and other_first <= last:
+                    problems[f"{protocol}_port_first"].append(
+                        ValidationError(
+                            _(
+                                "The server “%(server)s” has the %(protocol)s ports %(first)s-%(last)s at this address; "
+                                "choose others."
+                            ),
+                            params={
+                                "server": other.name,
+                                "protocol": protocol.upper(),
+                                "first": other_first,
+                                "last": other_last,
+                            },
+                        )
+                    )
+            if _lies_within(other.ssh_port, self.tcp_port_first, self.tcp_port_last):
+                problems["tcp_port_first"].append(
+                    ValidationError(
+                        _(
+                            "The server “%(server)s” has its SSH port %(port)s at this address; choose other TCP ports."
+                        ),
+                        params={"server": other.name, "port": other.ssh_port},
+                    )
+                )
+            if _lies_within(self.ssh_port, other.tcp_port_first, other.tcp_port_last):
+                problems["ssh_port"].append(
+                    ValidationError(
+                        _(
+                            "The SSH port lies within the TCP ports of the server “%(server)s” at this address."
+                        ),
+                        params={"server": other.name},
+                    )
+                )
+
+    def _neighbours(self) -> list["Server"]:
+        """The servers in use that share an address with this one. A private address is another machine's elsewhere, so it
+        counts within a region only."""
+        own = {self.address, self.listen_address}
+        others = Server.objects.exclude(pk=self.pk).exclude(status=self.Status.RETIRED)
+        return [
+            other
+            for other in others.filter(Q(address__in=own) | Q(bind_address__in=own)).order_by("pk")
+            if any(
+                ip_address(shared).is_global
+                or other.region_id == self.region_id
+                or shared in {self.address, other.address}
+                for shared in own & {other.address, other.listen_address}
+            )
+        ]
 
     @property
     def ssh_address(self) -> str:

@@ -14,6 +14,9 @@ from accounts.models import User
 from accounts.services import log_operation
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import Problem
+from fleet import outages
+from fleet.identity import forget_machine
+from fleet.machine import SameMachine
 from fleet.models import (
     CONTACT_PAUSE,
     CONTACT_PAUSE_LONGEST,
@@ -48,6 +51,11 @@ def save_credential(
     return credential
 
 
+def _one_at_a_time() -> None:
+    """Whether ports are another server's is asked and written by one person at a time; ends with the transaction."""
+    list(Region.objects.select_for_update().order_by("pk").values_list("pk", flat=True))
+
+
 @transaction.atomic
 def create_server(
     *, by: User | None, name: str, region: Region, address: str, credential: SshCredential, **fields: Any
@@ -56,6 +64,7 @@ def create_server(
 
     Raises `ValidationError` for addresses, names and port ranges that are wrong or taken.
     """
+    _one_at_a_time()
     server = Server(name=name, region=region, address=address, credential=credential, **fields)
     server.full_clean()
     server.save()
@@ -70,6 +79,8 @@ def confirm_host_key(*, server: Server, line: str, by: User | None) -> None:
     Raises `ValueError` when `line` is no host key.
     """
     key = HostKey.from_line(line)
+    if key.line != server.host_key:
+        forget_machine(server_pk=server.pk)
     Server.objects.filter(pk=server.pk).update(
         host_key=key.line, next_contact_at=None, contact_failures=0, status_reason=""
     )
@@ -84,9 +95,12 @@ def update_server(*, server: Server, by: User | None, **changes: Any) -> None:
 
     Raises `ValidationError`.
     """
+    _one_at_a_time()
     before = {name: str(getattr(server, name)) for name in changes}
     for name, value in changes.items():
         setattr(server, name, value)
+    if before == {name: str(getattr(server, name)) for name in changes}:
+        return
     server.full_clean()
     server.save(update_fields=list(changes))
     after = {name: str(getattr(server, name)) for name in changes}
@@ -95,6 +109,8 @@ def update_server(*, server: Server, by: User | None, **changes: Any) -> None:
         return
     log_operation(by=by, action="server.changed", target=server, changes=changed)
     Server.objects.filter(pk=server.pk).update(next_contact_at=None)
+    if changed.keys() & {"address", "ssh_host", "ssh_port", "docker_socket"}:
+        forget_machine(server_pk=server.pk)
     if changed.keys() & {"address", "bind_address"}:
         queue.announce("server_moved", server.pk)
 
@@ -104,7 +120,13 @@ def accept_server(*, server: Server, by: User | None = None) -> bool:
     with transaction.atomic():
         accepted = Server.objects.filter(
             pk=server.pk, status__in=[Server.Status.NEW, Server.Status.UNHEALTHY, Server.Status.HEALTHY]
-        ).update(status=Server.Status.HEALTHY, status_reason="", contact_failures=0, next_contact_at=None)
+        ).update(
+            status=Server.Status.HEALTHY,
+            status_reason="",
+            fault="",
+            contact_failures=0,
+            next_contact_at=None,
+        )
         if accepted:
             log_operation(by=by, action="server.accepted", target=server)
             queue.announce("server_usable", server.pk)
@@ -156,8 +178,9 @@ def record_contact(*, server_pk: int) -> None:
     """The server answered: it is no longer skipped, and one that was unhealthy for its silence is healthy again."""
     now = timezone.now()
     Server.objects.filter(pk=server_pk).update(last_contact_at=now)
+    outages.end_outage(server_pk=server_pk, now=now)
     with transaction.atomic():
-        recovered = Server.objects.filter(pk=server_pk, status=Server.Status.UNHEALTHY).update(
+        recovered = Server.objects.filter(pk=server_pk, status=Server.Status.UNHEALTHY, fault="").update(
             status=Server.Status.HEALTHY, status_reason="", contact_failures=0, next_contact_at=None
         )
         if recovered:
@@ -169,15 +192,34 @@ def record_contact(*, server_pk: int) -> None:
 
 def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
     """The server did not answer: skip it for a while, twice as long each time (10 s to 5 min); unhealthy after two in a row."""
+    now = timezone.now()
     server = Server.objects.get(pk=server_pk)
     pause = min(CONTACT_PAUSE * 2 ** min(server.contact_failures, 10), CONTACT_PAUSE_LONGEST)
     Server.objects.filter(pk=server_pk).update(
-        contact_failures=F("contact_failures") + 1, next_contact_at=timezone.now() + pause
+        contact_failures=F("contact_failures") + 1, next_contact_at=now + pause
     )
+    with transaction.atomic():
+        if Server.objects.filter(pk=server_pk, silent_since=None).update(silent_since=now):
+            queue.announce("server_silent", server_pk)
     problem = Problem.of(error)
-    Server.objects.filter(
-        pk=server_pk, status=Server.Status.HEALTHY, contact_failures__gte=UNHEALTHY_AFTER
-    ).update(status=Server.Status.UNHEALTHY, status_reason=problem.sentence % problem.values or problem.code)
+    # Another row has its machine: that does not pass by itself.
+    failures = 1 if isinstance(error, SameMachine) else UNHEALTHY_AFTER
+    Server.objects.filter(pk=server_pk, status=Server.Status.HEALTHY, contact_failures__gte=failures).update(
+        status=Server.Status.UNHEALTHY, status_reason=problem.sentence % problem.values or problem.code
+    )
+
+
+def record_fault(*, server_pk: int, code: str, sentence: str) -> None:
+    """Something is wrong with a server though it answers: it is unhealthy until `clear_fault`. `sentence` is a msgid."""
+    Server.objects.filter(pk=server_pk).update(fault=code)
+    Server.objects.filter(pk=server_pk, status=Server.Status.HEALTHY).update(
+        status=Server.Status.UNHEALTHY, status_reason=sentence
+    )
+
+
+def clear_fault(*, server_pk: int, code: str) -> None:
+    """What was wrong with a server is over: its next contact makes it healthy again."""
+    Server.objects.filter(pk=server_pk, fault=code).update(fault="")
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from accounts.admin_base import ReadOnlyAdmin, ReadOnlyMixin
 from accounts.models import User
 from accounts.services import NotAllowed
 from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.paging import MOST_ROWS
+from derpmgmt.lib.way_back import part_of
 from serials import codes, services
 from serials.forms import BatchForm, PauseForm, RenewForm, end_of_day
 from serials.models import Entitlement, Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
@@ -251,7 +253,8 @@ class SerialNumberAdmin(ReadOnlyAdmin):
         messages.success(request, text % {"n": done})
 
     def get_urls(self) -> list[Any]:
-        reveal = self.admin_site.admin_view(self.reveal)
+        page = part_of("admin:serials_serialnumber_change", "pk")
+        reveal = self.admin_site.admin_view(page(self.reveal))
         return [path("<int:pk>/reveal/", reveal, name="serials_serialnumber_reveal"), *super().get_urls()]
 
     def reveal(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -263,6 +266,14 @@ class SerialNumberAdmin(ReadOnlyAdmin):
         context = {**self.admin_site.each_context(request), "title": str(serial), "serial": serial, "code": code,
                    "opts": self.opts}  # fmt: skip
         return TemplateResponse(request, "admin/serials/serialnumber/reveal.html", context)
+
+
+def _newest(rows: QuerySet[Any], request: HttpRequest) -> QuerySet[Any]:
+    """Of the rows of the rental whose page this is, so many that a page can show them."""
+    match = request.resolver_match
+    own = rows.filter(rental_id=match.kwargs.get("object_id") if match else None)
+    # Read first: MariaDB takes no limit in a subquery.
+    return rows.filter(pk__in=list(own.order_by("-pk").values_list("pk", flat=True)[:MOST_ROWS]))
 
 
 class SpanInline(EntitlementColumns, ReadOnlyMixin, admin.TabularInline[RentalSpan, Rental]):
@@ -284,7 +295,8 @@ class SpanInline(EntitlementColumns, ReadOnlyMixin, admin.TabularInline[RentalSp
     extra = 0
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RentalSpan]:
-        return RentalSpan.objects.visible_to(request.user).select_related("redemption")
+        rows = RentalSpan.objects.visible_to(request.user).select_related("redemption")
+        return _newest(rows, request)
 
 
 class RedemptionInline(ReadOnlyMixin, admin.TabularInline[Redemption, Rental]):
@@ -300,7 +312,7 @@ class RedemptionInline(ReadOnlyMixin, admin.TabularInline[Redemption, Rental]):
         return duration(redemption.granted_seconds)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Redemption]:
-        return Redemption.objects.visible_to(request.user).select_related("serial", "by")
+        return _newest(Redemption.objects.visible_to(request.user).select_related("serial", "by"), request)
 
 
 @admin.register(Rental)
@@ -330,7 +342,7 @@ class RentalAdmin(ReadOnlyAdmin):
         return " · ".join(filter(None, [moment(pause.at), pause.who, pause.reason])) if pause else "–"
 
     def get_urls(self) -> list[Any]:
-        act = self.admin_site.admin_view(self.rental_act)
+        act = self.admin_site.admin_view(part_of("admin:serials_rental_change", "pk")(self.rental_act))
         return [path("<int:pk>/<slug:verb>/do/", act, name="serials_rental_act"), *super().get_urls()]
 
     def rental_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:

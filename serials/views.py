@@ -25,20 +25,22 @@ from serials.templatetags.rental import moment, moves_on
 # The session keeps the pk of a serial number that this browser has typed rightly; so it outlives sign-up and sign-in, and no
 # code lies readable in the session table.
 KEPT = "serial"
+TRIES = "serial-redeem"
 
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def serial_redeem(request: HttpRequest) -> HttpResponse:
-    """The box, the check of a code (posted or in the address as `?code=`), the confirmation, and its being confirmed.
+    """The box, the check of a code that is posted, the confirmation, and its being confirmed.
 
     A code that passes its check is kept and the page without it is shown: its confirmation, or for a visitor the ways to sign
-    up and in, which lead back here.
+    up and in, which lead back here. One in the address (`?code=`) is put into the box and no more: what any picture on any page
+    could ask for must neither count as a try nor be one.
     """
     if request.method == "POST":
         return _confirm(request) if "confirm" in request.POST else _check(request, CodeForm(request.POST))
-    if request.GET.get("code"):
-        return _check(request, CodeForm(request.GET))
+    if typed := request.GET.get("code"):
+        return _show_box(request, CodeForm(initial={"code": typed[:200]}))
     if "code" in request.GET:
         request.session.pop(KEPT, None)
         return redirect("serials:serial-redeem")
@@ -56,13 +58,14 @@ def _check(request: HttpRequest, form: CodeForm) -> HttpResponse:
     if not form.is_valid():
         return _show_box(request, form)
     try:
-        _count_try(request)
+        limits.ask(request, group=TRIES, counts=_counts(request))
         serial = services.check_serial(
             code=form.cleaned_data["code"], user=_user(request), ip=client_ip(request)
         )
     except limits.TooManyRequests as limit:
         return _show_limit(request, form, limit)
     except services.SerialRefused as refusal:
+        limits.count(request, group=TRIES, counts=_counts(request))
         return _show_refusal(request, form, refusal)
     request.session[KEPT] = serial.pk
     return redirect("serials:serial-redeem")
@@ -77,10 +80,11 @@ def _confirm(request: HttpRequest) -> HttpResponse:
         return _show_box(request, form)
     code = form.cleaned_data["code"]
     kept = _kept(request)
+    # One that this session has typed before was no guess.
+    is_guess = kept is None or kept.code != codes.normalize(code)
     try:
-        # One that this session has typed before was counted then.
-        if kept is None or kept.code != codes.normalize(code):
-            _count_try(request)
+        if is_guess:
+            limits.ask(request, group=TRIES, counts=_counts(request))
         redemption = services.redeem_serial(
             code=code,
             user=user,
@@ -96,6 +100,8 @@ def _confirm(request: HttpRequest) -> HttpResponse:
         messages.info(request, str(refusal))
         return redirect("home")
     except services.SerialRefused as refusal:
+        if is_guess:
+            limits.count(request, group=TRIES, counts=_counts(request))
         return _show_refusal(request, form, refusal)
     request.session.pop(KEPT, None)
     days = redemption.granted_seconds // 86400
@@ -120,13 +126,11 @@ def _kept(request: HttpRequest) -> SerialNumber | None:
     return SerialNumber.objects.filter(pk=pk).first() if pk else None
 
 
-def _count_try(request: HttpRequest) -> None:
-    """Count one code that was tried, by address and by account, whether it was right or wrong."""
-    keys = [f"address:{client_network(request)}"]
+def _counts(request: HttpRequest) -> list[limits.Limit]:
+    """What wrong codes are counted by: the account, so that nobody else in its network shuts it out; for visitors the network."""
     if request.user.is_authenticated:
-        keys.append(f"account:{request.user.pk}")
-    for key in keys:
-        limits.consume(request, group="serial-redeem", key=key, rate=settings.REDEEM_RATE)
+        return [limits.Limit(f"account:{request.user.pk}", settings.REDEEM_RATE)]
+    return [limits.Limit(f"address:{client_network(request)}", settings.REDEEM_RATE)]
 
 
 def _show_box(request: HttpRequest, form: CodeForm, *, status: int = 200, **context: Any) -> HttpResponse:

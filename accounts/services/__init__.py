@@ -17,6 +17,7 @@ from accounts.services.notices import (
     drop_notices,
     notify,
     send_again,
+    take_back_notices,
 )
 from accounts.services.people import (
     SECOND_FACTORS,
@@ -61,5 +62,6 @@ __all__ = [
     "shorten_ip",
     "suggest_username",
     "sweep_closing",
+    "take_back_notices",
     "unban_user",
 ]

@@ -111,9 +111,22 @@ def drop_notices(*, user: User, kinds: frozenset[str] | None = None) -> int:
     Those that failed are not sent again either, and one that is being handed over at this moment gets no further try. Returns
     how many would still have left by themselves.
     """
-    state = Notice.State
     chosen = ~Q(kind__in=FAREWELLS) if kinds is None else Q(kind__in=kinds)
-    rows = Notice.objects.filter(chosen, user=user)
+    return _take_back(Notice.objects.filter(chosen, user=user))
+
+
+def take_back_notices(*, key: str) -> set[int]:
+    """Take back what has not left of the notices of `key`, as `drop_notices` does; call it inside a transaction.
+
+    Returns the people (pks) to whom one of them went out, or may have.
+    """
+    rows = Notice.objects.filter(key=key)
+    _take_back(rows)
+    return set(rows.exclude(state=Notice.State.DROPPED).values_list("user_id", flat=True))
+
+
+def _take_back(rows: QuerySet[Notice]) -> int:
+    state = Notice.State
     taken_back = rows.filter(state__in=(state.WAITING, state.SENDING), handed_at=None).update(
         state=state.DROPPED, error=OUTDATED, address=""
     )

@@ -14,21 +14,17 @@ from acl.services.devices import (
     add_devices,
     approve_device,
     close_window,
-    device_limit,
     gate_list,
+    give_place,
     ignore_device,
-    lets_all_in,
-    may_open,
     open_window,
-    placed,
-    places_left,
     rename_device,
+    replaceable_devices,
     revoke_device,
     set_open,
     set_verify_url,
-    window_until,
 )
-from acl.services.enrolment import Decision, due_places, forget_waiting, knock, settle_places, tell_waiting
+from acl.services.enrolment import Decision, due_trials, knock, settle_trials
 from acl.services.handing_out import (
     COPIED,
     ChangedMeanwhile,
@@ -48,6 +44,7 @@ from acl.services.live_urls import (
     record_fetches,
     revoke_live_url,
 )
+from acl.services.places import device_limit, lets_all_in, may_open, placed, places_left, window_until
 from acl.services.showing import describe_live, describe_map
 from acl.services.telling import PasteNote, describe_paste, due_news, due_reminders, remind, tell_change
 from acl.services.verifying import ask_sources
@@ -70,6 +67,7 @@ from acl.services.versions import (
     record_lapse,
     refresh_map,
 )
+from acl.services.waiting import forget_waiting, tell_waiting
 
 __all__ = [
     "COPIED",
@@ -114,12 +112,13 @@ __all__ = [
     "due_checks",
     "due_lapses",
     "due_news",
-    "due_places",
     "due_reminders",
     "due_rentals",
+    "due_trials",
     "forget_admissions",
     "forget_waiting",
     "gate_list",
+    "give_place",
     "hand_out_map",
     "ignore_device",
     "knock",
@@ -142,11 +141,12 @@ __all__ = [
     "remind",
     "rename_device",
     "renew_map",
+    "replaceable_devices",
     "revoke_device",
     "revoke_live_url",
     "set_open",
     "set_verify_url",
-    "settle_places",
+    "settle_trials",
     "tell_change",
     "tell_waiting",
     "window_until",

@@ -1,19 +1,24 @@
 """Writing down who asked to be let in, in batches, so that writing never holds an answer up."""
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
 
 from acl.models import AclConfig, Admission, Device
-from acl.services.enrolment import MOST_WAITING
+from acl.services.devices import tell_full
+from acl.services.waiting import MOST_WAITING
 from derpmgmt.lib.places import place_of
 from serials.models import Rental
 
 # So long admissions are kept; this many are deleted at a time.
 KEEP_FOR = timedelta(days=30)
 _DELETE_AT_ONCE = 5000
+# Whoever is refused for one of these waits for his customer's word.
+_TO_WAIT = {Admission.Reason.UNKNOWN, Admission.Reason.FULL, Admission.Reason.CROWDED}
 _INSERT = """
 INSERT INTO acl_admission (relay_id, rental_id, node_key, is_allowed, reason, ip, place, map_version, count, at)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
@@ -60,7 +65,16 @@ def record_admissions(asked: Collection[Asked]) -> None:
                 for one in asked
             ],
         )  # fmt: skip
-        _note_waiting(one for one in asked if one.reason in {Admission.Reason.UNKNOWN, Admission.Reason.FULL})
+        _note_waiting(one for one in asked if one.reason in _TO_WAIT)
+    full = {one.rental for one in asked if one.reason == Admission.Reason.FULL}
+    for rental in Rental.objects.select_related("user").filter(pk__in=full, user__is_active=True):
+        _tell_full(rental)
+
+
+def _tell_full(rental: Rental) -> None:
+    """What cannot be told now is told with the next one that finds no place."""
+    with suppress(DatabaseError), transaction.atomic():
+        tell_full(rental, timezone.now())
 
 
 def record_seen(asked: Iterable[Asked]) -> None:
@@ -98,6 +112,7 @@ def _note_waiting(asked: Iterable[Asked]) -> None:
             elif row.status == Device.Status.PENDING:
                 Device.objects.filter(pk=row.pk, status=Device.Status.PENDING).update(
                     knocks=row.knocks + knocks,
+                    left_at=None,
                     last_seen_at=last.at,
                     last_ip=last.ip,
                     last_place=place_of(last.ip),
@@ -109,7 +124,9 @@ def _note_waiting(asked: Iterable[Asked]) -> None:
 
 
 def _bound_waiting(rental: int) -> None:
-    waiting = Device.objects.filter(rental=rental, status=Device.Status.PENDING, place_until=None)
+    waiting = Device.objects.filter(
+        rental=rental, status=Device.Status.PENDING, trial_until=None, left_at=None
+    )
     # Whoever tries again is likelier a device of the customer's than whoever knocked once.
     ranked = sorted(
         waiting.values_list("pk", "knocks", "last_seen_at"),
@@ -118,7 +135,9 @@ def _bound_waiting(rental: int) -> None:
     )
     surplus = [pk for pk, _knocks, _seen in ranked[MOST_WAITING:]]
     if surplus:
-        Device.objects.filter(pk__in=surplus, status=Device.Status.PENDING, place_until=None).delete()
+        Device.objects.filter(
+            pk__in=surplus, status=Device.Status.PENDING, trial_until=None, left_at=None
+        ).delete()
 
 
 def forget_admissions(now: datetime) -> int:

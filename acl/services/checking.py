@@ -9,7 +9,8 @@ from django.utils import timezone
 
 from accounts.services import log_operation, notify
 from acl.models import DevicePolicy
-from acl.services.devices import enforce, may_open, note_changed, span_may_open
+from acl.services.devices import enforce, note_changed
+from acl.services.places import may_open, span_may_open
 from serials.models import Rental
 from serials.services import lock_rental
 

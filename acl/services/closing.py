@@ -30,7 +30,7 @@ def destroy_devices(*, rental: Rental) -> bool:
         approved = devices.filter(status=Device.Status.APPROVED)
         if approved.update(status=Device.Status.REVOKED, revoked_at=now):
             note_changed(rental, now)
-        devices.update(name="", last_ip=None, last_place="", place_until=None)
+        devices.update(name="", last_ip=None, last_place="", came_from="", trial_until=None, stayed_at=None)
         DevicePolicy.objects.filter(rental=rental).update(
             enrol_until=None, is_open=False, verify_url="", verify_problem=""
         )
@@ -46,7 +46,9 @@ def devices_left(user: User) -> Iterator[str]:
     """Answer to "closing_left": the devices and admissions, while there is anything of them to forget."""
     devices = Device.objects.filter(rental__user=user)
     has_traces = (
-        devices.exclude(status=Device.Status.REVOKED, name="", last_ip=None, last_place="").exists()
+        devices.exclude(
+            status=Device.Status.REVOKED, name="", last_ip=None, last_place="", came_from=""
+        ).exists()
         or Admission.objects.filter(rental__user=user).exists()
         or _has_verify_url(user)
     )

@@ -14,7 +14,9 @@ from django.utils.translation import ngettext
 
 from acl.models import Device, DevicePolicy
 from acl.presence import Presence, Reading, last_reading
-from acl.services.devices import WINDOWS, device_limit, may_open, old_self, placed, window_until
+from acl.services.devices import WINDOWS
+from acl.services.enrolment import proven_at
+from acl.services.places import device_limit, may_open, placed, window_until
 from containers.models import Relay
 from derpmgmt.lib.places import place_of
 from fleet.models import Region
@@ -22,8 +24,8 @@ from serials.models import Rental
 
 # Devices on a page of a list; with more than these there is a search.
 ROWS = 20
-# Waiting devices that are shown; those on trial may be as many as there are places.
-MOST_WAITING = 50
+# Waiting devices that are shown, those on trial among them.
+MOST_WAITING = 70
 # Connected devices that are left out of the list of approved ones because they stand above it.
 _MOST_LEFT_OUT = 1000
 # Approved devices among which the old self of a waiting one is looked for.
@@ -37,7 +39,7 @@ class Line:
     """A device as a list shows it: where it is, or was last; `at` is since when it is connected, or when it was last seen.
 
     `device` is None for who is connected without being known, as on relays that check nobody; `is_on_trial` is who is let in
-    until that is decided; `is_being_cut` is who is revoked and still connected; `was` is the approved device that a waiting one
+    until that is decided, at `proven_at` at the earliest; `is_being_cut` is who is revoked and still connected; `was` is the approved device that a waiting one
     looks like after a new login.
     """
 
@@ -51,6 +53,7 @@ class Line:
     is_on_trial: bool = False
     is_being_cut: bool = False
     was: Device | None = None
+    proven_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class DeviceState:
     @property
     def total(self) -> int:
         """All devices of the rental, whatever their state."""
-        return self.counts["approved"] + self.counts["pending"] + self.counts["revoked"]
+        return sum(self.counts.values())
 
     @property
     def has_search(self) -> bool:
@@ -138,11 +141,11 @@ def describe_state(*, rental: Rental, now: datetime, page: Any = 1) -> DeviceSta
     policy = DevicePolicy.objects.filter(rental=rental).first()
     counts = Device.objects.filter(rental=rental).aggregate(
         approved=Count("pk", filter=Q(status=Device.Status.APPROVED)),
-        pending=Count("pk", filter=Q(status=Device.Status.PENDING)),
+        pending=Count("pk", filter=_waits(now)),
         revoked=Count("pk", filter=Q(status=Device.Status.REVOKED)),
-        on_trial=Count("pk", filter=Q(status=Device.Status.PENDING, place_until__gt=now)),
+        on_trial=Count("pk", filter=_is_on_trial(now)),
         newest=Max("pk"),
-        place=Max("place_until"),
+        trial=Max("trial_until"),
         approved_at=Max("approved_at"),
         revoked_at=Max("revoked_at"),
     )
@@ -169,6 +172,16 @@ def describe_state(*, rental: Rental, now: datetime, page: Any = 1) -> DeviceSta
         connected=connected,
         mark=hashlib.sha256(seen).hexdigest()[:16],
     )
+
+
+def _is_on_trial(now: datetime) -> Q:
+    return Q(status=Device.Status.PENDING, trial_until__gt=now)
+
+
+def _waits(now: datetime) -> Q:
+    """Who waits for his customer's word; not who is on trial, nor who went while he was."""
+    is_over = Q(trial_until__isnull=True) | Q(trial_until__lte=now)
+    return Q(is_over, status=Device.Status.PENDING, left_at__isnull=True)
 
 
 def _present(rental: Rental, reading: Reading | None) -> Mapping[str, Presence] | None:
@@ -223,17 +236,29 @@ def describe_waiting(
 ) -> tuple[Line, ...]:
     """Those who wait for their customer's word, and those on trial, the latest first."""
     rows = Device.objects.filter(rental=rental) if devices is None else devices
-    waiting = list(rows.filter(status=Device.Status.PENDING).order_by("-last_seen_at", "-pk")[:most])
+    shown = rows.filter(_waits(state.now) | _is_on_trial(state.now))
+    waiting = list(shown.order_by("-last_seen_at", "-pk")[:most])
     relays = relay_names(rental) if relays is None else relays
     alike = _alike(rental, waiting)
     return tuple(
         replace(
             _line(device, relays, state.present),
-            is_on_trial=device.place_until is not None and device.place_until > state.now,
+            is_on_trial=device.is_on_trial(state.now),
+            proven_at=proven_at(device),
             was=old_self(device, alike, state.all_present),
         )
         for device in waiting
     )
+
+
+def describe_holders(*, rental: Rental, state: DeviceState, page: Any = 1) -> "Page[Line]":
+    """The approved devices, connected or not, those that were not seen for longest first: one may give its place to another."""
+    approved = Device.objects.filter(rental=rental, status=Device.Status.APPROVED)
+    seen_at = Coalesce("last_seen_at", "approved_at", "created_at")
+    part: Page[Any] = Paginator(approved.order_by(seen_at, "pk"), ROWS).get_page(page)
+    relays = relay_names(rental)
+    part.object_list = [_line(device, relays, state.present) for device in part.object_list]
+    return part
 
 
 def masked_url(url: str) -> str:
@@ -309,3 +334,30 @@ def _alike(rental: Rental, waiting: list[Device]) -> list[Device]:
     approved = Device.objects.filter(rental=rental, status=Device.Status.APPROVED)
     alike = approved.filter(Q(last_ip__in=ips) | Q(name__in=names))
     return list(alike.order_by("-last_seen_at")[:_MOST_ALIKE])
+
+
+def old_self(device: Device, approved: Iterable[Device], present: Collection[str] | None) -> Device | None:
+    """Which approved device a waiting one looks like after a new login, which gives a device another key; None = none.
+
+    One of the same name or at the same address that is not connected (`present`: node keys; None = not known, so none is
+    guessed) and was not seen any more once the new key had knocked. The same name counts more, then who was seen last.
+    """
+    if present is None:
+        return None
+    since = device.first_seen_at or device.created_at
+    alike = [
+        other
+        for other in approved
+        if other.node_key not in present
+        and (other.last_seen_at is None or other.last_seen_at <= since)
+        and (_is_named_alike(device, other) or (device.last_ip and device.last_ip == other.last_ip))
+    ]
+    return max(
+        alike,
+        key=lambda other: (_is_named_alike(device, other), other.last_seen_at or other.created_at),
+        default=None,
+    )
+
+
+def _is_named_alike(device: Device, other: Device) -> bool:
+    return bool(device.name) and device.name.casefold() == other.name.casefold()

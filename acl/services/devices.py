@@ -1,33 +1,47 @@
 """A customer's devices: naming them, letting them in, keeping them out."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
-from accounts.services import log_operation
-from acl.models import Device, DevicePolicy
+from accounts.services import log_operation, notify
+from acl.models import Device
 from acl.node_keys import NewDevice, clean_name
+from acl.services.places import (
+    device_limit,
+    has_place,
+    lets_all_in,
+    may_open,
+    placed,
+    places_left,
+    policy_of,
+    span_may_open,
+)
 from acl.sources import check_verify_url
 from containers.gate import ALL_BUT, EVERYBODY
 from containers.models import Relay
 from containers.services import gates
 from derpmgmt.lib import queue
-from serials.models import Rental, RentalSpan
-from serials.services import current_span, lock_rental
+from serials.models import Rental
+from serials.services import lock_rental
 from serials.services.refusals import Refusal
 
 # The windows that a customer may open.
-WINDOWS = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=24))
+WINDOWS = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=4))
 # Strangers that were ignored and are remembered for a customer, so that a list of them has an end.
 MOST_IGNORED = 200
+# Devices of which one may give its place, in the admin's list.
+_MOST_OFFERED = 200
 # So long the bell for a cut has, before a sweep looks after it.
 BELL_FIRST = timedelta(seconds=10)
 
@@ -77,92 +91,6 @@ class Added:
     revoked: tuple[Device, ...] = ()
 
 
-# What holds
-
-
-def device_limit(rental: Rental, now: datetime) -> int:
-    """How many devices the rental allows now; 0 when it has no time."""
-    span = current_span(rental, now)
-    return span.device_limit if span else 0
-
-
-def placed(rental: Rental, now: datetime) -> QuerySet[Device]:
-    """The devices that have a place: approved, or new ones on trial."""
-    has_place = Q(status=Device.Status.APPROVED) | Q(status=Device.Status.PENDING, place_until__gt=now)
-    return Device.objects.filter(has_place, rental=rental)
-
-
-def places_left(rental: Rental, now: datetime) -> int:
-    """How many more devices the rental has a place for."""
-    return max(device_limit(rental, now) - placed(rental, now).count(), 0)
-
-
-def window_until(rental: Rental, policy: DevicePolicy | None = None) -> datetime:
-    """Until when new devices are approved by themselves; may be past. `policy` saves a query to whoever has it.
-
-    Without a decision of the customer's it is a day from the first activation.
-    """
-    if policy is None:
-        policy = DevicePolicy.objects.filter(rental=rental).first()
-    if policy is None:
-        return rental.created_at + DevicePolicy.ENROL_FOR
-    return policy.enrol_until or rental.created_at
-
-
-def may_open(rental: Rental, now: datetime) -> bool:
-    """Whether what was sold allows device checking to be switched off."""
-    span = current_span(rental, now)
-    return span is not None and span.may_open
-
-
-def span_may_open(now: datetime, rental: str = "pk") -> Subquery:
-    """An annotation, `may_open` of a rental that has rights: the span that began last rules it, also in the grace.
-
-    `rental` leads from the annotated rows to the rental's primary key.
-    """
-    ruling = RentalSpan.objects.filter(rental=OuterRef(rental), starts_at__lte=now).order_by("-starts_at")
-    return Subquery(ruling.values("may_open")[:1])
-
-
-def lets_all_in(rental: Rental, now: datetime) -> bool:
-    """Whether devices are not checked: the customer has switched it off, and what was sold allows that now."""
-    return DevicePolicy.objects.filter(rental=rental, is_open=True).exists() and may_open(rental, now)
-
-
-def policy_of(rental: Rental) -> DevicePolicy:
-    """The row of the customer's decisions, made with a new rental's defaults; call with the rental locked."""
-    defaults = {"enrol_until": rental.created_at + DevicePolicy.ENROL_FOR}
-    policy, _made = DevicePolicy.objects.get_or_create(rental=rental, defaults=defaults)
-    return policy
-
-
-def old_self(device: Device, approved: Iterable[Device], present: Collection[str] | None) -> Device | None:
-    """Which approved device a waiting one looks like after a new login, which gives a device another key; None = none.
-
-    One of the same name or at the same address that is not connected (`present`: node keys; None = not known, so none is
-    guessed) and was not seen any more once the new key had knocked. The same name counts more, then who was seen last.
-    """
-    if present is None:
-        return None
-    since = device.first_seen_at or device.created_at
-    alike = [
-        other
-        for other in approved
-        if other.node_key not in present
-        and (other.last_seen_at is None or other.last_seen_at <= since)
-        and (_is_named_alike(device, other) or (device.last_ip and device.last_ip == other.last_ip))
-    ]
-    return max(
-        alike,
-        key=lambda other: (_is_named_alike(device, other), other.last_seen_at or other.created_at),
-        default=None,
-    )
-
-
-def _is_named_alike(device: Device, other: Device) -> bool:
-    return bool(device.name) and device.name.casefold() == other.name.casefold()
-
-
 # Letting in
 
 
@@ -196,8 +124,8 @@ def add_devices(
             known.append(row)
         elif row.status == Device.Status.REVOKED and len(devices) > 1:
             revoked.append(row)
-        elif _has_place(row, now) or left:
-            left -= not _has_place(row, now)
+        elif has_place(row, now) or left:
+            left -= not has_place(row, now)
             row.name = device.name or row.name
             _approve(row, Device.Source.PASTED, now)
             added.append(row)
@@ -239,7 +167,7 @@ def approve_device(
             raise NotWaiting
         row.name = row.name or old.name
         _revoke(old, by=by, ip=ip, now=now)
-    elif not _has_place(row, now) and not places_left(rental, now):
+    elif not has_place(row, now) and not places_left(rental, now):
         raise LimitReached(limit=device_limit(rental, now))
     if is_approved:
         row.save(update_fields=["name"])
@@ -253,14 +181,72 @@ def approve_device(
     return row
 
 
-def approve_placed(*, device: Device, now: datetime) -> None:
-    """Turn the provisional place of a device into an approval; call with the rental locked."""
+def enrol_device(*, device: Device, now: datetime) -> None:
+    """Approve a device by itself that has a place or finds one; call with the rental locked. The customer hears of the last place."""
     _approve(device, Device.Source.ENROLLED, now)
     log_operation(
         by=None, action="device.enrolled", target=device, subject=device.rental.user, ip=device.last_ip,
         node_key=device.node_key,
     )  # fmt: skip
     note_changed(device.rental, now)
+    if not places_left(device.rental, now):
+        tell_full(device.rental, now)
+
+
+def tell_full(rental: Rental, now: datetime) -> None:
+    """Tell the customer that all places are taken, once a day at most; call within a transaction."""
+    notify(
+        user=rental.user,
+        kind="places_full",
+        key=f"places_full:{rental.pk}:{timezone.localdate(now)}",
+        context={
+            "limit": device_limit(rental, now),
+            "url": f"{settings.PUBLIC_URL}{reverse('acl:device-list')}",
+        },
+    )
+
+
+@transaction.atomic
+def give_place(*, device: Device, to: Device, by: User | None, ip: str | None = None) -> Device:
+    """Give the place of an approved device to one that waits or was revoked; the first one stays out and is cut.
+
+    All of it or nothing. Harmless when it is done already. Raises `LimitReached` when there are fewer places than devices without
+    them, `AccountInactive`, and `NotWaiting` when one of the two is gone or not what it was.
+    """
+    rental = _open_rental(device.rental)
+    now = timezone.now()
+    rows = {row.pk: row for row in Device.objects.filter(pk__in=[device.pk, to.pk], rental=rental)}
+    old, new = rows.get(device.pk), rows.get(to.pk)
+    if old is None or new is None or old == new:
+        raise NotWaiting
+    if new.status == Device.Status.APPROVED:
+        if old.status == Device.Status.REVOKED:
+            return new
+        raise NotWaiting
+    if old.status != Device.Status.APPROVED:
+        raise NotWaiting
+    limit = device_limit(rental, now)
+    if placed(rental, now).exclude(pk__in=rows).count() >= limit:
+        raise LimitReached(limit=limit)
+    _revoke(old, by=by, ip=ip, now=now)
+    _approve(new, Device.Source.APPROVED, now)
+    log_operation(
+        by=by, action="device.place_given", target=new, subject=rental.user, ip=ip, node_key=new.node_key,
+        replaces=old.node_key,
+    )  # fmt: skip
+    note_changed(rental, now)
+    return new
+
+
+def replaceable_devices(*, device_pk: int | str, now: datetime) -> list[Device]:
+    """Whose place a device that is not approved may be given: those that were not seen for longest first; none while places are left."""
+    device = Device.objects.select_related("rental").filter(pk=device_pk).first()
+    if device is None or device.status == Device.Status.APPROVED or places_left(device.rental, now):
+        return []
+    approved = Device.objects.filter(rental=device.rental_id, status=Device.Status.APPROVED)
+    return list(
+        approved.order_by(Coalesce("last_seen_at", "approved_at", "created_at"), "pk")[:_MOST_OFFERED]
+    )
 
 
 @transaction.atomic
@@ -414,22 +400,21 @@ def _open_rental(rental: Rental) -> Rental:
     return rental
 
 
-def _has_place(row: Device, now: datetime) -> bool:
-    return row.status == Device.Status.PENDING and row.place_until is not None and row.place_until > now
-
-
 def _approve(row: Device, source: Device.Source, now: datetime) -> None:
     row.status, row.source = Device.Status.APPROVED, source
-    row.approved_at, row.revoked_at, row.place_until, row.knocks = now, None, None, 0
+    row.approved_at, row.revoked_at, row.knocks = now, None, 0
+    row.trial_until = row.stayed_at = row.left_at = None
     row.save()
 
 
 def _revoke(row: Device, *, by: User | None, ip: str | None, now: datetime) -> bool:
     """False when the row is gone: who waits no longer is forgotten without the rental's lock."""
     status = Device.Status.REVOKED
-    if not Device.objects.filter(pk=row.pk).update(status=status, revoked_at=now, place_until=None):
+    gone = {"trial_until": None, "stayed_at": None, "left_at": None}
+    if not Device.objects.filter(pk=row.pk).update(status=status, revoked_at=now, **gone):
         return False
-    row.status, row.revoked_at, row.place_until = status, now, None
+    row.status, row.revoked_at = status, now
+    row.trial_until = row.stayed_at = row.left_at = None
     log_operation(
         by=by, action="device.revoked", target=row, subject=row.rental.user, ip=ip, node_key=row.node_key
     )

@@ -17,7 +17,7 @@ from acl import copies, derpmap
 from acl.copies import Copy, Fetches
 from acl.models import AclConfig, AclEvent, LiveUrl, MapRegion
 from acl.services.handing_out import ChangedMeanwhile, DownloadRefused, check_download
-from acl.services.places import LETS_GO_AFTER, may_answer
+from acl.services.regions import LETS_GO_AFTER, may_answer
 from acl.services.versions import was_handed_out
 from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.places import place_of
@@ -118,7 +118,7 @@ def _copy(url: LiveUrl, now: datetime) -> Copy:
 def _last_copy(rental: Rental, now: datetime, *, is_known: bool) -> Copy:
     """What is answered without a right to a map: the last version's regions as long as their relays may answer, then none.
 
-    Clients that still have such a relay as their home would go on sending to it (`acl.services.places`). Nothing when the customer
+    Clients that still have such a relay as their home would go on sending to it (`acl.services.regions`). Nothing when the customer
     never had the map (`is_known` False).
     """
     last = AclConfig.objects.filter(rental=rental).order_by("-version").first() if is_known else None

@@ -1,62 +1,76 @@
-"""Which relay stands under which region ID of a customer's map: the rules by which a map follows its relays.
+"""How many devices a rental has places for, who has one, and what its customer decided about who comes in."""
 
-A region ID is a **place** of the customer: relays change under it, and it stays. What the rules keep clients from was measured
-with Tailscale 1.102.5, two clients each, pings every second:
+from datetime import datetime
 
-- A place's relay replaced under the same ID while the old one runs on costs 0 to 1 of 80 pings. A region that leaves the map while
-  its relay answers costs 20 to 35 s, because clients go on to send through it, and some that are silent have no home until they
-  are restarted. So no version lets a region go whose relay may still answer.
-- A region that leaves the map right after its ports closed costs up to 31 s, and leaves some clients deaf; one that leaves 12 s
-  later costs 7 to 10 s, and none was stuck: they look for another home by themselves first (`LETS_GO_AFTER`).
-"""
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
-
-from acl.models import MapRegion
-from containers.models import Relay
-
-# A region leaves the map so long after its relay's ports have closed, at the earliest.
-LETS_GO_AFTER = timedelta(seconds=12)
-# Devices find each other by two or three relays: so long after one was replaced by another, the next may be.
-CHANGES_APART = timedelta(minutes=1)
+from acl.models import Device, DevicePolicy
+from serials.models import Rental, RentalSpan
+from serials.services import current_span
 
 
-def may_answer(relay: Relay, now: datetime) -> bool:
-    """Whether clients may still have it as their home: its ports are open, or were a moment ago."""
-    return not relay.is_closed_since(now - LETS_GO_AFTER)
+def device_limit(rental: Rental, now: datetime) -> int:
+    """How many devices the rental allows now; 0 when it has no time."""
+    span = current_span(rental, now)
+    return span.device_limit if span else 0
 
 
-def choose_relays(
-    rows: Iterable[MapRegion], holders: Mapping[int, Relay], now: datetime
-) -> dict[MapRegion, Relay]:
-    """The relay that each region of the next version leads to; regions that have none are left out. Nothing is changed.
+def placed(rental: Rental, now: datetime) -> QuerySet[Device]:
+    """The devices that have a place: approved, or on trial and there for so long that no diagnosis is."""
+    is_provisional = Q(status=Device.Status.PENDING, trial_until__gt=now, stayed_at__isnull=False)
+    return Device.objects.filter(Q(status=Device.Status.APPROVED) | is_provisional, rental=rental)
 
-    `rows` are a rental's, with the relay that the version before led to; `holders` the proven relays by the place they hold. One
-    that still works is followed by its successor once that runs, and not within `CHANGES_APART` of another's change; one that
-    does not work at once. A region without a place, from before a successor took its predecessor's region ID over, stays with
-    its relay.
+
+def admitted(rental: Rental, now: datetime) -> QuerySet[Device]:
+    """The devices that are let in: approved, or on trial."""
+    is_let_in = Q(status=Device.Status.APPROVED) | Q(status=Device.Status.PENDING, trial_until__gt=now)
+    return Device.objects.filter(is_let_in, rental=rental)
+
+
+def has_place(device: Device, now: datetime) -> bool:
+    """Whether a device that is not approved has a provisional place."""
+    return device.is_on_trial(now) and device.stayed_at is not None
+
+
+def places_left(rental: Rental, now: datetime) -> int:
+    """How many more devices the rental has a place for."""
+    return max(device_limit(rental, now) - placed(rental, now).count(), 0)
+
+
+def window_until(rental: Rental, policy: DevicePolicy | None = None) -> datetime:
+    """Until when new devices are approved by themselves; may be past. `policy` saves a query to whoever has it.
+
+    Without a decision of the customer's it is `DevicePolicy.ENROL_FOR` from the first activation.
     """
-    rows = sorted(rows, key=lambda row: row.region_id)
-    changes = [row.changed_at for row in rows if row.changed_at and row.changed_at <= now]
-    may_change = not changes or max(changes) <= now - CHANGES_APART
-    chosen: dict[MapRegion, Relay] = {}
-    for row in rows:
-        old = row.relay
-        new = holders.get(row.slot) if row.slot is not None else None
-        if new is None or (old is not None and old.pk == new.pk):
-            if new or (old and may_answer(old, now)):
-                chosen[row] = new or old  # type: ignore[assignment]
-        elif old is None or not _works(old):
-            chosen[row] = new
-        elif may_change and new.status == Relay.Status.RUNNING:
-            chosen[row] = new
-            may_change = False
-        else:
-            chosen[row] = old
-    return chosen
+    if policy is None:
+        policy = DevicePolicy.objects.filter(rental=rental).first()
+    if policy is None:
+        return rental.created_at + DevicePolicy.ENROL_FOR
+    return policy.enrol_until or rental.created_at
 
 
-def _works(relay: Relay) -> bool:
-    """Whether devices can use it, as far as the panel knows; one that is being looked at most likely works."""
-    return relay.status in {Relay.Status.RUNNING, Relay.Status.PLANNED} and relay.proven_at is not None
+def may_open(rental: Rental, now: datetime) -> bool:
+    """Whether what was sold allows device checking to be switched off."""
+    span = current_span(rental, now)
+    return span is not None and span.may_open
+
+
+def span_may_open(now: datetime, rental: str = "pk") -> Subquery:
+    """An annotation, `may_open` of a rental that has rights: the span that began last rules it, also in the grace.
+
+    `rental` leads from the annotated rows to the rental's primary key.
+    """
+    ruling = RentalSpan.objects.filter(rental=OuterRef(rental), starts_at__lte=now).order_by("-starts_at")
+    return Subquery(ruling.values("may_open")[:1])
+
+
+def lets_all_in(rental: Rental, now: datetime) -> bool:
+    """Whether devices are not checked: the customer has switched it off, and what was sold allows that now."""
+    return DevicePolicy.objects.filter(rental=rental, is_open=True).exists() and may_open(rental, now)
+
+
+def policy_of(rental: Rental) -> DevicePolicy:
+    """The row of the customer's decisions, made with a new rental's defaults; call with the rental locked."""
+    defaults = {"enrol_until": rental.created_at + DevicePolicy.ENROL_FOR}
+    policy, _made = DevicePolicy.objects.get_or_create(rental=rental, defaults=defaults)
+    return policy

@@ -7,8 +7,9 @@ from django.utils import timezone
 
 from acl import sources
 from acl.models import Admission, Device, DevicePolicy
-from acl.services.devices import enforce, note_changed, places_left
+from acl.services.devices import enforce, note_changed
 from acl.services.enrolment import Decision
+from acl.services.places import has_place, places_left
 from serials.services import lock_rental
 
 # The gate gives the panel 2 s; what is left of them is for the rest.
@@ -53,12 +54,13 @@ def ask_sources(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None)
             return None
         if is_approved:
             return Decision(True, Reason.VERIFY_URL if is_of_source else Reason.APPROVED)
-        is_placed = device is not None and device.place_until is not None and device.place_until > now
+        is_placed = device is not None and has_place(device, now)
         if not is_placed and not places_left(rental, now):
             return Decision(False, Reason.FULL)
         device = device or Device(rental=rental, node_key=node_key, first_seen_at=now)
         device.status, device.source = Device.Status.APPROVED, Device.Source.VERIFY_URL
-        device.approved_at, device.place_until, device.knocks = now, None, 0
+        device.approved_at, device.knocks = now, 0
+        device.trial_until = device.stayed_at = device.left_at = None
         device.note_seen(now, ip, relay_pk)
         device.save()
         note_changed(rental, now)

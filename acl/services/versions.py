@@ -17,7 +17,7 @@ from accounts.services import log_operation
 from acl import derpmap
 from acl.derpmap import MapNode
 from acl.models import RENEW_BEFORE, VALID_FOR, AclConfig, AclEvent, LiveUrl, MapRegion
-from acl.services.places import CHANGES_APART, choose_relays, may_answer
+from acl.services.regions import CHANGES_APART, choose_relays, may_answer
 from containers.models import Relay
 from containers.services.rotation import rotate_relay
 from derpmgmt.lib import queue

@@ -22,7 +22,8 @@ def device_rules(rental: Rental) -> dict[str, Any]:
     status = Device.Status
     counts = Device.objects.filter(rental=rental).aggregate(
         approved=Count("pk", filter=Q(status=status.APPROVED)),
-        waiting=Count("pk", filter=Q(status=status.PENDING)),
+        waiting=Count("pk", filter=Q(status=status.PENDING, trial_until=None, left_at=None)),
+        on_trial=Count("pk", filter=Q(status=status.PENDING, trial_until__gt=now)),
     )
     policy = DevicePolicy.objects.filter(rental=rental).first()
     until = services.window_until(rental, policy) if policy else services.window_until(rental)
@@ -31,6 +32,7 @@ def device_rules(rental: Rental) -> dict[str, Any]:
         "rental": rental,
         "policy": policy,
         "is_open": services.lets_all_in(rental, now),
+        "is_full": not services.places_left(rental, now),
         "limit": services.device_limit(rental, now),
         "until": until if until > now else None,
         "verify_host": urlsplit(policy.verify_url).hostname if policy else None,

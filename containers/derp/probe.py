@@ -10,6 +10,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,7 @@ from cryptography import x509
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from containers.derp import stun
+from containers.derp import source, stun
 from containers.derp.client import (
     ConnectionClosed,
     DerpClient,
@@ -38,6 +39,7 @@ PACKET_BYTES = 1200
 # The share of the time limit that stays for STUN: a slow connection must not be reported as a closed UDP port.
 _STUN_SHARE = 0.3
 _MAX_DETAIL_CHARACTERS = 300
+_WITNESS_SECONDS = 0.7
 
 CAUSES: dict[str, Promise] = {
     "connect_refused": _(
@@ -68,9 +70,21 @@ CAUSES: dict[str, Promise] = {
     "stun_unreachable": _("There is no network route to the relay's UDP port."),
     "stun_protocol": _("What answers on the relay's UDP port does not speak STUN: another program uses the port."),
     "mapped_differs": _(
-        "The relay sees another address than the one we come from: a userland proxy or a NAT in front of it rewrites addresses."
+        "STUN tells devices another address than theirs, so they hardly find a direct path: the relay's host rewrites the sender of "
+        "UDP packets. What comes in there has a wrong address in the admission log and in limits too."
+    ),
+    "mapped_private": _(
+        "STUN tells devices a private address instead of their own, so they hardly find a direct path: the relay's host rewrites the "
+        "sender of UDP packets. What comes in there has a wrong address in the admission log and in limits too."
     ),
 }  # fmt: skip
+
+_REWRITTEN = _(
+    "Published UDP ports are rewritten on that host: Docker runs rootless there, or without iptables, or leads packets through "
+    "a proxy program. Use the system's own Docker Engine with iptables switched on."
+)
+# What an operator can do about a cause, where there is more to say than the cause itself.
+REMEDIES: dict[str, Promise] = {"mapped_differs": _REWRITTEN, "mapped_private": _REWRITTEN}
 
 
 @dataclass(frozen=True)
@@ -78,8 +92,9 @@ class ProbeTarget:
     """Where a relay is and what is known of it.
 
     `host` is an IP address; `cert_sha256` (of the certificate's DER bytes) and `public_key` are hexadecimal; `mesh_key` ""
-    means that admission is asked like for any stranger. `expect_source` is the address that STUN must see us come from;
-    None only records it.
+    means that admission is asked like for any stranger. `expect_source` is the address that STUN must see us come from,
+    `also_seen` are further ones that are ours, `witnesses` STUN services (address, port) that are asked in doubt; with None
+    only a private address at a public relay is wrong (`containers.derp.source`). Without `judges_source` it is only recorded.
     """
 
     host: str
@@ -89,6 +104,9 @@ class ProbeTarget:
     public_key: str
     mesh_key: str = field(default="", repr=False)
     expect_source: str | None = None
+    also_seen: tuple[str, ...] = ()
+    witnesses: tuple[tuple[str, int], ...] = ()
+    judges_source: bool = True
 
 
 @dataclass(frozen=True)
@@ -192,11 +210,29 @@ class _Run:
         except OSError as error:
             raise _Failure("stun_unreachable", str(error)) from error
         self.result = replace(self.result, stun_ms=answer.milliseconds, mapped_address=answer.address)
-        if self.target.expect_source is None:
+        if not self.target.judges_source:
             return
         self._enter("mapped")
-        if ipaddress.ip_address(answer.address) != ipaddress.ip_address(self.target.expect_source):
-            raise _Failure("mapped_differs", f"{answer.address} instead of {self.target.expect_source}")
+        cause = source.find_fault(
+            mapped=answer.address,
+            host=self.target.host,
+            expected=self.target.expect_source,
+            also=self.target.also_seen,
+            ask_others=self._ask_others,
+        )
+        if cause:
+            raise _Failure(cause, f"{answer.address} instead of {self.target.expect_source or 'ours'}")
+
+    def _ask_others(self) -> list[str]:
+        """The public addresses that other relays see us come from now."""
+        told = []
+        for host, port in self.target.witnesses:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                break
+            with suppress(OSError, ProtocolError):
+                told.append(stun.query(host, port, timeout=min(left, _WITNESS_SECONDS)).address)
+        return [address for address in told if source.is_public(address)]
 
     def _connect(self, *, is_first: bool) -> DerpClient:
         """Connect one client; only the first one's steps are announced and timed."""

@@ -116,7 +116,10 @@ def encode_answer(transaction: bytes, address: str, port: int) -> bytes:
 
 
 def decode_answer(datagram: bytes, transaction: bytes) -> tuple[str, int]:
-    """Return address and port of the answer to the request `transaction`; raises ProtocolError for all else."""
+    """Return address and port of the answer to the request `transaction`; raises ProtocolError for all else.
+
+    derper listens on a dual-stack socket and tells an IPv4 client `::ffff:a.b.c.d`: that is IPv4 again here.
+    """
     kind, answered, attributes = _split(datagram)
     if kind != _BINDING_SUCCESS:
         raise ProtocolError("not a binding success answer")
@@ -127,7 +130,9 @@ def decode_answer(datagram: bytes, transaction: bytes) -> tuple[str, int]:
             continue
         if (len(value), value[1:2]) in ((8, b"\x01"), (20, b"\x02")):
             port = struct.unpack(">H", value[2:4])[0] ^ (_COOKIE >> 16)
-            return str(ipaddress.ip_address(_xor(value[4:], transaction))), port
+            told = ipaddress.ip_address(_xor(value[4:], transaction))
+            mapped = told.ipv4_mapped if isinstance(told, ipaddress.IPv6Address) else None
+            return str(mapped or told), port
         raise ProtocolError("malformed mapped address")
     raise ProtocolError("an answer without a mapped address")
 

@@ -7,6 +7,7 @@ from containers.jobs.claims import server_queue
 from containers.jobs.deployments import apply_queue, apply_relay, probe_relay
 from containers.jobs.gates import apply_gate, gate_queue, push_list
 from containers.jobs.plans import follow_server, plan_rental, plan_waiting
+from containers.jobs.proofs import prove_relays, prove_server, prune_health, sweep_outages
 from containers.jobs.rotations import check_certificates, retire_relay, rotate_certificates, sweep_retiring
 from containers.jobs.server_checks import check_server, request_check
 from containers.jobs.sweeping import sweep
@@ -23,6 +24,9 @@ __all__ = [
     "plan_rental",
     "plan_waiting",
     "probe_relay",
+    "prove_relays",
+    "prove_server",
+    "prune_health",
     "push_list",
     "remove_orphans",
     "request_check",
@@ -30,6 +34,7 @@ __all__ = [
     "rotate_certificates",
     "server_queue",
     "sweep",
+    "sweep_outages",
     "sweep_retiring",
     "visit_servers",
 ]

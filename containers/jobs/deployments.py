@@ -15,7 +15,7 @@ from containers.derp.probe import probe_relay as run_probe
 from containers.jobs import gates
 from containers.jobs.claims import INTERNAL_ERROR, ClaimLost, server_queue, take_step, working
 from containers.models import Deployment, Relay
-from containers.services import images, relays
+from containers.services import images, proving, relays
 from derpmgmt.lib.jobs import JobRecord, Problem, worker_name
 from fleet import services as fleet_services
 from fleet.contact import contact
@@ -90,10 +90,10 @@ def _check_rest(server: Server) -> None:
 
 
 def _make_so(relay: Relay, deployment: Deployment) -> None:
-    archive = images.find_image(relay.image)
     take_step(deployment, "connect", f"{relay.server.name} ({relay.server.ssh_address})")
     _check_rest(relay.server)
     with contact(relay.server) as reached:
+        archive = images.find_image(relay.image, reached.engine.architecture)
         gates.ensure_gate(reached.engine, relay, partial(take_step, deployment, "gate"))
         spec = relays.spec_of(relay, archive.tag)
         try:
@@ -115,7 +115,7 @@ def _make_so(relay: Relay, deployment: Deployment) -> None:
 
 def prove(relay: Relay) -> ProbeResult:
     """Carry a packet through a relay, with a few tries since it may have started a moment ago."""
-    target = relays.target_of(relay)
+    target = proving.proof_target(relay, timezone.now())
     for attempt in range(_PROBE_TRIES):
         result = run_probe(target)
         if result.ok or attempt == _PROBE_TRIES - 1:
@@ -139,4 +139,5 @@ def probe_relay(relay_pk: int) -> None:
     """Test a relay because somebody asked."""
     relay = Relay.objects.live().select_related("server").filter(pk=relay_pk).first()
     if relay is not None:
-        relays.record_probe(relay=relay, result=run_probe(relays.target_of(relay)))
+        target = proving.proof_target(relay, timezone.now())
+        relays.record_probe(relay=relay, result=run_probe(target))

@@ -14,7 +14,7 @@ from containers.deploy import put_files, read_file
 from containers.gate import GATE_DIR, LIST_HASH_PATH, gate_name, list_files, list_hash
 from containers.jobs.claims import server_queue
 from containers.models import Gate, Relay
-from containers.services import gates, images
+from containers.services import gates, images, visits
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import Heartbeat, Problem, worker_name
 from fleet import services as fleet_services
@@ -82,12 +82,19 @@ def ensure_gate(engine: Engine, relay: Relay, on_step: Callable[[str], None]) ->
         raise
 
 
+def try_list(engine: Engine, server_pk: int) -> None:
+    """Bring a server's running gate its list once, as each change of it does later. Raises RemoteError."""
+    _deliver(engine, gates.gate_of(server_pk))
+
+
 def drop_gate(engine: Engine, server_pk: int, *, but: int | None = None) -> None:
     """Remove a server's gate when no customer's relay is left there, the relay `but` aside. Raises RemoteError.
 
-    Call it under the server's lease.
+    Nor is it removed where relays of other servers stand, since they may ask it. Call it under the server's lease.
     """
-    if not gates.is_wanted(server_pk, but=but):
+    if gates.is_wanted(server_pk, but=but):
+        return
+    if visits.check_owner(server_pk, deploy.read_standing(engine, settings.PANEL_ID)):
         deploy.remove_gate(engine, settings.PANEL_ID)
         gates.record_removed(server_pk=server_pk)
 
@@ -99,24 +106,35 @@ def push_list(server_pk: int) -> None:
         return  # it comes with its list
     if gate.server.next_contact_at is not None and gate.server.next_contact_at > timezone.now():
         return  # a visit or the sweep brings it, once the server answers
+    if gate.list_try_after is not None and gate.list_try_after > timezone.now():
+        return  # the host refused it lately; the sweep rings again
     if not gate.is_list_late and list_hash(gates.read_list(server_pk)) == gate.list_hash:
         return  # rung for twice
+    is_reached = False
     try:
         with contact(gate.server, ssh_seconds=PUSH_SECONDS, engine_seconds=PUSH_SECONDS) as reached:
+            is_reached = True
             _deliver(reached.engine, gate)
     except EngineError as error:
         log.warning("list for the gate of %s: %s %s", gate.server.name, error.code, error.detail)
         if error.code in {"not_found", "conflict"}:  # it does not stand, or does not run
             gates.request_repair(gate=gate)
+        if is_reached:
+            gates.record_list_failure(gate=gate, now=timezone.now())
     except RemoteError as error:
         log.warning("list for the gate of %s: %s %s", gate.server.name, error.code, error.detail)
+        if is_reached:  # a server that does not answer is rested as such, and the list comes once it does
+            gates.record_list_failure(gate=gate, now=timezone.now())
 
 
-def look_at_gate(engine: Engine, server_pk: int) -> None:
-    """The part of a visit that compares the gate with what it should be, and rings for what differs. Raises RemoteError."""
+def look_at_gate(engine: Engine, server_pk: int, *, may_go: bool = True) -> None:
+    """The part of a visit that compares the gate with what it should be, and rings for what differs. Raises RemoteError.
+
+    `may_go`: whether one that the server's own relays do not need is to be removed.
+    """
     gate = Gate.objects.filter(server=server_pk).first()
     if not gates.is_wanted(server_pk):
-        if deploy.has_gate(engine, settings.PANEL_ID):
+        if may_go and deploy.has_gate(engine, settings.PANEL_ID):
             queue.announce("orphans_found", server_pk)
         return
     if gate is None or gate.status != Gate.Status.RUNNING:
@@ -150,7 +168,7 @@ def _make_gate(engine: Engine, gate: Gate, on_step: Callable[[str], None] = lamb
         taken.add(step)
         on_step(step)
 
-    archive = images.find_gate_image(gate.image)
+    archive = images.find_gate_image(gate.image, engine.architecture)
     spec = gates.spec_of(gate, archive.tag)
     as_of = timezone.now()
     content = gates.read_list(gate.server_id)

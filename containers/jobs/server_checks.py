@@ -3,13 +3,16 @@
 import logging
 from contextlib import suppress
 from functools import partial
+from ipaddress import ip_address
+from typing import Protocol
 
 from django.conf import settings
 from django.utils import timezone, translation
 from django.utils.translation import gettext_noop
 
 from containers import deploy
-from containers.derp.probe import CAUSES, ProbeResult
+from containers.derp.probe import CAUSES, REMEDIES, ProbeResult
+from containers.image import ImageArchive
 from containers.jobs import gates
 from containers.jobs.claims import INTERNAL_ERROR, ClaimLost, take_step, working
 from containers.jobs.deployments import prove
@@ -19,6 +22,7 @@ from derpmgmt.lib.jobs import JobRecord, Problem, worker_name
 from fleet import facts
 from fleet import services as fleet_services
 from fleet.contact import contact
+from fleet.engine import Engine, EngineError, engine_errors, port_in
 from fleet.models import Server
 from fleet.ssh import RemoteError
 
@@ -27,6 +31,8 @@ log = logging.getLogger(__name__)
 # What a server needs to be taken into use.
 MIN_DISK_BYTES = 1_000_000_000
 MAX_CLOCK_SECONDS = 30.0
+# So many ports that strangers have are passed over for one throw-away relay.
+_PORT_TRIES = 10
 
 
 def request_check(server_pk: int) -> None:
@@ -77,6 +83,12 @@ def check_server(server_pk: int) -> None:
         )
 
 
+class _Found(Protocol):
+    """Writes a finding of the step under way; gives back whether it is a good one."""
+
+    def __call__(self, is_ok: bool, sentence: str, remedy: str = "", **values: object) -> bool: ...
+
+
 def _check(server: Server, check: ServerCheck) -> bool:
     def found(is_ok: bool, sentence: str, remedy: str = "", **values: object) -> bool:
         finding = checks.Finding(
@@ -89,17 +101,25 @@ def _check(server: Server, check: ServerCheck) -> bool:
     with contact(server) as reached:
         found(True, gettext_noop("Signed in; the host key is the confirmed one."))
         take_step(check, "docker")
+        visits.check_owner(server.pk, deploy.read_standing(reached.engine, settings.PANEL_ID))
         version = str(reached.engine.version().get("Version", "?"))
         Server.objects.filter(pk=server.pk).update(docker_version=version[:40])
         found(True, gettext_noop("Docker Engine %(version)s answers."), version=version)
+        archive = images.current_image(reached.engine.architecture)
+        images.current_gate_image(reached.engine.architecture)
+        is_good = _judge_engine(reached.engine, check, found)
         take_step(check, "machine")
-        read = facts.read_facts(reached.connection, server.docker_socket)
-        visits.record_facts(server=server, facts=read, now=timezone.now())
-        is_good = found(
+        server.refresh_from_db(fields=["engine_root"])
+        read = facts.read_facts(reached.connection, server.docker_socket, server.engine_root)
+        visits.record_facts(
+            server=server, facts=read, reached_at=reached.connection.peer_address, now=timezone.now()
+        )
+        is_good &= found(
             read.disk_free_bytes >= MIN_DISK_BYTES,
-            gettext_noop("%(free)s GB of disk are free."),
+            gettext_noop("%(free)s GB are free on the disk with Docker's folder, %(folder)s."),
             gettext_noop("At least 1 GB must be free: delete what is not needed, or order a larger disk."),
             free=f"{read.disk_free_bytes / 1e9:.1f}",
+            folder=server.engine_root or "?",
         )
         is_good &= found(
             abs(read.clock_offset) <= MAX_CLOCK_SECONDS,
@@ -107,21 +127,21 @@ def _check(server: Server, check: ServerCheck) -> bool:
             gettext_noop("Set up time synchronization on it, for example chrony."),
             offset=f"{read.clock_offset:+.1f}",
         )
+        is_good &= _judge_address(reached.engine, server, read, found)
         if not is_good:
             return False
         take_step(check, "clean")
-        archive = images.current_image()
         throwaways = checks.make_throwaways(server=server, now=timezone.now())
-        keep = visits.keepers(server.pk)
-        deploy.remove_orphans(reached.engine, settings.PANEL_ID, keep)
+        deploy.remove_orphans(reached.engine, settings.PANEL_ID, visits.owned)
         if not throwaways:
             return found(False, gettext_noop("No port of its ranges is free."))
         try:
             gates.ensure_gate(reached.engine, throwaways[0], partial(take_step, check))
+            take_step(check, "list")
+            gates.try_list(reached.engine, server.pk)
             for relay in throwaways:
-                deploy.make_so(
-                    reached.engine, relays.spec_of(relay, archive.tag), archive, partial(take_step, check)
-                )
+                if not _make_throwaway(reached.engine, relay, archive, check, found):
+                    return False
             take_step(check, "ports")
             results = [(relay, prove(relay)) for relay in throwaways]
         finally:
@@ -131,6 +151,94 @@ def _check(server: Server, check: ServerCheck) -> bool:
             with suppress(RemoteError):
                 gates.drop_gate(reached.engine, server.pk)
     return _judge_ports(server, check, results)
+
+
+def _judge_engine(engine: Engine, check: ServerCheck, found: _Found) -> bool:
+    """Whether the Engine's own settings let relays work; what it warns of stands in the log."""
+    with engine_errors():
+        info = engine.info()
+    for warning in info.get("Warnings") or []:
+        check.write(str(warning))
+    is_good = found(
+        info.get("OSType", "linux") == "linux",
+        gettext_noop("The machine is %(architecture)s, and there are images for it."),
+        gettext_noop("Relays need an Engine that runs Linux containers."),
+        architecture=engine.architecture or "?",
+    )
+    # Only what it says clearly: newer Engines leave fields out.
+    if info.get("IPv4Forwarding") is False:
+        is_good = found(
+            False,
+            gettext_noop("The server forwards no IPv4 packets, so nothing reaches a container."),
+            gettext_noop(
+                "Switch it on for good: put net.ipv4.ip_forward=1 into /etc/sysctl.d/99-docker.conf, run sysctl --system and "
+                "restart Docker."
+            ),
+        )
+    return is_good
+
+
+def _judge_address(engine: Engine, server: Server, read: facts.HostFacts, found: _Found) -> bool:
+    """Whether the machine has the address that relays' ports are bound to; behind address translation it has another one."""
+    if not read.addresses or server.listen_address in read.addresses:
+        return True
+    with engine_errors():
+        networks = engine.networks()
+    bridges = {
+        entry.get("Gateway", "")
+        for network in networks
+        for entry in (network.get("IPAM") or {}).get("Config") or []
+    }
+    others = {
+        address for address in read.addresses - bridges if not ip_address(address).is_loopback
+    } or read.addresses
+    likely = read.ssh_server if read.ssh_server in others else min(others)
+    return found(
+        False,
+        gettext_noop(
+            "The machine does not have the address %(address)s, which relays' ports are to be bound to. It has %(others)s."
+        ),
+        gettext_noop(
+            "Where the provider translates addresses, name the machine's own one as “address on the machine” (on the command line "
+            "--bind-address), most likely %(likely)s; else correct the public address."
+        ),
+        address=server.listen_address,
+        others=", ".join(sorted(others)),
+        likely=likely,
+    )
+
+
+def _make_throwaway(
+    engine: Engine, relay: Relay, archive: ImageArchive, check: ServerCheck, found: _Found
+) -> bool:
+    """Make a relay that proves the server; where a stranger has its port, on another one, as customers' relays are."""
+    taken: set[int] = set()
+    for _try in range(_PORT_TRIES):
+        try:
+            deploy.make_so(engine, relays.spec_of(relay, archive.tag), archive, partial(take_step, check))
+            return True
+        except EngineError as error:
+            if error.code != "port_taken":
+                raise
+            own = {relay.derp_port, relay.stun_port}
+            named = own & {port_in(error.detail)} or own
+            taken |= named
+            deploy.remove_relay(engine, settings.PANEL_ID, relay.pk)
+            found(
+                True,
+                gettext_noop(
+                    "Another program on the server has port %(ports)s, so the next free one is taken."
+                ),
+                ports=", ".join(str(port) for port in sorted(named)),
+            )
+        if not checks.move_throwaway(relay=relay, taken=taken):
+            break
+    return found(
+        False,
+        gettext_noop("Other programs on the server have the ports %(ports)s of its ranges."),
+        gettext_noop("Choose other port ranges for this server, or end these programs."),
+        ports=", ".join(str(port) for port in sorted(taken)),
+    )
 
 
 def _judge_ports(server: Server, check: ServerCheck, results: list[tuple[Relay, ProbeResult]]) -> bool:
@@ -162,14 +270,15 @@ def _judge_ports(server: Server, check: ServerCheck, results: list[tuple[Relay, 
         )
         with translation.override(None):
             cause = str(CAUSES[result.cause])
+            remedy = str(REMEDIES.get(result.cause, ""))
         checks.add_finding(
             check=check,
             finding=checks.Finding(
                 "ports" if result.step in {"connect", "stun"} else "relay",
                 False,
                 cause,
-                remedy=gettext_noop("Allow this in the provider's security group and check again:"),
-                rules=[rule],
+                remedy=remedy or gettext_noop("Allow this in the provider's security group and check again:"),
+                rules=[] if remedy else [rule],
                 detail=f"{port}: {result.detail}",
             ),
         )

@@ -10,6 +10,7 @@ from django.utils import timezone
 from containers import deploy
 from containers.jobs import gates
 from containers.services import relays, visits
+from containers.spec import KIND_RELAY
 from derpmgmt.lib.jobs import worker_name
 from fleet import facts
 from fleet import services as fleet_services
@@ -58,9 +59,12 @@ def visit_servers(shard: int) -> None:
 def visit_server(server: Server) -> None:
     """Read one server and write down what was found. Raises `RemoteError`."""
     with contact(server) as reached:
-        read = facts.read_facts(reached.connection, server.docker_socket)
+        read = facts.read_facts(reached.connection, server.docker_socket, server.engine_root)
+        reached_at = reached.connection.peer_address
         found = deploy.read_ours(reached.engine, settings.PANEL_ID)
         volumes = deploy.read_volumes(reached.engine, settings.PANEL_ID)
+        standing = {item.relay_id for item in found if item.kind == KIND_RELAY} | volumes
+        is_own = visits.check_owner(server.pk, standing)
         changed = set()
         for relay in visits.running_relays(server.pk):
             try:
@@ -71,8 +75,8 @@ def visit_server(server: Server) -> None:
                 if error.code != "not_found":
                     raise
                 changed.add(relay.pk)
-        gates.look_at_gate(reached.engine, server.pk)
-    visits.record_facts(server=server, facts=read, now=timezone.now())
+        gates.look_at_gate(reached.engine, server.pk, may_go=is_own)
+    visits.record_facts(server=server, facts=read, reached_at=reached_at, now=timezone.now())
     repaired, orphans = visits.record_containers(server=server, found=found, volumes=volumes, changed=changed)
     if repaired or orphans:
         log.warning("visit of %s: to repair %s, orphans %s", server.name, repaired, orphans)
@@ -88,7 +92,7 @@ def remove_orphans(server_pk: int) -> None:
             return
         try:
             with contact(server) as reached:
-                removed = deploy.remove_orphans(reached.engine, settings.PANEL_ID, visits.keepers(server.pk))
+                removed = deploy.remove_orphans(reached.engine, settings.PANEL_ID, visits.owned)
                 gates.drop_gate(reached.engine, server.pk)
         except RemoteError as error:
             log.warning("orphans of %s: %s %s", server.name, error.code, error.detail)

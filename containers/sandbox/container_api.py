@@ -288,6 +288,8 @@ class ContainerApi:
             raise Refusal(501, "this server is a sandbox: its ps knows only -o pid,args")
         if self._faults().no_ps:
             raise Refusal(500, 'ps: exec: "ps": executable file not found in $PATH')
+        if self._faults().top_refused:
+            raise Refusal(500, self._faults().top_refused)
         rows = [[str(pid), title] for pid, title in self._lifecycle.processes(container).items()]
         return json_response({"Processes": rows, "Titles": ["PID", "COMMAND"]})
 

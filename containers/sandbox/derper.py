@@ -101,6 +101,7 @@ class Derper:
         self._log = around.log
         self._locate = around.locate
         self._resolve = around.resolve
+        self._seen_source = around.seen_source
         self.relay: SandboxRelay | None = None
         self.reloads_on_hangup = False
 
@@ -142,6 +143,7 @@ class Derper:
             flags.text("verify-client-url"),
             fail_open=bool(flags.values["verify-client-url-fail-open"]),
             resolve=self._resolve,
+            seen_source=self._seen_source,
         )
         await self.relay.start()
         self.reloads_on_hangup = bool(flags.values["rate-config"])

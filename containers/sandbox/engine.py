@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from containers.sandbox.faults import Faults
 from containers.sandbox.http import Request, Response, json_response
 from containers.sandbox.images import Images, LoadFailed, read_archive
 from containers.sandbox.lifecycle import Lifecycle
-from containers.sandbox.machine import memory_bytes
+from containers.sandbox.machine import MACHINE, architecture_of, memory_bytes
 from containers.sandbox.networks import Networks
 from containers.sandbox.refusals import Refusal
 from containers.sandbox.state import State, new_id
@@ -36,7 +37,6 @@ HEADERS = {
     "Ostype": "linux",
     "Server": f"Docker/{VERSION} (linux)",
 }
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
 class Engine:
@@ -44,6 +44,7 @@ class Engine:
 
     def __init__(self, name: str, folder: Path, state: State, faults: Callable[[], Faults]) -> None:
         self._name = name
+        self._state = state
         self._folder = folder
         self._faults = faults
         self.images = Images(state)
@@ -107,6 +108,11 @@ class Engine:
                 return Response(400, refusal.message.encode() + b"\n", "text/plain; charset=utf-8")
             return json_response({"message": refusal.message}, refusal.status)
 
+    def renew_id(self) -> None:
+        """Be another Engine to whoever asks, as one that was installed anew."""
+        self._state.engine_id = str(uuid.uuid4())
+        self._state.save()
+
     def _clock(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self._faults().clock_offset)
 
@@ -125,10 +131,11 @@ class Engine:
             "ApiVersion": API_VERSION,
             "MinAPIVersion": OLDEST_API_VERSION,
             "Os": "linux",
-            "Arch": _MACHINES.get(platform.machine(), platform.machine()),
+            "Arch": architecture_of(self._faults()),
             "KernelVersion": platform.release(),
         }
-        component = {"Name": "Engine", "Version": VERSION, "Details": {"ApiVersion": API_VERSION}}
+        name = "Podman Engine" if self._faults().podman else "Engine"
+        component = {"Name": name, "Version": VERSION, "Details": {"ApiVersion": API_VERSION}}
         return json_response({"Platform": {"Name": ""}, "Components": [component], **about})
 
     async def _info(self, request: Request, _: str) -> Response:
@@ -136,7 +143,7 @@ class Engine:
         total = len(list(self.containers))
         return json_response(
             {
-                "ID": self._name,
+                "ID": self._state.engine_id,
                 "Containers": total,
                 "ContainersRunning": running,
                 "ContainersPaused": 0,
@@ -146,7 +153,7 @@ class Engine:
                 "MemoryLimit": True,
                 "SwapLimit": True,
                 "PidsLimit": True,
-                "IPv4Forwarding": True,
+                "IPv4Forwarding": not self._faults().no_forwarding,
                 "SystemTime": self._now(),
                 "LoggingDriver": "json-file",
                 "CgroupDriver": "cgroupfs",
@@ -154,7 +161,7 @@ class Engine:
                 "KernelVersion": platform.release(),
                 "OperatingSystem": "sandbox",
                 "OSType": "linux",
-                "Architecture": platform.machine(),
+                "Architecture": self._faults().machine or MACHINE,
                 "NCPU": os.cpu_count() or 1,
                 "MemTotal": memory_bytes()[0],
                 "DockerRootDir": str(self._folder),

@@ -15,13 +15,16 @@ logger = logging.getLogger(__name__)
 class Faults:
     """The switches of one server; all off on a healthy one.
 
-    ``down``: the server refuses connections and its relays are gone until it is back. ``ssh_hung``: it accepts connections and
-    says nothing. ``other_host_key``: it presents a host key that nobody has seen. ``streamlocal_refused``: SSH forwards no
-    sockets. ``docker``: "" = well, "absent" = not installed, "down" = the socket is there and nobody listens, "hung" = the
-    daemon accepts requests and never answers. ``no_ps``: it has no command that lists processes. ``disk_full``: the Engine cannot write. ``broken_images``: beginnings of image
-    tags whose program cannot run. ``clock_offset``: seconds by which the server's clock is ahead. ``dies_after``: as ``down``,
-    from the moment that a request with this method and path (without version, such as "POST /images/load") was carried
-    out but not answered.
+    ``down``: the server refuses connections and its relays are gone until it is back. ``ssh_hung``: it accepts
+    connections and says nothing. ``other_host_key``: it presents a host key that nobody has seen.
+    ``streamlocal_refused``: SSH forwards no sockets. ``docker``: "" = well, "absent" = not installed, "down" = the
+    socket is there and nobody listens, "hung" = the daemon accepts requests and never answers. ``no_ps``: it has no
+    command that lists processes. ``top_refused``: the Engine's words for why it may not list them, as rootless ones do.
+    ``rewrites_sources``: the address that all who come to its relays seem to have, as where published ports go through
+    a program of the host ("" = their own); for relays started from then on. ``machine``: what `uname -m` says ("" = x86_64). ``podman``: podman answers in the Engine's place. ``no_forwarding``: its kernel forwards no IPv4. ``disk_full``: the Engine cannot write.
+    ``broken_images``: beginnings of image tags whose program cannot run. ``clock_offset``: seconds by which the
+    server's clock is ahead. ``dies_after``: as ``down``, from the moment that a request with this method and path
+    (without version, such as "POST /images/load") was carried out but not answered.
     """
 
     down: bool = False
@@ -30,6 +33,11 @@ class Faults:
     streamlocal_refused: bool = False
     docker: str = ""
     no_ps: bool = False
+    top_refused: str = ""
+    rewrites_sources: str = ""
+    machine: str = ""
+    podman: bool = False
+    no_forwarding: bool = False
     disk_full: bool = False
     broken_images: list[str] = field(default_factory=list)
     clock_offset: float = 0.0

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,6 +59,7 @@ class Host:
         self._folder = folder
         self._state = State.load(folder / "state.json")
         self._state.address = self._state.address or address
+        self._state.engine_id = self._state.engine_id or str(uuid.uuid4())
         self._host_key = load_key(folder / "host_key")
         self._client_key = client_key
         self._password = password
@@ -127,6 +129,7 @@ class Host:
             self._folder,
             self._docker_path,
             str(uuid.uuid4()),
+            time.monotonic(),
             lambda: self.faults,
             self._serve_docker,
         )

@@ -16,6 +16,7 @@ from containers.sandbox.derper import Derper
 from containers.sandbox.faults import Faults
 from containers.sandbox.gate import Gate
 from containers.sandbox.images import Images
+from containers.sandbox.machine import architecture_of
 from containers.sandbox.networks import PREDEFINED, Networks
 from containers.sandbox.ports import take_ports, unconnected
 from containers.sandbox.program import Exited, Program, Surroundings
@@ -250,7 +251,12 @@ class Lifecycle:
         container.status, container.exit_code, container.error = "running", 0, ""
         container.started_at, container.ports = self._now(), ports
         self._started[container.id] = asyncio.get_running_loop().time()
-        if any(container.config["Image"].startswith(start) for start in self._faults().broken_images):
+        image = self._images.find(container.config["Image"])
+        built_for = image[1]["config"].get("architecture") if image else None
+        is_foreign = bool(built_for) and built_for != architecture_of(self._faults())
+        if is_foreign or any(
+            container.config["Image"].startswith(start) for start in self._faults().broken_images
+        ):
             container.write_log(self._now(), f"exec {container.command[0]}: exec format error")
             self._ends_by_itself(container, 1)
             return
@@ -267,6 +273,7 @@ class Lifecycle:
                 (container.ports.get(f"{port}/{protocol}") or [{"HostPort": 0}])[0]["HostPort"]
             ),
             resolve=lambda host, port: self._resolve(container, host, port),
+            seen_source=self._faults().rewrites_sources,
         )
         program = _PROGRAMS[posixpath.basename(container.command[0])](container.command, around)
         try:

@@ -26,7 +26,7 @@ class Surroundings:
 
     ``address``: the server's own. ``read``: gives a file of the container or raises OSError as its user would see it. ``log``:
     takes one line, before which the time will stand. ``locate``: the port on the host that a port and protocol of the
-    container is published at, 0 when it is not.
+    container is published at, 0 when it is not. ``seen_source``: the address that everybody seems to come from, "" = their own.
     """
 
     address: str
@@ -34,6 +34,7 @@ class Surroundings:
     log: Callable[[str], None]
     locate: Callable[[int, str], int]
     resolve: Resolve
+    seen_source: str = ""
 
 
 class Program(Protocol):

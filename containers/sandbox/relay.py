@@ -7,6 +7,7 @@ not mesh with other relays, limit rates or speak WebSocket.
 
 import asyncio
 import hmac
+import ipaddress
 import json
 import logging
 import ssl
@@ -50,7 +51,8 @@ class SandboxRelay:
     """One relay: a TLS listener and a STUN socket on `address`.
 
     `private_key` is hexadecimal; `mesh_key` "" means that nobody may watch; `verify_url` "" that everybody is admitted;
-    `fail_open` that a silent URL admits; `resolve` says where that URL's host is, for a relay whose names are not the machine's.
+    `fail_open` that a silent URL admits; `resolve` says where that URL's host is, for a relay whose names are not the machine's;
+    `seen_source` is the address that everybody seems to come from where something on the host rewrites it ("" = nothing does).
     With a `debug_key`, `/debug/vars?debugkey=` answers its holders. A port of 0 lets the system choose: `derp_port` and
     `stun_port` tell which one after `start`.
     """
@@ -69,6 +71,7 @@ class SandboxRelay:
         fail_open: bool = True,
         debug_key: str = "",
         resolve: Resolve | None = None,
+        seen_source: str = "",
     ) -> None:
         self.address = address
         self.derp_port = derp_port
@@ -83,6 +86,7 @@ class SandboxRelay:
         self._fail_open = fail_open
         self._debug_key = debug_key
         self._resolve = resolve
+        self._seen_source = seen_source
         self._tls = _server_context(certificate_pem, key_pem)
         self._server: asyncio.Server | None = None
         self._stun: asyncio.DatagramTransport | None = None
@@ -103,7 +107,7 @@ class SandboxRelay:
         )
         try:
             self._stun, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-                _StunProtocol, local_addr=(self.address, self.stun_port)
+                lambda: _StunProtocol(self._seen_source), local_addr=(self.address, self.stun_port)
             )
         except OSError:
             await self.stop()
@@ -213,6 +217,7 @@ class SandboxRelay:
         async with asyncio.timeout(_INTRODUCTION_SECONDS):
             key, info = self._read_introduction(await _read_frame(reader))
         address, port = writer.get_extra_info("peername")[:2]
+        address = self._seen_source or address
         offered = info.get("meshKey")
         is_trusted = bool(self._mesh_key) and hmac.compare_digest(
             str(offered).encode(), self._mesh_key.encode()
@@ -304,7 +309,10 @@ class SandboxRelay:
 
 
 class _StunProtocol(asyncio.DatagramProtocol):
-    """Answers well-formed binding requests of Tailscale clients, and nothing else."""
+    """Answers well-formed binding requests of Tailscale clients, and nothing else; `source` as in `SandboxRelay`."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)
@@ -314,7 +322,10 @@ class _StunProtocol(asyncio.DatagramProtocol):
             transaction = stun.decode_request(data)
         except ProtocolError:
             return
-        self._transport.sendto(stun.encode_answer(transaction, addr[0], addr[1]), addr)
+        address = ipaddress.ip_address(self._source or addr[0])
+        # On derper's dual-stack socket an IPv4 client has an IPv6 address.
+        told = f"::ffff:{address}" if address.version == 4 else str(address)
+        self._transport.sendto(stun.encode_answer(transaction, told, addr[1]), addr)
 
 
 async def _read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:

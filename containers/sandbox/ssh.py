@@ -16,7 +16,7 @@ import asyncssh
 
 from containers.sandbox import http
 from containers.sandbox.faults import Faults
-from containers.sandbox.machine import facts
+from containers.sandbox.machine import facts, machine
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 """Where the Docker socket is in the eyes of whoever is connected to a server."""
@@ -32,7 +32,8 @@ class Doors:
     """What a server's SSH side needs of the server.
 
     ``serve_docker`` answers the Docker Engine API on a stream; ``docker_path`` is the socket that stands for
-    ``DOCKER_SOCKET`` on this machine; ``folder`` is where commands run, with ``folder/bin`` before the usual programs.
+    ``DOCKER_SOCKET`` on this machine; ``folder`` is where commands run, with ``folder/bin`` before the usual programs; ``boot_id`` and ``up_since``
+    (``time.monotonic``) are of its last start.
     """
 
     client_key: asyncssh.SSHKey
@@ -40,6 +41,7 @@ class Doors:
     folder: Path
     docker_path: Path
     boot_id: str
+    up_since: float
     faults: Callable[[], Faults]
     serve_docker: Callable[[http.Reader, http.Writer], Awaitable[None]]
 
@@ -116,7 +118,13 @@ class SshServer(asyncssh.SSHServer):
                 status = await self._dial_docker(stdin, stdout, stderr)
             elif "derpmgmt-facts" in command:
                 doors = self._doors
-                stdout.write(facts(doors.folder, doors.boot_id, doors.faults()).encode())
+                stdout.write(
+                    facts(doors.folder, doors.boot_id, doors.faults(), self._connection_words()).encode()
+                )
+                status = 0
+            elif "derpmgmt-machine" in command:
+                doors = self._doors
+                stdout.write(machine(doors.boot_id, doors.up_since).encode())
                 status = 0
             else:
                 status = await self._run(command, stdin, stdout, stderr)
@@ -125,6 +133,11 @@ class SshServer(asyncssh.SSHServer):
             channel.abort()
         finally:
             self._sessions -= 1
+
+    def _connection_words(self) -> str:
+        """What sshd puts into SSH_CONNECTION: the client's address and port, then the server's."""
+        ends = (self._connection.get_extra_info("peername"), self._connection.get_extra_info("sockname"))
+        return " ".join(f"{end[0]} {end[1]}" for end in ends)
 
     async def _dial_docker(
         self,

@@ -28,12 +28,13 @@ def new_id() -> str:
 class State:
     """One server's memory. The Engine's objects are kept by id (volumes: by name) in the form that each module gives them.
 
-    ``socket_folder``: where the Docker socket is while the server runs, when this state lies too deep for a socket.
+    ``engine_id``: who its Engine says to be. ``socket_folder``: where the Docker socket is while the server runs, when this state lies too deep for a socket.
     """
 
     path: Path
     address: str = ""
     ssh_port: int = 0
+    engine_id: str = ""
     socket_folder: str = ""
     images: dict[str, Any] = field(default_factory=dict)
     containers: dict[str, Any] = field(default_factory=dict)

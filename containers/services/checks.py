@@ -1,5 +1,6 @@
 """The checks that a server passes before it is used, as rows."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -85,6 +86,32 @@ def make_throwaways(*, server: Server, now: datetime) -> list[Relay]:
         relay.save()
         made.append(relay)
     return made
+
+
+def move_throwaway(*, relay: Relay, taken: Collection[int]) -> bool:
+    """Give a throw-away relay other ports, as far as these are among the taken ones; False when none are left.
+
+    `taken` are ports that programs of others have on the server: the relay's own ones among them are left.
+    """
+    server = relay.server
+    others = Relay.objects.live().filter(server=server).exclude(pk=relay.pk)
+    for name, first, last in (
+        ("derp_port", server.tcp_port_first, server.tcp_port_last),
+        ("stun_port", server.udp_port_first, server.udp_port_last),
+    ):
+        port = getattr(relay, name)
+        if port not in taken:
+            continue
+        ports = range(first, last + 1)
+        is_low = port - first <= last - port
+        free = placement.choose_port(
+            ports if is_low else ports[::-1], {*taken, *others.values_list(name, flat=True)}
+        )
+        if free is None:
+            return False
+        setattr(relay, name, free)
+    relay.save(update_fields=["derp_port", "stun_port"])
+    return True
 
 
 def drop_throwaways(*, server: Server) -> None:

@@ -15,20 +15,25 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from accounts.models import User
 from accounts.services import log_operation
 from containers.deploy import ContainerStopped, ListNotTaken
 from containers.gate import Entry, GateSpec, render_list
 from containers.models import Gate, Relay
-from containers.services.images import NoGateImage, NoImage
+from containers.services.images import NoGateImage, NoImage, NoImageForMachine
 from containers.services.relays import RETRY_PAUSE, RETRY_PAUSE_LONGEST
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.jobs import Problem
 from fleet.engine import explain_code
 from fleet.models import Server
+from fleet.services import clear_fault, record_fault
 from fleet.ssh import RemoteError, TimedOut, Unreachable
+
+# A list that was refused so often in a row makes its server unhealthy.
+LIST_FAULT, LIST_FAULT_AFTER = "list_not_taken", 3
 
 
 def gate_of(server_pk: int) -> Gate:
@@ -98,7 +103,25 @@ def _mark_changed(gates: QuerySet[Gate], now: datetime) -> None:
 def record_delivered(*, gate: Gate, list_hash: str, as_of: datetime) -> bool:
     """The host has the list as it was at `as_of`; False when a newer one was delivered and may have been overwritten."""
     older = Q(list_delivered_at=None) | Q(list_delivered_at__lte=as_of)
-    return bool(Gate.objects.filter(older, pk=gate.pk).update(list_delivered_at=as_of, list_hash=list_hash))
+    delivered = Gate.objects.filter(older, pk=gate.pk).update(
+        list_delivered_at=as_of, list_hash=list_hash, list_failures=0, list_try_after=None
+    )
+    clear_fault(server_pk=gate.server_id, code=LIST_FAULT)
+    return bool(delivered)
+
+
+def record_list_failure(*, gate: Gate, now: datetime) -> None:
+    """The host did not take the list: try again later, with growing pauses; the server says so after some in a row."""
+    pause = min(RETRY_PAUSE * 2 ** min(gate.list_failures, 10), RETRY_PAUSE_LONGEST)
+    Gate.objects.filter(pk=gate.pk).update(list_failures=F("list_failures") + 1, list_try_after=now + pause)
+    if gate.list_failures + 1 >= LIST_FAULT_AFTER:
+        record_fault(
+            server_pk=gate.server_id,
+            code=LIST_FAULT,
+            sentence=gettext_noop(
+                "Its gate does not take the list of devices, so that changes do not count there while the panel is away."
+            ),
+        )
 
 
 def record_running(*, gate: Gate, image: str, now: datetime) -> None:
@@ -133,7 +156,10 @@ def record_removed(*, server_pk: int) -> None:
         list_changed_at=None,
         list_delivered_at=None,
         list_hash="",
+        list_failures=0,
+        list_try_after=None,
     )
+    clear_fault(server_pk=server_pk, code=LIST_FAULT)
 
 
 def request_repair(*, gate: Gate) -> bool:
@@ -161,7 +187,7 @@ def retry_gate(*, gate: Gate, by: User | None) -> None:
 
 def wake_imageless() -> None:
     """There is an image now: gates and relays that failed for want of one are tried again at once."""
-    codes = [NoImage.code, NoGateImage.code]
+    codes = [NoImage.code, NoGateImage.code, NoImageForMachine.code]
     Gate.objects.filter(failure_code__in=codes).update(try_after=None)
     Relay.objects.live().filter(failure_code__in=codes).update(try_after=None)
 
@@ -190,6 +216,7 @@ def late_lists(now: datetime, limit: int = 200) -> list[int]:
     return list(
         late_gates()
         .filter(server__in=reachable, running_since__isnull=False)
+        .filter(Q(list_try_after=None) | Q(list_try_after__lte=now))
         .order_by("list_changed_at")
         .values_list("server_id", flat=True)[:limit]
     )
@@ -207,5 +234,6 @@ def failure_text(gate: Gate) -> str | Promise:
     known: list[type[RemoteError]] = [NoGateImage, ListNotTaken, TimedOut, Unreachable]
     sentences = {error.code: error.sentence for error in known}
     sentences["internal"] = _("The panel made a mistake here; it is in its log.")
+    sentences[NoImageForMachine.code] = _("The panel has no image of the gate for this kind of machine.")
     sentences[ContainerStopped.code] = ContainerStopped.gate_sentence
     return sentences.get(gate.failure_code) or explain_code(gate.failure_code) or gate.failure_code

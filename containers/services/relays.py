@@ -12,7 +12,8 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 
 from accounts.models import User
-from accounts.services import log_operation
+from accounts.services import log_operation, take_back_notices
+from containers import proof_times
 from containers.certificates import make_certificate
 from containers.derp.keys import generate_mesh_key, generate_private_key, public_key_of
 from containers.derp.probe import ProbeResult, ProbeTarget
@@ -186,8 +187,8 @@ def start_deployment(*, relay: Relay) -> Deployment | None:
 
 
 def record_probe(*, relay: Relay, result: ProbeResult) -> RelayHealth:
-    """Write down what a test of a relay found."""
-    health = RelayHealth.objects.create(
+    """Write down what a test of a relay found, and when the next one is due."""
+    health = RelayHealth(
         relay=relay,
         is_ok=result.ok,
         step=result.step,
@@ -198,15 +199,36 @@ def record_probe(*, relay: Relay, result: ProbeResult) -> RelayHealth:
         handshake_ms=result.handshake_ms,
         packet_ms=result.packet_ms,
         stun_ms=result.stun_ms,
+        mapped_address=result.mapped_address or None,
     )
-    Relay.objects.filter(pk=relay.pk).update(last_health=health)
+    with transaction.atomic():
+        row = (
+            Relay.objects.select_for_update()
+            .only("failing_since", "failing_told_at")
+            .filter(pk=relay.pk)
+            .first()
+        )
+        if row is None:  # gone while it was tested
+            return health
+        health.save()
+        since = None if result.ok else row.failing_since or health.at
+        # A test changes nothing that a map would tell, so it does not count as a change of the row.
+        Relay.objects.filter(pk=relay.pk).update(
+            last_health=health,
+            failing_since=since,
+            failing_told_at=None if result.ok else row.failing_told_at,
+            prove_after=proof_times.next_proof(relay.pk, health.at, since),
+            changed_at=F("changed_at"),
+        )
+        if result.ok and row.failing_since and row.failing_told_at:
+            take_back_notices(key=proof_times.failing_key(relay.pk, row.failing_since))
     return health
 
 
 def record_running(*, relay: Relay, image: str, now: datetime) -> None:
     """The relay carried a packet: it runs. The first one ends the customer's wait, and the time lost is given back.
 
-    A successor takes the place of the relay that it replaces, which then retires. The map follows (`acl.services.places`).
+    A successor takes the place of the relay that it replaces, which then retires. The map follows (`acl.services.regions`).
     """
     with transaction.atomic():
         if relay.rental_id is not None:
@@ -258,7 +280,12 @@ def record_released(*, relay: Relay, now: datetime) -> None:
         if relay.rental_id is not None:
             lock_rental(relay.rental_id)
         released = Relay.objects.filter(pk=relay.pk, status=Relay.Status.REMOVING).update(
-            status=Relay.Status.RELEASED, slot=None, released_at=now, try_after=None
+            status=Relay.Status.RELEASED,
+            slot=None,
+            released_at=now,
+            try_after=None,
+            failing_since=None,
+            failing_told_at=None,
         )
         if released:
             _log(relay, "relay.removed")

@@ -9,15 +9,21 @@ from containers.services.relays import request_repair
 from containers.spec import KIND_RELAY
 from derpmgmt.lib import queue
 from fleet.facts import HostFacts
+from fleet.machine import SameMachine
 from fleet.models import Server
 
 
-def record_facts(*, server: Server, facts: HostFacts, now: datetime) -> None:
-    """Write a visit's figures of the machine to its row."""
+def record_facts(*, server: Server, facts: HostFacts, reached_at: str, now: datetime) -> None:
+    """Write a visit's figures of the machine to its row.
+
+    What it sees of us counts where SSH took the way that relays' clients take: to the public address (`reached_at`), not
+    through a jump host or a private network.
+    """
     Server.objects.filter(pk=server.pk).update(
         load_ratio=facts.load1 / max(facts.cores, 1),
         memory_bytes=facts.memory_total_bytes,
         disk_free_bytes=facts.disk_free_bytes,
+        panel_seen_as=(facts.ssh_client or None) if reached_at == server.address else None,
         last_visit_at=now,
     )
 
@@ -28,7 +34,7 @@ def record_containers(
     """Compare what stands on a server with what should; gives the relays to repair and the orphans (relay ids).
 
     `changed` are the relays whose container differs from its spec. Repairs are rung for here; an orphan is what has no live
-    row on this server: the list was read before the rows, and rows are written before containers, so it is nobody's work in
+    row on any server: the list was read before the rows, and rows are written before containers, so it is nobody's work in
     progress.
     """
     present = {item.relay_id: item for item in found if item.kind == KIND_RELAY}
@@ -41,15 +47,35 @@ def record_containers(
         is_right = item is not None and item.state == "running" and item.is_wired and pk not in changed
         if not is_right and request_repair(relay_pk=pk):
             repaired.append(pk)
-    orphans = sorted((set(present) | set(volumes)) - set(rows))
+    standing = set(present) | set(volumes)
+    orphans = sorted(standing - owned(standing))
     if orphans:
         queue.announce("orphans_found", server.pk)
     return repaired, orphans
 
 
-def keepers(server_pk: int) -> set[int]:
-    """The relays that may stand on a server."""
-    return set(Relay.objects.live().filter(server_id=server_pk).values_list("pk", flat=True))
+def owned(standing: Collection[int]) -> set[int]:
+    """Which of these relays are somebody's: they have a live row, on whatever server. What is owned is never an orphan."""
+    return set(Relay.objects.live().filter(pk__in=standing).values_list("pk", flat=True))
+
+
+def strangers(server_pk: int, standing: Collection[int]) -> list[Relay]:
+    """Which of the relays that stand on a server belong to other servers in use, by their rows."""
+    others = Relay.objects.live().filter(pk__in=standing).exclude(server=server_pk)
+    return list(others.select_related("server").order_by("server__name", "pk"))
+
+
+def check_owner(server_pk: int, standing: Collection[int]) -> bool:
+    """Whether a server holds nothing of other servers' relays.
+
+    Raises `SameMachine` when it holds relays of one whose machine nobody has read: it may be just this machine. Where the
+    machines are known to be two, one is a copy of the other, and what came along with it is left alone.
+    """
+    foreign = strangers(server_pk, standing)
+    for relay in foreign:
+        if relay.server.boot_id is None:
+            raise SameMachine(server=relay.server.name)
+    return not foreign
 
 
 def running_relays(server_pk: int) -> list[Relay]:

@@ -107,6 +107,7 @@ class DeviceSource(LogSource):
     actions = (
         "device.added",
         "device.approved",
+        "device.place_given",
         "device.enrolled",
         "device.revoked",
         "device.renamed",

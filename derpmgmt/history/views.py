@@ -12,7 +12,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext, gettext_lazy
 from django.views.decorators.http import require_GET
 
 from accounts.models import User
@@ -23,6 +23,8 @@ from derpmgmt.lib.limits import consume
 
 ROWS = 25
 EXPORT_RATE = "30/h"
+# Lines of a file; making a table of so many takes a second or two.
+MOST_EXPORTED = 5_000
 ALL = "all"
 # What spreadsheet programs take for the begin of a formula (OWASP, "CSV Injection"), full-width forms too.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -109,11 +111,12 @@ def harmless(value: Cell) -> str | int:
 
 
 def _exported(reader: User, customer: User, kind: str) -> Iterator[tuple[Cell, ...]]:
+    """The newest lines, one more than a file holds where there are more."""
     if kind == ALL:
-        entries = read_entries(reader, customer, moments_of(reader, customer, SOURCES))
-        yield from (entry.cells for entry in entries)
+        moments = moments_of(reader, customer, SOURCES)[: MOST_EXPORTED + 1]
+        yield from (entry.cells for entry in read_entries(reader, customer, moments))
     else:
-        yield from map(SOURCES[kind].cells, table_rows(reader, customer, kind))
+        yield from map(SOURCES[kind].cells, table_rows(reader, customer, kind)[: MOST_EXPORTED + 1])
 
 
 @login_required
@@ -125,8 +128,12 @@ def history_export(request: SignedInRequest, kind: str, file_format: str) -> Htt
     consume(request, group="history", key=str(request.user.pk), rate=EXPORT_RATE)
     headings = _TIMELINE_HEADINGS if kind == ALL else SOURCES[kind].headings
     data = tablib.Dataset(headers=[str(heading) for heading in headings], title="derpmgmt")
-    for line in _exported(request.user, request.user, kind):
-        data.append([harmless(cell) for cell in line])
+    for number, line in enumerate(_exported(request.user, request.user, kind)):
+        if number == MOST_EXPORTED:
+            text = gettext("What is older is left out: a file holds %(count)d lines.") % {"count": number}
+            data.append([text, *[""] * (len(headings) - 1)])
+        else:
+            data.append([harmless(cell) for cell in line])
     content = data.export(file_format)
     if file_format == "csv":
         # The mark lets spreadsheet programs read the headings as UTF-8.

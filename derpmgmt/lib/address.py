@@ -1,6 +1,7 @@
 """Addresses: the client's, behind as many proxies as the operator trusts, and those that lead nowhere else."""
 
 import ipaddress
+import re
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -8,9 +9,17 @@ from django.http import HttpRequest
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+# What proxies put around an address: `IP:PORT`, `[v6]`, `[v6]:PORT`, a zone (`%eth0`), quotes.
+_WRAPPED = re.compile(r"\[([^\[\]]+)\](?::\d*)?|([0-9.]+):\d*")
+
+
 def _parse(text: str) -> IPAddress | None:
+    """The address in an entry of X-Forwarded-For or in a host's place; None where there is none ("unknown")."""
+    text = text.strip().strip("\"'").strip()
+    if match := _WRAPPED.fullmatch(text):
+        text = match[1] or match[2]
     try:
-        address = ipaddress.ip_address(text.strip().strip("[]"))
+        address = ipaddress.ip_address(text.partition("%")[0].strip())
     except ValueError:
         return None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
@@ -29,7 +38,7 @@ def client_ip(request: HttpRequest) -> str:
     peer = _parse(request.META.get("REMOTE_ADDR", ""))
     address = peer
     if settings.TRUSTED_PROXIES > 0:
-        hops = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
+        hops = [hop for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
         if len(hops) >= settings.TRUSTED_PROXIES:
             address = _parse(hops[-settings.TRUSTED_PROXIES]) or peer
     return str(address or "0.0.0.0")  # noqa: S104
@@ -41,6 +50,13 @@ def client_network(request: HttpRequest) -> str:
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
+
+
+def wide_network(request: HttpRequest) -> str:
+    """The /24 of an IPv4 address or the /48 of an IPv6 address: what one person may easily have many addresses of."""
+    address = ipaddress.ip_address(client_ip(request))
+    length = 48 if isinstance(address, ipaddress.IPv6Address) else 24
+    return str(ipaddress.ip_network((address, length), strict=False))
 
 
 def is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""All mail leaves through here, and never more than `LIMIT` in any `WINDOW` to one address.
+"""All mail leaves through here, and never more than `LIMIT` in any `WINDOW` to one address, with as much again for its owner's own wish.
 
 The limit is a sorted set in Redis for each address: one member for each message, scored with the moment from which on it no
 longer counts. A message counts from before it is handed over until `WINDOW` after the mail server has taken it, so the limit
@@ -12,8 +12,8 @@ import secrets
 import smtplib
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
-import django_rq
 import redis
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
@@ -21,6 +21,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
 
 log = logging.getLogger(__name__)
@@ -78,15 +79,20 @@ class MailLimited(Exception):
 
 
 def deliver(
-    message: EmailMessage, *, is_asked: bool, before_handing: Callable[[], None] | None = None
+    message: EmailMessage,
+    *,
+    is_asked: bool,
+    is_known: bool = False,
+    before_handing: Callable[[], None] | None = None,
 ) -> None:
     """Send one finished message to its one address; every mail of the panel passes here.
 
     `is_asked` says that a person waits for it (a code): while Redis is away such a message goes uncounted, since without its code
-    he could not sign in, and any other waits. `before_handing` is called when the mail server has let us in, right before
+    he could not sign in, and any other waits. `is_known` says that the address's owner asks from a browser in which he has signed in
+    before: such mail counts apart, so that strangers who ask for mail to his address use up none of his. `before_handing` is called when the mail server has let us in, right before
     it gets the message. Raises `MailLimited`, `MailFailed`, and what `before_handing` raises; then nothing was sent.
     """
-    place = _take_place(_key(message.to[0]), is_asked)
+    place = _take_place(_key(message.to[0], is_known), is_asked)
     connection = get_connection()
     try:
         try:
@@ -141,8 +147,8 @@ def _words(code: int, words: bytes | str) -> str:
     return f"{code} {text}"
 
 
-def _key(address: str) -> str:
-    return f"mail:{keyed_hash('mail', address.strip().lower())[:32]}"
+def _key(address: str, is_known: bool) -> str:
+    return f"mail:{'known:' if is_known else ''}{keyed_hash('mail', address.strip().lower())[:32]}"
 
 
 def _milliseconds(moment: datetime) -> int:
@@ -154,9 +160,10 @@ def _take_place(key: str, is_asked: bool) -> tuple[str, str] | None:
     now, name = timezone.now(), secrets.token_hex(8)
     until = now + LONGEST_HANDOVER + WINDOW
     try:
-        with django_rq.get_connection("default") as client:
-            limit = LIMIT if is_asked else LIMIT - KEPT_FOR_CODES
-            wait = client.eval(_TAKE, 1, key, _milliseconds(now), _milliseconds(until), limit, name)
+        limit = LIMIT if is_asked else LIMIT - KEPT_FOR_CODES
+        wait: Any = queue.client().eval(
+            _TAKE, 1, key, str(_milliseconds(now)), str(_milliseconds(until)), str(limit), name
+        )
     except redis.RedisError as error:
         log.warning("mail is not counted, Redis is away: %s", error)
         if is_asked:
@@ -179,8 +186,7 @@ def _free(place: tuple[str, str] | None) -> None:
 
 def _change(act: Callable[[redis.Redis], object]) -> None:
     try:
-        with django_rq.get_connection("default") as client:
-            act(client)
+        act(queue.client())
     except redis.RedisError as error:
         # The place stays taken for longer than needed, which harms nobody.
         log.warning("a mail's place was not given back, Redis is away: %s", error)

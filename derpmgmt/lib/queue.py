@@ -5,18 +5,28 @@ apps above the asker, inside the asker's transaction.
 """
 
 import logging
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import django_rq
 import redis
+from django.conf import settings
 from django.db import transaction
-from rq.exceptions import DuplicateJobError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq.queue import Queue
 
 log = logging.getLogger(__name__)
 
 Job = Callable[[int], Any]
+
+# Who rings waits no longer for a Redis that hangs: a page may be waiting for its bells.
+_REDIS_SECONDS = 2.0
+# So long a sweep remembers its last ring; where that still waits after so long, there are two.
+_REMEMBER_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -49,27 +59,57 @@ def register(jobs: dict[str, list[Ring]], answers: dict[str, list[Callable[..., 
     _answers.update(answers)
 
 
+@cache
+def _client_of(url: str) -> redis.Redis:
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=_REDIS_SECONDS,
+        socket_connect_timeout=_REDIS_SECONDS,
+        retry=Retry(NoBackoff(), 1),
+    )
+
+
+def client() -> redis.Redis:
+    """The one client of the queue's Redis in this process, for everything that does not wait long for an answer.
+
+    Threads share it, and forked children begin with no connection of their parent's. RQ keeps something for each client that it
+    is given, so another one for each ring would be an open file more for each. Not for `rq.Worker`, which changes the time limits
+    of the client it gets.
+    """
+    return _client_of(settings.RQ_QUEUES["default"]["URL"])
+
+
 def enqueue(job: Job, pk: int, *, queue: str = "default", is_again: bool = False) -> None:
     """Ring for `job(pk)` after the current transaction commits (at once when there is none).
 
-    `is_again` is for sweeps: it does not ring while their last ring for the same work still waits. A Redis that is away is
-    logged and no more: the sweep finds the same work from the rows.
+    `is_again` is for sweeps: it does not ring while their last ring for the same work still waits for a worker. A Redis that is
+    away is logged and no more: the sweep finds the same work from the rows.
     """
 
     def ring() -> None:
-        once: dict[str, Any] = {}
-        if is_again:
-            once = {"job_id": f"again-{job.__module__}-{job.__name__}-{pk}".replace(".", "-"), "unique": True}
         try:
-            django_rq.get_queue(queue, commit_mode="auto").enqueue(
-                job, args=(pk,), result_ttl=0, failure_ttl=60, **once
-            )
-        except DuplicateJobError:
-            pass
+            served = django_rq.get_queue(queue, commit_mode="auto", connection=client())
+            job_id = str(uuid.uuid4())
+            if is_again:
+                mark = f"again:{job.__module__}.{job.__name__}:{pk}"
+                if _is_waiting(queue, mark):
+                    return
+                client().set(mark, job_id, ex=_REMEMBER_SECONDS)
+            served.enqueue(job, args=(pk,), job_id=job_id, result_ttl=0, failure_ttl=60)
         except redis.RedisError as error:
             log.warning("the queue %s is away, the sweep will ring again: %s", queue, error)
 
     transaction.on_commit(ring)
+
+
+def _is_waiting(queue: str, mark: str) -> bool:
+    """Whether the last ring under `mark` stands in `queue`.
+
+    What RQ says of a job that a worker took does not count: where that worker was killed, the job stays "started" for many
+    minutes. The rows know whether somebody is at work.
+    """
+    last: Any = client().get(mark)
+    return last is not None and client().lpos(Queue.redis_queue_namespace_prefix + queue, last) is not None
 
 
 def announce(fact: str, pk: int) -> None:

@@ -1,6 +1,7 @@
 """What serves the queues: workers that keep their connections, one that forks for each job, and the one scheduler."""
 
 import logging
+import os
 import socket
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,17 +11,47 @@ import django_rq
 from django.db import close_old_connections, connections
 from rq import SimpleWorker, Worker
 from rq.cron import CronScheduler
+from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.queue import Queue
+from rq.worker import BaseWorker
 
 from derpmgmt.lib.processes import Groups
 from derpmgmt.lib.queue import Tick
 
 # A tick that nobody took for so long is dropped: the next one finds the same work.
 STALE_TICK_SECONDS = 30
+# What a job may open at once: a connection to a server, its database, a file or two.
+_SPARE_FILES = 16
+
+log = logging.getLogger(__name__)
 
 
-class KeepingWorker(SimpleWorker):
+def lacks_files() -> bool:
+    """Whether this process may open hardly any file more."""
+    opened: list[int] = []
+    try:
+        while len(opened) < _SPARE_FILES:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return True
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return False
+
+
+class _EndingWorker(BaseWorker):
+    """Ends when its jobs would fail for want of files, whatever took them: the supervisor starts another."""
+
+    def heartbeat(self, *args: Any, **options: Any) -> None:
+        if not self.executions and lacks_files():
+            log.error("%s has no files left to open and ends; it is started anew", self.queue_names())
+            raise StopRequested
+        super().heartbeat(*args, **options)
+
+
+class KeepingWorker(_EndingWorker, SimpleWorker):
     """Runs its jobs in its own process, so SSH connections live from job to job; database connections by Django's rules."""
 
     def perform_job(self, job: Job, queue: Queue, execution: Any) -> bool:
@@ -31,7 +62,7 @@ class KeepingWorker(SimpleWorker):
             close_old_connections()
 
 
-class ForkingWorker(Worker):
+class ForkingWorker(_EndingWorker, Worker):
     """Forks for every job, for work that is slow or may crash; tells `groups` of the process group each job leads."""
 
     groups: Groups
@@ -60,13 +91,13 @@ def run_worker(queue: str, *, groups: Groups | None = None) -> None:
 
 def served_queues(since: datetime) -> set[str]:
     """The queues that workers born on this machine at `since` (aware) or later serve."""
-    connection = django_rq.get_connection("default")
-    return {
-        name
-        for worker in Worker.all(connection=connection)
-        if worker.hostname == socket.gethostname() and worker.birth_date and worker.birth_date >= since
-        for name in worker.queue_names()
-    }
+    with django_rq.get_connection("default") as connection:
+        return {
+            name
+            for worker in Worker.all(connection=connection)
+            if worker.hostname == socket.gethostname() and worker.birth_date and worker.birth_date >= since
+            for name in worker.queue_names()
+        }
 
 
 def run_scheduler(ticks: Iterable[Tick]) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import paramiko
 from django.utils.translation import gettext_lazy as _
@@ -81,6 +82,8 @@ class Connection:
         self.endpoint = endpoint
         self._transport = transport
         self.used_at = time.monotonic()
+        # By Docker socket: when who the machine is was read on this connection, and what was read.
+        self.machines: dict[str, tuple[float, Any]] = {}
 
     @classmethod
     def open(cls, endpoint: Endpoint, timeout: float = 10.0) -> "Connection":
@@ -138,6 +141,14 @@ class Connection:
     def is_alive(self) -> bool:
         """Whether the connection still stands as far as this side knows; `ping` asks the other side."""
         return self._transport.is_active()
+
+    @property
+    def peer_address(self) -> str:
+        """The IP address at which the server was reached; "" once the connection is gone."""
+        try:
+            return str(self._transport.sock.getpeername()[0])
+        except OSError:
+            return ""
 
     def ping(self, timeout: float = 3.0) -> bool:
         """Whether the host answers within `timeout` seconds. If not, the connection is dropped."""

@@ -23,7 +23,7 @@ def test_account_is_limited_when_tried_from_many_addresses(
     assert codes == [200] * 10 + [429]
     # The right password does not help either, and the case of the address makes no other account of it.
     data = {"login": user.email.upper(), "password": PASSWORD}
-    assert client.post("/accounts/login/", data, REMOTE_ADDR="198.51.100.1").status_code == 429
+    assert client.post("/accounts/login/", data, REMOTE_ADDR="203.0.113.99").status_code == 429
     assert not get_user(client).is_authenticated
 
 

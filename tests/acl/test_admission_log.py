@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from acl import admission_log
 from acl.models import Admission, Device
-from acl.services import admissions, enrolment
+from acl.services import admissions, waiting
 from containers.models import Relay
 from serials.models import Rental
 from tests.acl.asking import KEYS, A, B, C, approve, knock
@@ -43,8 +43,8 @@ def test_what_was_asked_is_written_down_with_the_answer(rental: Rental, relay: R
     device.refresh_from_db()
     assert (device.last_ip, device.last_relay) == ("203.0.113.1", relay)
     assert device.first_seen_at == device.last_seen_at == rows[A].at
-    waiting = Device.objects.get(status=Device.Status.PENDING)
-    assert (waiting.node_key, waiting.last_ip, waiting.knocks) == (B, "203.0.113.2", 1)
+    knocking = Device.objects.get(status=Device.Status.PENDING)
+    assert (knocking.node_key, knocking.last_ip, knocking.knocks) == (B, "203.0.113.2", 1)
 
 
 def test_the_log_survives_a_database_that_is_away(
@@ -126,12 +126,12 @@ def test_only_so_many_wait_and_whoever_comes_again_stays(rental: Rental, relay: 
     admission_log.flush()
     knock(relay, A)
     admission_log.flush()
-    for key in KEYS[1 : enrolment.MOST_WAITING + 10]:
+    for key in KEYS[1 : waiting.MOST_WAITING + 10]:
         knock(relay, key, "203.0.113.77")
         admission_log.flush()
-    waiting = Device.objects.filter(status=Device.Status.PENDING)
-    assert waiting.count() == enrolment.MOST_WAITING
-    assert waiting.get(node_key=A).knocks == 2
+    known = Device.objects.filter(status=Device.Status.PENDING)
+    assert known.count() == waiting.MOST_WAITING
+    assert known.get(node_key=A).knocks == 2
 
 
 def test_old_admissions_are_forgotten(rental: Rental, relay: Relay) -> None:

@@ -16,7 +16,7 @@ from django.utils import timezone
 from accounts import services as accounts
 from acl import copies, derpmap, jobs, services
 from acl.models import LiveUrl
-from acl.services.places import LETS_GO_AFTER
+from acl.services.regions import LETS_GO_AFTER
 from containers.models import Relay
 from derpmgmt import flow
 from serials.models import Rental

@@ -264,7 +264,7 @@ def test_only_known_devices_stay_when_devices_are_checked_again(
     ):
         add_device(rental, known)
         pending = Device.Status.PENDING
-        add_device(rental, on_trial, status=pending, place_until=now + timedelta(minutes=1))
+        add_device(rental, on_trial, status=pending, trial_until=now + timedelta(minutes=1))
         add_device(rental, waiting, status=pending)
         with transaction.atomic():
             devices.enforce(rental, now)

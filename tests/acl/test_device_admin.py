@@ -157,7 +157,7 @@ def test_a_rentals_page_tells_of_its_devices_and_leads_to_them(rental: Rental, s
     add(rental, NewDevice(A))
     Device.objects.create(rental=rental, node_key=B)
     text = staff.get(url).content.decode()
-    assert "1 approved, 20 allowed, 1 waiting." in text
+    assert "1 approved, 20 allowed, 1 waiting, 0 on trial." in text
     assert "New ones are approved automatically until" in text
     assert f"{DEVICES}?rental__id__exact={rental.pk}" in text
     assert f"{ADMISSIONS}?rental__id__exact={rental.pk}" in text

@@ -40,11 +40,12 @@ def relay(rental: Rental) -> Relay:
 
 
 def on_trial(rental: Rental, relay: Relay, key: str) -> Device:
-    """A device that came in 40 s ago and may have proven itself."""
+    """A device that has a provisional place and may have proven itself."""
     now = timezone.now()
     return Device.objects.create(
-        rental=rental, node_key=key, knocks=1, first_seen_at=now - timedelta(seconds=40),
-        last_seen_at=now - timedelta(seconds=40), last_relay=relay, place_until=now + timedelta(seconds=50),
+        rental=rental, node_key=key, knocks=1, first_seen_at=now - timedelta(minutes=4),
+        last_seen_at=now - timedelta(minutes=4), last_relay=relay, stayed_at=now - timedelta(minutes=2),
+        trial_until=now + timedelta(minutes=3),
     )  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def asked(rental: Rental, relay: Relay, key: str, **fields: Any) -> services.Ask
 
 def settle() -> None:
     """Ring, and wait for the thread."""
-    jobs.settle_places()
+    jobs.settle_trials()
     if jobs._settling is not None:
         jobs._settling.result(timeout=30)
 
@@ -106,7 +107,7 @@ def test_who_lost_his_place_is_cut_unless_he_is_known_to_be_gone(
     rental: Rental, relay: Relay, look: Callable[..., list[set[int]]], present: str | None, is_cut: bool
 ) -> None:  # fmt: skip
     on_trial(rental, relay, A)
-    Device.objects.update(place_until=timezone.now())
+    Device.objects.update(trial_until=timezone.now())
     look(present)
     for _ in range(2):
         settle()
@@ -133,7 +134,7 @@ def test_nothing_is_asked_twice_when_relays_hang(
 
     monkeypatch.setattr(presence, "finder", hang)
     for _ in range(3):
-        jobs.settle_places()
+        jobs.settle_trials()
     assert jobs._settling is not None
     jobs._settling.result(timeout=30)
     assert len(looks) == 1
@@ -167,7 +168,7 @@ def test_the_rest_is_tidied_when_one_part_fails(
 
 def test_the_clock_rings_for_devices() -> None:
     rung = {tick.job: tick.seconds for tick in flow.CRON}
-    assert rung[jobs.settle_places] == 5
+    assert rung[jobs.settle_trials] == 5
     assert rung[jobs.sweep_checking] == 5
     assert rung[jobs.sweep_cuts] == 10
     assert rung[jobs.tidy_devices] == 60

@@ -13,8 +13,9 @@ from django.utils import timezone
 from accounts.models import Notice
 from accounts.services import notices
 from acl.models import Device
-from acl.services import close_window, enrolment, revoke_device, set_open
-from acl.services.devices import old_self
+from acl.services import close_window, revoke_device, set_open
+from acl.services import waiting as waiting_devices
+from acl.services.device_panel import old_self
 from containers.models import Relay
 from serials.models import Rental, RentalSpan
 from serials.services import pause_rental
@@ -206,14 +207,23 @@ def test_no_place_left_is_said_when_a_device_is_approved(
     approve(rental, A)
     waiting = refuse(rental, relay, B)
     assert "All places are taken" in words(show(browser))
+    assert reverse("acl:place-give") + f"?to={waiting.pk}" in show(browser)
     assert "allows 1 devices" in press(browser, "acl:device-approve", waiting.pk)
     assert Device.objects.get(pk=waiting.pk).status == "pending"
 
 
 def test_a_device_on_trial_is_shown_with_its_countdown(browser: Client, rental: Rental, relay: Relay) -> None:
     waiting = refuse(rental, relay, A)
-    Device.objects.filter(pk=waiting.pk).update(place_until=timezone.now() + timedelta(seconds=44.5))
-    assert re.search(r"on trial let in for now, decided in 4[34] s", words(show(browser)))
+    now = timezone.now()
+    Device.objects.filter(pk=waiting.pk).update(
+        trial_until=now + timedelta(minutes=3), last_seen_at=now - timedelta(seconds=135.5)
+    )
+    text = words(show(browser))
+    assert re.search(r"on trial let in for now, approved in 4[34] s if it stays connected", text)
+    assert "1 device is on trial" in text
+    assert "waits for your word" not in text
+    Device.objects.update(trial_until=None, left_at=now)
+    assert A not in show(browser)  # it went: nobody is asked about it
 
 
 def test_a_device_that_logged_in_again_may_replace_its_old_self(
@@ -399,7 +409,7 @@ def test_the_mail_says_which_device_from_where_and_when(
     for seconds in (0, 40):
         with time_machine.travel(start + timedelta(seconds=seconds), tick=False):
             refuse(rental, relay, A)
-    assert enrolment.tell_waiting(start + timedelta(seconds=41)) == 1
+    assert waiting_devices.tell_waiting(start + timedelta(seconds=41)) == 1
     written = notices.render(Notice.objects.get(kind="device_waiting"))
     at = f"{timezone.localtime(start + timedelta(seconds=40)):%Y-%m-%d %H:%M}"
     for text in (written.text, written.html):

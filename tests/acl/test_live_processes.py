@@ -17,7 +17,7 @@ from rq import SimpleWorker
 
 from acl import jobs, services
 from acl.models import LiveUrl
-from acl.services.places import LETS_GO_AFTER
+from acl.services.regions import LETS_GO_AFTER
 from containers.models import Relay
 from derpmgmt.lib import queue
 from serials.models import Rental, RentalSpan

@@ -202,7 +202,7 @@ def test_regions_from_before_keep_their_numbers_when_they_become_places(rental: 
     """A successor of each kind: in its place beside the old relay, in the making, and one that left a number free."""
     from django.apps import apps
 
-    give_places: Any = importlib.import_module("acl.migrations.0006_places").give_places
+    give_places: Any = importlib.import_module("acl.migrations.0007_regions").give_places
     retiring = make_relay(rental, slot=None, retiring_since=timezone.now())
     gone = make_relay(rental, slot=None, status="released")
     MapRegion.objects.create(rental=rental, relay=retiring, region_id=950)

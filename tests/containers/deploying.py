@@ -231,8 +231,8 @@ class DeployBehaviour:
         for relay_id, step in ((3, "create"), (4, "files")):
             with pytest.raises(KilledError):
                 host.make(host.spec(relay_id), kill_at(step))
-        assert remove_orphans(host.engine, PANEL, {1, 9}) == [2, 3, 4]
-        assert remove_orphans(host.engine, PANEL, {1, 9}) == []
+        assert remove_orphans(host.engine, PANEL, lambda _standing: {1, 9}) == [2, 3, 4]
+        assert remove_orphans(host.engine, PANEL, lambda _standing: {1, 9}) == []
         assert host.only().relay_id == 1
         assert read_volumes(host.engine, PANEL) == {1}
         [other], volumes = host.leftovers(OTHER_PANEL)

@@ -1,6 +1,9 @@
 """Gates as rows: secrets, states, and how late their lists are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -155,6 +158,52 @@ def test_gate_is_due_when_relays_stand_and_it_does_not(rental: Rental, gate: Gat
     Server.objects.filter(pk=server.pk).update(status=Server.Status.DRAINING)
     Relay.objects.filter(server=server).update(status=Relay.Status.RELEASED, slot=None)
     assert gates.due_gates(NOW) == []
+
+
+def test_pauses_grow_when_a_list_is_refused_and_the_server_says_so_until_it_is_taken(
+    rental: Rental, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from containers.deploy import ListNotTaken
+    from containers.jobs import gates as jobs
+    from fleet.services import record_contact
+
+    tried: list[int] = []
+
+    @contextmanager
+    def reach(server: Server, **_seconds: float) -> Iterator[Any]:
+        yield SimpleNamespace(engine=None)
+
+    def refuse(_engine: Any, gate: Gate) -> None:
+        tried.append(gate.pk)
+        raise ListNotTaken()
+
+    monkeypatch.setattr(jobs, "contact", reach)
+    monkeypatch.setattr(jobs, "_deliver", refuse)
+    gates.record_running(gate=gate, image="image", now=NOW)
+    gates.note_list_changed(rental_pk=rental.pk, now=NOW)
+    pauses = []
+    for number in range(1, 9):
+        before = timezone.now()
+        jobs.push_list(gate.server_id)
+        jobs.push_list(gate.server_id)
+        assert len(tried) == number
+        gate.refresh_from_db()
+        assert gate.list_try_after is not None
+        pauses.append(round((gate.list_try_after - before).total_seconds()))
+        assert gate.server_id not in gates.late_lists(before)
+        assert gate.server_id in gates.late_lists(gate.list_try_after)
+        record_contact(server_pk=gate.server_id)
+        server = Server.objects.get(pk=gate.server_id)
+        assert server.status == ("healthy" if number < 3 else "unhealthy")
+        Gate.objects.filter(pk=gate.pk).update(list_try_after=None)
+    assert pauses == [5, 10, 20, 40, 80, 160, 300, 300]
+    assert "list of devices" in server.status_reason
+
+    gates.record_delivered(gate=gate, list_hash=list_hash(b""), as_of=timezone.now())
+    record_contact(server_pk=gate.server_id)
+    gate.refresh_from_db()
+    server.refresh_from_db()
+    assert (gate.list_failures, server.status, server.status_reason) == (0, "healthy", "")
 
 
 def test_list_waits_when_its_server_rests(rental: Rental, gate: Gate) -> None:

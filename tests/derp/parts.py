@@ -145,6 +145,7 @@ def start_sandbox(
     debug_key: str = "",
     ports: tuple[int, int] = (0, 0),
     certificate: Certificate | None = None,
+    seen_source: str = "",
 ) -> Relay:
     address = "127.0.0.1"
     certificate = certificate or make_certificate(address)
@@ -159,6 +160,7 @@ def start_sandbox(
         verify_url,
         fail_open=fail_open,
         debug_key=debug_key,
+        seen_source=seen_source,
     )
     loop.run(relay.start())
     return Relay(

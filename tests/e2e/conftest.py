@@ -36,8 +36,8 @@ from serials.services import create_batch, redeem_serial
 
 IS_LAB = os.environ.get("DERPMGMT_TEST_FLEET") == "lab"
 REGIONS = ("sh", "gz", "bj", "sh")
-# The lab has three hosts.
-collect_ignore = ["test_bound_servers.py"] if IS_LAB else []
+# The lab has three hosts; the sandbox has one kind of Engine.
+collect_ignore = ["test_bound_servers.py" if IS_LAB else "test_engine_kinds.py"]
 
 
 class SandboxedHost:
@@ -61,12 +61,21 @@ class SandboxedHost:
             "docker_hung": {"docker": "hung"},
             "docker_absent": {"docker": "absent"},
             "disk_full": {"disk_full": True},
+            "rewrites_sources": {"rewrites_sources": "172.18.0.1"},
         }
         self._sandbox.server(self._index).fault(**faults.get(kind) or {"dies_after": kind})
+
+    def fault(self, **switches: Any) -> None:
+        """Switches of `Faults`."""
+        self._sandbox.server(self._index).fault(**switches)
 
     def heal(self) -> None:
         self._sandbox.server(self._index).heal()
         self._stack.close()
+
+    def change_engine(self) -> None:
+        """The Engine is installed anew; what it ran is not looked at."""
+        self._sandbox.fleet.hosts[self._index].engine.renew_id()
 
     def take_port(self, port: int) -> None:
         """A stranger's program listens there."""
@@ -180,13 +189,37 @@ def worker_id(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def hosts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[list[Any]]:
+def _lab() -> Iterator[Any]:
+    """The lab that this run has for itself, with its three good hosts."""
+    from tests.lab.engines import good_kinds
+    from tests.lab.hosts import lab
+
+    state = Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test"))
+    with lab(state=state, kinds=good_kinds()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def host_of_kind(_lab: Any) -> Callable[[Any], LabHost]:
+    """Adds a host of a kind (`tests.lab.kinds.Kind`) to the lab. No server of `fleet` stands for it."""
+    return lambda kind: LabHost(_lab.add(kind), _lab.gateway)
+
+
+@pytest.fixture(scope="session")
+def rootless_host(host_of_kind: Callable[[Any], LabHost]) -> LabHost:
+    """A fourth host of the lab, whose Docker belongs to an unprivileged user."""
+    from tests.lab.engines import ROOTLESS, under_test
+
+    return host_of_kind(under_test().on(ROOTLESS))
+
+
+@pytest.fixture(scope="session")
+def hosts(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, request: pytest.FixtureRequest
+) -> Iterator[list[Any]]:
     with ExitStack() as stack:
         if IS_LAB:
-            from tests.lab.hosts import lab
-
-            state = Path(os.environ.get("DERPMGMT_TEST_LAB", "var/lab-test"))
-            running = stack.enter_context(lab(hosts=3, state=state))
+            running = request.getfixturevalue("_lab")
             yield [LabHost(host, running.gateway) for host in running.hosts]
         else:
             from containers.sandbox.fleet import Sandbox
@@ -244,7 +277,7 @@ def fleet(transactional_db: None, hosts: list[Any], _image: Path) -> Iterator[Fl
     Server.objects.update(next_contact_at=None)
     for server in servers:
         with made.reach(server) as reached:
-            deploy.remove_orphans(reached.engine, settings.PANEL_ID, ())
+            deploy.remove_orphans(reached.engine, settings.PANEL_ID, lambda _standing: ())
             deploy.remove_gate(reached.engine, settings.PANEL_ID)
     pool().close()
 

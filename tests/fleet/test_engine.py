@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.engine import EngineError, engine_errors, explain, open_engine
+from fleet.engine import EngineError, engine_errors, explain, open_engine, port_in
 from fleet.ssh import Connection, ForwardingRefused, TimedOut
 from tests.fleet.ssh_host import SshHost, ssh_host
 
@@ -103,6 +103,50 @@ def test_engine_is_refused_when_too_old(connection: Connection, tmp_path: Path) 
     with http_on(path, say({"ApiVersion": "1.40"})), pytest.raises(EngineError) as caught:
         open_engine(connection, str(path), 5)
     assert caught.value.code == "too_old"
+
+
+@pytest.mark.parametrize(
+    "components",
+    [
+        [{"Name": "Podman Engine", "Version": "5.4.2"}, {"Name": "Conmon"}, {"Name": "OCI Runtime (crun)"}],
+        [{"Name": "Conmon"}, {"Name": "Podman Engine"}],
+    ],
+)
+def test_podman_is_refused_by_its_name(
+    connection: Connection, tmp_path: Path, components: list[dict[str, str]]
+) -> None:
+    path = tmp_path / "docker.sock"
+    about = {"ApiVersion": "1.41", "MinAPIVersion": "1.24", "Components": components, "Arch": "amd64"}
+    with http_on(path, say(about)), pytest.raises(EngineError) as caught:
+        open_engine(connection, str(path), 5)
+    assert caught.value.code == "podman"
+    assert "podman" in str(caught.value)
+
+
+def test_architecture_is_known_once_the_engine_answered(connection: Connection, tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    engines = {"arm64": {"Arch": "arm64", "Components": [{"Name": "Engine"}]}, "": {"Components": None}}
+    for architecture, about in engines.items():
+        with http_on(path, say({"ApiVersion": "1.41", **about})):
+            engine = open_engine(connection, str(path), 5)
+            assert engine.architecture == architecture
+            engine.close()
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "port"),
+    [
+        ("Bind for 10.0.0.4:20000 failed: port is already allocated", 20000),
+        ("listen tcp4 203.0.113.1:20999: bind: address already in use", 20999),
+        ("Error starting userland proxy: listen udp4 0.0.0.0:20001: bind: address already in use", 20001),
+        ("failed to bind host port for 10.0.0.4:20003:172.30.0.2:443/tcp: address already in use", 20003),
+        ("failed to bind host port 10.0.0.4:20002/tcp: address already in use", 20002),
+        ("port is already allocated", 0),
+    ],
+)
+def test_port_is_found_in_the_words_about_one_that_is_taken(words: str, port: int) -> None:
+    assert port_in(words) == port
 
 
 @pytest.mark.parametrize("body", ["<html>", "[]", "{}", '{"ApiVersion": null}', '{"ApiVersion": "new"}'])

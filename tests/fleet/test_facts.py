@@ -55,6 +55,7 @@ def test_script_tells_this_machine_when_run_here(tmp_path: Path) -> None:
     assert facts.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert facts.kernel == os.uname().release
     assert facts.machine == os.uname().machine
+    assert "127.0.0.1" in facts.addresses
     assert not facts.docker_socket
     assert not facts.docker_usable
 
@@ -66,6 +67,21 @@ def test_script_finds_the_socket_when_it_is_there(tmp_path: Path) -> None:
         facts = run_here(str(tmp_path / "docker.sock"), "")
     assert facts.docker_socket
     assert facts.docker_usable
+
+
+@pytest.mark.parametrize(
+    ("line", "address"),
+    [
+        ("ssh 198.51.100.7 51234 203.0.113.10 22", "198.51.100.7"),
+        ("ssh ::ffff:198.51.100.7 51234 ::ffff:203.0.113.10 22", "198.51.100.7"),
+        ("ssh fe80::1%eth0 51234 fe80::2%eth0 22", "fe80::1"),
+        ("ssh ", ""),
+        ("ssh UNKNOWN 65535 UNKNOWN 65535", ""),
+        ("kernel 6.1.0", ""),
+    ],
+)
+def test_facts_tell_where_the_server_sees_us_come_from(line: str, address: str) -> None:
+    assert parse_facts(ALPINE.replace("kernel 6.1.0", f"kernel 6.1.0\n{line}"), 0).ssh_client == address
 
 
 def test_facts_are_read_when_host_is_busybox_and_greets() -> None:
@@ -102,3 +118,20 @@ def test_answer_is_garbage_when_something_is_missing_or_wrong(output: str) -> No
     with pytest.raises(RemoteError) as caught:
         parse_facts(output, 0)
     assert caught.value.code == "garbage"
+
+
+@pytest.mark.parametrize(
+    ("lines", "server", "addresses"),
+    [
+        ("", "", set()),
+        ("ssh \naddresses\n", "", set()),
+        ("ssh 198.51.100.9 50022 10.0.0.4 22\naddresses 127.0.0.1 10.0.0.4 172.17.0.1\n", "10.0.0.4", {"127.0.0.1", "10.0.0.4", "172.17.0.1"}),
+        ("ssh ::ffff:198.51.100.9 50022 ::ffff:10.0.0.4 22\naddresses 10.0.0.4\n", "10.0.0.4", {"10.0.0.4"}),
+        ("ssh fe80::1%eth0 50022 fe80::2%eth0 22\n", "fe80::2", set()),
+    ],
+)  # fmt: skip
+def test_own_addresses_are_told_where_the_machine_tells_them(
+    lines: str, server: str, addresses: set[str]
+) -> None:
+    facts = parse_facts(ALPINE.replace("docker usable\n", f"docker usable\n{lines}"), 1795331918)
+    assert (facts.ssh_server, set(facts.addresses)) == (server, addresses)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.lab.hosts import STATE, Lab, LabError
+from tests.lab.kinds import ROOTLESS
 
 
 def main() -> int:
@@ -13,11 +14,14 @@ def main() -> int:
     parser.add_argument("action", choices=("up", "down", "status"))
     parser.add_argument("--state", type=Path, default=STATE, help="the lab's folder (default: %(default)s)")
     parser.add_argument("--hosts", type=int, default=3, help="how many hosts (default: %(default)s)")
+    parser.add_argument("--rootless", action="store_true", help="one more, whose Docker is rootless")
     options = parser.parse_args()
     lab = Lab(options.state)
     try:
         if options.action == "up":
             lab.up(options.hosts)
+            if options.rootless:
+                lab.add(ROOTLESS)
         elif options.action == "down":
             lab.down()
     except (LabError, RuntimeError) as error:

@@ -1,6 +1,6 @@
 """`make bench`: how many admissions a second the panel answers, beside a bare Django view that returns the same bytes.
 
-Both run under the panel's own gunicorn, one after the other in slices, so that what else the machine does hits both. The panel
+Both run under the panel's own web server, one after the other in slices, so that what else the machine does hits both. The panel
 answers about 100,000 devices in MariaDB with Redis beside it; 50 clients ask, each over a new connection as the gates do.
 """
 
@@ -138,7 +138,7 @@ def _panel(listener: socket.socket) -> None:
     _setup()
     from derpmgmt.web import Web
 
-    Web(listener).run()
+    _run(Web(listener))
 
 
 def _bare(listener: socket.socket) -> None:
@@ -159,13 +159,26 @@ def _bare(listener: socket.socket) -> None:
         def load(self) -> Any:
             return WSGIHandler()
 
-        def began(self, worker: Any) -> None:
+        def begin(self) -> None:
             """Nothing to begin."""
 
-        def ended(self, server: Any, worker: Any) -> None:
+        def end(self) -> None:
             """Nothing to end."""
 
-    Bare(listener).run()
+    _run(Bare(listener))
+
+
+def _run(web: Any) -> None:
+    """In as many processes as the panel has."""
+    from derpmgmt.web import PROCESSES
+
+    others = [multiprocessing.get_context("fork").Process(target=web.run) for _ in range(PROCESSES - 1)]
+    for other in others:
+        other.start()
+    web.run()
+    for other in others:
+        other.terminate()
+        other.join(20)
 
 
 def _urls() -> list[Any]:
@@ -187,7 +200,7 @@ def __getattr__(name: str) -> Any:
 
 @contextmanager
 def _server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """The port of a gunicorn in a process of its own, ready to answer."""
+    """The port of a web server in processes of its own, ready to answer."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         process = multiprocessing.get_context("spawn").Process(target=_serve, args=(serve, listener))
         process.start()

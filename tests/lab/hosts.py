@@ -1,7 +1,8 @@
-"""The lab: hosts in network namespaces, each with its own OpenSSH server and Docker Engine, on one Debian machine.
+"""The lab: hosts in namespaces, each with its own network, files, OpenSSH server and Docker Engine, on one Debian machine.
 
-Needs root and the packages docker.io, openssh-server, iproute2 and iptables. Everything a lab consists of is found again
-from its folder's path alone, so `down` also clears what a crash left behind.
+Needs root and the packages docker.io, openssh-server, iproute2 and iptables; rootless hosts also rootlesskit, slirp4netns and
+uidmap. What kinds of hosts there are stands in `kinds`. Everything a lab consists of is found again from its folder's path
+alone, so `down` also clears what a crash left behind.
 """
 
 import fcntl
@@ -13,7 +14,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -22,7 +24,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from tests.lab import network
+from tests.lab import kinds, network
+from tests.lab.kinds import GOOD, Kind
 
 STATE = Path("var/lab")
 START_SECONDS = 60.0
@@ -34,7 +37,10 @@ class LabError(Exception):
 
 @dataclass(frozen=True)
 class Host:
-    """One host, and what can be done to it. Paths are absolute; `host_key` is a line `type base64`."""
+    """One host, and what can be done to it. Paths are absolute; `host_key` is a line `type base64`.
+
+    `docker_socket` and `data_root` are paths on the host. Where it is not rootless they are the same here.
+    """
 
     name: str
     address: str
@@ -49,11 +55,19 @@ class Host:
     folder: str
     runtime: str
     cgroup: str
+    kind: Kind
 
     @property
     def private_key(self) -> str:
         """The text of the key that may sign in."""
         return Path(self.private_key_path).read_text()
+
+    @property
+    def docker_socket_here(self) -> Path:
+        """The Docker socket as this machine reaches it."""
+        if not self.kind.is_rootless:
+            return Path(self.docker_socket)
+        return Path(f"/proc/{_recorded(self._folder / 'init.pid')}/root{self.docker_socket}")
 
     def stop_docker(self) -> None:
         """Ends the Docker Engine as an operator would: containers stop first, its socket goes."""
@@ -65,7 +79,7 @@ class Host:
 
     def start_docker(self) -> None:
         """Starts the Docker Engine, if it does not run, and waits until it answers."""
-        self._run_daemons(only=("containerd", "dockerd"))
+        self._run_daemons(only=self._engine)
         _wait(self._docker_answers, f"the Docker Engine of {self.name}", self._folder / "dockerd.log")
 
     def freeze_docker(self) -> None:
@@ -144,50 +158,63 @@ class Host:
         found = []
         for pid in network.pids_in_namespace(self.netns):
             with suppress(OSError):
-                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sshd: "):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith((b"sshd: ", b"sshd-")):
                     found.append(pid)
         return found
 
-    def _commands(self) -> dict[str, list[str]]:
-        folder, runtime = self.folder, self.runtime
-        return {
-            "containerd": ["containerd", "--config", f"{folder}/containerd.toml", "--log-level", "warn"],
-            "dockerd": [
-                *("dockerd", "--config-file", f"{folder}/daemon.json", "--log-level", "warn"),
-                *("--data-root", self.data_root, "--exec-root", f"{runtime}/docker"),
-                *("--pidfile", f"{runtime}/dockerd.own.pid", "--host", f"unix://{self.docker_socket}"),
-                *("--containerd", f"{runtime}/containerd.sock", "--bip", "172.29.0.1/24"),
-                *("--default-address-pool", "base=172.30.0.0/16,size=24", "--userland-proxy=false"),
-                *("--cgroup-parent", f"/{self.cgroup}", "--exec-opt", "native.cgroupdriver=cgroupfs"),
-            ],
-            "sshd": ["/usr/sbin/sshd", "-D", "-e", "-f", f"{folder}/sshd_config"],
-        }
+    @property
+    def _engine(self) -> tuple[str, ...]:
+        return tuple(name for name in self._commands() if name != "sshd")
 
-    def _run_daemons(self, only: tuple[str, ...] = ("containerd", "dockerd", "sshd")) -> None:
-        if "dockerd" in only and _recorded(self._folder / "containerd.pid") is None:
+    def _commands(self) -> dict[str, list[str]]:
+        folder = self._folder
+        engine = kinds.engine_commands(self.kind, folder, Path(self.runtime), self.docker_socket, self.cgroup)
+        return engine | {"sshd": ["/usr/sbin/sshd", "-D", "-e", "-f", f"{folder}/sshd_config"]}
+
+    def boot(self) -> None:
+        """Makes the mount namespace that all daemons of the host live in, if there is none."""
+        record = self._folder / "init.pid"
+        if _recorded(record) is not None:
+            return
+        booted = Path(self.runtime, "booted")
+        booted.unlink(missing_ok=True)
+        script = kinds.boot_script(self.kind, self._folder, Path(self.runtime), self._folder / "boot_id")
+        command = ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", script]
+        self._spawn("init", [f"--net=/run/netns/{self.netns}"], command)
+        _wait(booted.exists, f"the files of {self.name}", self._folder / "init.log")
+
+    def _run_daemons(self, only: tuple[str, ...] = ()) -> None:
+        if "containerd" in only and _recorded(self._folder / "containerd.pid") is None:
             _end(self._folder / "dockerd.pid", signal.SIGKILL)
-        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": self.folder}
-        for name in only:
-            record = self._folder / f"{name}.pid"
-            if _recorded(record) is not None:
+        init = _recorded(self._folder / "init.pid")
+        for name, command in self._commands().items():
+            if (only and name not in only) or _recorded(self._folder / f"{name}.pid") is not None:
                 continue
             if name == "dockerd":
                 Path(self.runtime, "dockerd.own.pid").unlink(missing_ok=True)
-            with (self._folder / f"{name}.log").open("ab") as log:
-                # Not `ip netns exec`: that mounts its own /sys, without the control groups.
-                process = subprocess.Popen(
-                    ["nsenter", f"--net=/run/netns/{self.netns}", "--", *self._commands()[name]],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    start_new_session=True,
-                )
-            record.write_text(f"{process.pid} {network.started_at(process.pid)}")
+            self._spawn(name, [f"--net=/run/netns/{self.netns}", f"--mount=/proc/{init}/ns/mnt"], command)
             if name == "containerd":
                 _wait(
-                    lambda: _connects(f"{self.runtime}/containerd.sock"), f"containerd of {self.name}", None
+                    lambda: _connects(f"{self.runtime}/containerd.sock"),
+                    f"containerd of {self.name}",
+                    self._folder / "containerd.log",
                 )
+
+    def _spawn(self, name: str, namespaces: list[str], command: list[str]) -> None:
+        if self.kind.is_rootless and name == "dockerd":  # its network namespaces are of its own making
+            command = network.in_cgroup(self.cgroup, command)
+        with (self._folder / f"{name}.log").open("ab") as log:
+            # Not `ip netns exec`: that mounts its own /sys, without the control groups.
+            process = subprocess.Popen(
+                ["nsenter", *namespaces, "--", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": self.kind.path, "HOME": "/home/root"},
+                start_new_session=True,
+            )
+        record = self._folder / f"{name}.pid"
+        record.write_text(f"{process.pid} {network.started_at(process.pid)}")
 
     def _ssh_answers(self) -> bool:
         with suppress(OSError), socket.create_connection((self.address, self.ssh_port), 1) as sock:
@@ -197,7 +224,7 @@ class Host:
     def _docker_answers(self) -> bool:
         with suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(2)
-            sock.connect(self.docker_socket)
+            sock.connect(str(self.docker_socket_here))
             sock.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
             return b" 200 " in sock.recv(64)
         return False
@@ -222,17 +249,21 @@ class Lab:
     def hosts(self) -> list[Host]:
         """The hosts of the lab that was brought up; empty when there is none."""
         try:
-            return [Host(**host) for host in json.loads((self.state / "lab.json").read_text())["hosts"]]
+            read = json.loads((self.state / "lab.json").read_text())["hosts"]
         except FileNotFoundError:
             return []
+        return [Host(**{**host, "kind": Kind(**host["kind"])}) for host in read]
 
     @property
     def gateway(self) -> str:
         """This machine's address as the hosts see it."""
         return str(json.loads((self.state / "lab.json").read_text())["gateway"])
 
-    def up(self, hosts: int = 3) -> list[Host]:
-        """Brings up what does not run yet, and returns the hosts when all answer. Raises LabError."""
+    def up(self, hosts: int = len(GOOD), kinds: Sequence[Kind] = GOOD) -> list[Host]:
+        """Brings up what does not run yet, and returns the hosts when all answer. Raises LabError.
+
+        Host N is of the Nth kind, and stays of the kind that it was made as; hosts beyond the kinds are plain ones.
+        """
         if os.geteuid() != 0:
             raise LabError("the lab needs root")
         with self._locked():
@@ -246,15 +277,27 @@ class Lab:
             key = self.state / "id_ed25519"
             if not key.exists():
                 key.with_suffix(".pub").write_text(_write_key(key) + "\n")
-            made = [self._make_host(number, subnet) for number in range(1, max(hosts, len(known)) + 1)]
+            wanted = [host.kind for host in known] + list(kinds)[len(known) :]
+            wanted += [Kind()] * (hosts - len(wanted))
+            made = [
+                self._make_host(number, subnet, kind)
+                for number, kind in enumerate(wanted[: max(hosts, len(known))], 1)
+            ]
             _write(
                 self.state / "lab.json",
                 json.dumps({"gateway": gateway, "hosts": [asdict(host) for host in made]}, indent=2),
             )
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own, where no service has made it
             with ThreadPoolExecutor(len(made)) as pool:
                 list(pool.map(lambda host: self._start_host(host, gateway), made))
             return made
+
+    def add(self, kind: Kind) -> Host:
+        """One more host of that kind beside those that are up, or the one that is there already. Raises LabError."""
+        known = self.hosts
+        for host in known[len(GOOD) :]:
+            if host.kind == kind:
+                return self.up()[known.index(host)]
+        return self.up(len(known) + 1, [host.kind for host in known] + [kind])[-1]
 
     def down(self) -> None:
         """Ends and removes everything, whether or not it came up whole. Raises RuntimeError if a process cannot be ended."""
@@ -282,7 +325,7 @@ class Lab:
         with _lock(self.state / "lock"):
             yield
 
-    def _make_host(self, number: int, subnet: int) -> Host:
+    def _make_host(self, number: int, subnet: int, kind: Kind) -> Host:
         folder, runtime = self.state / f"host{number}", self.runtime / f"host{number}"
         folder.mkdir(mode=0o700, exist_ok=True)
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -290,73 +333,65 @@ class Lab:
         if not first.exists():
             first.with_suffix(".pub").write_text(_write_key(first))
             _write(folder / "host_key", first.read_text())
+        rootless_home = f"/home/{kinds.ROOTLESS_USER}"
         host = Host(
             name=f"host{number}",
             address=f"10.77.{subnet}.{10 + number}",
             ssh_port=22,
-            user="root",
+            user=kind.user,
             private_key_path=str(self.state / "id_ed25519"),
             host_key=first.with_suffix(".pub").read_text(),
-            docker_socket=str(runtime / "docker.sock"),
-            data_root=str(folder / "docker"),
+            docker_socket=f"/run/user/{kinds.ROOTLESS_UID}/docker.sock"
+            if kind.is_rootless
+            else str(runtime / "docker.sock"),
+            data_root=f"{rootless_home}/.local/share/docker" if kind.is_rootless else str(folder / "docker"),
             netns=f"{self.mark}h{number}",
             wire=f"{self.mark}v{number}",
             folder=str(folder),
             runtime=str(runtime),
             cgroup=f"{self.mark}/host{number}",
+            kind=kind,
         )
         self._configure(host)
         return host
 
     def _configure(self, host: Host) -> None:
         folder = Path(host.folder)
-        _write(folder / "daemon.json", "{}")
-        disabled = ("grpc.v1.cri", "snapshotter.v1.btrfs", "snapshotter.v1.zfs", "snapshotter.v1.devmapper")
-        _write(
-            folder / "containerd.toml",
-            f"""version = 2
-root = "{folder}/containerd"
-state = "{host.runtime}/containerd"
-disabled_plugins = [{", ".join(f'"io.containerd.{name}"' for name in disabled)}]
-[grpc]
-address = "{host.runtime}/containerd.sock"
-""",
-        )
-        if not (folder / "forwarding.conf").exists():
-            (folder / "forwarding.conf").write_text("AllowStreamLocalForwarding yes\n")
-        _write(
-            folder / "sshd_config",
-            f"""Include {folder}/forwarding.conf
-ListenAddress {host.address}:{host.ssh_port}
-HostKey {folder}/host_key
-AuthorizedKeysFile {host.private_key_path}.pub
-PidFile none
-PermitRootLogin prohibit-password
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-StrictModes no
-UseDNS no
-PrintMotd no
-PrintLastLog no
-# Keeps bash, as root's login shell, from running this machine's own ~/.bashrc at every command.
-SetEnv SHLVL=2
-""",
-        )
+        for name in ("etc", "etc-work", "etc/docker", "home"):
+            (folder / name).mkdir(mode=0o755, exist_ok=True)
+        identity = folder / "boot_id"
+        if not identity.exists():
+            identity.write_text(f"{uuid.uuid4()}\n")
+            for name, text in kinds.etc_files(host.kind, host.name, uuid.uuid4().hex).items():
+                (folder / "etc" / name).write_text(text)
+            (folder / "etc/docker/daemon.json").write_text(json.dumps(host.kind.daemon))
+            _write(folder / "containerd.toml", kinds.containerd_config(folder, Path(host.runtime)))
+            _write(folder / "sshd_config", kinds.sshd_config(host.kind, folder, host.address, host.ssh_port))
+            (folder / "forwarding.conf").write_text(
+                f"AllowStreamLocalForwarding {'yes' if host.kind.is_forwarding else 'no'}\n"
+            )
+            for user, number in (("root", 0), (kinds.ROOTLESS_USER, kinds.ROOTLESS_UID)):
+                home = folder / "home" / user
+                (home / ".ssh").mkdir(mode=0o755, parents=True)
+                (home / ".bashrc").write_text(kinds.bashrc(host.kind, host.name))
+                public = Path(f"{host.private_key_path}.pub").read_text()
+                (home / ".ssh/authorized_keys").write_text(public)
+                os.chown(home, number, number)
 
     def _start_host(self, host: Host, gateway: str) -> None:
         network.make_namespace(host.netns, host.wire, self.bridge, host.address, gateway)
+        host.boot()
         host._run_daemons()
         _wait(host._ssh_answers, f"the SSH server of {host.name}", Path(host.folder, "sshd.log"))
         _wait(host._docker_answers, f"the Docker Engine of {host.name}", Path(host.folder, "dockerd.log"))
 
 
 @contextmanager
-def lab(hosts: int = 3, state: Path = STATE) -> Iterator[Lab]:
+def lab(hosts: int = len(GOOD), state: Path = STATE, kinds: Sequence[Kind] = GOOD) -> Iterator[Lab]:
     """A lab that is up inside, and taken down whatever happens."""
     made = Lab(state)
     try:
-        made.up(hosts)
+        made.up(hosts, kinds)
         yield made
     finally:
         made.down()

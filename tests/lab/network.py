@@ -72,6 +72,21 @@ def _cgroups(name: str) -> list[Path]:
     return found
 
 
+def in_cgroup(name: str, command: list[str]) -> list[str]:
+    """A command that runs that command in the control group of that name, in every hierarchy that lets it in."""
+    root = Path("/sys/fs/cgroup")
+    groups = [
+        hierarchy / name for hierarchy in (root, *root.iterdir()) if (hierarchy / "cgroup.procs").exists()
+    ]
+    for group in groups:
+        group.mkdir(parents=True, exist_ok=True)
+    script = (
+        'for group in $GROUPS_TO_JOIN; do echo $$ 2>/dev/null >"$group/cgroup.procs" || :; done; exec "$@"'
+    )
+    joined = " ".join(map(str, groups))
+    return ["env", f"GROUPS_TO_JOIN={joined}", "sh", "-c", script, "sh", *command]
+
+
 def _pids_in_cgroups(name: str) -> set[int]:
     found: set[int] = set()
     for group in _cgroups(name):

@@ -1,4 +1,4 @@
-"""A MariaDB and a Redis of the tests' own: their data in a temporary folder, on 127.0.0.1, ended with the test.
+"""A MariaDB and a Redis of the tests' own: their data in memory where there is room, on 127.0.0.1, ended with the test.
 
 They also end when the process that started them dies (`setpriv --pdeathsig`). Needs the packages mariadb-server and
 redis-server.
@@ -25,7 +25,7 @@ def mariadb(name: str = "derpmgmt", *, is_local: bool = False) -> Iterator[str]:
 
     The user may create and drop every database, as test runners do. Data is not kept safe against a power cut.
     """
-    with tempfile.TemporaryDirectory(prefix="mariadb-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mariadb-", dir=_roomy_folder()) as folder:
         port, password = _free_port(), secrets.token_hex(16)
         start = Path(folder, "start.sql")
         start.touch(mode=0o600)
@@ -105,6 +105,15 @@ def _running(command: list[str], log: Path, ready: Callable[[], bool]) -> Iterat
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _roomy_folder() -> str | None:
+    """The folder in memory, if a few databases fit in; None stands for the usual one for temporary files."""
+    with suppress(OSError):
+        disk = os.statvfs("/dev/shm")
+        if disk.f_bavail * disk.f_frsize > 4_000_000_000:
+            return "/dev/shm"
+    return None
 
 
 def _free_port() -> int:

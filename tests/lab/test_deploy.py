@@ -44,7 +44,7 @@ def host(deployed_to: Host) -> Iterator[Host]:
     deployed_to.steps.clear()
     yield deployed_to
     for panel_id in (PANEL, OTHER_PANEL):
-        remove_orphans(deployed_to.engine, panel_id, ())
+        remove_orphans(deployed_to.engine, panel_id, lambda _standing: ())
 
 
 class TestDeployInTheLab(DeployBehaviour):

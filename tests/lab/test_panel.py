@@ -59,11 +59,11 @@ def operator(running_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iter
         with folder.running() as panel:
             made = Operator(folder, panel)
             made("image_build", "--derper", os.environ["DERPMGMT_TEST_DERPER"])
-            for host, region in zip(running_lab.hosts, ("sh", "gz", "bj"), strict=True):
+            for host, region in zip(running_lab.hosts[:3], ("sh", "gz", "bj"), strict=True):
                 server = made(*add(host, region), "--host-key", HostKey.from_line(host.host_key).fingerprint)
                 assert server["status"] == "healthy"
             yield made
-    for host in running_lab.hosts:  # the lab is everybody's
+    for host in running_lab.hosts[:3]:  # the lab is everybody's
         client = docker.APIClient(base_url=f"unix://{host.docker_socket}")
         for row in client.containers(all=True):
             client.remove_container(row["Id"], force=True, v=True)
@@ -91,7 +91,7 @@ def test_the_main_job_is_done_by_commands_alone(operator: Operator, running_lab:
 
     relays = operator("relay_list", "first@example.com")
     assert [relay["status"] for relay in relays] == ["running"] * 3
-    assert {relay["address"] for relay in relays} == {host.address for host in running_lab.hosts}
+    assert {relay["address"] for relay in relays} == {host.address for host in running_lab.hosts[:3]}
     probes = operator("relay_probe", "first@example.com")
     assert all(probe["is_ok"] and probe["packet_ms"] > 0 and probe["stun_ms"] > 0 for probe in probes)
 
@@ -168,7 +168,7 @@ def test_three_relays_within_a_minute_when_the_workers_are_killed(
     expected = {str(relay["id"]) for relay in operator("relay_list")}
     standing = [
         name.rsplit("-", 1)[1]
-        for host in running_lab.hosts
+        for host in running_lab.hosts[:3]
         for name in containers_of(host)
         if not name.startswith("/derp-gate-")
     ]

@@ -7,14 +7,12 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib import admin
-from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from accounts.models import User
 from containers.models import Relay
-from fleet.models import Server
 from serials.models import Rental
 from tests.panel import world
 
@@ -78,6 +76,7 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
     return {
         "acl:region-change": {"pk": region.pk},
         **{f"acl:device-{verb}": {"pk": waiting.pk} for verb in ("approve", "ignore", "revoke", "rename")},
+        "admin:acl_device_give_place": {"pk": waiting.pk},
         "admin:acl_aclconfig_renew": {"pk": rental.acl_configs.get().pk},
         "admin:acl_liveurl_revoke": {"pk": rental.live_urls.get().pk},
         "acl:map-copied": {"file_format": "json"},
@@ -85,10 +84,6 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
         "containers:relay-probe": {"pk": relay.pk},
         "mfa_remove_webauthn": {"pk": 1},
         "mfa_edit_webauthn": {"pk": 1},
-        "admin:view_on_site": {
-            "content_type_id": ContentType.objects.get_for_model(Server).pk,
-            "object_id": server.pk,
-        },
         "admin:app_list": {"app_label": "fleet"},
         "history-export": {"kind": "all", "file_format": "csv"},
         "customer-history": person,

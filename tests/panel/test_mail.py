@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import django_rq
 import pytest
 import redis
 import time_machine
@@ -25,6 +24,7 @@ from redis.retry import Retry
 from accounts import services
 from accounts.management.commands import mail_test
 from accounts.models import User
+from derpmgmt.lib import queue
 from derpmgmt.lib.mail import LIMIT, WINDOW, MailFailed, MailLimited, deliver
 from tests.accounts.conftest import mailed_code
 from tests.panel import world
@@ -45,10 +45,7 @@ def server(settings: Any) -> Iterator[SmtpServer]:
 
 @pytest.fixture
 def redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(*_args: Any) -> redis.Redis:
-        return redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
-
-    monkeypatch.setattr(django_rq, "get_connection", away)
+    monkeypatch.setattr(queue, "client", lambda: redis.Redis(port=1, retry=Retry(NoBackoff(), 0)))
 
 
 def test_no_ten_minutes_hold_more_than_five_when_mail_is_asked_for_at_random() -> None:

@@ -184,10 +184,25 @@ def test_new_list_counts_when_the_gate_was_told_and_not_before(
     assert (gate.state()["State"]["StartedAt"], gate.state()["RestartCount"]) == (started, 0)
 
 
-def test_new_list_counts_when_the_server_has_no_ps(
-    sandbox: Sandbox, relay: Relay, make_gate: Callable[[Panel], Gate], gone_panel: Panel
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"no_ps": True},
+        # Words of rootless Engines, of a ps with other columns, and some that are nobody's yet.
+        {"top_refused": "runc did not terminate successfully: exit status 1: no such directory: unknown"},
+        {"top_refused": "ps: exit status 1: error: unsupported option (BSD syntax)"},
+        {"top_refused": "permission denied"},
+        {"top_refused": "OCI runtime ps failed: not supported"},
+    ],
+)
+def test_new_list_counts_when_the_server_cannot_list_processes(
+    sandbox: Sandbox,
+    relay: Relay,
+    make_gate: Callable[[Panel], Gate],
+    gone_panel: Panel,
+    fault: dict[str, Any],
 ) -> None:
-    sandbox.server(0).fault(no_ps=True)
+    sandbox.server(0).fault(**fault)
     first, second = Device(), Device()
     gate = make_gate(gone_panel)
     gate.run((RELAY, first.key))

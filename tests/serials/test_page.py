@@ -64,10 +64,34 @@ def test_rental_starts_when_a_person_types_and_confirms(
     assert f"{timezone.localtime(Redemption.objects.get().new_ends_at):%Y-%m-%d %H:%M}" in told(response)[0]
 
 
-def test_check_is_done_at_once_when_the_code_is_in_the_address(signed_in: Client, make_serial: Make) -> None:
-    response = signed_in.get(URL, {"code": make_serial().code})
-    assert response["Location"] == URL
+def test_code_in_the_address_is_put_into_the_box_and_neither_checked_nor_counted(
+    signed_in: Client, make_serial: Make, settings: Any
+) -> None:
+    settings.REDEEM_RATE = "3/h"
+    code = make_serial().code
+    for _ in range(5):
+        page = signed_in.get(URL, {"code": codes.generate()})
+        assert page.status_code == 200
+        assert not page.context["form"].errors
+    page = signed_in.get(URL, {"code": code})
+    assert f'value="{code}"' in words(page)
+    assert "preview" not in signed_in.get(URL).context
+    assert signed_in.post(URL, {"code": code})["Location"] == URL
     assert signed_in.get(URL).context["preview"]
+
+
+def test_pictures_on_other_pages_shut_no_visitor_out(
+    client: Client, make_serial: Make, settings: Any
+) -> None:
+    settings.REDEEM_RATE = "3/h"
+    for _ in range(5):
+        client.get(URL, {"code": "0000"}, HTTP_SEC_FETCH_DEST="image")
+    assert client.post(URL, {"code": make_serial().code})["Location"] == URL
+
+
+def test_right_codes_are_not_counted(signed_in: Client, make_serial: Make, settings: Any) -> None:
+    settings.REDEEM_RATE = "2/h"
+    assert [signed_in.post(URL, {"code": make_serial().code}).status_code for _ in range(4)] == [302] * 4
 
 
 def test_person_may_choose_only_when_what_he_has_is_different(signed_in: Client, make_serial: Make) -> None:
@@ -174,7 +198,7 @@ def test_serial_is_not_lost_when_a_visitor_signs_up(client: Client, make_serial:
 def test_serial_is_not_lost_when_a_visitor_signs_in_by_himself(client: Client, make_serial: Make) -> None:
     create_user(email="li@example.com", password="quiet-river-42")
     serial = make_serial()
-    client.get(URL, {"code": serial.code})
+    client.post(URL, {"code": serial.code})
     client.post("/accounts/login/", {"login": "li@example.com", "password": "quiet-river-42"})
     assert get_user(client).is_authenticated
     assert codes.group(serial.code) in words(client.get(URL))
@@ -238,7 +262,13 @@ def test_limit_counts_by_address_and_by_account(client: Client, customer: User, 
     assert [try_from("198.51.100.1", Client()) for _ in range(4)] == [200, 200, 200, 429]
     client.force_login(customer, backend=backend)
     assert [try_from(f"198.51.100.{n}", client) for n in range(2, 6)] == [200, 200, 200, 429]
+    # Others behind his address are not shut out by him.
+    assert try_from("198.51.100.2", Client()) == 200
     assert [try_from(f"2001:db8:1:1::{n}", Client()) for n in range(4)] == [200, 200, 200, 429]
+    # Nor is who is signed in by them.
+    other = Client()
+    other.force_login(create_user(email="wang@example.com"), backend=backend)
+    assert try_from("198.51.100.1", other) == 200
 
 
 def test_own_confirmation_is_not_counted_again(

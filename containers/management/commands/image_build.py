@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from containers.gate_image import find_nginx
-from containers.image import DERPER_VERSION, ImageArchive, ImageError, compile_derper
+from containers.image import DERPER_VERSION, MACHINES, ImageArchive, ImageError, compile_derper
 from containers.services import gates
 from containers.services.images import install_gate_image, install_image
 from derpmgmt.lib.commands import PanelCommand
@@ -27,6 +27,14 @@ class Command(PanelCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--only", choices=("relay", "gate"), help=_("make only this one of the two"))
         parser.add_argument("--derper", type=Path, help=_("a statically linked derper for Linux"))
+        parser.add_argument(
+            "--architecture",
+            choices=sorted(MACHINES.values()),
+            default="amd64",
+            help=_(
+                "for which servers derper is built, where no file is given (amd64); images for several are kept side by side"
+            ),
+        )
         gate = parser.add_mutually_exclusive_group()
         gate.add_argument("--nginx", type=Path, help=_("an nginx that runs on this machine"))
         gate.add_argument(
@@ -43,7 +51,7 @@ class Command(PanelCommand):
                     nginx = find_nginx()
                 made.append(("gate", install_gate_image(nginx=nginx, archive=archive)))
             if options["only"] != "gate":
-                made.append(("relay", self._make_relay(options["derper"])))
+                made.append(("relay", self._make_relay(options["derper"], options["architecture"])))
         except ImageError as error:
             raise CommandError(str(error)) from error
         with suppress(DatabaseError):  # images may be made before there is a panel
@@ -72,12 +80,12 @@ class Command(PanelCommand):
             },
         )
 
-    def _make_relay(self, derper: Path | None) -> ImageArchive:
+    def _make_relay(self, derper: Path | None, architecture: str) -> ImageArchive:
         with tempfile.TemporaryDirectory(prefix="derpmgmt-image-") as work:
             if derper is None:
                 self.say(
                     _("Building derper %(version)s with Go; the first time takes minutes …")
                     % {"version": DERPER_VERSION}
                 )
-                derper = compile_derper(Path(work))
+                derper = compile_derper(Path(work), architecture=architecture)
             return install_image(derper=derper)

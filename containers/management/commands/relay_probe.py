@@ -1,12 +1,14 @@
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from containers.derp.probe import explain, probe_relay
 from containers.models import Relay
-from containers.services.relays import record_probe, target_of
+from containers.services.proving import proof_targets
+from containers.services.relays import record_probe
 from derpmgmt.lib.commands import PanelCommand
 
 
@@ -29,8 +31,9 @@ class Command(PanelCommand):
         if not relays:
             raise CommandError(_("%(email)s has no relays.") % {"email": options["email"]})
         rows = []
-        for relay in relays:
-            result = probe_relay(target_of(relay))
+        targets = proof_targets(relays, timezone.now())
+        for relay, target in zip(relays, targets, strict=True):
+            result = probe_relay(target)
             record_probe(relay=relay, result=result)
             rows.append(
                 {

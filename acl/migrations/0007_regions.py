@@ -36,7 +36,7 @@ def give_places(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('acl', '0005_owed_cuts'),
+        ('acl', '0006_trials'),
         ('containers', '0005_relay_history'),
         ('serials', '0005_end_name'),
     ]
