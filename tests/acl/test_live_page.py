@@ -51,9 +51,9 @@ def test_live_page_shows_address_lines_and_last_fetch(client: Client, rental: Re
     page = client.get(reverse("acl:live-show"))
     assert "198.51.100.7" in page.text
     assert "&lt;b&gt;headscale" in page.text
-    assert "alert-warning" not in page.text
+    assert 'alert alert-warning"' not in page.text
     Rental.objects.update(paused_at=timezone.now())
-    assert "alert-warning" in client.get(reverse("acl:live-show")).text
+    assert 'alert alert-warning"' in client.get(reverse("acl:live-show")).text
     client.post(reverse("acl:live-revoke"), {"shown": url.pk})
     assert address not in client.get(reverse("acl:live-show")).text
     assert list(

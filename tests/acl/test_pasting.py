@@ -192,12 +192,12 @@ def test_page_says_what_changed_when_something_must_be_pasted(
     client.force_login(rental.user)
     take(rental)
     page = client.get(reverse("home")).text
-    assert "alert-warning" not in page
+    assert 'alert alert-warning"' not in page
     move(Relay.objects.order_by("slot")[0])
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     page = client.get(reverse("home")).text
-    assert "alert-warning" in page
-    assert "901" in page[page.index("alert-warning") :][:600]
+    assert 'alert alert-warning"' in page
+    assert "901" in page[page.index('alert alert-warning"') :][:600]
 
 
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
