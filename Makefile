@@ -10,9 +10,9 @@ APPS := accounts acl billing containers derpmgmt distribution fleet serials
 # Four runs beside each other, of about the same length. Chromium is not among them: it notices networks that come and go.
 # What takes four servers runs in the sandbox only.
 E2E := $(filter-out tests/e2e/test_bound_servers.py,$(wildcard tests/e2e/test_*.py))
-E2E_LIVES := $(addprefix tests/e2e/test_,engine_kinds.py faults.py life.py outage.py whole_life.py)
-LAB_RUNS := $(filter-out $(E2E_LIVES) tests/e2e/test_kill.py,$(E2E)) \
-	--beside $(E2E_LIVES) \
+E2E_BESIDE := $(addprefix tests/e2e/test_,checks.py engine_kinds.py faults.py life.py machines.py outage.py whole_life.py)
+LAB_RUNS := $(filter-out $(E2E_BESIDE) tests/e2e/test_kill.py,$(E2E)) \
+	--beside $(E2E_BESIDE) \
 	--beside tests/lab tests/e2e/test_kill.py \
 	--beside tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
 
@@ -20,10 +20,11 @@ ifneq ($(PORT),)
 export DERPMGMT_PORT := $(PORT)
 endif
 
-.PHONY: help demo up check test test-lab test-engines lab-up lab-down bench messages
+.PHONY: help demo demo-reset up check test test-lab test-engines lab-up lab-down bench messages
 
 help:
 	@echo "make demo              a panel with made-up data and servers, to play with (PORT=8000, FLEET=sandbox or lab)"
+	@echo "make demo-reset        removes all that was done in the demo (FLEET=lab: in the lab's); make demo begins anew"
 	@echo "make up                a real panel on this machine (PORT=8000; docs/running.md)"
 	@echo "make test              the test suite; no root, no services"
 	@echo "make check             formatting, lint, types, layers, migrations, translations"
@@ -37,6 +38,9 @@ help:
 demo: $(VENV)/.installed
 	@DERPMGMT_FLEET=$(FLEET) exec $(BIN)/python manage.py demo --with-parent
 
+demo-reset: $(VENV)/.installed
+	@DERPMGMT_FLEET=$(FLEET) exec $(BIN)/python -m derpmgmt.reset
+
 up: $(VENV)/.installed
 	@exec $(BIN)/python manage.py up --with-parent
 
@@ -44,8 +48,8 @@ $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
-	@echo "Installing what requirements.txt lists into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "Installing what requirements.txt lists into $(VENV); the first time takes a minute or more ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Django's command line for the panel; `manage.py help` lists the operators' commands."""
 
+import json
 import os
+import select
 import sys
 
 
@@ -11,15 +13,53 @@ def main() -> None:
         os.environ["DERPMGMT_DEMO"] = (
             "yes"  # before the settings are read: a demo has a state folder of its own
         )
+    import django
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
+    from django.utils import translation
 
     try:
+        django.setup()
+        from derpmgmt.lib.language import terminal_language
+
+        translation.activate(terminal_language())
         execute_from_command_line(sys.argv)
+        sys.stdout.flush()
     except ImproperlyConfigured as error:
+        if "--json" in sys.argv:
+            sys.exit(
+                json.dumps(
+                    {"code": "configuration", "message": str(error), "details": {}}, ensure_ascii=False
+                )
+            )
         sys.exit(f"{error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        if not _is_reader_gone():
+            raise
+        sys.exit(141)  # as programs that the signal ends
+    finally:
+        _forget_unread()
+
+
+def _is_reader_gone() -> bool:
+    """Whether whoever read our output has closed it, as `head` does."""
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _number, events in poll.poll(0))
+
+
+def _forget_unread() -> None:
+    """What is still to be written for a reader who is gone goes nowhere, or Python complains about it at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
-from accounts import services, tries
+from accounts import services, tries, usernames
 from accounts.models import User
 from derpmgmt.lib import crypto
 from derpmgmt.lib.address import client_ip
@@ -37,7 +37,8 @@ class AccountAdapter(DefaultAccountAdapter):
         tries.count(request, tries.PASSWORD, email=str(credentials.get("email") or ""))
 
     def clean_username(self, username: str, shallow: bool = False) -> str:
-        """As allauth does, but a name that is taken is refused with a free one beside it."""
+        """As allauth does, of the name put in order; one that is taken is refused with a free one beside it."""
+        username = usernames.normalize(username)
         try:
             return super().clean_username(username, shallow)
         except ValidationError as error:

@@ -20,6 +20,7 @@ from django.views.decorators.cache import never_cache
 
 from accounts import services
 from derpmgmt.lib import queue
+from derpmgmt.lib.address import is_proxy_unknown
 from derpmgmt.lib.way_back import page_of
 
 # These tables are changed by services and by the person himself, which log what they do; never row by row in the admin.
@@ -61,7 +62,7 @@ class PanelAdminSite(admin.AdminSite):
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The start page: what the rooms above have to say about themselves."""
-        (overview,) = queue.ask("admin_overview")
+        (overview,) = queue.ask("admin_overview", is_proxy_unknown=is_proxy_unknown(request))
         return super().index(request, {**overview, **(extra_context or {})})
 
     @method_decorator(never_cache)

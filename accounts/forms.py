@@ -12,10 +12,12 @@ from allauth.mfa.base.forms import AuthenticateForm, BaseAuthenticateForm, Reaut
 from allauth.mfa.webauthn.forms import AddWebAuthnForm, EditWebAuthnForm
 from django import forms
 from django.conf import settings
+from django.contrib.auth.hashers import make_password
 from django.core.cache import cache
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from accounts import push, sms, tries
+from accounts import push, sms, tries, usernames
 from accounts.models import USERNAME_VALIDATORS, User
 
 
@@ -33,6 +35,12 @@ class SignupForm(AllauthSignupForm):
             "data-suggest-from": "id_email",
             "autocapitalize": "none",
         }
+
+    def try_save(self, request: HttpRequest) -> Any:
+        """For an address that is known no account is made, but the same work is done: the time must not tell which it was."""
+        if self.account_already_exists:
+            make_password(self.cleaned_data["password1"])
+        return super().try_save(request)
 
 
 class AddKeyForm(AddWebAuthnForm):
@@ -87,10 +95,12 @@ class ProfileForm(forms.ModelForm[User]):
         model = User
         fields = ["username", "language"]
         labels = {"username": _("User name")}
-        help_texts = {"username": _("2 to 30 letters, digits, hyphens, dots or underscores.")}
+        help_texts = {
+            "username": _("2 to 30 letters a to z, Chinese characters, digits, hyphens, dots or underscores.")
+        }
 
     def clean_username(self) -> str:
-        username = self.cleaned_data["username"].lower()
+        username = usernames.normalize(self.cleaned_data["username"])
         if username == self.instance.username:
             return username
         return str(get_adapter().clean_username(username))
@@ -149,15 +159,20 @@ class AdminCloseForm(forms.Form):
     )
 
 
+class UsernameField(forms.CharField):
+    """A user name in the admin; what is typed is put in order before it is judged."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(label=_("User name"), validators=USERNAME_VALIDATORS, **options)
+
+    def to_python(self, value: Any) -> str:
+        return usernames.normalize(super().to_python(value) or "")
+
+
 class UserCreateForm(forms.ModelForm[User]):
     """A new account made in the admin: its address counts as confirmed, the password is set by "forgot password"."""
 
-    username = forms.CharField(
-        label=_("User name"),
-        required=False,
-        validators=USERNAME_VALIDATORS,
-        help_text=_("Empty: made from the address."),
-    )
+    username = UsernameField(required=False, help_text=_("Empty: made from the address."))
 
     class Meta:
         model = User
@@ -166,20 +181,14 @@ class UserCreateForm(forms.ModelForm[User]):
     def clean_email(self) -> str:
         return self.cleaned_data["email"].strip().lower()
 
-    def clean_username(self) -> str:
-        return self.cleaned_data["username"].strip().lower()
-
 
 class UserChangeForm(forms.ModelForm[User]):
     """What an admin may change of an account; the rest is the person's own or has its own button."""
 
-    username = forms.CharField(label=_("User name"), validators=USERNAME_VALIDATORS)
+    username = UsernameField()
     language = forms.ChoiceField(label=_("Language"), choices=settings.LANGUAGES)
 
     class Meta:
         model = User
         fields = ["username", "language", "role"]
         help_texts = {"username": ""}  # Django's own speaks of other rules, where the name is only shown
-
-    def clean_username(self) -> str:
-        return self.cleaned_data["username"].strip().lower()

@@ -4,18 +4,15 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.core.serializers.json import DjangoJSONEncoder
-from django.core.validators import RegexValidator
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from accounts import actions
+from accounts import actions, usernames
 from derpmgmt.lib.crypto import EncryptedTextField
 
-# A user name is shown to others and stands beside the e-mail address, so it must not look like one.
-USERNAME_VALIDATORS = [
-    RegexValidator(r"^[\w.-]{2,30}\Z", _("Use 2 to 30 letters, digits, hyphens, dots or underscores."))
-]
+# A user name is shown to others and stands beside the e-mail address, so it must look neither like one nor like another name.
+USERNAME_VALIDATORS = usernames.VALIDATORS
 
 
 _Row = TypeVar("_Row", bound=models.Model)

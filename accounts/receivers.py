@@ -12,7 +12,7 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 
 from accounts.models import User
-from accounts.services import log_operation, shorten_ip
+from accounts.services import end_oldest_sessions, log_operation, shorten_ip
 from derpmgmt.lib.address import client_ip
 
 
@@ -40,6 +40,7 @@ def log_email_confirmed(request: HttpRequest, email_address: Any, **rest: Any) -
 @receiver(auth_signals.user_logged_in)
 def log_sign_in(request: HttpRequest, user: User, **rest: Any) -> None:
     _log(request, "user.signed_in", user)
+    end_oldest_sessions(user)
 
 
 @receiver(auth_signals.user_logged_out)

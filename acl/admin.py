@@ -193,8 +193,8 @@ class KeyRowAdmin(RentalRowAdmin):
 
     @admin.display(description=_("node key"))
     def key(self, row: Any) -> str:
-        """The node key's beginning; the row's own page has all of it."""
-        return f"{row.node_key[:16]}…"
+        """The node key's beginning; the row's own page has all of it. A minute's admissions that were counted together have none."""
+        return f"{row.node_key[:16]}…" if row.node_key else gettext("several, counted together")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str

@@ -25,8 +25,9 @@ from django.utils import timezone
 from accounts.models import User
 from acl import admission_log
 from acl.models import Admission, Device, DevicePolicy
-from acl.services.admissions import Asked
+from acl.networks import network_of
 from acl.services.enrolment import Decision, knock
+from acl.services.pace import Asked
 from acl.services.places import span_may_open, window_until
 from acl.services.verifying import ask_sources
 from containers.models import Gate
@@ -131,7 +132,7 @@ def _answer(environ: WSGIEnvironment) -> tuple[int, bytes]:
     if question is None:
         return 400, b""
     relay, (node_key, ip) = int(match[1]), question
-    if _counts.add(("asked", relay, ip)) > QUESTIONS_PER_ADDRESS:
+    if _counts.add(("asked", relay, network_of(ip))) > QUESTIONS_PER_ADDRESS:
         return 429, b""
     found = _reader.find(relay, node_key)
     if found is None:
@@ -266,7 +267,7 @@ def _decide(found: _Found, relay: int, node_key: str, ip: str | None) -> Decisio
         return Decision(True, Reason.APPROVED)
     decision = _ask(found, relay, node_key, ip)
     if not decision.is_allowed:
-        _counts.add(("refused", relay, ip))
+        _counts.add(("refused", relay, network_of(ip)))
         _counts.add(("refused", relay))
     return decision
 
@@ -282,7 +283,7 @@ def _ask(found: _Found, relay: int, node_key: str, ip: str | None) -> Decision:
         return Decision(True, Reason.OPEN)
     is_approved = found.status == Device.Status.APPROVED
     is_flooded = (
-        _counts.of(("refused", relay, ip)) >= REFUSALS_PER_ADDRESS
+        _counts.of(("refused", relay, network_of(ip))) >= REFUSALS_PER_ADDRESS
         or _counts.of(("refused", relay)) >= REFUSALS_PER_RELAY
     )
     if policy is not None and policy.verify_url and (is_approved or not is_flooded):

@@ -13,7 +13,8 @@ from typing import Any
 
 from django.db import InterfaceError, OperationalError, connection
 
-from acl.services.admissions import Asked, record_admissions, record_seen
+from acl.services.admissions import record_admissions, record_seen
+from acl.services.pace import Asked
 
 log = logging.getLogger(__name__)
 

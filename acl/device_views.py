@@ -20,6 +20,7 @@ from accounts.requests import SignedInRequest
 from acl import services
 from acl.forms import PasteForm
 from acl.models import Admission, Device
+from acl.node_keys import NewDevice
 from acl.presence import ask_presence
 from acl.services.device_panel import (
     DeviceState,
@@ -35,7 +36,8 @@ from derpmgmt.lib.paging import show_page
 from derpmgmt.lib.way_back import part_of, posted_from
 from serials.models import Rental
 
-PASTE_RATE = "30/10m"
+# Each paste is shown before it is confirmed.
+PASTE_RATE = "60/10m"
 ADMISSION_ROWS = 50
 # Devices that a message names.
 _MOST_NAMED = 5
@@ -171,7 +173,10 @@ def device_lists(request: SignedInRequest) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def device_add(request: SignedInRequest) -> HttpResponse:
-    """Add what was pasted. A text that is no list of devices, finds no place, or comes too soon stays in its field."""
+    """Show what was pasted, and add of it what is confirmed (`sure`, and the keys that are ticked).
+
+    A text that is no list of devices, finds no place, or comes too soon stays in its field.
+    """
     if request.method == "GET":
         return redirect(reverse("acl:device-list") + "#device-add")
     rental = rental_or_404(request)
@@ -182,10 +187,13 @@ def device_add(request: SignedInRequest) -> HttpResponse:
         return _show_later(request, form, limit.wait_seconds)
     if not form.is_valid():
         return _show_list(request, form)
+    named: list[NewDevice] = form.cleaned_data["text"]
+    ticked = set(request.POST.getlist("key"))
+    devices = [device for device in named if device.node_key in ticked]
+    if not request.POST.get("sure") or not devices:
+        return _show_paste(request, rental, named)
     try:
-        added = services.add_devices(
-            rental=rental, devices=form.cleaned_data["text"], by=request.user, ip=client_ip(request)
-        )
+        added = services.add_devices(rental=rental, devices=devices, by=request.user, ip=client_ip(request))
     except services.DeviceRefused as refusal:
         form.add_error("text", str(refusal))
         return _show_list(request, form)
@@ -223,6 +231,13 @@ def device_add(request: SignedInRequest) -> HttpResponse:
     form = PasteForm({"text": left})
     form.add_error("text", text % {"count": len(added.left_out)})
     return _show_list(request, form)
+
+
+def _show_paste(request: SignedInRequest, rental: Rental, named: list[NewDevice]) -> HttpResponse:
+    """Which devices were pasted and what would become of each, to confirm."""
+    paste = services.describe_paste_of(rental=rental, devices=named, now=timezone.now())
+    context = {"paste": paste, "is_incomplete": bool(request.POST.get("sure"))}
+    return render(request, "acl/device_paste.html", context)
 
 
 def _show_later(request: SignedInRequest, form: PasteForm, seconds: int) -> HttpResponse:
@@ -346,6 +361,7 @@ def admission_list(request: SignedInRequest) -> HttpResponse:
     table.devices = {device.node_key: device for device in devices}
     context = {
         "table": table,
+        "most": services.MOST_OF_RENTAL,
         "has_rental": rental is not None,
         "answer": answer,
         "key": key,

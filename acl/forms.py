@@ -1,10 +1,12 @@
 """What customers type about their map and their devices."""
 
+from typing import Any
+
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from acl.derpmap import FIRST_REGION_ID, LAST_REGION_ID
-from acl.node_keys import LONGEST_INPUT, NewDevice, NoNodeKey, has_other_key, parse_devices
+from acl.node_keys import LONGEST_INPUT, NewDevice, NoNodeKey, NotAList, has_other_key, parse_devices
 from acl.services import WINDOWS
 
 
@@ -31,10 +33,18 @@ class ShownForm(forms.Form):
     shown = forms.IntegerField(required=False)
 
 
+class PastedField(forms.CharField):
+    """A text as terminals and files have it: NUL, of which UTF-16 that was read byte by byte is full, is no reason to refuse it."""
+
+    def to_python(self, value: Any) -> str:
+        """The text without NUL."""
+        return str(super().to_python(value.replace("\0", "") if isinstance(value, str) else value))
+
+
 class PasteForm(forms.Form):
     """Devices as people paste them; `cleaned_data["text"]` is a list of `NewDevice`."""
 
-    text = forms.CharField(
+    text = PastedField(
         label=_("Node key, a list of them, or the output of the command"),
         strip=False,
         error_messages={"required": _("Paste a node key first.")},
@@ -53,6 +63,14 @@ class PasteForm(forms.Form):
         text = self.cleaned_data["text"]
         try:
             return parse_devices(text)
+        except NotAList as error:
+            raise forms.ValidationError(
+                _(
+                    "This is not all that the command prints, or something stands in its middle, so it does not say whose devices"
+                    " these are. Run “tailscale status --json” or “headscale nodes list --output json” again and paste all of it,"
+                    " from the first { or [ to the last } or ]. Single node keys can be pasted one a line."
+                )
+            ) from error
         except NoNodeKey:
             pass
         if len(text) > LONGEST_INPUT:

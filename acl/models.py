@@ -293,7 +293,8 @@ class Device(models.Model):
 class Admission(models.Model):
     """A relay asked whether a device may come in: the answer and why; kept 30 days, append-only.
 
-    The same question with the same answer within a moment is one row; `count` says how often it was asked.
+    The same question with the same answer within a moment is one row; `count` says how often it was asked. Where very many knock,
+    the row of a minute counts those that have none of their own: it has no node key, and an address only if all came from there.
     """
 
     class Reason(models.TextChoices):

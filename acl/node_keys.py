@@ -1,9 +1,12 @@
 """Node keys as people paste them: one, a list of them, or what `tailscale status --json` prints. Pure."""
 
-import json
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from acl import pasted
 
 # Longer input is no list of devices.
 LONGEST_INPUT = 1_000_000
@@ -13,8 +16,16 @@ _KEY = re.compile(r"(?<![0-9A-Za-z:])(?:nodekey:)?([0-9a-fA-F]{64})(?![0-9A-Za-z
 _OTHER_KEY = re.compile(r"\b(mkey|discokey|privkey|tskey-[a-z]+|chalpub|nlpub)[:-]", re.IGNORECASE)
 
 
+# What Headscale and the APIs call a node key.
+_NODE_KEYS = ("node_key", "nodeKey", "nodekey", "NodeKey")
+
+
 class NoNodeKey(ValueError):
     """A text names no node key, or is too long to be looked at."""
+
+
+class NotAList(NoNodeKey):
+    """A text has JSON or YAML that is cut off, or is no list of devices that says whose they are."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +47,28 @@ def parse_node_key(text: str) -> str:
 def parse_devices(text: str) -> list[NewDevice]:
     """The devices that a pasted text names, each once, in their order.
 
-    Takes the JSON of `tailscale status --json` (this device and its peers; ipnstate.Status of tailscale.com) and of `headscale
-    nodes list --output json`, or lines that carry one node key each with anything beside it as the name. Devices of others that
-    such a status lists are left out. Raises `NoNodeKey`.
+    Takes what these print, whatever a terminal puts around it: `tailscale status --json` (this device and the peers of its own
+    network; ipnstate.Status of tailscale.com), `headscale nodes list` with `--output` json, json-line or yaml, the device lists of
+    both programs' APIs; or lines that carry one node key each with anything beside it as the name. Devices of others that a status
+    lists are left out: those that were shared, Mullvad's exit nodes, the nodes of Tailscale's Funnel.
+
+    Raises `NoNodeKey`; as `NotAList` for JSON or YAML that is cut off, or that does not say whose devices it names.
     """
     if len(text) > LONGEST_INPUT:
         raise NoNodeKey("too long")
+    text = pasted.clean(text)
     try:
-        found = _from_json(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _from_lines(text)
-    except (ValueError, RecursionError) as error:
-        raise NoNodeKey("neither JSON nor lines") from error
-    devices: dict[str, NewDevice] = {}
+        values = pasted.find_json(text) or pasted.find_yaml(text)
+    except pasted.NotWhole as error:
+        raise NotAList(str(error)) from error
+    found = [device for value in values for device in _from_value(value)] if values else _from_lines(text)
+    devices: dict[str, _Found] = {}
     for device in found:
-        if int(device.node_key, 16) and (device.node_key not in devices or not devices[device.node_key].name):
+        if int(device.node_key, 16) and not (device.node_key in devices and devices[device.node_key].names):
             devices[device.node_key] = device
     if not devices:
         raise NoNodeKey("no node key")
-    return list(devices.values())
+    return _named(list(devices.values()))
 
 
 def has_other_key(text: str) -> bool:
@@ -60,49 +76,106 @@ def has_other_key(text: str) -> bool:
     return _OTHER_KEY.search(text) is not None
 
 
-def _from_lines(text: str) -> list[NewDevice]:
-    devices = []
+class _Found(NamedTuple):
+    """A node key (64 lowercase hex digits) and what its device may be called, the best name first."""
+
+    node_key: str
+    names: tuple[str, ...]
+
+
+def _named(found: list[_Found]) -> list[NewDevice]:
+    """Each by its first name; where several have the same, as phones and laptops of one make do, by a later one that differs."""
+    first = [next(iter(device.names), "") for device in found]
+    times = Counter(name.casefold() for name in first)
+    return [
+        NewDevice(device.node_key, device.names[-1] if name and times[name.casefold()] > 1 else name)
+        for device, name in zip(found, first, strict=True)
+    ]
+
+
+def _names(*names: Any) -> tuple[str, ...]:
+    """Of what programs say, what is a name: phones call themselves `localhost`."""
+    cleaned = [clean_name(name) for name in names if isinstance(name, str)]
+    return tuple(name for name in cleaned if name and name.casefold() != "localhost")
+
+
+def _from_lines(text: str) -> Iterator[_Found]:
     for line in text.splitlines():
         matches = list(_KEY.finditer(line))
         # A name belongs to a line with one key only.
         name = clean_name(_KEY.sub(" ", line)) if len(matches) == 1 else ""
-        devices += [NewDevice(match[1].lower(), name) for match in matches]
-    return devices
+        names = (name,) if any(character.isalnum() for character in name) else ()
+        yield from (_Found(match[1].lower(), names) for match in matches)
 
 
-def _from_json(value: Any, domain: str = "") -> list[NewDevice]:
-    """Every object that has a node key, wherever it stands; names by the words of tailscale and headscale.
+def _from_value(value: Any) -> Iterator[_Found]:
+    """The devices of one JSON or YAML value. Raises `NotAList` for one that does not say whose they are."""
+    if not isinstance(value, dict):
+        for one in value if isinstance(value, list) else []:
+            yield from _from_value(one)
+    elif "Self" in value or "Peer" in value:
+        yield from _from_status(value)
+    elif lists := [
+        value[name] for name in ("nodes", "node", "devices") if isinstance(value.get(name), list | dict)
+    ]:
+        for one in lists:
+            yield from _from_value(one)
+    elif node_key := _key_of(value, *_NODE_KEYS):
+        # A device that was shared into the network, as Tailscale's API says it.
+        if value.get("isExternal") is not True:
+            given = (value.get(name) for name in ("given_name", "givenName", "givenname", "hostname"))
+            yield _Found(node_key, _names(*given, _label(value.get("name"))))
+    elif any(value.get(name) for name in _NODE_KEYS):
+        raise NotAList("a node key that is cut off")
+    elif "PublicKey" in value or any(
+        isinstance(part, dict) and "PublicKey" in part for part in value.values()
+    ):
+        raise NotAList("peers without the device that has them")
 
-    `domain` is the tailnet's, as the object around says it.
+
+def _from_status(status: dict[str, Any]) -> Iterator[_Found]:
+    """The device itself and the peers of its own network, of an ipnstate.Status."""
+    this, peers = status.get("Self"), status.get("Peer")
+    if not isinstance(this, dict) or not isinstance(peers, dict | None):
+        raise NotAList("a status without the device itself")
+    domain = _text(status, "MagicDNSSuffix") or _text(this, "DNSName").partition(".")[2]
+    domain = domain.strip(".")
+    own = [peer for peer in (peers or {}).values() if isinstance(peer, dict) and _is_own(peer, this, domain)]
+    for node in (this, *own):
+        if node_key := _key_of(node, "PublicKey"):
+            yield _Found(node_key, _names(node.get("HostName"), _label(node.get("DNSName"))))
+
+
+def _is_own(peer: dict[str, Any], this: dict[str, Any], domain: str) -> bool:
+    """Whether a peer (ipnstate.PeerStatus) is one of the network's own devices.
+
+    `ShareeNode` are the devices of people with whom one was shared, and the nodes of Tailscale's Funnel. A device that was shared
+    into the network keeps the name of its own, and Mullvad's exit nodes have a domain of theirs; one without a name is its
+    user's. With Headscale, where nothing is shared, names say nothing: they may carry a user.
     """
-    devices = []
-    if isinstance(value, dict):
-        domain = _text(value, "MagicDNSSuffix") or domain
-        if _is_of_others(value, domain):
-            return []
-        key = value.get("PublicKey") or value.get("node_key") or value.get("nodeKey") or value.get("NodeKey")
-        if isinstance(key, str) and (match := _KEY.fullmatch(key)):
-            names = (value.get(name) for name in ("HostName", "given_name", "givenName", "name", "Name"))
-            name = next((name for name in names if isinstance(name, str) and name), "")
-            devices.append(NewDevice(match[1].lower(), clean_name(name)))
-        parts = list(value.values())
-    else:
-        parts = value if isinstance(value, list) else []
-    for part in parts:
-        if isinstance(part, dict | list):
-            devices += _from_json(part, domain)
-    return devices
+    name, tags = _text(peer, "DNSName").strip("."), peer.get("Tags")
+    tags = tags if isinstance(tags, list) else []
+    if peer.get("ShareeNode") is True or name.endswith(".mullvad.ts.net") or "tag:mullvad-exit-node" in tags:
+        return False
+    if _text(peer, "HostName") == "funnel-ingress-node" or ("tag:ingress" in tags and not name):
+        return False
+    if name and domain:
+        is_tailscale = f"{domain}.".endswith(".ts.net.") or name.endswith(".ts.net")
+        return name.endswith(f".{domain}") or not is_tailscale
+    users = peer.get("UserID"), this.get("UserID")
+    return None in users or users[0] == users[1]
 
 
-def _is_of_others(value: dict[str, Any], domain: str) -> bool:
-    """Whether a peer (ipnstate.PeerStatus) belongs to somebody else.
+def _key_of(value: dict[str, Any], *names: str) -> str:
+    """The node key under the first of `names` that has one, "" for none."""
+    keys = (value.get(name) for name in names)
+    matches = (_KEY.fullmatch(key.strip()) for key in keys if isinstance(key, str))
+    return next((match[1].lower() for match in matches if match), "")
 
-    `ShareeNode` are the devices of people with whom one was shared. A device that was shared into the tailnet keeps the name of its
-    own tailnet, and Mullvad's exit nodes have a domain of theirs. With Headscale names say nothing: they may carry a user.
-    """
-    name = _text(value, "DNSName")
-    is_elsewhere = name.endswith(".ts.net.") and bool(domain) and not name.endswith(f".{domain}.")
-    return value.get("ShareeNode") is True or name.endswith(".mullvad.ts.net.") or is_elsewhere
+
+def _label(name: Any) -> str:
+    """The first part of a domain name."""
+    return name.partition(".")[0] if isinstance(name, str) else ""
 
 
 def _text(value: dict[str, Any], name: str) -> str:

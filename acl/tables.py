@@ -86,7 +86,8 @@ class AdmissionTable(tables.Table):
     """Who asked to be let in. `relays` are the rental's by primary key; `devices`, by node key, come before it is drawn."""
 
     at = tables.DateTimeColumn(format="Y-m-d H:i:s", attrs=_labelled(_("time")))
-    node_key = tables.Column(verbose_name=_("device"), attrs=_labelled(_("device")))
+    # Without a key: the row counts a minute's questions.
+    node_key = tables.Column(verbose_name=_("device"), empty_values=(), attrs=_labelled(_("device")))
     is_allowed = tables.Column(verbose_name=_("answer"), attrs=_labelled(_("answer")))
     reason = tables.Column(attrs=_labelled(_("reason")))
     ip = tables.Column(empty_values=(), attrs=_labelled(_("IP address")))
@@ -110,6 +111,8 @@ class AdmissionTable(tables.Table):
 
     def render_node_key(self, value: str) -> SafeString:
         """The device's name, or the begin of its key; behind it all that it asked."""
+        if not value:
+            return format_html("<span>{}</span>", gettext("several, counted together"))
         text = str(self.devices.get(value) or Device(node_key=value))
         where = reverse("acl:admission-list")
         return format_html('<a href="{}?key={}" title="nodekey:{}">{}</a>', where, value, value, text)

@@ -19,7 +19,9 @@ from accounts.admin_base import ReadOnlyAdmin
 from containers.derp.probe import CAUSES, REMEDIES
 from containers.models import Deployment, Gate, Relay, ServerCheck
 from containers.services import checks, gates, relays
+from containers.steps import format_seconds, step_name
 from containers.ticks import relay_days
+from derpmgmt.lib.jobs import JobRecord
 from derpmgmt.lib.way_back import part_of
 from fleet.models import Server
 
@@ -46,6 +48,8 @@ def gate_state(gate: Any) -> SafeString:
     """The coloured state of a gate that was read by `gates.with_relays`."""
     if gate.status == Gate.Status.PLANNED and not gate.has_relays:
         return format_html('<span class="panel-state is-grey">{}</span>', _("not needed yet"))
+    if gate.status == Gate.Status.RUNNING and gate.server.silent_since:
+        return format_html('<span class="panel-state is-red">{}</span>', _("the server does not answer"))
     return _state(gate)
 
 
@@ -255,7 +259,16 @@ class GateAdmin(ReadOnlyAdmin):
 class DeploymentAdmin(ReadOnlyAdmin):
     """Every try to put a relay right, with its log."""
 
-    list_display = ("number", "state", "relay", "customer", "step", "reason_text", "created_at", "seconds")
+    list_display = (
+        "number",
+        "state",
+        "relay",
+        "customer",
+        "step_text",
+        "reason_text",
+        "created_at",
+        "seconds",
+    )
     list_filter = ("status", "error_code")
     list_select_related = ("relay__server", "relay__rental__user")
     search_fields = ("relay__rental__user__email", "relay__server__name", "=relay__pk")
@@ -286,6 +299,10 @@ class DeploymentAdmin(ReadOnlyAdmin):
     def customer(self, row: Deployment) -> str:
         return str(row.relay.rental or _("throw-away"))
 
+    @admin.display(description=gettext_lazy("step"), ordering="step")
+    def step_text(self, row: Deployment) -> str:
+        return step_name(row.step) or "–"
+
     @admin.display(description=gettext_lazy("reason"))
     def reason_text(self, row: Deployment) -> str:
         return row.reason or "–"
@@ -298,7 +315,7 @@ class DeploymentAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("log"))
     def steps(self, row: Deployment) -> SafeString:
-        return log_table(row.log_lines())
+        return log_table(row)
 
     @admin.display(description=gettext_lazy("the host's own words"))
     def words(self, row: Deployment) -> SafeString | str:
@@ -307,19 +324,24 @@ class DeploymentAdmin(ReadOnlyAdmin):
         return format_html("<details><summary>{}</summary><pre>{}</pre></details>", _("show"), row.detail)
 
 
-def log_table(lines: list[tuple[str, str, str]]) -> SafeString:
-    """A job's log with the seconds that passed since its beginning."""
+def log_table(record: JobRecord) -> SafeString:
+    """A job's log: what passed since its beginning, the step in words and how long it took, what it told."""
+    lines = record.log_lines()
     if not lines:
         return SafeString("–")
     times = [parse_datetime(at) for at, _step, _text in lines]
-    first = times[0]
-    rows = (
-        (f"{(at - first).total_seconds():.3f}" if at and first else "", step, text)
-        for at, (_at, step, text) in zip(times, lines, strict=True)
-    )
+    first, took = times[0], iter(record.step_times(timezone.now()))
+    rows, before = [], None
+    for at, (_at, step, text) in zip(times, lines, strict=True):
+        duration = ""
+        if at is not None and step != before:
+            duration, before = format_seconds(next(took).seconds), step
+        passed = f"{(at - first).total_seconds():.3f}" if at and first else ""
+        # The gate's own steps are told as the text of the step "gate".
+        rows.append((passed, step_name(step) if duration else "", duration, step_name(text)))
     return format_html(
         '<table class="panel-log"><tbody>{}</tbody></table>',
-        format_html_join("", "<tr><td>+{} s</td><td>{}</td><td>{}</td></tr>", rows),
+        format_html_join("", "<tr><td>+{} s</td><td>{}</td><td>{}</td><td>{}</td></tr>", rows),
     )
 
 
@@ -348,7 +370,7 @@ class ServerCheckAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("log"))
     def steps(self, row: ServerCheck) -> SafeString:
-        return log_table(row.log_lines())
+        return log_table(row)
 
     def get_urls(self) -> list[Any]:
         view, live = self.admin_site.admin_view, part_of("admin:containers_server_check", "pk")
@@ -376,7 +398,8 @@ class ServerCheckAdmin(ReadOnlyAdmin):
             # The checks begin by themselves a moment after the host key was confirmed.
             "is_coming": check is None and server.status == Server.Status.NEW and bool(server.host_key),
             "current": 4 if is_over and check and check.status == ServerCheck.Status.DONE else 3,
-            "log": log_table(check.log_lines()) if check else "",
+            "log": log_table(check) if check else "",
+            "step": step_name(check.step) if check else "",
         }
 
     def server_check(self, request: HttpRequest, pk: int) -> HttpResponse:

@@ -7,3 +7,8 @@ class ContainersConfig(AppConfig):
 
     name = "containers"
     verbose_name = _("Relays")
+
+    def ready(self) -> None:
+        """Every process can say what every stored code means."""
+        import containers.problems
+        import containers.services.images  # noqa: F401

@@ -193,6 +193,11 @@ def make_so(
     return True
 
 
+def runs_as(engine: Engine, spec: ContainerSpec) -> bool:
+    """Whether the host runs exactly this container, so that nothing is to be done. Raises RemoteError."""
+    return _matching_state(engine, spec) == "running"
+
+
 def check_up(engine: Engine, spec: ContainerSpec) -> None:
     """Raise ContainerStopped, with the end of its log, when the container does not run or had to be restarted.
 

@@ -8,6 +8,7 @@ from django.db.models import Case, Q, Value, When
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from containers.spec import INNER_STUN_PORT
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.jobs import JobQuerySet, JobRecord
 from fleet.models import Server, StaffOnlyQuerySet
@@ -97,6 +98,8 @@ class Relay(models.Model):
     )
     derp_port = models.PositiveIntegerField(_("DERP port (TCP)"))
     stun_port = models.PositiveIntegerField(_("STUN port (UDP)"))
+    # STUN's port inside the container; 3478 for relays from before it was the host's (`containers.services.relays.inner_port`).
+    inner_stun_port = models.PositiveIntegerField(default=INNER_STUN_PORT, editable=False)
     image = models.CharField(_("image"), max_length=80, blank=True, editable=False)
     certificate = models.TextField(_("certificate"), editable=False)
     certificate_key = EncryptedTextField(editable=False)

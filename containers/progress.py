@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Relay, RelayHealth
 from containers.services.relays import SLOTS
+from containers.steps import format_seconds
 from containers.ticks import Day, relay_days
 from fleet.models import Server
 from serials.models import Rental
@@ -35,10 +36,11 @@ _MAP_PATIENCE = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class Step:
-    """One step of making a relay; `state` is done, now or todo."""
+    """One step of making a relay; `state` is done, now or todo, `duration` how long it took or has taken so far."""
 
     label: str | Promise
     state: str
+    duration: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _card(
     is_planned: bool,
 ) -> RelayCard:
     if relay is None and not is_planned:
-        return RelayCard(slot, None, "preparing", _("being prepared"), "blue", steps=_steps(""))
+        return RelayCard(slot, None, "preparing", _("being prepared"), "blue", steps=_steps(None, now))
     if relay is None:
         return RelayCard(
             slot,
@@ -174,7 +176,7 @@ def _card(
             is_new=relay.proven_at is not None and now - relay.proven_at < _MAP_PATIENCE,
         )
     deployment = under_way.get(relay.pk)
-    steps = _steps(deployment.step if deployment else "")
+    steps = _steps(deployment, now)
     if relay.status == Relay.Status.FAILED:
         return RelayCard(
             slot,
@@ -215,9 +217,13 @@ def _silent_card(slot: int, relay: Relay, *, is_testing: bool) -> RelayCard:
     return replace(card, colour="red", sentence=text % {"since": since})
 
 
-def _steps(current: str) -> list[Step]:
+def _steps(deployment: Deployment | None, now: datetime) -> list[Step]:
+    current = deployment.step if deployment else ""
+    took = deployment.step_times(now) if deployment else []
     position = next((index for index, (_label, names) in enumerate(_STEPS) if current in names), -1)
-    return [
-        Step(label, "done" if index < position else "now" if index == position else "todo")
-        for index, (label, _names) in enumerate(_STEPS)
-    ]
+    shown = []
+    for index, (label, names) in enumerate(_STEPS):
+        seconds = sum(step.seconds for step in took if step.name in names)
+        state = "done" if index < position else "now" if index == position else "todo"
+        shown.append(Step(label, state, format_seconds(seconds) if state != "todo" else ""))
+    return shown

@@ -25,7 +25,8 @@ USER_ID = 65532
 # Where the relay's volume is mounted. The directory belongs to root, so a relay whose files are missing cannot make
 # up a key and a certificate of its own: it stops instead.
 FILES_DIR = "/relay"
-# Inside the container the ports are fixed; only the host's differ from relay to relay.
+# Inside the container the DERP port is fixed; only the host's differ from relay to relay. Relays from before STUN had the
+# host's number inside too (`RelaySpec.inner_stun_port`) keep this one.
 INNER_DERP_PORT = 8443
 INNER_STUN_PORT = 3478
 
@@ -125,8 +126,8 @@ class RelaySpec(ContainerSpec):
     address unless given, and `0.0.0.0` on clouds whose hosts do not hold their public address. `image` is the tag of
     the image. `private_key` and `mesh_key` are 64 lowercase hex digits. `verify_url` is asked before a client is let
     in; empty lets everybody in, and `fail_open` says whether everybody gets in while it does not answer. `memory_bytes`
-    bounds memory and swap together: derper takes 16 MiB at rest and up to 100 KiB a connection. Raises ValueError for
-    anything else.
+    bounds memory and swap together: derper takes 16 MiB at rest and up to 100 KiB a connection. `inner_stun_port` is STUN's
+    port inside the container. Raises ValueError for anything else.
     """
 
     panel_id: str
@@ -142,6 +143,7 @@ class RelaySpec(ContainerSpec):
     bind_address: str = ""
     verify_url: str = ""
     fail_open: bool = False
+    inner_stun_port: int = INNER_STUN_PORT
     memory_bytes: int = 128 * 1024 * 1024
     pids_limit: int = 256
 
@@ -158,7 +160,7 @@ class RelaySpec(ContainerSpec):
             raise ValueError("panel_id must be 8 lowercase hex digits")
         if self.relay_id < 0:
             raise ValueError("relay_id must not be negative")
-        for name in ("derp_port", "stun_port"):
+        for name in ("derp_port", "stun_port", "inner_stun_port"):
             if not 1 <= getattr(self, name) <= 65535:
                 raise ValueError(f"{name} must be from 1 to 65535")
         for name in ("private_key", "mesh_key"):
@@ -192,7 +194,7 @@ class RelaySpec(ContainerSpec):
             f"-a=:{INNER_DERP_PORT}",
             "-http-port=-1",
             "-stun=true",
-            f"-stun-port={INNER_STUN_PORT}",
+            f"-stun-port={self.inner_stun_port}",
             f"-hostname={self.address}",
             "-certmode=manual",
             f"-certdir={FILES_DIR}",
@@ -216,7 +218,7 @@ class RelaySpec(ContainerSpec):
 
     @property
     def _unlabelled_body(self) -> dict[str, Any]:
-        derp, stun = f"{INNER_DERP_PORT}/tcp", f"{INNER_STUN_PORT}/udp"
+        derp, stun = f"{INNER_DERP_PORT}/tcp", f"{self.inner_stun_port}/udp"
         return {
             "Image": self.image,
             "Cmd": self.command,

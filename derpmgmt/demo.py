@@ -1,5 +1,7 @@
 """What the demo is filled with: people, servers, an image and serial numbers. Everything can be done again and changes nothing then."""
 
+import contextlib
+import itertools
 import json
 import secrets
 import time
@@ -12,11 +14,14 @@ from allauth.mfa import app_settings as mfa_settings
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal import auth as totp
 from django.conf import settings
-from django.db import transaction
-from django.db.models import Q
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError
+from django.utils.translation import gettext as _
 
 from accounts.models import User
-from accounts.services import create_user
+from accounts.services import AccountExists, create_user
+from containers.models import ServerCheck
+from containers.services.checks import request_check
 from containers.services.images import (
     NoImage,
     current_gate_image,
@@ -24,7 +29,6 @@ from containers.services.images import (
     install_gate_image,
     install_image,
 )
-from derpmgmt.lib import queue
 from derpmgmt.lib.files import write_private
 from fleet.models import Region, Server, SshCredential
 from fleet.services import confirm_host_key, create_server, update_server
@@ -60,11 +64,10 @@ class StaffCode:
 def read_logins() -> dict[str, dict[str, str]]:
     """Who (customer, distributor, admin, superadmin) → e-mail, username, password and, for staff, totp_secret; random, made
     once for each demo."""
-    try:
-        found: dict[str, dict[str, str]] = json.loads(_logins_file().read_text())
-    except FileNotFoundError:
-        return {}
-    return found
+    return {
+        name: {key: str(value) for key, value in login.items() if key not in _OURS}
+        for name, login in _read_file().items()
+    }
 
 
 def staff_codes() -> list[StaffCode]:
@@ -81,28 +84,44 @@ def staff_codes() -> list[StaffCode]:
     ]
 
 
-@transaction.atomic
 def seed_people() -> None:
-    """One account for each role; staff have a second factor from the start."""
-    logins = read_logins()
+    """One account for each role, with which one can sign in whatever was done to it; staff have a second factor from the start.
+
+    Whoever was banned, closed or given another role is followed by a new account.
+    """
+    logins = _read_file()
     for role in User.Role:
         name = "customer" if role == User.Role.USER else str(role)
-        is_new = name not in logins
-        if is_new:
-            logins[name] = {"email": f"{name}@example.com", "username": name, "password": _password()}
-            if role in {User.Role.ADMIN, User.Role.SUPERADMIN}:
-                logins[name]["totp_secret"] = totp.generate_totp_secret()
-        login = logins[name]
-        user = User.objects.filter(email=login["email"]).first()
+        login = logins.setdefault(name, {"password": _password()})
+        if role in {User.Role.ADMIN, User.Role.SUPERADMIN}:
+            login.setdefault("totp_secret", totp.generate_totp_secret())
+        people = User.objects.filter(role=role, is_active=True)
+        user = people.filter(pk=login.get("id", 0)).first() or people.filter(email=_address(name)).first()
         if user is None:
-            user = create_user(email=login["email"], username=name, password=login["password"], role=role)
-        elif is_new:  # the file with the passwords was lost
+            user = _make_person(name, role, login["password"])
+        elif user.password != login.get("hash") and not user.check_password(login["password"]):
             user.set_password(login["password"])
             user.save(update_fields=["password"])
+            # The second factor is of the same age: when the file with both was lost, nobody knows it.
             Authenticator.objects.filter(user=user).delete()
         if "totp_secret" in login and not Authenticator.objects.filter(user=user).exists():
             totp.TOTP.activate(user, login["totp_secret"])
-    write_private(_logins_file(), json.dumps(logins, indent=2))
+        login |= {"id": user.pk, "hash": user.password, "email": user.email, "username": user.username}
+        write_private(_logins_file(), json.dumps(logins, indent=2))
+
+
+def _make_person(name: str, role: str, password: str) -> User:
+    for number in itertools.count(1):
+        # Whoever had the address before may still be there, without the role.
+        email = _address(name if number == 1 else f"{name}{number}")
+        username = "" if User.objects.filter(username=name).exists() else name
+        with contextlib.suppress(AccountExists):
+            return create_user(email=email, username=username, password=password, role=role)
+    raise AssertionError
+
+
+def _address(name: str) -> str:
+    return f"{name}@example.com"
 
 
 def seed_images(find_derper: Callable[[], Path | None], find_nginx: Callable[[], Path | None]) -> None:
@@ -117,50 +136,66 @@ def seed_images(find_derper: Callable[[], Path | None], find_nginx: Callable[[],
         install_image(derper=find_derper())
 
 
-def seed_servers(hosts: list[dict[str, Any]]) -> None:
-    """A server for each host, registered, pinned and checked as an operator would; hosts that moved are followed."""
+def seed_servers(hosts: list[dict[str, Any]], say: Callable[[str], None]) -> list[int]:
+    """A server for each host, registered, pinned and checked as an operator would; hosts that moved are followed.
+
+    Returns those that are being checked now. One that cannot be had, whatever was done to it, is told by `say` and left out.
+    """
     for code, name_zh, name_en, latitude, longitude in REGIONS:
         Region.objects.get_or_create(
             code=code,
             defaults={"name_zh": name_zh, "name_en": name_en, "latitude": latitude, "longitude": longitude},
         )
-    # Where this machine has no addresses of their own for them, each gets ports of its own; the last one first, since all began
-    # with the same.
-    is_shared = len({host["address"] for host in hosts}) < len(hosts)
-    numbered = list(enumerate(zip(SERVERS, hosts, strict=False)))
-    for number, ((name, code), host) in reversed(numbered) if is_shared else numbered:
-        credential = _credential(host)
-        fields: dict[str, Any] = {
-            "address": host["address"],
-            "ssh_port": host["ssh_port"],
-            "docker_socket": host["docker_socket"],
-        }
-        if is_shared:
-            first, last = 20000 + 1000 * number, 20999 + 1000 * number
-            fields |= {"tcp_port_first": first, "tcp_port_last": last}
-            fields |= {"udp_port_first": first, "udp_port_last": last}
-        server = Server.objects.filter(name=name).first()
-        if server is None:
-            region = Region.objects.get(code=code)
-            server = create_server(by=None, name=name, region=region, credential=credential, **fields)
-        else:
-            update_server(server=server, by=None, credential=credential, **fields)
-        if server.host_key != host["host_key"]:
-            confirm_host_key(server=server, line=host["host_key"], by=None)
+    checked = []
+    for (name, code), host in zip(SERVERS, hosts, strict=False):
+        try:
+            server = _register(name, code, host)
+        except (ValidationError, IntegrityError) as error:
+            reason = "; ".join(error.messages) if isinstance(error, ValidationError) else str(error)
+            say(_("The demo's server %(name)s is left out: %(reason)s") % {"name": name, "reason": reason})
+            continue
+        if server.status in {Server.Status.NEW, Server.Status.UNHEALTHY}:
+            request_check(server_pk=server.pk)
+            checked.append(server.pk)
+    return checked
+
+
+def _register(name: str, code: str, host: dict[str, Any]) -> Server:
+    """The row of one of the demo's hosts, found by its host key under whatever name it has now, else by its name.
+
+    One that was retired stays so, and its host comes in anew.
+    """
+    credential = _credential(host)
+    fields = {
+        "address": host["address"],
+        "ssh_port": host["ssh_port"],
+        "docker_socket": host["docker_socket"],
+    }
+    rows = Server.objects.exclude(status=Server.Status.RETIRED)
+    server = rows.filter(host_key=host["host_key"]).first() or rows.filter(name=name).first()
+    if server is None:
+        region = Region.objects.get(code=code)
+        server = create_server(by=None, name=name, region=region, credential=credential, **fields)
+    else:
+        update_server(server=server, by=None, credential=credential, ssh_host="", **fields)
+    if server.host_key != host["host_key"]:
+        confirm_host_key(server=server, line=host["host_key"], by=None)
     # While the demo was away its servers did not answer: forget that.
-    Server.objects.filter(Q(contact_failures__gt=0) | Q(silent_since__isnull=False)).update(
-        contact_failures=0, next_contact_at=None, silent_since=None, outage_told_at=None
-    )
-    for pk in Server.objects.filter(status=Server.Status.UNHEALTHY).values_list("pk", flat=True):
-        queue.announce("server_to_check", pk)
+    Server.objects.filter(pk=server.pk).update(contact_failures=0, next_contact_at=None)
+    server.refresh_from_db()
+    return server
 
 
-def waiting_servers() -> list[Server]:
-    """The servers without which a redemption would not end in three relays, as long as there are any."""
-    new = list(Server.objects.filter(status=Server.Status.NEW))
-    if new or Server.objects.usable().count() >= FEWEST_SERVERS:
-        return new
-    return list(Server.objects.exclude(status__in=[Server.Status.HEALTHY, Server.Status.RETIRED]))
+def waiting_servers(servers: list[int]) -> list[Server]:
+    """Those of `servers` whose check has not ended."""
+    return list(Server.objects.filter(pk__in=ServerCheck.objects.open().values("server"), id__in=servers))
+
+
+def missing_servers() -> list[Server]:
+    """Where a redemption would not end in three relays for want of servers: those that are not usable."""
+    if Server.objects.usable().count() >= FEWEST_SERVERS:
+        return []
+    return list(Server.objects.exclude(status=Server.Status.HEALTHY))
 
 
 def seed_serials() -> list[str]:
@@ -182,6 +217,19 @@ def _credential(host: dict[str, Any]) -> SshCredential:
         credential.username, credential.private_key = host["user"], key
         credential.save()
     return credential
+
+
+# What the file knows beside what people type: by which account and password hash a change is seen.
+_OURS = {"id", "hash"}
+
+
+def _read_file() -> dict[str, dict[str, Any]]:
+    """What the file of the logins holds; nothing where it is lost or broken."""
+    try:
+        found = json.loads(_logins_file().read_text())
+        return {name: dict(login) for name, login in found.items() if login["password"]}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return {}
 
 
 def _logins_file() -> Path:

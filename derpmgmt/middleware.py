@@ -12,9 +12,10 @@ from django_htmx.http import HttpResponseClientRedirect
 from django_ratelimit.exceptions import Ratelimited
 
 from accounts import browsers, tries
+from accounts.services import acting
 from derpmgmt import pages
 from derpmgmt.lib import limits
-from derpmgmt.lib.address import client_network, wide_network
+from derpmgmt.lib.address import client_ip, client_network, note_proxy, wide_network
 from derpmgmt.lib.mail import MailFailed, MailLimited
 from derpmgmt.lib.way_back import page_before
 
@@ -43,6 +44,19 @@ class LanguageMiddleware:
         return response
 
 
+class ActingMiddleware:
+    """Has what operators do written down with the address they do it from, whatever page or button it is."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if not (request.user.is_authenticated and request.user.is_staff):
+            return self.get_response(request)
+        with acting(request.user.pk, client_ip(request)):
+            return self.get_response(request)
+
+
 class DoorMiddleware:
     """Sends whoever must sign in to the door, and from there back to a page that opens by GET; keeps signed-in pages out of caches.
 
@@ -62,8 +76,10 @@ class DoorMiddleware:
         parts = urlsplit(target)
         if parts.path in {reverse("account_login"), reverse("admin:login")} and not parts.netloc:
             values = QueryDict(parts.query, mutable=True)
-            values["next"] = page_before(request, values.get("next", ""))
-            target = response.headers["Location"] = f"{parts.path}?{values.urlencode(safe='/')}"
+            wanted = values.get("next", "")
+            if (page := page_before(request, wanted)) != wanted:
+                values["next"] = page
+                target = response.headers["Location"] = f"{parts.path}?{values.urlencode(safe='/')}"
         if request.headers.get("HX-Request") == "true":
             whole = HttpResponseClientRedirect(target)
             whole.cookies = response.cookies
@@ -94,6 +110,7 @@ class LimitMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        note_proxy(request)
         response = self.get_response(request)
         match = request.resolver_match
         if match and request.method == "POST" and not _leads_on(response) and response.status_code != 429:

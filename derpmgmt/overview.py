@@ -21,7 +21,7 @@ from containers.services import gates, rotation
 from containers.services.images import GATE_LINK, RELAY_LINK
 from containers.services.relays import SLOTS
 from derpmgmt.lib.address import is_loopback
-from derpmgmt.lib.jobs import translate
+from derpmgmt.lib.problems import explain
 from fleet.models import Region, Server
 from serials.models import Redemption, Rental, SerialBatch, SerialNumber
 
@@ -84,8 +84,8 @@ class RegionLine:
         return [(status, self.states[status]) for status in Server.Status if self.states.get(status)]
 
 
-def admin_overview() -> Iterator[dict[str, Any]]:
-    """Answer to "admin_overview": what the start page of the admin shows."""
+def admin_overview(*, is_proxy_unknown: bool = False) -> Iterator[dict[str, Any]]:
+    """Answer to "admin_overview": what the start page of the admin shows; `is_proxy_unknown`: one that is not counted passes requests on."""
     now = timezone.now()
     servers = list(
         Server.objects.exclude(status=Server.Status.RETIRED)
@@ -101,6 +101,7 @@ def admin_overview() -> Iterator[dict[str, Any]]:
         *_customers(servers, now),
         *_notices(now),
         *_batches(),
+        *(_proxies() if is_proxy_unknown else ()),
     ]
     yield {
         "matters": sorted(matters, key=lambda matter: _LEVELS.index(matter.level)),
@@ -143,7 +144,7 @@ def _servers(servers: list[Server], now: datetime) -> Iterator[Matter]:
     for server in servers:
         url = reverse("admin:fleet_server_change", args=[server.pk])
         title = f"{server} · {server.get_status_display()}"
-        reason = translate(server.status_reason, {})
+        reason = server.reason
         is_announced = server.status in {Server.Status.MAINTENANCE, Server.Status.NEW}
         if server.status == Server.Status.UNHEALTHY:
             yield Matter(CRITICAL, title, reason, url, server.silent_since or server.last_contact_at)
@@ -220,7 +221,7 @@ def _relays(now: datetime) -> Iterator[Matter]:
             if last
             else ("admin:containers_relay_change", relay.pk)
         )
-        text = last.reason if last else relay.failure_code
+        text = last.reason if last else explain(relay.failure_code)
         yield Matter(CRITICAL, title, text, reverse(page[0], args=[page[1]]), relay.failed_at)
     title = ngettext("%(count)d more relay failed", "%(count)d more relays failed", more)
     yield from _rest(CRITICAL, title, more, f"{relay_list}failed")
@@ -303,6 +304,15 @@ def _notices(now: datetime) -> Iterator[Matter]:
         text = _("Look at the reasons, then send them again.")
         url = reverse("admin:accounts_notice_changelist") + "?state__exact=failed"
         yield Matter(WARNING, title % {"count": failed}, text, url)
+
+
+def _proxies() -> Iterator[Matter]:
+    text = _(
+        "Requests come with X-Forwarded-For, but DERPMGMT_TRUSTED_PROXIES is 0: everybody behind the proxy shares one address in "
+        "limits and logs. Set it to the number of proxies in front (docs/running.md)."
+    )
+    url = reverse("admin:accounts_operationlog_changelist")
+    yield Matter(WARNING, _("The reverse proxy in front of the panel is not believed"), text, url)
 
 
 def _batches() -> Iterator[Matter]:

@@ -1,12 +1,15 @@
 """Pages that draw on many apps: the front page and the customer's home."""
 
+import sys
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.template import loader
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
@@ -145,3 +148,15 @@ def mail_limited(request: HttpRequest, *, wait_seconds: int) -> HttpResponse:
 def mail_failed(request: HttpRequest) -> HttpResponse:
     """The page for a request whose mail the mail server did not take; what was typed can be sent again."""
     return render(request, "503_mail.html", status=503)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The 500 page, or, where the database did not let something be read or written in time, a 503 page that says so.
+
+    Both stand alone: nothing of the database is needed for them.
+    """
+    if isinstance(sys.exc_info()[1], OperationalError | InterfaceError):
+        response = HttpResponse(loader.get_template("503.html").render(), status=503)
+        response["Retry-After"] = "30"
+        return response
+    return HttpResponse(loader.get_template("500.html").render(), status=500)

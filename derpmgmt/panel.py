@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,17 +23,24 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
+from django.utils import translation
 from django.utils.translation import gettext as _
 
 from derpmgmt import flow
 from derpmgmt.lib import env, valkey
+from derpmgmt.lib.address import is_loopback
 from derpmgmt.lib.crypto import DecryptionFailed, EncryptedTextField
 from derpmgmt.lib.files import write_private
 from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor
 from derpmgmt.lib.workers import run_scheduler, run_worker, served_queues
+from derpmgmt.models import foreign_keys_given
 from derpmgmt.web import PROCESSES, Web
+from serials.models import SerialNumber
+from serials.services.batches import code_hash
 
 VALKEY_SECONDS = 30
+# After so long it is said what is waited for.
+SILENT_SECONDS = 3.0
 
 
 class CannotStart(Exception):
@@ -59,10 +66,11 @@ class Panel:
         with _lock() as lock, _listen() as listener:
             supervisor = Supervisor(lock, output=self.output, parent=self._parent)
             try:
-                with supervisor:
+                with supervisor, _writable():
                     self._run(supervisor, listener)
             finally:
-                env.running_file().unlink(missing_ok=True)
+                with suppress(OSError):
+                    env.running_file().unlink(missing_ok=True)
 
     def fleet(self) -> list[Program]:
         """What else is to run: the demo's servers."""
@@ -89,6 +97,10 @@ class Panel:
                     "Set DERPMGMT_EMAIL_URL=smtp+tls://USER:PASSWORD@HOST:587 and DERPMGMT_EMAIL_FROM (docs/running.md)."
                 )
             )
+        for sentence in unreachable(
+            settings.RELAY_URL, settings.BIND, settings.PORT, settings.TRUSTED_PROXIES
+        ):
+            self.say(sentence)
         connections.close_all()
 
     def _run(self, supervisor: Supervisor, listener: socket.socket) -> None:
@@ -96,6 +108,7 @@ class Panel:
 
         def start(name: str, main: Callable[[], object], rank: int, grace: float) -> None:
             def apart() -> None:
+                translation.deactivate()  # the terminal's language is for what is said there
                 listener.close()
                 main()
 
@@ -108,8 +121,13 @@ class Panel:
         self._prepare()
         connections.close_all()
         self._wait_for_redis(supervisor)
-        if not supervisor.run(self.is_fleet_up, self.ready_seconds) and not supervisor.is_stopping:
-            raise CannotStart(_("The servers of the demo did not start."))
+        if not supervisor.run(self.is_fleet_up, SILENT_SECONDS) and not supervisor.is_stopping:
+            self.say(_("Waiting for the servers of the demo to start …"))
+            if not supervisor.run(self.is_fleet_up, self.ready_seconds) and not supervisor.is_stopping:
+                raise CannotStart(
+                    _("The servers of the demo did not start; see %(path)s. “make demo-reset” begins anew.")
+                    % {"path": self.output}
+                )
         if supervisor.is_stopping:
             return
         start("scheduler", lambda: run_scheduler(flow.CRON), 0, 5)
@@ -145,6 +163,7 @@ class Panel:
                     % {"folder": settings.VAR_DIR / "keys"}
                 )
             if MigrationExecutor(connection).migration_plan(_leaves()):
+                self.say(_("Bringing the database up to date …"))
                 call_command("migrate", interactive=False, verbosity=0)
             _check_keys()
         except DatabaseError as error:
@@ -173,12 +192,18 @@ class Panel:
             raise CannotStart(_("Redis does not answer: %(reason)s") % {"reason": error}) from error
 
     def _settle(self, since: datetime) -> None:
-        deadline = time.monotonic() + self.ready_seconds
         try:
-            self.settle()
+            with _writable():
+                self.settle()
+            began = said_at = time.monotonic()
+            said = ""
             while missing := self._missing(since):
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                if now > began + self.ready_seconds:
                     raise CannotStart(missing)
+                if now > said_at + SILENT_SECONDS and missing != said:
+                    said, said_at = missing, now
+                    self.say(_("Waiting: %(what)s") % {"what": missing})
                 time.sleep(0.05)
         except CannotStart as error:
             self.say(str(error))
@@ -194,10 +219,43 @@ class Panel:
         return ""
 
 
+def unreachable(relay_url: str, bind: str, port: int, proxies: int) -> list[str]:
+    """What to say where servers elsewhere cannot reach the panel: by an address of this machine only, or for want of a listener there."""
+    parts = urlsplit(relay_url)
+    if is_loopback(parts.hostname or ""):
+        text = _(
+            "Servers on other machines cannot reach the panel at %(url)s, so their relays let no new device in. Set DERPMGMT_PUBLIC_URL "
+            "(or DERPMGMT_RELAY_URL) to an address that they reach, and DERPMGMT_BIND=0.0.0.0 unless a reverse proxy runs here (docs/running.md)."
+        )
+        return [text % {"url": relay_url}]
+    # A proxy on this machine may stand before it, unless the address leads to the very port.
+    is_direct = parts.scheme == "http" and (parts.port or 80) == port
+    if not is_loopback(bind) or (proxies and not is_direct):
+        return []
+    text = _(
+        "The panel listens on %(bind)s only, where %(url)s leads nobody from outside: set DERPMGMT_BIND=0.0.0.0, or put a reverse proxy on this "
+        "machine and set DERPMGMT_TRUSTED_PROXIES=1 (docs/running.md)."
+    )
+    return [text % {"bind": bind, "url": relay_url}]
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    """Turns a state folder in which something cannot be read or written into `CannotStart`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        text = _("%(path)s cannot be used: %(reason)s.")
+        raise CannotStart(text % {"path": error.filename, "reason": error.strerror}) from error
+
+
 @contextmanager
 def _lock() -> Iterator[Lock]:
     try:
-        lock = Lock(env.running_lock())
+        with _writable():
+            lock = Lock(env.running_lock())
     except AlreadyRunning as error:
         text = _("A panel or demo runs in %(folder)s already (process %(pid)s). End that one first.")
         raise CannotStart(text % {"folder": env.home(), "pid": error.pid}) from error
@@ -227,7 +285,8 @@ def _leaves() -> list[tuple[str, str]]:
 
 
 def _check_keys() -> None:
-    """Raises `CannotStart` when the keys are not those of the database: looks at a few stored secrets of every kind."""
+    """Raises `CannotStart` when the keys are not those of the database: by a few stored secrets of every kind, by a few serial numbers
+    that must be found by their hash, and by the fingerprints of every key that was in use."""
     for model in apps.get_models():
         for field in model._meta.concrete_fields:
             if not isinstance(field, EncryptedTextField):
@@ -235,10 +294,19 @@ def _check_keys() -> None:
             try:
                 list(model._default_manager.order_by("-pk").values_list(field.name, flat=True)[:5])
             except DecryptionFailed as error:
-                text = _(
-                    "The keys in %(folder)s are not those of this database. Put back the copy you saved."
-                )
-                raise CannotStart(text % {"folder": settings.VAR_DIR / "keys"}) from error
+                raise _foreign("fields") from error
+    serials = SerialNumber.objects.order_by("-pk").values_list("code", "code_hash")[:5]
+    if any(code and code_hash(code) != found_by for code, found_by in serials):
+        raise _foreign("lookup")
+    if names := foreign_keys_given():
+        raise _foreign(*names)
+
+
+def _foreign(*names: str) -> CannotStart:
+    text = _(
+        "These keys in %(folder)s are not those of this database: %(names)s. Put back the copy you saved."
+    )
+    return CannotStart(text % {"folder": settings.VAR_DIR / "keys", "names": ", ".join(names)})
 
 
 def _collect_static() -> None:
@@ -248,7 +316,7 @@ def _collect_static() -> None:
             found = Path(storage.path(path)).stat()
             digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
     stamp = settings.STATIC_ROOT / ".collected"
-    if stamp.exists() and stamp.read_text() == digest.hexdigest():
+    if stamp.exists() and stamp.read_bytes() == digest.hexdigest().encode():
         return
     call_command("collectstatic", interactive=False, verbosity=0)
     stamp.write_text(digest.hexdigest())

@@ -54,8 +54,16 @@ else:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;",
         },
     }
-    VAR_DIR.mkdir(parents=True, exist_ok=True)
-    has_database = Path(_database["NAME"]).exists()
+    try:
+        VAR_DIR.mkdir(parents=True, exist_ok=True)
+        has_database = Path(_database["NAME"]).exists()
+        if has_database and not Path(_database["NAME"]).stat().st_size and (VAR_DIR / "keys").exists():
+            raise ImproperlyConfigured(
+                f"The database {_database['NAME']} is empty, but there are keys beside it: it was lost. Put back the copy you "
+                "saved, or delete the empty file to begin with an empty panel."
+            )
+    except OSError as error:
+        raise ImproperlyConfigured(f"The state folder {VAR_DIR} cannot be used: {error.strerror}.") from error
 # Opening one for each request costs a millisecond, SQLite too. Whoever forks closes them all before.
 _database["CONN_MAX_AGE"] = 60
 DATABASES = {"default": _database}
@@ -63,7 +71,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _keys = load_keys(VAR_DIR, has_database=has_database)
 KEYS_MADE = _keys.made
-SECRET_KEY = _keys.django
+SECRET_KEY, *SECRET_KEY_FALLBACKS = _keys.django
 FIELD_KEYS = _keys.fields
 LOOKUP_KEY = _keys.lookup
 PANEL_ID = _keys.panel_id
@@ -118,7 +126,10 @@ DEBUG = env.read_bool("DEBUG", default=False)
 REDIS_URL = env.read("REDIS_URL")
 IS_VALKEY_OURS = not REDIS_URL
 if IS_VALKEY_OURS:
-    REDIS_URL = f"unix://{quote(str(valkey.socket_path(VAR_DIR)))}"
+    try:
+        REDIS_URL = f"unix://{quote(str(valkey.socket_path(VAR_DIR)))}"
+    except OSError as error:
+        raise ImproperlyConfigured(f"The state folder {VAR_DIR} cannot be used: {error.strerror}.") from error
 
 
 def _redis(number: int) -> str:
@@ -199,6 +210,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "derpmgmt.middleware.LanguageMiddleware",
     "derpmgmt.middleware.DoorMiddleware",
+    "derpmgmt.middleware.ActingMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
@@ -405,7 +417,6 @@ LOGGING = {
         "apprise": {"level": "WARNING", "handlers": ["nowhere"], "propagate": False},
         "urllib3": {"level": "WARNING"},
         "waitress": {"level": "WARNING"},
-        "waitress.queue": {"level": "ERROR"},  # it tells of each request that waits for a thread
     },
 }
 structlog.configure(

@@ -29,3 +29,4 @@ urlpatterns = [
 ]
 
 handler429 = pages.too_many_requests  # allauth's own limits look it up here
+handler500 = pages.server_error

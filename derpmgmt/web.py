@@ -28,6 +28,8 @@ HEADER_SECONDS = 10.0
 REQUEST_SECONDS = 60.0
 IDLE_SECONDS = 15.0
 ANSWER_SECONDS = 60.0
+# So long a page waits for a SQLite that somebody else writes to; a thread that waits is one less for pages that only read.
+BUSY_SECONDS = 5
 # Requests under way have so long when the server ends.
 ENDING_SECONDS = 5.0
 # Open connections of one process; beyond it whoever waits longest gives way.
@@ -162,6 +164,7 @@ class Web:
     def run(self) -> None:
         """Serve in this process until SIGTERM."""
         logging.getLogger("waitress").addFilter(_drop_path)
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it tells of each request that waits
         self.begin()
         try:
             Server(self._application, self._listener).serve()
@@ -170,8 +173,14 @@ class Web:
 
     def begin(self) -> None:
         """In each process, before it answers."""
+        from django.db import connection
+
         from acl import admission_log
 
+        if connection.vendor == "sqlite":
+            connection.settings_dict["OPTIONS"]["timeout"] = (
+                BUSY_SECONDS  # every thread's connection has the same
+            )
         admission_log.start()
 
     def end(self) -> None:

@@ -17,7 +17,6 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import StaffAdmin
-from derpmgmt.lib.jobs import translate
 from derpmgmt.lib.way_back import part_of
 from fleet import services
 from fleet.forms import SERVER_FIELDS, CredentialForm, HostKeyForm, ProviderAccountForm, ServerForm
@@ -119,14 +118,14 @@ class ServerAdmin(StaffAdmin):
             since = f"{timezone.localtime(server.silent_since):%m-%d %H:%M:%S}"
             return format_html(
                 '<span class="panel-state is-red" title="{}">{}</span>',
-                translate(server.status_reason, {}),
+                server.reason,
                 _("%(state)s, no answer since %(since)s")
                 % {"state": server.get_status_display(), "since": since},
             )
         return format_html(
             '<span class="panel-state is-{}" title="{}">{}</span>',
             COLOURS[Server.Status(server.status)],
-            translate(server.status_reason, {}),
+            server.reason,
             server.get_status_display(),
         )
 

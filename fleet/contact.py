@@ -101,6 +101,20 @@ def contact(
         engine.close()
 
 
+@contextmanager
+def visit_as_guest(server: Server) -> Iterator[Contact]:
+    """Reach the machine that `server` leads to though another row has it, to take away what is the row's own.
+
+    Nothing is recorded. Raises `RemoteError`.
+    """
+    connection = pool().get(endpoint_of(server), SSH_SECONDS)
+    engine = open_engine(connection, server.docker_socket, ENGINE_SECONDS)
+    try:
+        yield Contact(connection, engine)
+    finally:
+        engine.close()
+
+
 def _make_sure_whose(server: Server, connection: Connection, engine: Engine) -> None:
     """Have the row take the machine that it leads to. Raises `SameMachine`, else RemoteError."""
     machine = _read(server, connection, engine)

@@ -25,6 +25,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
+from derpmgmt.lib.problems import declare
 from fleet.ssh import ChannelStream, Connection, ForwardingRefused, RemoteError, TimedOut
 
 DOCKER_SOCKET = "/var/run/docker.sock"
@@ -43,7 +44,7 @@ def socket_check(docker_socket: str) -> str:
     return rf"""set -- {quote(docker_socket)}
 if [ ! -S "$1" ]; then echo absent
 elif [ ! -r "$1" ] || [ ! -w "$1" ]; then echo forbidden
-elif [ -r /proc/net/unix ] && ! grep -q "/${{1##*/}}\$" /proc/net/unix; then echo deaf
+elif [ -r /proc/net/unix ] && command -v grep >/dev/null && ! grep -q "/${{1##*/}}\$" /proc/net/unix; then echo deaf
 elif command -v docker >/dev/null 2>&1; then echo command
 else echo nothing
 fi
@@ -54,14 +55,13 @@ class EngineError(RemoteError):
     """A Docker Engine refused, or is not there.
 
     Codes: port_taken, address_missing, image_missing, not_found, conflict, busy, disk_full, daemon_down, no_docker,
-    no_permission, too_old, podman, runtime, refused (anything else the Engine says no to), garbage (not an Engine's answer).
+    no_permission, too_old, podman, runtime, engine_refused (anything else the Engine says no to), garbage (not an Engine's answer).
     """
 
-    code = "refused"
-    sentence = _("The Docker Engine refused.")
+    code = "engine_refused"
 
 
-_SENTENCES: dict[str, str | Promise] = {
+SENTENCES: dict[str, str | Promise] = {
     "port_taken": _("A port that is needed is already in use on the server."),
     "address_missing": _("The server does not have the address that ports are to be bound to."),
     "image_missing": _("The server does not have the image."),
@@ -76,12 +76,14 @@ _SENTENCES: dict[str, str | Promise] = {
     ),
     "too_old": _("The Docker Engine is too old: version 20.10 or newer is needed."),
     "runtime": _("The container could not be started."),
-    "refused": _("The Docker Engine refused."),
     "podman": _(
         "This is podman, not a Docker Engine, and does not do what relays need: install Docker on the server."
     ),
+    "engine_refused": _("The Docker Engine refused."),
     "garbage": _("What answers on the Docker socket is not a Docker Engine."),
 }
+
+declare(SENTENCES)
 
 _WORDS: tuple[tuple[str, str], ...] = (
     # What Docker 20.10 to 29 say, in lower case; the first match counts. A failed start may report more than one.
@@ -113,8 +115,8 @@ def explain(words: str, status: int | None = None) -> EngineError:
     lowered = words.lower()
     code = next((code for fragment, code in _WORDS if fragment in lowered), "")
     if not code:
-        code = {404: "not_found", 409: "conflict"}.get(status or 0, "refused")
-    return EngineError(_SENTENCES[code], code=code, detail=words)
+        code = {404: "not_found", 409: "conflict"}.get(status or 0, "engine_refused")
+    return EngineError(code=code, detail=words)
 
 
 def port_in(words: str) -> int:
@@ -123,11 +125,6 @@ def port_in(words: str) -> int:
     # container's behind it ("for 10.0.0.4:20000:172.30.0.2:443/tcp").
     found = re.search(r"(?:\d|\]):(\d{1,5})(?!\d)", words)
     return int(found[1]) if found else 0
-
-
-def explain_code(code: str) -> str | Promise:
-    """The sentence behind an EngineError's code; empty for a code that is none of its."""
-    return _SENTENCES.get(code, "")
 
 
 @contextmanager
@@ -142,15 +139,15 @@ def engine_errors() -> Iterator[None]:
     except (requests.Timeout, TimeoutError) as error:
         raise TimedOut(detail=str(error)) from error
     except (requests.exceptions.JSONDecodeError, docker.errors.StreamParseError) as error:
-        raise EngineError(_SENTENCES["garbage"], code="garbage", detail=str(error)) from error
+        raise EngineError(code="garbage", detail=str(error)) from error
     except (
         requests.ConnectionError,
         requests.exceptions.ChunkedEncodingError,
         urllib3.exceptions.HTTPError,
     ) as error:
-        raise EngineError(_SENTENCES["daemon_down"], code="daemon_down", detail=str(error)) from error
+        raise EngineError(code="daemon_down", detail=str(error)) from error
     except (ConnectionError, EOFError) as error:
-        raise EngineError(_SENTENCES["daemon_down"], code="daemon_down", detail=str(error)) from error
+        raise EngineError(code="daemon_down", detail=str(error)) from error
     except docker.errors.DockerException as error:
         raise EngineError(detail=str(error)) from error
 
@@ -179,12 +176,9 @@ class _Route:
         word = answer.stdout.decode(errors="replace").strip()
         code = {"absent": "no_docker", "forbidden": "no_permission", "deaf": "daemon_down"}.get(word)
         if code:
-            raise EngineError(_SENTENCES[code], code=code, detail=refusal.detail)
+            raise EngineError(code=code, detail=refusal.detail)
         if word != "command":
-            raise ForwardingRefused(
-                _("SSH on the server forbids forwarding to sockets, and there is no docker command either."),
-                detail=refusal.detail,
-            )
+            raise ForwardingRefused(code="forwarding_forbidden", detail=refusal.detail)
 
 
 class _EngineConnection(HTTPConnection):
@@ -291,15 +285,15 @@ class Engine(APIClient):
             answer = self.version(api_version=False)
             names = {str(component.get("Name")) for component in answer.get("Components") or []}
             if any("podman" in name.lower() for name in names):
-                raise EngineError(_SENTENCES["podman"], code="podman", detail=", ".join(sorted(names)))
+                raise EngineError(code="podman", detail=", ".join(sorted(names)))
             self.architecture = str(answer.get("Arch") or "")
             newest, oldest = str(answer["ApiVersion"]), str(answer.get("MinAPIVersion") or OLDEST_API)
             if version_lt(newest, OLDEST_API):
-                raise EngineError(_SENTENCES["too_old"], code="too_old", detail=f"API {newest}")
+                raise EngineError(code="too_old", detail=f"API {newest}")
             chosen = DEFAULT_DOCKER_API_VERSION if version_lt(DEFAULT_DOCKER_API_VERSION, newest) else newest
             self._version = oldest if version_lt(chosen, oldest) else chosen
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise EngineError(_SENTENCES["garbage"], code="garbage", detail=str(error)) from error
+            raise EngineError(code="garbage", detail=str(error)) from error
 
     # The SDK's own versions of these wait without a limit, or miss what came together with the response's headers.
 

@@ -5,8 +5,6 @@ import re
 import time
 from dataclasses import dataclass
 
-from django.utils.translation import gettext_lazy as _
-
 from fleet.engine import DOCKER_SOCKET
 from fleet.ssh import Connection, RemoteError
 
@@ -104,7 +102,7 @@ class HostFacts:
 def parse_facts(output: str, asked_at: float) -> HostFacts:
     """The facts in the script's output; `asked_at` is our clock (seconds since 1970) at the time the server read its own.
 
-    What a login shell prints around them is ignored. Raises RemoteError (garbage) when anything is missing or no number.
+    What a login shell prints around them is ignored. Raises RemoteError (garbage_facts) when anything is missing or no number.
     """
     words = output.partition("derpmgmt-facts\n")[2]
     text, end, _after = words.partition("\nderpmgmt-end")
@@ -144,11 +142,7 @@ def parse_facts(output: str, asked_at: float) -> HostFacts:
             addresses=frozenset(said.get("addresses", "").split()),
         )
     except (KeyError, ValueError) as error:
-        raise RemoteError(
-            _("The server's answer about itself makes no sense."),
-            code="garbage",
-            detail=f"{error}: {output[:200]}",
-        ) from None
+        raise RemoteError(code="garbage_facts", detail=f"{error}: {output[:200]}") from None
 
 
 def _ssh_end(words: str, place: int) -> str:
@@ -166,7 +160,7 @@ def read_facts(
 ) -> HostFacts:
     """Asks a server, with one command. `docker_root` is Docker's data folder where it is not the usual one.
 
-    Raises RemoteError (garbage), TimedOut, Unreachable, CommandFailed.
+    Raises RemoteError (garbage_facts), TimedOut, Unreachable, CommandFailed.
     """
     before = time.time()
     answer = connection.run(FACTS_SCRIPT, f"{docker_socket}\n{docker_root}\n".encode(), timeout)

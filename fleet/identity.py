@@ -17,12 +17,15 @@ def has_machine(server: Server, machine: Machine) -> bool:
 def rivals_of(server: Server, machine: Machine) -> list[Server]:
     """The other rows in use whose machine this may be: the same Engine or host key, or nothing known but the same pinned key.
 
-    A row that was never checked has nothing on a machine yet: of two, the one that takes it first gets it.
+    A row that was never checked has nothing on a machine yet: of two, the one that takes it first gets it. Of two in use that
+    nobody has read, the older one has it.
     """
     is_alike = Q(engine_id=machine.engine_id, engine_root=machine.engine_root) | Q(
         host_fingerprint=machine.fingerprint
     )
     is_unread = Q(host_fingerprint=None, host_key=server.host_key) & ~Q(status=Server.Status.NEW)
+    if server.status != Server.Status.NEW:
+        is_unread &= Q(pk__lt=server.pk)
     return list(
         Server.objects.exclude(pk=server.pk)
         .exclude(status=Server.Status.RETIRED)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from derpmgmt.lib.problems import declare
 from fleet.engine import Engine, engine_errors
 from fleet.ssh import Connection, HostKey, RemoteError
 
@@ -36,6 +37,9 @@ class SameMachine(RemoteError):
     )
 
 
+declare({"same_machine_unsure": SameMachine.unsure})
+
+
 @dataclass(frozen=True)
 class Machine:
     """A machine as it told who it is. `engine_root` is Docker's folder, `fingerprint` the SSH host key's, `up_since` its start
@@ -56,7 +60,7 @@ class Machine:
 
 
 def read_machine(connection: Connection, engine: Engine) -> Machine:
-    """Ask a host who it is: one command and one question to its Engine. Raises RemoteError (garbage), TimedOut, Unreachable."""
+    """Ask a host who it is: one command and one question to its Engine. Raises RemoteError (garbage_facts), TimedOut, Unreachable."""
     answer = connection.run(MACHINE_SCRIPT, timeout=_SECONDS)
     boot_id, up_seconds = parse_machine(answer.stdout.decode(errors="replace"))
     with engine_errors():
@@ -71,15 +75,13 @@ def read_machine(connection: Connection, engine: Engine) -> Machine:
 
 
 def parse_machine(output: str) -> tuple[str, float]:
-    """Boot id and seconds since the start in the script's output. Raises RemoteError (garbage)."""
+    """Boot id and seconds since the start in the script's output. Raises RemoteError (garbage_facts)."""
     text = output.partition("derpmgmt-machine\n")[2].partition("derpmgmt-end")[0]
     try:
         boot_id, uptime = text.splitlines()
         return _known_id(boot_id.strip()), float(uptime.split()[0])
     except (ValueError, IndexError):
-        raise RemoteError(
-            _("The server's answer about itself makes no sense."), code="garbage", detail=output[:200]
-        ) from None
+        raise RemoteError(code="garbage_facts", detail=output[:200]) from None
 
 
 def _known_id(text: str) -> str:

@@ -15,6 +15,7 @@ from django.utils.translation import get_language
 from django.utils.translation import gettext_lazy as _
 
 from derpmgmt.lib.crypto import EncryptedTextField
+from derpmgmt.lib.problems import explain, translate
 
 _port = [MinValueValidator(1), MaxValueValidator(65535)]
 
@@ -195,7 +196,10 @@ class Server(models.Model):
     )
 
     status = models.CharField(_("state"), max_length=12, choices=Status, default=Status.NEW, db_index=True)
+    # Why it is in its state: what a person wrote, or an error's code and values (`reason` reads both).
     status_reason = models.TextField(_("reason"), blank=True)
+    status_code = models.CharField(_("error code"), max_length=32, blank=True, default="", editable=False)
+    status_values = models.JSONField(default=dict, blank=True, editable=False)
     # The code of what is wrong with it though it answers (`services.record_fault`).
     fault = models.CharField(max_length=32, blank=True, editable=False)
     in_use = models.GeneratedField(
@@ -360,6 +364,13 @@ class Server(models.Model):
                 for shared in own & {other.address, other.listen_address}
             )
         ]
+
+    @property
+    def reason(self) -> str:
+        """Why it is in its state, in the language of the page; empty where there is nothing to say."""
+        if self.status_code:
+            return explain(self.status_code, self.status_values, self.status_reason)
+        return translate(self.status_reason, {})
 
     @property
     def ssh_address(self) -> str:

@@ -17,7 +17,6 @@ from django.utils import translation
 from accounts.models import User
 from accounts.services import log_operation, notify, take_back_notices
 from derpmgmt.lib import queue
-from derpmgmt.lib.jobs import translate
 from fleet.models import UNHEALTHY_AFTER, Server
 
 AT_ONCE = 100
@@ -77,7 +76,7 @@ def _tell(
         if only is not None and admin.pk not in only:
             continue
         with translation.override(admin.language):
-            reason = translate(server.status_reason, {})
+            reason = server.reason
         notify(
             user=admin,
             kind=kind,

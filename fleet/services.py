@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import User
 from accounts.services import log_operation
 from derpmgmt.lib import queue
-from derpmgmt.lib.jobs import Problem
+from derpmgmt.lib.problems import Problem
 from fleet import outages
 from fleet.identity import forget_machine
 from fleet.machine import SameMachine
@@ -29,6 +29,17 @@ from fleet.ssh import HostKey, RemoteError
 
 # The lease of a worker that died ends by itself after this time; a living one renews it while it works.
 LEASE = timedelta(seconds=20)
+
+NO_REASON: dict[str, Any] = {"status_reason": "", "status_code": "", "status_values": {}}
+
+
+def status_words(problem: Problem) -> dict[str, Any]:
+    """The fields of a server's row that say why it is in its state."""
+    return {
+        "status_reason": problem.sentence,
+        "status_code": problem.code[:32],
+        "status_values": problem.values,
+    }
 
 
 class ServerNotEmpty(Exception):
@@ -82,7 +93,7 @@ def confirm_host_key(*, server: Server, line: str, by: User | None) -> None:
     if key.line != server.host_key:
         forget_machine(server_pk=server.pk)
     Server.objects.filter(pk=server.pk).update(
-        host_key=key.line, next_contact_at=None, contact_failures=0, status_reason=""
+        host_key=key.line, next_contact_at=None, contact_failures=0, **NO_REASON
     )
     server.refresh_from_db()
     log_operation(by=by, action="server.host_key_confirmed", target=server, fingerprint=key.fingerprint)
@@ -122,7 +133,7 @@ def accept_server(*, server: Server, by: User | None = None) -> bool:
             pk=server.pk, status__in=[Server.Status.NEW, Server.Status.UNHEALTHY, Server.Status.HEALTHY]
         ).update(
             status=Server.Status.HEALTHY,
-            status_reason="",
+            **NO_REASON,
             fault="",
             contact_failures=0,
             next_contact_at=None,
@@ -138,7 +149,7 @@ def start_maintenance(*, server: Server, by: User | None, reason: str = "") -> N
     """Place nothing new on the server; its relays keep running. Raises `WrongState`."""
     moved = Server.objects.filter(
         pk=server.pk, status__in=[Server.Status.HEALTHY, Server.Status.UNHEALTHY]
-    ).update(status=Server.Status.MAINTENANCE, status_reason=reason)
+    ).update(status=Server.Status.MAINTENANCE, **(NO_REASON | {"status_reason": reason}))
     if not moved:
         raise WrongState(_("Only a server in use can be put into maintenance."))
     log_operation(by=by, action="server.maintenance_started", target=server, reason=reason)
@@ -148,7 +159,7 @@ def start_maintenance(*, server: Server, by: User | None, reason: str = "") -> N
 def end_maintenance(*, server: Server, by: User | None) -> None:
     """Take the server back into use. Raises `WrongState`."""
     moved = Server.objects.filter(pk=server.pk, status=Server.Status.MAINTENANCE).update(
-        status=Server.Status.HEALTHY, status_reason="", next_contact_at=None, contact_failures=0
+        status=Server.Status.HEALTHY, **NO_REASON, next_contact_at=None, contact_failures=0
     )
     if not moved:
         raise WrongState(_("This server is not in maintenance."))
@@ -166,7 +177,7 @@ def retire_server(*, server: Server, by: User | None) -> None:
     if locked.status == Server.Status.RETIRED:
         return
     if any(queue.ask("server_relays", server.pk)):
-        raise ServerNotEmpty(_("The server still holds relays; move or remove them first."))
+        raise ServerNotEmpty(_("The server still holds relays; it can be removed once they are gone."))
     name = locked.name
     locked.name = f"{name[:48]} †{locked.pk}"
     locked.status = Server.Status.RETIRED
@@ -181,7 +192,7 @@ def record_contact(*, server_pk: int) -> None:
     outages.end_outage(server_pk=server_pk, now=now)
     with transaction.atomic():
         recovered = Server.objects.filter(pk=server_pk, status=Server.Status.UNHEALTHY, fault="").update(
-            status=Server.Status.HEALTHY, status_reason="", contact_failures=0, next_contact_at=None
+            status=Server.Status.HEALTHY, **NO_REASON, contact_failures=0, next_contact_at=None
         )
         if recovered:
             queue.announce("server_usable", server_pk)
@@ -194,7 +205,9 @@ def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
     """The server did not answer: skip it for a while, twice as long each time (10 s to 5 min); unhealthy after two in a row."""
     now = timezone.now()
     server = Server.objects.get(pk=server_pk)
-    pause = min(CONTACT_PAUSE * 2 ** min(server.contact_failures, 10), CONTACT_PAUSE_LONGEST)
+    # One whose machine is another's answers, so that trying costs nobody time.
+    failures = 0 if isinstance(error, SameMachine) else server.contact_failures
+    pause = min(CONTACT_PAUSE * 2 ** min(failures, 10), CONTACT_PAUSE_LONGEST)
     Server.objects.filter(pk=server_pk).update(
         contact_failures=F("contact_failures") + 1, next_contact_at=now + pause
     )
@@ -202,10 +215,10 @@ def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
         if Server.objects.filter(pk=server_pk, silent_since=None).update(silent_since=now):
             queue.announce("server_silent", server_pk)
     problem = Problem.of(error)
-    # Another row has its machine: that does not pass by itself.
-    failures = 1 if isinstance(error, SameMachine) else UNHEALTHY_AFTER
-    Server.objects.filter(pk=server_pk, status=Server.Status.HEALTHY, contact_failures__gte=failures).update(
-        status=Server.Status.UNHEALTHY, status_reason=problem.sentence % problem.values or problem.code
+    # Nor does that pass by itself.
+    enough = 1 if isinstance(error, SameMachine) else UNHEALTHY_AFTER
+    Server.objects.filter(pk=server_pk, status=Server.Status.HEALTHY, contact_failures__gte=enough).update(
+        status=Server.Status.UNHEALTHY, **status_words(problem)
     )
 
 
@@ -213,7 +226,7 @@ def record_fault(*, server_pk: int, code: str, sentence: str) -> None:
     """Something is wrong with a server though it answers: it is unhealthy until `clear_fault`. `sentence` is a msgid."""
     Server.objects.filter(pk=server_pk).update(fault=code)
     Server.objects.filter(pk=server_pk, status=Server.Status.HEALTHY).update(
-        status=Server.Status.UNHEALTHY, status_reason=sentence
+        status=Server.Status.UNHEALTHY, **status_words(Problem(code, sentence))
     )
 
 

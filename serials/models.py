@@ -23,7 +23,9 @@ class Entitlement(models.Model):
         THROTTLE = "throttle", _("slow down")
         STOP = "stop", _("stop")
 
-    device_limit = models.PositiveIntegerField(_("devices"), default=20, validators=[MinValueValidator(1)])
+    device_limit = models.PositiveIntegerField(
+        _("devices"), default=20, validators=[MinValueValidator(1), MaxValueValidator(1000)]
+    )
     quota_bytes = models.BigIntegerField(
         _("traffic a month in bytes"), null=True, blank=True, help_text=_("Empty = unlimited.")
     )

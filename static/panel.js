@@ -9,7 +9,7 @@
     field.addEventListener("input", () => { touched = field.value !== ""; });
     source?.addEventListener("input", () => {
       if (touched) return;
-      const name = source.value.split("@")[0].toLowerCase().replace(/[^\p{L}\p{N}_.-]/gu, "").slice(0, 24);
+      const name = source.value.split("@")[0].toLowerCase().normalize("NFKC").replace(/[^a-z0-9\u3400-\u4dbf\u4e00-\u9fff_.-]/g, "").slice(0, 24);
       field.value = name.length > 1 ? name : "";
     });
   });

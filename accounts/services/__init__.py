@@ -1,6 +1,6 @@
 """What is done to accounts: people, what they are told, closing."""
 
-from accounts.services.activity import log_operation
+from accounts.services.activity import acting, log_operation
 from accounts.services.closing import (
     ClosingRefused,
     close_account,
@@ -27,6 +27,7 @@ from accounts.services.people import (
     ban_user,
     change_user,
     create_user,
+    end_oldest_sessions,
     end_sessions,
     enrol_second_factor,
     has_second_factor,
@@ -41,6 +42,7 @@ __all__ = [
     "ClosingRefused",
     "NotAllowed",
     "NoticeRefused",
+    "acting",
     "ask_right_over",
     "ban_user",
     "change_user",
@@ -50,6 +52,7 @@ __all__ = [
     "closing_reasons",
     "create_user",
     "drop_notices",
+    "end_oldest_sessions",
     "end_sessions",
     "enrol_second_factor",
     "finish_closing",

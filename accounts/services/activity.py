@@ -1,8 +1,24 @@
 """The activity log that every room writes to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from accounts.models import OperationLog, User
+
+# Whose request is being answered here, and the address it came from.
+_acting: ContextVar[tuple[int, str] | None] = ContextVar("acting", default=None)
+
+
+@contextmanager
+def acting(user_pk: int, ip: str) -> Iterator[None]:
+    """While this lasts, what the operator `user_pk` does is written down with the address that he does it from."""
+    token = _acting.set((user_pk, ip))
+    try:
+        yield
+    finally:
+        _acting.reset(token)
 
 
 def log_operation(
@@ -17,8 +33,11 @@ def log_operation(
 ) -> OperationLog:
     """Write one line of the activity log; `by` None means the system itself.
 
-    `detail` must be JSON and free of secrets.
+    `detail` must be JSON and free of secrets. Without `ip`, an operator's own request gives it, so no act through the admin lacks it.
     """
+    here = _acting.get()
+    if ip is None and by is not None and by.is_staff and here is not None and here[0] == by.pk:
+        ip = here[1]
     return OperationLog.objects.create(
         actor=by,
         subject=subject,

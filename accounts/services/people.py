@@ -1,18 +1,17 @@
 """Making, changing, banning accounts, and their second factors."""
 
-import re
-import unicodedata
-
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import TOTP
 from allauth.usersessions.models import UserSession
 from django.conf import settings
+from django.contrib.auth.hashers import make_password
 from django.db import transaction
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from accounts import usernames
 from accounts.models import User
 from accounts.services.activity import log_operation
 from accounts.services.notices import notify
@@ -20,6 +19,9 @@ from derpmgmt.lib import queue
 
 # What counts as a second factor; recovery codes only stand in for one.
 SECOND_FACTORS = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
+
+# Browsers in which one account may be signed in.
+MOST_SESSIONS = 50
 
 
 class AccountExists(Exception):
@@ -32,8 +34,7 @@ class NotAllowed(Exception):
 
 def suggest_username(text: str) -> str:
     """A free user name made from an e-mail address or from a name that is taken."""
-    base = unicodedata.normalize("NFKC", text.partition("@")[0]).lower()
-    base = re.sub(r"[^\w.-]", "", base)[:24]
+    base = usernames.keep_allowed(text.partition("@")[0])[:24]
     if len(base) < 2:
         base = f"user{base}"
     taken = set(User.objects.filter(username__startswith=base).values_list("username", flat=True))
@@ -42,7 +43,6 @@ def suggest_username(text: str) -> str:
     return next(name for number in range(2, len(taken) + 3) if (name := f"{base}{number}") not in taken)
 
 
-@transaction.atomic
 def create_user(
     *,
     email: str,
@@ -59,16 +59,19 @@ def create_user(
     if by is not None and not by.is_superuser and role in {User.Role.ADMIN, User.Role.SUPERADMIN}:
         raise NotAllowed(_("Only a super admin makes admins."))
     email = email.strip().lower()
-    username = username.strip().lower() or suggest_username(email)
+    # Takes a good part of a second, for which nobody who writes should have to wait.
+    hashed = make_password(password or None)
+    with transaction.atomic():
+        return _create_user(email, usernames.normalize(username), hashed, role, by)
+
+
+def _create_user(email: str, username: str, hashed: str, role: str, by: User | None) -> User:
+    username = username or suggest_username(email)
     if User.objects.filter(email=email).exists():
         raise AccountExists(_("There is an account with the address %(email)s already.") % {"email": email})
     if User.objects.filter(username=username).exists():
         raise AccountExists(_("The user name “%(name)s” is taken.") % {"name": username})
-    user = User(email=email, username=username, role=role)
-    if password:
-        user.set_password(password)
-    else:
-        user.set_unusable_password()
+    user = User(email=email, username=username, role=role, password=hashed)
     user.save()
     EmailAddress.objects.create(user=user, email=email, verified=True, primary=True)
     log_operation(by=by, action="user.created", target=email, subject=user, role=role)
@@ -94,7 +97,7 @@ def change_user(*, user: User, by: User | None, username: str, language: str, ro
         ask_right_over(user, by)
     if role != user.role and by is not None and not by.is_superuser:
         raise NotAllowed(_("Only a super admin changes roles."))
-    username = username.strip().lower()
+    username = usernames.normalize(username)
     if User.objects.filter(username=username).exclude(pk=user.pk).exists():
         raise AccountExists(_("The user name “%(name)s” is taken.") % {"name": username})
     wanted = {"username": username, "language": language, "role": role}
@@ -113,6 +116,12 @@ def change_user(*, user: User, by: User | None, username: str, language: str, ro
 def end_sessions(user: User) -> None:
     """Sign the account out everywhere."""
     for session in UserSession.objects.filter(user=user):
+        session.end()
+
+
+def end_oldest_sessions(user: User) -> None:
+    """Leave the account its newest `MOST_SESSIONS` browsers: the list of them is shown whole."""
+    for session in UserSession.objects.filter(user=user).order_by("-created_at", "-pk")[MOST_SESSIONS:]:
         session.end()
 
 

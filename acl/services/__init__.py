@@ -1,6 +1,6 @@
 """What is done with maps (making versions, handing them out, live URLs, telling customers) and with devices."""
 
-from acl.services.admissions import Asked, forget_admissions, record_admissions, record_seen
+from acl.services.admissions import MOST_OF_RENTAL, forget_admissions, record_admissions, record_seen
 from acl.services.checking import check_again, due_checks
 from acl.services.closing import destroy_devices, devices_left
 from acl.services.devices import (
@@ -44,6 +44,8 @@ from acl.services.live_urls import (
     record_fetches,
     revoke_live_url,
 )
+from acl.services.pace import Asked
+from acl.services.pasting import describe_paste_of
 from acl.services.places import device_limit, lets_all_in, may_open, placed, places_left, window_until
 from acl.services.showing import describe_live, describe_map
 from acl.services.telling import PasteNote, describe_paste, due_news, due_reminders, remind, tell_change
@@ -72,6 +74,7 @@ from acl.services.waiting import forget_waiting, tell_waiting
 __all__ = [
     "COPIED",
     "LAPSED",
+    "MOST_OF_RENTAL",
     "NOT_ENTITLED",
     "NO_RELAY",
     "REGION_CHANGED",
@@ -105,6 +108,7 @@ __all__ = [
     "describe_live",
     "describe_map",
     "describe_paste",
+    "describe_paste_of",
     "destroy_devices",
     "destroy_maps",
     "device_limit",

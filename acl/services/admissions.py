@@ -1,27 +1,44 @@
 """Writing down who asked to be let in, in batches, so that writing never holds an answer up."""
 
+import logging
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import DatabaseError, connection, transaction
+from django.db.models import Count, Max, Min, QuerySet
 from django.utils import timezone
 
 from acl.models import AclConfig, Admission, Device
 from acl.services.devices import tell_full
+from acl.services.pace import Asked, Pace
 from acl.services.waiting import MOST_WAITING
 from derpmgmt.lib.places import place_of
 from serials.models import Rental
 
-# So long admissions are kept; this many are deleted at a time.
+log = logging.getLogger(__name__)
+
+# So long admissions are kept, and so many of them, of one rental and in all (some 700 MB); this many are deleted at a time.
 KEEP_FOR = timedelta(days=30)
+MOST_OF_RENTAL = 20_000
+MOST_IN_ALL = 2_000_000
 _DELETE_AT_ONCE = 5000
+# Rentals of which rows were written within this time may have too many; of so many at a time, those with the most first.
+_LATELY = timedelta(minutes=5)
+_RENTALS_AT_ONCE = 100
+# Instead of a node key in the row that counts those of a minute.
+COUNTED = ""
+_pace = Pace()
 # Whoever is refused for one of these waits for his customer's word.
 _TO_WAIT = {Admission.Reason.UNKNOWN, Admission.Reason.FULL, Admission.Reason.CROWDED}
 _INSERT = """
 INSERT INTO acl_admission (relay_id, rental_id, node_key, is_allowed, reason, ip, place, map_version, count, at)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+# The row that counts a minute's questions is found by the index over rental and time.
+_COUNT = """
+UPDATE acl_admission SET count = count + %s, relay_id = %s
+WHERE rental_id = %s AND at = %s AND is_allowed = %s AND reason = %s AND COALESCE(ip, '') = %s AND node_key = ''
 """
 _UPDATE_SEEN = """
 UPDATE acl_device
@@ -31,24 +48,11 @@ AND EXISTS (SELECT 1 FROM serials_rental rental WHERE rental.id = acl_device.ren
 """
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A question of a relay and the answer it got, as often as the same came within a moment."""
-
-    relay: int
-    rental: int
-    node_key: str
-    ip: str | None
-    is_allowed: bool
-    reason: str
-    at: datetime
-    count: int = 1
-
-
 def record_admissions(asked: Collection[Asked]) -> None:
     """Write questions and answers down, and who waits for his customer's word since then: all of it or nothing.
 
-    Of a closed rental, whose relays go on asking until they are gone, nothing is written.
+    What strangers ask beyond some rows is counted into a row a minute (`acl/services/pace.py`). Of a closed rental, whose relays go
+    on asking until they are gone, nothing is written.
     """
     rentals = Rental.objects.filter(pk__in={one.rental for one in asked}, closed_at=None)
     is_open = set(rentals.values_list("pk", flat=True))
@@ -56,13 +60,25 @@ def record_admissions(asked: Collection[Asked]) -> None:
     active = AclConfig.objects.filter(rental__in={one.rental for one in asked}, is_active=True)
     versions = dict(active.values_list("rental_id", "version"))
     at = connection.ops.adapt_datetimefield_value
+    rows, counts, lost = _pace.sort(asked)
+    if lost:
+        log.warning("%d admissions were answered but not written down: too many knock", lost)
     with transaction.atomic(), connection.cursor() as cursor:
+        for one in counts:
+            where = (one.rental, at(one.at), one.is_allowed, one.reason, one.ip or "")
+            cursor.execute(_COUNT, (one.count, one.relay, *where))
+            if not cursor.rowcount:
+                rows.append(
+                    Asked(
+                        one.relay, one.rental, COUNTED, one.ip, one.is_allowed, one.reason, one.at, one.count
+                    )
+                )
         # Not by the model: it would cost six times as much, and there may be thousands a second.
         cursor.executemany(
             _INSERT,
             [
                 (one.relay, one.rental, one.node_key, one.is_allowed, one.reason, one.ip, place_of(one.ip), versions.get(one.rental), one.count, at(one.at))
-                for one in asked
+                for one in rows
             ],
         )  # fmt: skip
         _note_waiting(one for one in asked if one.reason in _TO_WAIT)
@@ -141,6 +157,39 @@ def _bound_waiting(rental: int) -> None:
 
 
 def forget_admissions(now: datetime) -> int:
-    """Delete what is older than it is kept; returns how many, at most `_DELETE_AT_ONCE`."""
-    old = Admission.objects.filter(at__lt=now - KEEP_FOR).order_by("at").values_list("pk", flat=True)
-    return Admission.objects.filter(pk__in=list(old[:_DELETE_AT_ONCE])).delete()[0]
+    """Delete what is older than it is kept, and the oldest where there are too many; returns how many, some thousand at most."""
+    old = Admission.objects.filter(at__lt=now - KEEP_FOR).order_by("at")
+    return _delete(old, _DELETE_AT_ONCE) or _forget_surplus_of_rentals(now) or _forget_surplus()
+
+
+def _forget_surplus_of_rentals(now: datetime) -> int:
+    lately = Admission.objects.filter(at__gt=now - _LATELY).order_by().values("rental")
+    busiest = lately.annotate(rows=Count("pk")).order_by("-rows").values_list("rental", flat=True)
+    gone = 0
+    for rental in busiest[:_RENTALS_AT_ONCE]:
+        newest = Admission.objects.filter(rental=rental).order_by("-at")
+        edge = newest.values_list("at", flat=True)[MOST_OF_RENTAL : MOST_OF_RENTAL + 1].first()
+        if edge is not None:
+            gone += _delete(
+                Admission.objects.filter(rental=rental, at__lte=edge).order_by("at"), _DELETE_AT_ONCE
+            )
+        if gone >= _DELETE_AT_ONCE:
+            break
+    return gone
+
+
+def _forget_surplus() -> int:
+    ends = Admission.objects.aggregate(first=Min("pk"), last=Max("pk"))
+    # To count them all takes long, and is needed only where there may be too many.
+    if ends["last"] is None or ends["last"] - ends["first"] < MOST_IN_ALL:
+        return 0
+    surplus = Admission.objects.count() - MOST_IN_ALL
+    return _delete(Admission.objects.order_by("at"), min(surplus, 4 * _DELETE_AT_ONCE)) if surplus > 0 else 0
+
+
+def _delete(rows: QuerySet[Admission], most: int) -> int:
+    pks = list(rows.values_list("pk", flat=True)[:most])
+    return sum(
+        Admission.objects.filter(pk__in=pks[at : at + _DELETE_AT_ONCE]).delete()[0]
+        for at in range(0, len(pks), _DELETE_AT_ONCE)
+    )

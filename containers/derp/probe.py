@@ -40,6 +40,8 @@ PACKET_BYTES = 1200
 _STUN_SHARE = 0.3
 _MAX_DETAIL_CHARACTERS = 300
 _WITNESS_SECONDS = 0.7
+# Engines that do it well have a kept port answered within two seconds.
+_KEPT_SECONDS = 3.0
 
 CAUSES: dict[str, Promise] = {
     "connect_refused": _(
@@ -67,6 +69,10 @@ CAUSES: dict[str, Promise] = {
     "packet_differs": _("The test packet arrived changed: something between here and the relay damages data."),
     "stun_silent": _("The relay's UDP port does not answer: it is closed in the security group, or its mapping is missing."),
     "stun_refused": _("The relay's UDP port is not in use on the server: the container's UDP port mapping is missing."),
+    "stun_stale": _(
+        "Devices that used the relay before it was remade get no STUN answer while they go on sending from the same port: the host's "
+        "connection tracking leads their packets to where nobody is. It is made anew by itself."
+    ),
     "stun_unreachable": _("There is no network route to the relay's UDP port."),
     "stun_protocol": _("What answers on the relay's UDP port does not speak STUN: another program uses the port."),
     "mapped_differs": _(
@@ -130,9 +136,15 @@ class ProbeResult:
 
 
 def probe_relay(
-    target: ProbeTarget, *, timeout: float = 5.0, on_step: Callable[[str], None] | None = None
+    target: ProbeTarget,
+    *,
+    timeout: float = 5.0,
+    on_step: Callable[[str], None] | None = None,
+    kept: stun.KeptPort | None = None,
 ) -> ProbeResult:
     """Prove a relay end to end within `timeout` seconds, whatever the far side does.
+
+    `kept` is a port that asked the relay's STUN all the while it was remade: it must be answered too, within three more seconds.
 
     `on_step` is called with each step's name as it begins. A relay's faults are in the result; raises ValueError only when
     `target.host` is not an IP address.
@@ -142,6 +154,8 @@ def probe_relay(
     try:
         run.carry_packet()
         run.ask_stun()
+        if kept is not None:
+            run.ask_kept(kept)
     except _Failure as failure:
         return replace(run.result, cause=failure.cause, detail=failure.detail[:_MAX_DETAIL_CHARACTERS])
     return replace(run.result, ok=True, step="")
@@ -222,6 +236,14 @@ class _Run:
         )
         if cause:
             raise _Failure(cause, f"{answer.address} instead of {self.target.expect_source or 'ours'}")
+
+    def ask_kept(self, kept: stun.KeptPort) -> None:
+        """Ask STUN from the port of somebody who never stopped sending; others have been answered."""
+        self._enter("stun")
+        try:
+            kept.query(timeout=_KEPT_SECONDS)
+        except (OSError, ProtocolError) as error:
+            raise _Failure("stun_stale", str(error)) from error
 
     def _ask_others(self) -> list[str]:
         """The public addresses that other relays see us come from now."""

@@ -7,9 +7,11 @@ import ipaddress
 import secrets
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from containers.derp.frames import ProtocolError
@@ -45,32 +47,83 @@ def query(host: str, port: int, *, timeout: float) -> StunAnswer:
     `host` is an IP address. Raises TimeoutError when nobody answers, ConnectionRefusedError when the host says that nobody
     listens there, ProtocolError when what answers is not the answer to our question, OSError when the network has no way.
     """
-    deadline = time.monotonic() + timeout
+    with _connect(host, port) as connection:
+        return _ask(connection, timeout)
+
+
+class KeptPort:
+    """A UDP port of ours that goes on asking one STUN service, as a client does that keeps its port while a relay is remade.
+
+    Where the host's connection tracking goes on leading such a client nowhere once the relay is back, only this port notices:
+    any other is answered. Entered, it asks every `INTERVAL` seconds; `query` ends that and asks for an answer.
+    """
+
+    INTERVAL = 0.25
+
+    def __init__(self, host: str, port: int) -> None:
+        self._connection = _connect(host, port)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "KeptPort":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._settle()
+        self._connection.close()
+
+    def query(self, *, timeout: float) -> StunAnswer:
+        """Ask from the kept port; raises what the function `query` does."""
+        self._settle()
+        return _ask(self._connection, timeout)
+
+    def _settle(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.INTERVAL):
+            # Refused, or on no way at all, while nobody is there: that is what is waited out.
+            with suppress(OSError):
+                self._connection.send(encode_request(secrets.token_bytes(TRANSACTION_BYTES)))
+
+
+def _connect(host: str, port: int) -> socket.socket:
+    """A socket that takes datagrams from this peer only, and learns of "port unreachable"."""
     family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    connection = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        connection.connect((host, port))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _ask(connection: socket.socket, timeout: float) -> StunAnswer:
+    deadline = time.monotonic() + timeout
     failure: Exception = TimeoutError("no answer")
     sent: dict[bytes, float] = {}
-    with socket.socket(family, socket.SOCK_DGRAM) as connection:
-        # A connected socket takes datagrams from this peer only, and learns of "port unreachable".
-        connection.connect((host, port))
-        for wait in _TRY_SECONDS:
-            try_until = min(time.monotonic() + wait, deadline)
-            transaction = secrets.token_bytes(TRANSACTION_BYTES)
-            sent[transaction] = time.perf_counter()
-            try:
-                connection.send(encode_request(transaction))
-                while (left := try_until - time.monotonic()) > 0:
-                    connection.settimeout(left)
-                    datagram = connection.recv(2048)
-                    try:
-                        return _read_answer(datagram, sent)
-                    except ProtocolError as error:
-                        failure = error
-            except TimeoutError:
-                continue
-            except ConnectionRefusedError as error:
-                failure = error
-                if wait != _TRY_SECONDS[-1]:
-                    time.sleep(max(0.0, try_until - time.monotonic()))
+    for wait in _TRY_SECONDS:
+        try_until = min(time.monotonic() + wait, deadline)
+        transaction = secrets.token_bytes(TRANSACTION_BYTES)
+        sent[transaction] = time.perf_counter()
+        try:
+            connection.send(encode_request(transaction))
+            while (left := try_until - time.monotonic()) > 0:
+                connection.settimeout(left)
+                datagram = connection.recv(2048)
+                try:
+                    return _read_answer(datagram, sent)
+                except ProtocolError as error:
+                    failure = error
+        except TimeoutError:
+            continue
+        except ConnectionRefusedError as error:
+            failure = error
+            if wait != _TRY_SECONDS[-1]:
+                time.sleep(max(0.0, try_until - time.monotonic()))
     raise failure
 
 

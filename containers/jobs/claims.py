@@ -5,12 +5,10 @@ from contextlib import contextmanager
 from functools import partial
 
 from django.conf import settings
-from django.utils.translation import gettext_noop
 
 from derpmgmt.lib.jobs import Heartbeat, JobRecord, worker_name
+from derpmgmt.lib.problems import Problem
 from fleet import services as fleet_services
-
-INTERNAL_ERROR = gettext_noop("The panel made a mistake here; it is in its log.")
 
 
 class ClaimLost(Exception):
@@ -30,7 +28,8 @@ def working(server_pk: int, record: JobRecord) -> Iterator[None]:
         yield
 
 
-def take_step(record: JobRecord, name: str, text: str = "") -> None:
-    """Write down that the step `name` begins. Raises `ClaimLost` when the record is another's by now."""
-    if not record.write(text, step=name):
+def take_step(record: JobRecord, name: str, text: str = "", *, problem: Problem | None = None) -> None:
+    """Write down that the step `name` begins; `text` is what needs no translation. Raises `ClaimLost` when the record is
+    another's by now."""
+    if not record.write(text, step=name, problem=problem):
         raise ClaimLost

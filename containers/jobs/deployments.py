@@ -2,43 +2,35 @@
 
 import logging
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from django.conf import settings
 from django.utils import timezone
-from django.utils.translation import gettext_lazy as _
 
 from containers import deploy
-from containers.derp.probe import CAUSES, ProbeResult
+from containers.derp.probe import ProbeResult
 from containers.derp.probe import probe_relay as run_probe
+from containers.derp.stun import KeptPort
 from containers.jobs import gates
-from containers.jobs.claims import INTERNAL_ERROR, ClaimLost, server_queue, take_step, working
+from containers.jobs.claims import ClaimLost, server_queue, take_step, working
 from containers.models import Deployment, Relay
+from containers.problems import ProbeFailed, ServerResting
 from containers.services import images, proving, relays
-from derpmgmt.lib.jobs import JobRecord, Problem, worker_name
+from derpmgmt.lib.jobs import JobRecord, worker_name
+from derpmgmt.lib.problems import INTERNAL, Problem
 from fleet import services as fleet_services
-from fleet.contact import contact
+from fleet.contact import contact, visit_as_guest
+from fleet.machine import SameMachine
 from fleet.models import Server
 from fleet.ssh import RemoteError
 
 log = logging.getLogger(__name__)
 
+# The cause of a test that finds out that customers' devices are led nowhere.
+STALE = "stun_stale"
 # A relay that was started a moment ago gets this many tries to carry its packet.
 _PROBE_TRIES = 3
-
-
-class ServerResting(RemoteError):
-    """The server did not answer lately and is left alone for a while."""
-
-    code = "server_resting"
-    sentence = _("The server did not answer lately; it is tried again in a while.")
-
-
-class ProbeFailed(RemoteError):
-    """The relay runs but did not carry a packet."""
-
-    code = "probe_failed"
 
 
 def apply_queue(relay_pk: int) -> str:
@@ -74,11 +66,11 @@ def apply_relay(relay_pk: int) -> None:
         except RemoteError as error:
             problem = Problem.of(error)
             relays.record_failure(relay=relay, problem=problem, now=timezone.now())
-            deployment.write(f"✗ {problem.code}: {problem.detail or problem.sentence % problem.values}")
+            deployment.write(problem=problem, mark="✗")
             deployment.finish(JobRecord.Status.FAILED, problem)
         except Exception:
             log.exception("deployment %s", deployment.pk)
-            problem = Problem("internal", INTERNAL_ERROR)
+            problem = Problem(INTERNAL)
             relays.record_failure(relay=relay, problem=problem, now=timezone.now())
             deployment.finish(JobRecord.Status.ERRORED, problem)
 
@@ -90,12 +82,27 @@ def _check_rest(server: Server) -> None:
 
 
 def _make_so(relay: Relay, deployment: Deployment) -> None:
+    with ExitStack() as stack:
+        kept = None
+        if relay.proven_at is not None:
+            # What customers' devices do that have used it: they go on sending from the same port while it is away.
+            with suppress(OSError):
+                kept = stack.enter_context(KeptPort(relay.server.address, relay.stun_port))
+        _make_and_prove(relay, deployment, kept)
+
+
+def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None) -> None:
     take_step(deployment, "connect", f"{relay.server.name} ({relay.server.ssh_address})")
     _check_rest(relay.server)
     with contact(relay.server) as reached:
         archive = images.find_image(relay.image, reached.engine.architecture)
         gates.ensure_gate(reached.engine, relay, partial(take_step, deployment, "gate"))
         spec = relays.spec_of(relay, archive.tag)
+        if relay.failure_code == STALE:
+            # Only a new publishing of its port makes the Engine look through the connection tracking again.
+            deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+        if not deploy.runs_as(reached.engine, spec) and relays.renew_inner_port(relay=relay):
+            spec = relays.spec_of(relay, archive.tag)
         try:
             deploy.make_so(reached.engine, spec, archive, partial(take_step, deployment))
         except RemoteError:
@@ -104,20 +111,24 @@ def _make_so(relay: Relay, deployment: Deployment) -> None:
                 deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
             raise
     take_step(deployment, "probe", f"{relay.server.address}:{relay.derp_port}")
-    result = prove(relay)
+    result = prove(relay, kept)
     relays.record_probe(relay=relay, result=result)
     if not result.ok:
-        raise ProbeFailed(CAUSES[result.cause], code=result.cause, detail=result.detail)
-    take_step(deployment, "done", f"handshake {result.handshake_ms:.1f} ms, packet {result.packet_ms:.1f} ms")
+        raise ProbeFailed(code=result.cause, detail=result.detail)
+    times = {"handshake": f"{result.handshake_ms:.1f}", "packet": f"{result.packet_ms:.1f}"}
+    take_step(deployment, "done", problem=Problem("proven", values=times))
     relays.record_running(relay=relay, image=archive.tag, now=timezone.now())
     deployment.finish(JobRecord.Status.DONE)
 
 
-def prove(relay: Relay) -> ProbeResult:
-    """Carry a packet through a relay, with a few tries since it may have started a moment ago."""
+def prove(relay: Relay, kept: KeptPort | None = None) -> ProbeResult:
+    """Carry a packet through a relay, with a few tries since it may have started a moment ago.
+
+    `kept` is a port of ours that has asked its STUN since before it was made.
+    """
     target = proving.proof_target(relay, timezone.now())
     for attempt in range(_PROBE_TRIES):
-        result = run_probe(target)
+        result = run_probe(target, kept=kept)
         if result.ok or attempt == _PROBE_TRIES - 1:
             break
         time.sleep(0.3 * (attempt + 1))
@@ -127,10 +138,18 @@ def prove(relay: Relay) -> ProbeResult:
 def _remove(relay: Relay, deployment: Deployment) -> None:
     take_step(deployment, "connect", f"{relay.server.name} ({relay.server.ssh_address})")
     _check_rest(relay.server)
-    with contact(relay.server) as reached:
-        take_step(deployment, "remove")
-        deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
-        gates.drop_gate(reached.engine, relay.server_id, but=relay.pk)
+    try:
+        with contact(relay.server) as reached:
+            take_step(deployment, "remove")
+            deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+            gates.drop_gate(reached.engine, relay.server_id, but=relay.pk)
+    except SameMachine:
+        # Two rows for one machine, from before that was refused. What stands there of this row may go, so that it can be retired.
+        with visit_as_guest(relay.server) as reached:
+            if relay.pk not in deploy.read_standing(reached.engine, settings.PANEL_ID):
+                raise
+            take_step(deployment, "remove")
+            deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
     relays.record_released(relay=relay, now=timezone.now())
     deployment.finish(JobRecord.Status.DONE)
 

@@ -16,7 +16,8 @@ from containers.jobs.claims import server_queue
 from containers.models import Gate, Relay
 from containers.services import gates, images, visits
 from derpmgmt.lib import queue
-from derpmgmt.lib.jobs import Heartbeat, Problem, worker_name
+from derpmgmt.lib.jobs import Heartbeat, worker_name
+from derpmgmt.lib.problems import INTERNAL, Problem
 from fleet import services as fleet_services
 from fleet.contact import contact
 from fleet.engine import Engine, EngineError, engine_errors
@@ -59,7 +60,7 @@ def apply_gate(server_pk: int) -> None:
             _record_failure(gate, Problem.of(error))
         except Exception:
             log.exception("gate of %s", server.name)
-            _record_failure(gate, Problem("internal", ""))
+            _record_failure(gate, Problem(INTERNAL))
 
 
 def ensure_gate(engine: Engine, relay: Relay, on_step: Callable[[str], None]) -> None:

@@ -14,11 +14,12 @@ from containers import deploy
 from containers.derp.probe import CAUSES, REMEDIES, ProbeResult
 from containers.image import ImageArchive
 from containers.jobs import gates
-from containers.jobs.claims import INTERNAL_ERROR, ClaimLost, take_step, working
+from containers.jobs.claims import ClaimLost, take_step, working
 from containers.jobs.deployments import prove
 from containers.models import Relay, ServerCheck
 from containers.services import checks, images, relays, visits
-from derpmgmt.lib.jobs import JobRecord, Problem, worker_name
+from derpmgmt.lib.jobs import JobRecord, worker_name
+from derpmgmt.lib.problems import INTERNAL, Problem
 from fleet import facts
 from fleet import services as fleet_services
 from fleet.contact import contact
@@ -56,19 +57,11 @@ def check_server(server_pk: int) -> None:
             return
         except RemoteError as error:
             is_good = False
-            problem = Problem.of(error)
-            checks.add_finding(
-                check=check,
-                finding=checks.Finding(
-                    check.step or "connect", False, problem.sentence, problem.values, detail=problem.detail
-                ),
-            )
+            finding = checks.Finding.of(check.step or "connect", Problem.of(error))
+            checks.add_finding(check=check, finding=finding)
         except Exception:
             log.exception("check of %s", server.name)
-            check.finish(
-                JobRecord.Status.ERRORED,
-                Problem("internal", INTERNAL_ERROR),
-            )
+            check.finish(JobRecord.Status.ERRORED, Problem(INTERNAL))
             return
         finally:
             checks.drop_throwaways(server=server)
@@ -77,10 +70,7 @@ def check_server(server_pk: int) -> None:
             check.finish(JobRecord.Status.DONE)
             return
         worst = next(finding for finding in check.findings if not finding["is_ok"])
-        check.finish(
-            JobRecord.Status.FAILED,
-            Problem(worst["step"], worst["sentence"], worst["values"], worst["detail"]),
-        )
+        check.finish(JobRecord.Status.FAILED, checks.Finding(**worst).problem)
 
 
 class _Found(Protocol):

@@ -16,7 +16,11 @@ class Faults:
     """The switches of one server; all off on a healthy one.
 
     ``down``: the server refuses connections and its relays are gone until it is back. ``ssh_hung``: it accepts
-    connections and says nothing. ``other_host_key``: it presents a host key that nobody has seen.
+    connections and says nothing. ``other_host_key``: it presents a host key that nobody has seen. ``turns_away``: it
+    says "Not allowed at this time" instead of a version, as for PerSourcePenalties. ``old_algorithms``: it knows only
+    key exchanges that nobody uses any more. ``wants_both``: it wants the key and then the password
+    (AuthenticationMethods). ``login_shell``: "" = well, "prints" = the login shell prints before and after each
+    command, "nologin" and "expired" = it says why it runs none.
     ``streamlocal_refused``: SSH forwards no sockets. ``docker``: "" = well, "absent" = not installed, "down" = the
     socket is there and nobody listens, "hung" = the daemon accepts requests and never answers. ``no_ps``: it has no
     command that lists processes. ``top_refused``: the Engine's words for why it may not list them, as rootless ones do.
@@ -30,6 +34,10 @@ class Faults:
     down: bool = False
     ssh_hung: bool = False
     other_host_key: bool = False
+    turns_away: bool = False
+    old_algorithms: bool = False
+    wants_both: bool = False
+    login_shell: str = ""
     streamlocal_refused: bool = False
     docker: str = ""
     no_ps: bool = False

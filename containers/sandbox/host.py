@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _SOCKET_PATH_LIMIT = 100
 """Bytes of a unix socket's path: Linux takes 107, macOS 103."""
+_TURNED_AWAY = b"Not allowed at this time\r\n"
 _VERSION_AND_NAMES = re.compile(r"^/v\d+\.\d+|(?<=/containers/)(?!create|json)[^/]+")
 
 
@@ -187,6 +188,11 @@ class Host:
             if self.faults.ssh_hung:
                 self._held.append(connection)
                 continue
+            if self.faults.turns_away:
+                with contextlib.suppress(OSError):
+                    connection.send(_TURNED_AWAY)
+                connection.close()
+                continue
             task = loop.create_task(self._greet(connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -196,6 +202,8 @@ class Host:
         if self.faults.other_host_key:
             other_key = load_key(self._folder / "other_host_key")
             options = asyncssh.SSHServerConnectionOptions(options, server_host_keys=[other_key])
+        if self.faults.old_algorithms:
+            options = asyncssh.SSHServerConnectionOptions(options, kex_algs=["diffie-hellman-group1-sha1"])
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError, asyncssh.Error):

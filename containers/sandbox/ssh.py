@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,10 @@ USER = "root"
 MAX_SESSIONS = 10
 """Sessions on one connection, as sshd's own MaxSessions."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# What login shells say by themselves: of one whose .bashrc prints, of nologin, and sshd's own about an expired password.
+_GREETING, _FAREWELL = b"Welcome to this server!\n3 updates can be applied.", b"Goodbye.\n"
+_NOLOGIN = b"This account is currently not available.\n"
+_EXPIRED = b"WARNING: Your password has expired.\nPassword change required but no TTY available.\n"
 _NO_DAEMON = f"Cannot connect to the Docker daemon at unix://{DOCKER_SOCKET}. Is the docker daemon running?\n"
 
 
@@ -59,6 +64,7 @@ class SshServer(asyncssh.SSHServer):
         self._joined = joined
         self._left = left
         self._sessions = 0
+        self._has_key = False
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
@@ -71,13 +77,27 @@ class SshServer(asyncssh.SSHServer):
         return True
 
     def public_key_auth_supported(self) -> bool:
-        return True
+        return not self._has_key
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        return username == USER and key.public_data == self._doors.client_key.public_data
+        # sshd takes a second request for the service, with which paramiko begins each try; asyncssh does not.
+        self._connection._next_service = b"ssh-userauth"
+        is_right = username == USER and key.public_data == self._doors.client_key.public_data
+        if is_right and self._doors.faults().wants_both:
+            # Success of a part (RFC 4252 section 5.1), which asyncssh has no word for.
+            self._has_key = True
+            refuse = self._connection.send_userauth_failure
+
+            def refuse_in_part(partial_success: bool) -> None:
+                self._connection.send_userauth_failure = refuse  # type: ignore[method-assign]
+                refuse(True)
+
+            self._connection.send_userauth_failure = refuse_in_part  # type: ignore[method-assign]
+            return False
+        return is_right
 
     def password_auth_supported(self) -> bool:
-        return bool(self._doors.password)
+        return self._has_key if self._doors.faults().wants_both else bool(self._doors.password)
 
     def validate_password(self, username: str, password: str) -> bool:
         return username == USER and hmac.compare_digest(password.encode(), self._doors.password.encode())
@@ -91,9 +111,17 @@ class SshServer(asyncssh.SSHServer):
     def unix_connection_requested(self, dest_path: str) -> Callable[..., Awaitable[None]]:
         faults = self._doors.faults()
         # sshd gives one answer to all of this (serverloop.c, server_request_direct_streamlocal).
-        if dest_path != DOCKER_SOCKET or faults.streamlocal_refused or faults.docker in ("absent", "down"):
+        if dest_path != DOCKER_SOCKET or self._is_refused(faults):
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "open failed")
         return self._serve_docker
+
+    @staticmethod
+    def _is_refused(faults: Faults) -> bool:
+        return (
+            faults.streamlocal_refused
+            or faults.login_shell == "expired"
+            or faults.docker in ("absent", "down")
+        )
 
     async def _serve_docker(
         self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]
@@ -110,29 +138,66 @@ class SshServer(asyncssh.SSHServer):
         channel = stdout.channel
         assert isinstance(channel, asyncssh.SSHServerChannel)
         command = channel.get_command()
+        faults = self._doors.faults()
         try:
-            if command is None:
+            if faults.login_shell == "expired":
+                stderr.write(_EXPIRED)
+                status = 1
+            elif faults.login_shell == "nologin":
+                stdout.write(_NOLOGIN)
+                status = 1
+            elif command is None:
                 stderr.write(b"This server is a sandbox: it runs commands, no shells to type into.\n")
                 status = 1
-            elif command.startswith("docker ") and command.endswith("system dial-stdio"):
-                status = await self._dial_docker(stdin, stdout, stderr)
-            elif "derpmgmt-facts" in command:
-                doors = self._doors
-                stdout.write(
-                    facts(doors.folder, doors.boot_id, doors.faults(), self._connection_words()).encode()
-                )
-                status = 0
-            elif "derpmgmt-machine" in command:
-                doors = self._doors
-                stdout.write(machine(doors.boot_id, doors.up_since).encode())
-                status = 0
             else:
-                status = await self._run(command, stdin, stdout, stderr)
+                if faults.login_shell == "prints":
+                    stdout.write(_GREETING)
+                    stderr.write(_GREETING)
+                status = await self._obey(command, stdin, stdout, stderr)
+                if faults.login_shell == "prints":
+                    stdout.write(_FAREWELL)
             channel.exit(status)
         except (OSError, asyncssh.Error):
             channel.abort()
         finally:
             self._sessions -= 1
+
+    async def _obey(
+        self,
+        command: str,
+        stdin: asyncssh.SSHReader[bytes],
+        stdout: asyncssh.SSHWriter[bytes],
+        stderr: asyncssh.SSHWriter[bytes],
+    ) -> int:
+        """Run a command; two of the panel's scripts are not run but answered, with whatever it prints around them."""
+        if "system dial-stdio" in command:
+            around = await self._run_with(command, ":", b"")
+            stdout.write(around.stdout)
+            stderr.write(around.stderr)
+            return await self._dial_docker(stdin, stdout, stderr)
+        told = self._told(command)
+        if told:
+            ended = await self._run_with(command, "cat", told.encode())
+            stdout.write(ended.stdout)
+            stderr.write(ended.stderr)
+            return ended.returncode
+        return await self._run(command, stdin, stdout, stderr)
+
+    def _told(self, command: str) -> str:
+        """The answer to one of the panel's questions about the machine; empty for another command."""
+        doors = self._doors
+        if "derpmgmt-facts" in command:
+            return facts(doors.folder, doors.boot_id, doors.faults(), self._connection_words())
+        if "derpmgmt-machine" in command:
+            return machine(doors.boot_id, doors.up_since)
+        return ""
+
+    async def _run_with(self, command: str, script: str, given: bytes) -> subprocess.CompletedProcess[bytes]:
+        """Run `sh -c AROUND sh SCRIPT…` with another script."""
+        words = shlex.split(command)
+        return await asyncio.to_thread(
+            subprocess.run, [*words[:4], script], input=given, capture_output=True, check=False
+        )
 
     def _connection_words(self) -> str:
         """What sshd puts into SSH_CONNECTION: the client's address and port, then the server's."""

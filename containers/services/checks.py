@@ -13,7 +13,8 @@ from containers import placement
 from containers.models import Relay, ServerCheck
 from containers.services.relays import new_relay
 from derpmgmt.lib import queue
-from derpmgmt.lib.jobs import JobRecord, translate
+from derpmgmt.lib.jobs import JobRecord
+from derpmgmt.lib.problems import Problem, explain, translate
 from fleet.models import Server
 
 
@@ -21,7 +22,7 @@ from fleet.models import Server
 class Finding:
     """What one check found: `sentence` and `remedy` are English msgids that pages translate, `values` what is filled in.
 
-    `rules` are lines for the provider's security group, ready to copy.
+    What a server's error tells has a `code`, and no sentence where that says it. `rules` are lines for the provider's security group, ready to copy.
     """
 
     step: str
@@ -31,6 +32,17 @@ class Finding:
     remedy: str = ""
     rules: list[str] = field(default_factory=list)
     detail: str = ""
+    code: str = ""
+
+    @classmethod
+    def of(cls, step: str, problem: Problem) -> "Finding":
+        """A step that ended in an error of the server's."""
+        return cls(step, False, problem.sentence, problem.values, detail=problem.detail, code=problem.code)
+
+    @property
+    def problem(self) -> Problem:
+        """What it says, in the form of a problem."""
+        return Problem(self.code or self.step, self.sentence, self.values, self.detail)
 
 
 def request_check(*, server_pk: int, by: User | None = None) -> ServerCheck:
@@ -49,7 +61,7 @@ def add_finding(*, check: ServerCheck, finding: Finding) -> None:
     """Append a finding to a check and its log."""
     check.findings = [*check.findings, asdict(finding)]
     ServerCheck.objects.filter(pk=check.pk).update(findings=check.findings)
-    check.write(("✓ " if finding.is_ok else "✗ ") + finding.sentence % finding.values, step=finding.step)
+    check.write(step=finding.step, problem=finding.problem, mark="✓" if finding.is_ok else "✗")
 
 
 def read_findings(check: ServerCheck) -> list[dict[str, Any]]:
@@ -57,7 +69,7 @@ def read_findings(check: ServerCheck) -> list[dict[str, Any]]:
     return [
         {
             **finding,
-            "text": translate(finding["sentence"], finding["values"]),
+            "text": explain(finding.get("code", ""), finding["values"], finding["sentence"]),
             "remedy": translate(finding["remedy"], finding["values"]),
         }
         for finding in check.findings

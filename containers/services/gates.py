@@ -19,18 +19,16 @@ from django.utils.translation import gettext_noop
 
 from accounts.models import User
 from accounts.services import log_operation
-from containers.deploy import ContainerStopped, ListNotTaken
+from containers.deploy import ContainerStopped
 from containers.gate import Entry, GateSpec, render_list
 from containers.models import Gate, Relay
 from containers.services.images import NoGateImage, NoImage, NoImageForMachine
 from containers.services.relays import RETRY_PAUSE, RETRY_PAUSE_LONGEST
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
-from derpmgmt.lib.jobs import Problem
-from fleet.engine import explain_code
+from derpmgmt.lib.problems import Problem, sentence_of
 from fleet.models import Server
 from fleet.services import clear_fault, record_fault
-from fleet.ssh import RemoteError, TimedOut, Unreachable
 
 # A list that was refused so often in a row makes its server unhealthy.
 LIST_FAULT, LIST_FAULT_AFTER = "list_not_taken", 3
@@ -179,7 +177,9 @@ def retry_gate(*, gate: Gate, by: User | None) -> None:
     Nothing happens to one that runs and is as it should be.
     """
     with transaction.atomic():
-        Gate.objects.filter(pk=gate.pk).update(status=Gate.Status.PLANNED, try_after=None, image="")
+        Gate.objects.filter(pk=gate.pk).update(
+            status=Gate.Status.PLANNED, try_after=None, list_try_after=None, image=""
+        )
         Server.objects.filter(pk=gate.server_id).update(next_contact_at=None)
         log_operation(by=by, action="gate.retried", target=gate.server)
         queue.announce("gate_changed", gate.server_id)
@@ -231,9 +231,8 @@ def late_gates() -> QuerySet[Gate]:
 
 def failure_text(gate: Gate) -> str | Promise:
     """Why the gate could not be made, as a sentence; for a code without one the code."""
-    known: list[type[RemoteError]] = [NoGateImage, ListNotTaken, TimedOut, Unreachable]
-    sentences = {error.code: error.sentence for error in known}
-    sentences["internal"] = _("The panel made a mistake here; it is in its log.")
-    sentences[NoImageForMachine.code] = _("The panel has no image of the gate for this kind of machine.")
-    sentences[ContainerStopped.code] = ContainerStopped.gate_sentence
-    return sentences.get(gate.failure_code) or explain_code(gate.failure_code) or gate.failure_code
+    if gate.failure_code == ContainerStopped.code:
+        return ContainerStopped.gate_sentence
+    if gate.failure_code == NoImageForMachine.code:
+        return _("The panel has no image of the gate for this kind of machine.")
+    return sentence_of(gate.failure_code) or gate.failure_code

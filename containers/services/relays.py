@@ -19,7 +19,7 @@ from containers.derp.keys import generate_mesh_key, generate_private_key, public
 from containers.derp.probe import ProbeResult, ProbeTarget
 from containers.gate import gate_url
 from containers.models import Deployment, Relay, RelayHealth
-from containers.spec import RelaySpec
+from containers.spec import INNER_STUN_PORT, RelaySpec
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import JobRecord, Problem
 from fleet.models import Server
@@ -43,6 +43,7 @@ def new_relay(*, server: Server, derp_port: int, stun_port: int, now: datetime) 
         server=server,
         derp_port=derp_port,
         stun_port=stun_port,
+        inner_stun_port=inner_port(stun_port),
         certificate=certificate.pem,
         certificate_key=certificate.key_pem,
         certificate_sha256=certificate.sha256,
@@ -52,6 +53,28 @@ def new_relay(*, server: Server, derp_port: int, stun_port: int, now: datetime) 
         public_key=public_key_of(private_key),
         mesh_key=generate_mesh_key(),
     )
+
+
+def inner_port(stun_port: int) -> int:
+    """STUN's port inside the container of a relay that is made now: the same number as on the host.
+
+    A packet that arrives while a relay is away leaves an entry in the host's connection tracking that leads to the host itself,
+    and each further one keeps it for 30 s more. Docker deletes such entries when it publishes a port, but version 29 looks for
+    them by the container's port instead of the host's (DeleteConntrackEntriesByPort in its libnetwork), so that without the
+    userland proxy a client that goes on sending from one port is never answered again. Where both are one number, it finds them.
+    Ports below 1024 are not for the unprivileged user inside.
+    """
+    return stun_port if stun_port >= 1024 else INNER_STUN_PORT
+
+
+def renew_inner_port(*, relay: Relay) -> bool:
+    """Give a relay whose container has to be made anyway the inner port of today; False when it has that."""
+    wanted = inner_port(relay.stun_port)
+    if relay.inner_stun_port == wanted:
+        return False
+    Relay.objects.filter(pk=relay.pk).update(inner_stun_port=wanted)
+    relay.inner_stun_port = wanted
+    return True
 
 
 def create_relay(
@@ -112,6 +135,7 @@ def spec_of(relay: Relay, image: str) -> RelaySpec:
         mesh_key=relay.mesh_key,
         verify_url=gate_url(settings.PANEL_ID, relay.pk) if gate and gate.running_since else "",
         fail_open=relay.server.is_fail_open,
+        inner_stun_port=relay.inner_stun_port,
     )
 
 

@@ -15,7 +15,9 @@ register = template.Library()
 @register.inclusion_tag("admin/containers/_gate.html")
 def server_gate(server: Server) -> dict[str, Any]:
     """What runs of a server's gate, since when, why not, and whether it has the newest list."""
-    gate = gates.with_relays(Gate.objects.defer("secret").filter(server=server.pk)).first()
+    gate = gates.with_relays(
+        Gate.objects.select_related("server").defer("secret").filter(server=server.pk)
+    ).first()
     if gate is None:
         return {"gate": None}
     return {"gate": gate, "state": gate_state(gate), "failure": gates.failure_text(gate)}

@@ -2,13 +2,18 @@
 
 import ipaddress
 import re
+import time
 
 from django.conf import settings
+from django.core.cache import cache
 from django.http import HttpRequest
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+# A proxy that is not counted is noted once in so many seconds by each process.
+_NOTED, _NOTED_SECONDS = "address:proxy-unknown", 60.0
+_noted_at = -_NOTED_SECONDS
 # What proxies put around an address: `IP:PORT`, `[v6]`, `[v6]:PORT`, a zone (`%eth0`), quotes.
 _WRAPPED = re.compile(r"\[([^\[\]]+)\](?::\d*)?|([0-9.]+):\d*")
 
@@ -42,6 +47,25 @@ def client_ip(request: HttpRequest) -> str:
         if len(hops) >= settings.TRUSTED_PROXIES:
             address = _parse(hops[-settings.TRUSTED_PROXIES]) or peer
     return str(address or "0.0.0.0")  # noqa: S104
+
+
+def note_proxy(request: HttpRequest) -> None:
+    """Remember for a day that a proxy on this machine or its network passes requests on although none is trusted."""
+    global _noted_at
+    if settings.TRUSTED_PROXIES or "HTTP_X_FORWARDED_FOR" not in request.META:
+        return
+    peer = _parse(request.META.get("REMOTE_ADDR", ""))
+    # From anywhere else it is written by whoever likes to.
+    if (peer is None or peer.is_private) and time.monotonic() - _noted_at > _NOTED_SECONDS:
+        _noted_at = time.monotonic()
+        cache.set(_NOTED, True, 86400)
+
+
+def is_proxy_unknown(request: HttpRequest) -> bool:
+    """Whether this request, or another of the last day, came through a proxy that `settings.TRUSTED_PROXIES` does not count."""
+    if settings.TRUSTED_PROXIES:
+        return False
+    return "HTTP_X_FORWARDED_FOR" in request.META or bool(cache.get(_NOTED))
 
 
 def client_network(request: HttpRequest) -> str:

@@ -1,20 +1,67 @@
 """What the operators' commands share: a readable table by default, `--json` for scripts, the reason on failure."""
 
 import json
+import re
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-__all__ = ["PanelCommand", "TranslatedCommand", "parse_day"]
+__all__ = ["CommandRefused", "PanelCommand", "TranslatedCommand", "describe_error", "parse_day"]
 
 Row = Mapping[str, Any]
+
+
+class CommandRefused(CommandError):
+    """What cannot be done, with a code for programs and details beside the sentence."""
+
+    def __init__(
+        self, message: str, *, code: str, details: Mapping[str, Any] | None = None, returncode: int = 1
+    ) -> None:
+        super().__init__(message, returncode=returncode)
+        self.code = code
+        self.details = dict(details or {})
+
+
+def describe_error(error: CommandError) -> dict[str, Any]:
+    """A failure as `--json` tells it, the same for every command: `code`, `message`, `details`.
+
+    The code and details are the error's own, else those of what it was raised from: a server's error has its values and
+    `words` (the host's own), wrong input its fields.
+    """
+    cause = error.__cause__
+    details: dict[str, Any] = {}
+    if isinstance(error, CommandRefused):
+        code, details = error.code, error.details
+    elif isinstance(cause, ValidationError):
+        code = "invalid"
+        details = (
+            {name: [str(text) for text in texts] for name, texts in cause.message_dict.items()}
+            if hasattr(cause, "error_dict")
+            else {"errors": [str(text) for text in cause.messages]}
+        )
+    elif cause is not None:
+        code = str(getattr(cause, "code", "") or _slug(type(cause).__name__))
+        details = {name: str(value) for name, value in (getattr(cause, "values", None) or {}).items()}
+        if words := getattr(cause, "detail", ""):
+            details["words"] = words
+        if reasons := getattr(cause, "reasons", None):
+            details["reasons"] = [str(reason) for reason in reasons]
+    else:
+        code = "usage" if error.returncode == 2 else "refused"
+    return {"code": code, "message": str(error), "details": details}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _cell(value: Any) -> str:
@@ -62,15 +109,63 @@ class PanelCommand(TranslatedCommand):
 
     Results go to standard output with `emit` or `emit_one`, progress to standard error with `say`. What cannot be done is a
     `CommandError` with the reason as a sentence: it is printed to standard error and the command exits with 1 (2 for
-    wrong arguments). Nothing is emitted by a command that fails, unless what it found is the very reason.
+    wrong arguments). With `--json` the failure is an object on the last line of standard error (`describe_error`). Nothing is emitted by a command that fails, unless what it found is the very reason.
+
+    A command that `destroys` something has `--yes` and asks with `confirm` before it changes anything.
     """
 
     as_json = False
+    destroys = False
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         parser.add_argument("--json", action="store_true", help=_("print JSON instead of a table"))
+        if self.destroys:
+            parser.add_argument("--yes", action="store_true", help=_("do not ask whether it is meant"))
+        if getattr(self, "_called_from_command_line", False) and "--json" in sys.argv:
+            parser.error = self._refuse_arguments  # type: ignore[method-assign]
         return parser
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        if "--traceback" in argv:
+            super().run_from_argv(argv)
+            return
+        try:
+            # Has Django hand the failure on instead of printing it under the name of its class.
+            super().run_from_argv([*argv[:2], "--traceback", *argv[2:]])
+        except CommandError as error:
+            if "--json" in argv:
+                self._print_error(error)
+            else:
+                self.stderr.write(str(error))
+            sys.exit(error.returncode)
+
+    def _refuse_arguments(self, message: str) -> NoReturn:
+        self._print_error(CommandRefused(message, code="usage"))
+        sys.exit(2)
+
+    def _print_error(self, error: CommandError) -> None:
+        text = json.dumps(describe_error(error), cls=DjangoJSONEncoder, ensure_ascii=False)
+        self.stderr.write(text, str)
+
+    def confirm(self, name: str, question: str, *, is_sure: bool) -> None:
+        """Has a person type `name` before what cannot be undone; `is_sure` is the option `--yes`.
+
+        Raises `CommandRefused` (not_confirmed) when something else is typed, or nobody is there to be asked.
+        """
+        if is_sure:
+            return
+        if not sys.stdin.isatty():
+            text = _("This cannot be undone. Nothing was changed: confirm it by --yes.")
+            raise CommandRefused(f"{question} {text}", code="not_confirmed", details={"name": name})
+        self.stderr.write(
+            f"{question} " + _("This cannot be undone. Type %(name)s to go on:") % {"name": name}, str
+        )
+        self.stderr.flush()
+        if sys.stdin.readline().strip() != name:
+            raise CommandRefused(
+                _("Not confirmed; nothing was changed."), code="not_confirmed", details={"name": name}
+            )
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         self.as_json = bool(options.get("json"))

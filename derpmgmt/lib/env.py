@@ -18,15 +18,18 @@ def read(name: str, default: str = "") -> str:
     """The variable `DERPMGMT_<name>`, or the content of the file that `DERPMGMT_<name>_FILE` names.
 
     What this process was not given is taken from the demo or panel that runs in this folder, so that a command beside it works with
-    the same database. Raises `ImproperlyConfigured` when that file cannot be read, so that a missing secret is never an
-    empty one.
+    the same database. Raises `ImproperlyConfigured` when that file cannot be read or has nothing in it, so that a missing secret
+    is never an empty one.
     """
     for variables in (os.environ, read_running().get("variables", {})):
         if path := variables.get(f"{PREFIX}{name}_FILE"):
             try:
-                return Path(path).read_text().strip()
-            except OSError as error:
+                content = Path(path).read_text().strip()
+            except (OSError, ValueError) as error:
                 raise ImproperlyConfigured(f"{PREFIX}{name}_FILE: {error}") from error
+            if not content:
+                raise ImproperlyConfigured(f"{PREFIX}{name}_FILE: there is nothing in {path}")
+            return content
         if (value := variables.get(f"{PREFIX}{name}")) is not None:
             return str(value)
     return default
@@ -83,7 +86,8 @@ def running_lock() -> Path:
 def read_running() -> dict[str, Any]:
     """The record of the demo or panel that runs in this folder now; empty when none does.
 
-    What a killed one left behind does not count, even when its process id is somebody else's by now.
+    What a killed one left behind does not count, even when its process id is somebody else's by now. Raises
+    `ImproperlyConfigured` when one runs whose record cannot be read.
     """
     return _read_running(running_file(), running_lock())
 
@@ -91,8 +95,20 @@ def read_running() -> dict[str, Any]:
 @cache
 def _read_running(path: Path, lock: Path) -> dict[str, Any]:
     holder = Lock.holder(lock)
-    try:
-        record = json.loads(path.read_text()) if holder else {}
-    except (OSError, ValueError):
+    if not holder:
         return {}
-    return record if record.get("pid") == holder else {}
+    try:
+        record = json.loads(path.read_text())
+        if record["pid"] != holder:
+            return {}  # a killed one's; this one is about to write its own
+        if not isinstance(record["variables"], dict):
+            raise TypeError("variables")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        # Without it a command would work with another database.
+        raise ImproperlyConfigured(
+            f"A panel or demo runs here (process {holder}), but {path} cannot be read ({type(error).__name__}). "
+            "End that one and start it again."
+        ) from error
+    return dict(record)

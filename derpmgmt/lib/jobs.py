@@ -1,59 +1,63 @@
 """A job that people may wait for is a row: `JobRecord`."""
 
 import contextlib
+import json
 import os
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
 from django.db import DatabaseError, connection, models
 from django.db.models import F, Value
 from django.db.models.functions import Concat
-from django.utils import timezone, translation
-from django.utils.translation import gettext
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext_lazy as _
+
+from derpmgmt.lib.problems import Problem, explain, translate
+
+__all__ = [
+    "Heartbeat",
+    "JobQuerySet",
+    "JobRecord",
+    "Problem",
+    "StepTime",
+    "explain",
+    "translate",
+    "worker_name",
+]
 
 # Within this time a living worker has written `heartbeat_at`; without it the row is taken for lost.
 HEARTBEAT_EVERY = timedelta(seconds=5)
 LOST_AFTER = timedelta(seconds=20)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Why something failed, in a form that can be stored and read in any language later.
-
-    `sentence` is the English text as it stands in the code (the msgid), `values` what is filled into it, `detail` the host's own
-    words.
-    """
-
-    code: str
-    sentence: str
-    values: dict[str, str] = field(default_factory=dict)
-    detail: str = ""
-
-    @classmethod
-    def of(cls, error: Any) -> "Problem":
-        """The problem behind an exception that has `code`, `sentence`, `values` and `detail`, as `RemoteError` does."""
-        with translation.override(None):
-            sentence = str(error.sentence)
-        return cls(
-            error.code, sentence, {key: str(value) for key, value in error.values.items()}, error.detail
-        )
-
-
-def translate(sentence: str, values: dict[str, str]) -> str:
-    """A stored sentence in the active language; one that the catalogue no longer has stays English."""
-    if not sentence:
-        return ""
-    return gettext(sentence) % values if values else gettext(sentence)
-
-
 def worker_name() -> str:
     """Who works: machine, process and thread."""
     return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident() % 100_000}"
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One step of a piece of work: its name in the log, and how long it took or has taken so far."""
+
+    name: str
+    seconds: float
+    is_over: bool
+
+
+def _read_line(columns: list[str]) -> str:
+    """The text of a line of the log; what was written before lines had a problem of their own is text."""
+    text = columns[0]
+    if len(columns) == 1:
+        return text
+    stored = json.loads(columns[1])
+    sentence = explain(stored["code"], stored["values"], stored["sentence"])
+    words = f" · {stored['detail']}" if stored["detail"] else ""
+    return " ".join(filter(None, [stored["mark"], text, sentence])) + words
 
 
 class JobQuerySet(models.QuerySet[Any]):
@@ -123,12 +127,21 @@ class JobRecord(models.Model):
         """Show a sign of life; False when the row was taken away (a sweep held this worker for dead)."""
         return bool(self._mine().update(heartbeat_at=timezone.now()))
 
-    def write(self, text: str, *, step: str | None = None) -> bool:
-        """Append a line to the log (UTC time, step, text), naming the step now under way; also a sign of life."""
+    def write(
+        self, text: str = "", *, step: str | None = None, problem: Problem | None = None, mark: str = ""
+    ) -> bool:
+        """Append a line to the log (UTC time, step, text), naming the step now under way; also a sign of life.
+
+        `text` is for names, addresses and numbers, which need no translation; a sentence is a `problem`, of which code and
+        values are stored, and `mark` stands before it.
+        """
         now = timezone.now()
         if step is not None:
             self.step = step
-        line = f"{now:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + f"Z\t{self.step}\t{' '.join(text.split())[:1000]}\n"
+        line = f"{now:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + f"Z\t{self.step}\t{' '.join(text.split())[:1000]}"
+        if problem is not None:
+            line += "\t" + json.dumps({"mark": mark, **asdict(problem)}, ensure_ascii=False)
+        line += "\n"
         self.log += line
         return bool(self._mine().update(log=Concat(F("log"), Value(line)), step=self.step, heartbeat_at=now))
 
@@ -150,14 +163,36 @@ class JobRecord(models.Model):
     @property
     def reason(self) -> str:
         """Why it did not end well, in the language of the page."""
-        return translate(self.error, self.error_values)
+        return (
+            explain(self.error_code, self.error_values, self.error) if self.error_code or self.error else ""
+        )
 
     def log_lines(self) -> list[tuple[str, str, str]]:
-        """The log as (UTC time, step, text)."""
+        """The log as (UTC time, step, text), in the active language."""
         return [
-            (parts[0], parts[1], parts[2])
-            for parts in (line.split("\t", 2) for line in self.log.splitlines())
-            if len(parts) == 3
+            (parts[0], parts[1], _read_line(parts[2:]))
+            for parts in (line.split("\t", 3) for line in self.log.splitlines())
+            if len(parts) >= 3
+        ]
+
+    def step_times(self, now: datetime) -> list[StepTime]:
+        """The steps so far, each with the time it took; the last of open work is still under way."""
+        starts: list[tuple[str, datetime]] = []
+        for at, step, _text in self.log_lines():
+            moment = parse_datetime(at)
+            if moment is not None and (not starts or starts[-1][0] != step):
+                starts.append((step, moment))
+        if not starts:
+            return []
+        end = self.finished_at or now
+        ends = [*(moment for _step, moment in starts[1:]), end]
+        return [
+            StepTime(
+                step,
+                max((ended - began).total_seconds(), 0.0),
+                is_over=not self.is_open or number < len(starts),
+            )
+            for number, ((step, began), ended) in enumerate(zip(starts, ends, strict=True), 1)
         ]
 
     def _mine(self) -> models.QuerySet[Any]:

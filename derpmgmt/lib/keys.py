@@ -1,11 +1,12 @@
 """The panel's own keys: made once, kept in `var/keys`, never replaced behind the operator's back.
 
-Losing them loses every relay key, SSH key and serial number in the database, so a panel that finds a database but no keys
-refuses to start instead of making new ones.
+Losing them loses every relay key, SSH key and serial number in the database, so a panel that finds a database but no keys, or keys
+that cannot be right, refuses to start. Whether they are those of its database, the database knows (`derpmgmt.models.KeyFingerprint`).
 """
 
 import contextlib
 import os
+import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +16,17 @@ from django.core.exceptions import ImproperlyConfigured
 
 from derpmgmt.lib import env
 
+# Shorter is no secret. Those that are made here have 64 and more.
+LEAST_CHARACTERS = 16
+
 
 @dataclass(frozen=True)
 class Keys:
-    """`django` signs sessions; `fields` encrypt columns, the newest first; `lookup` keys the HMACs by which serial numbers
-    and former e-mail addresses are found; `panel_id` (8 hex digits, not a secret) marks what is ours on a host; `made` names
-    those that were made just now."""
+    """`django` signs sessions and codes, the newest first; `fields` encrypt columns, the newest first; `lookup` keys the HMACs by which
+    serial numbers and former e-mail addresses are found; `panel_id` (8 hex digits, not a secret) marks what is ours on a host;
+    `made` names those that were made just now."""
 
-    django: str = field(repr=False)
+    django: list[str] = field(repr=False)
     fields: list[str] = field(repr=False)
     lookup: str = field(repr=False)
     panel_id: str
@@ -52,15 +56,10 @@ def load_keys(var_dir: Path, *, has_database: bool) -> Keys:
     """The keys from `DERPMGMT_SECRET_KEY`, `_FIELD_KEYS`, `_LOOKUP_KEY`, `_PANEL_ID` or else from `var_dir/keys`, made there
     when this is a new panel.
 
-    Raises `ImproperlyConfigured` when `has_database` but the keys are gone.
+    Raises `ImproperlyConfigured` when `has_database` but the keys are gone, and when one cannot be read or be right.
     """
     folder = var_dir / "keys"
-    given = {
-        "django": env.read("SECRET_KEY"),
-        "fields": env.read("FIELD_KEYS"),
-        "lookup": env.read("LOOKUP_KEY"),
-        "panel_id": env.read("PANEL_ID"),
-    }
+    given = {name: env.read(variable) for name, variable in _VARIABLES.items()}
     missing = [name for name, value in given.items() if not value and not (folder / name).exists()]
     if missing:
         if has_database:
@@ -68,12 +67,63 @@ def load_keys(var_dir: Path, *, has_database: bool) -> Keys:
                 f"There is a database, but its keys are missing from {folder}: {', '.join(missing)}. "
                 "Put back the copy you saved. Without these keys the stored secrets cannot be read."
             )
-        _make(folder)
-    values = {name: value or (folder / name).read_text().strip() for name, value in given.items()}
+        try:
+            _make(folder)
+        except OSError as error:
+            raise ImproperlyConfigured(
+                f"The panel's keys cannot be made in {folder}: {error.strerror}."
+            ) from error
+    values = {name: value or _read(folder / name) for name, value in given.items()}
+    for name, value in values.items():
+        if wrong := _what_is_wrong(name, value):
+            where = f"{env.PREFIX}{_VARIABLES[name]}" if given[name] else str(folder / name)
+            raise ImproperlyConfigured(
+                f"The key in {where} cannot be right: {wrong}. Put back the copy you saved."
+            )
     return Keys(
-        django=values["django"],
-        fields=values["fields"].replace(",", " ").split(),
+        django=values["django"].split(),
+        fields=_parts(values["fields"]),
         lookup=values["lookup"],
         panel_id=values["panel_id"],
         made=tuple(missing),
     )
+
+
+_VARIABLES = {"django": "SECRET_KEY", "fields": "FIELD_KEYS", "lookup": "LOOKUP_KEY", "panel_id": "PANEL_ID"}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise ImproperlyConfigured(f"The key in {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"The key in {path} cannot be right: it is not text. Put back the copy you saved."
+        ) from error
+
+
+def _parts(value: str) -> list[str]:
+    return value.replace(",", " ").split()
+
+
+def _what_is_wrong(name: str, value: str) -> str:
+    """Why a key cannot be one, without a word of it; empty when it can."""
+    if not value.split():
+        return "it is empty"
+    if name == "panel_id":
+        return "" if re.fullmatch(r"[0-9a-f]{8}", value) else "it must be 8 hex digits in small letters"
+    if name == "fields":
+        if not _parts(value):
+            return "it is empty"
+        for number, key in enumerate(_parts(value), start=1):
+            try:
+                Fernet(key)
+            except ValueError:
+                return f"number {number} of it is not a Fernet key (32 bytes in URL-safe base64)"
+        return ""
+    if name == "lookup" and (len(value.split()) > 1 or not value.isprintable()):
+        return "it must be one word"
+    if any(len(part) < LEAST_CHARACTERS for part in value.split()):
+        return f"it has fewer than {LEAST_CHARACTERS} characters"
+    return ""

@@ -10,7 +10,10 @@ import logging
 import math
 import secrets
 import smtplib
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,6 +37,17 @@ WINDOW = timedelta(minutes=10)
 LONGEST_HANDOVER = timedelta(minutes=2)
 # How long the system's mail waits when Redis is away and nobody can count.
 WAIT_FOR_REDIS = timedelta(seconds=30)
+
+# What people wait for is handed over in the web server's own threads: in so few of them at once that pages have the others, ...
+MOST_ASKED = 3
+# ... with so long for each answer of the mail server, ...
+ASKED_SECONDS = 5.0
+# ... and not at all for a while after it let somebody wait in vain for longer than a moment.
+REST_SECONDS = 30.0
+MOMENT_SECONDS = 2.0
+
+_turns = threading.BoundedSemaphore(MOST_ASKED)
+_rests_until = 0.0
 
 # KEYS[1] the address's set; ARGV: now, until when a place is held, the limit, the place's name. All times in milliseconds.
 # Returns 0 when the place is taken, else for how many milliseconds none will be free.
@@ -88,12 +102,47 @@ def deliver(
     """Send one finished message to its one address; every mail of the panel passes here.
 
     `is_asked` says that a person waits for it (a code): while Redis is away such a message goes uncounted, since without its code
-    he could not sign in, and any other waits. `is_known` says that the address's owner asks from a browser in which he has signed in
-    before: such mail counts apart, so that strangers who ask for mail to his address use up none of his. `before_handing` is called when the mail server has let us in, right before
-    it gets the message. Raises `MailLimited`, `MailFailed`, and what `before_handing` raises; then nothing was sent.
+    he could not sign in, and any other waits; and that it is given up soon, at once where too many others wait or the mail server
+    lately did not answer. `is_known` says that the address's owner asks from a browser in which he has signed in before: such mail
+    counts apart, so that strangers who ask for mail to his address use up none of his. `before_handing` is called when the mail
+    server has let us in, right before it gets the message. Raises `MailLimited`, `MailFailed`, and what `before_handing` raises;
+    then nothing was sent.
     """
+    with _turn() if is_asked else nullcontext():
+        _deliver(message, is_asked, is_known, before_handing)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """One of the few turns for mail that people wait for, if the mail server can be expected to answer. Raises `MailFailed`."""
+    global _rests_until
+    began = time.monotonic()
+    if began < _rests_until:
+        raise _not_now("the mail server did not answer a moment ago")
+    if not _turns.acquire(blocking=False):
+        raise _not_now("too many mails are being handed over at this moment")
+    try:
+        yield
+    except MailFailed:
+        if time.monotonic() > began + MOMENT_SECONDS:
+            _rests_until = time.monotonic() + REST_SECONDS
+        raise
+    finally:
+        _turns.release()
+
+
+def _not_now(reason: str) -> MailFailed:
+    log.warning("mail was not sent: %s", reason)
+    return MailFailed(reason)
+
+
+def _deliver(
+    message: EmailMessage, is_asked: bool, is_known: bool, before_handing: Callable[[], None] | None
+) -> None:
     place = _take_place(_key(message.to[0], is_known), is_asked)
     connection = get_connection()
+    if is_asked and getattr(connection, "timeout", None):
+        connection.timeout = ASKED_SECONDS  # type: ignore[attr-defined]
     try:
         try:
             connection.open()

@@ -87,7 +87,9 @@ class Lock:
     @staticmethod
     def _read(file: TextIO) -> int:
         file.seek(0)
-        return int(file.read() or 0)
+        # It says 0 where somebody else wrote into it.
+        text = file.buffer.read().strip()
+        return int(text) if text.isdigit() else 0
 
     @staticmethod
     def _try(file: TextIO, kind: int) -> bool:

@@ -4,7 +4,7 @@ This is the only place that knows paramiko. Whatever a host does wrong comes out
 person can read; nothing here logs, prints or repeats a key or a password.
 """
 
-from fleet.ssh.connection import CommandResult, Connection, Endpoint, command_line
+from fleet.ssh.connection import CommandResult, Connection, Endpoint
 from fleet.ssh.errors import (
     AuthenticationFailed,
     CommandFailed,
@@ -16,6 +16,7 @@ from fleet.ssh.errors import (
 )
 from fleet.ssh.keys import HostKey
 from fleet.ssh.pool import ConnectionPool
+from fleet.ssh.shell import command_line
 from fleet.ssh.stream import ChannelStream
 from fleet.ssh.transport import read_host_key
 

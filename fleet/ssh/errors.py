@@ -2,46 +2,123 @@
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
+
+from derpmgmt.lib.problems import declare, sentence_of
 
 DETAIL_LIMIT = 500
 """Characters of a host's own words that an error keeps."""
+
+SENTENCES: dict[str, str | Promise] = {
+    "remote": _("The server answered with an error."),
+    # No connection, or none any more.
+    "unreachable": _("The server cannot be reached."),
+    "unresolved": _("The name %(host)s is unknown."),
+    "refused": _("%(host)s refuses connections on port %(port)s: no SSH server listens there."),
+    "no_route": _("%(host)s cannot be reached."),
+    "timed_out": _("The server did not answer in time."),
+    "silent": _("%(host)s does not answer on port %(port)s."),
+    "lost": _("The connection to the server was lost."),
+    # It connects, and no SSH comes of it.
+    "not_ssh": _("What answers on port %(port)s of %(host)s is no SSH server."),
+    "closed": _(
+        "%(host)s closes connections on port %(port)s without a word: a firewall, a list of banned addresses or a proxy "
+        "may turn the panel away."
+    ),
+    "turned_away": _(
+        "The SSH server of %(host)s turns the panel away for the moment: too many connections are being opened, or too "
+        "many sign-ins failed (MaxStartups, PerSourcePenalties)."
+    ),
+    "greeting": _("No SSH connection to %(host)s on port %(port)s: the greeting failed."),
+    "no_common_version": _("%(host)s speaks only the old version 1 of SSH."),
+    "no_common_kex": _("The SSH server of %(host)s and the panel have no key exchange method in common."),
+    "no_common_host_key": _("The SSH server of %(host)s and the panel have no kind of host key in common."),
+    "no_common_cipher": _("The SSH server of %(host)s and the panel have no cipher in common."),
+    "no_common_mac": _("The SSH server of %(host)s and the panel have no checksum method (MAC) in common."),
+    "no_common_compression": _("The SSH server of %(host)s insists on a compression that the panel lacks."),
+    "host_key_changed": _(
+        "%(host)s shows another host key than the confirmed one: %(presented)s instead of %(pinned)s."
+    ),
+    # The sign-in.
+    "authentication_failed": _("The server refused the sign-in: user, key or password is wrong."),
+    "key_and_password": _("The server wants both, the key and the password: store both."),
+    "key_not_taken": _("The server takes no key from this user, only: %(methods)s."),
+    "password_not_taken": _("The server takes no password from this user, only: %(methods)s."),
+    "more_wanted": _("The server accepted what the panel has and wants more: %(methods)s."),
+    "password_refused": _("The server accepted the key, but not the password, which it wants as well."),
+    "key_refused": _("The server accepted the password, but not the key, which it wants as well."),
+    "lost_at_sign_in": _("The server closed the connection during the sign-in."),
+    "bad_key": _("The private key cannot be read: it must be Ed25519, RSA or ECDSA, without a passphrase."),
+    # Commands and channels.
+    "command_failed": _("A command failed on the server."),
+    "output_too_long": _("A command on the server wrote more than expected."),
+    "session_refused": _("The server refused to run a command."),
+    "password_expired": _(
+        "The password of this user on the server has expired, so it runs no command for him: set a new one there."
+    ),
+    "account_expired": _("The account of this user on the server has expired: extend it there."),
+    "no_login_shell": _(
+        "The server runs no command for this user: his login shell does not allow it (nologin)."
+    ),
+    "no_commands": _("The server signed the user in but did not run the panel's command; it says why."),
+    "forwarding_refused": _("The server refused to forward a connection to a socket."),
+    "forwarding_forbidden": _(
+        "SSH on the server forbids forwarding to sockets (AllowStreamLocalForwarding, DisableForwarding, or “restrict” "
+        "before the key), and there is no docker command either."
+    ),
+    "garbage_facts": _("The server's answer about itself makes no sense."),
+}
+"""What each code means; codes are stored, so none is ever used for something else. A sentence names the host only where it may be shown without a server beside it."""
+
+declare(SENTENCES)
+
+# What rows from before say and the code does not any more, so that it stays translated.
+gettext_noop("SSH on the server forbids forwarding to sockets, and there is no docker command either.")
 
 
 class RemoteError(Exception):
     """A host did something wrong, or could not be asked.
 
-    `code` is a short slug for programs, `str()` the sentence for people in the language active when it is read, `detail`
-    the host's own words, shortened.
+    `code` is a short slug for programs, one for each sentence; `str()` the sentence for people in the language active when
+    it is read, `detail` the host's own words, shortened; `values` what is filled into the sentence.
     """
 
     code = "remote"
-    sentence: str | Promise = _("The server answered with an error.")
+    sentence: str | Promise = ""
+
+    def __init_subclass__(cls) -> None:
+        """A kind of error with a sentence of its own declares it."""
+        if "code" in vars(cls) and "sentence" in vars(cls):
+            declare({cls.code: cls.sentence})
 
     def __init__(
         self, sentence: str | Promise = "", *, code: str = "", detail: str = "", **values: object
     ) -> None:
         super().__init__(code or self.code)
-        self.sentence = sentence or self.sentence
         self.code = code or self.code
+        self.sentence = sentence or self.explain(self.code)
         self.detail = "".join(c if c.isprintable() else " " for c in detail).strip()[:DETAIL_LIMIT]
         self.values = values
+
+    @classmethod
+    def explain(cls, code: str) -> str | Promise:
+        """The sentence of a code, with places for the values."""
+        return sentence_of(code) or cls.sentence or SENTENCES["remote"]
 
     def __str__(self) -> str:
         return str(self.sentence) % self.values if self.values else str(self.sentence)
 
 
 class Unreachable(RemoteError):
-    """No connection could be made, or the one there was is gone. Codes: unreachable, refused, unresolved, not_ssh, lost."""
+    """No connection could be made, or the one there was is gone."""
 
     code = "unreachable"
-    sentence = _("The server cannot be reached.")
 
 
 class TimedOut(RemoteError):
     """The host did not answer in time; the connection has been dropped."""
 
     code = "timed_out"
-    sentence = _("The server did not answer in time.")
 
 
 class HostKeyChanged(RemoteError):
@@ -50,28 +127,21 @@ class HostKeyChanged(RemoteError):
     code = "host_key_changed"
 
     def __init__(self, host: str, pinned: str, presented: str) -> None:
-        super().__init__(
-            _("%(host)s shows another host key than the confirmed one: %(presented)s instead of %(pinned)s."),
-            host=host,
-            pinned=pinned,
-            presented=presented,
-        )
+        super().__init__(host=host, pinned=pinned, presented=presented)
         self.pinned = pinned
         self.presented = presented
 
 
 class AuthenticationFailed(RemoteError):
-    """The host refused the key or password (authentication_failed), or the stored key is unusable (bad_key)."""
+    """The host refused the key or password, or wants more; or the stored key is unusable (bad_key)."""
 
     code = "authentication_failed"
-    sentence = _("The server refused the sign-in: user, key or password is wrong.")
 
 
 class CommandFailed(RemoteError):
-    """A command ended with an error. Codes: command_failed, output_too_long, session_refused."""
+    """A command ended with an error, or the host ran none (session_refused, password_expired, no_login_shell, …)."""
 
     code = "command_failed"
-    sentence = _("A command failed on the server.")
 
 
 class ForwardingRefused(RemoteError):
@@ -79,4 +149,3 @@ class ForwardingRefused(RemoteError):
     socket is absent and when nobody listens on it, so the reason must be found out separately."""
 
     code = "forwarding_refused"
-    sentence = _("The server refused to forward a connection to a socket.")

@@ -10,7 +10,6 @@ import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from django.utils.translation import gettext_lazy as _
 
 from fleet.ssh.errors import AuthenticationFailed
 
@@ -79,7 +78,4 @@ def load_private_key(text: str) -> paramiko.PKey:
                 serialization.NoEncryption(),
             )
             return key_class.from_private_key(io.StringIO(plain.decode()))
-    raise AuthenticationFailed(
-        _("The private key cannot be read: it must be Ed25519, RSA or ECDSA, without a passphrase."),
-        code="bad_key",
-    )
+    raise AuthenticationFailed(code="bad_key")

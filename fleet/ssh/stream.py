@@ -6,12 +6,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import paramiko
-from django.utils.translation import gettext_lazy as _
 
 from fleet.ssh.errors import TimedOut, Unreachable
 
 if TYPE_CHECKING:
     from fleet.ssh.connection import Connection
+
+# Bytes that a login shell may print before a command's own; then nothing more is hoped for.
+_LONGEST_NOISE = 256 * 1024
 
 
 class ChannelStream:
@@ -26,13 +28,33 @@ class ChannelStream:
         self._channel = channel
         self._readers = 0
         self._closing = False
+        self._ahead = b""
+        self.skipped = b""
         channel.settimeout(timeout)
+
+    def skip_to(self, mark: bytes) -> bool:
+        """Read up to the end of `mark`, keeping what came before it as `skipped`; False when the far side ended without it.
+
+        Raises TimedOut, Unreachable.
+        """
+        while mark not in self.skipped:
+            data = self.recv(65536)
+            if not data or len(self.skipped) > _LONGEST_NOISE:
+                return False
+            self.skipped += data
+        self.skipped, _mark, self._ahead = self.skipped.partition(mark)
+        return True
+
+    def read_status(self, timeout: float) -> int:
+        """The exit status of a command that has ended; -1 when it is not told within `timeout` seconds."""
+        self._channel.status_event.wait(timeout)
+        return self._channel.exit_status
 
     @property
     def is_open(self) -> bool:
         """Whether the far side still listens and has nothing unread waiting: then it can carry a new request."""
         channel = self._channel
-        quiet = not (channel.closed or channel.eof_received or channel.recv_ready())
+        quiet = not (self._ahead or channel.closed or channel.eof_received or channel.recv_ready())
         return quiet and self._connection.is_alive
 
     def settimeout(self, timeout: float | None) -> None:
@@ -46,6 +68,9 @@ class ChannelStream:
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes; empty when the far side has ended. Raises TimedOut, Unreachable."""
         channel = self._channel
+        if self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            return data
         try:
             data = channel.recv(size)
         except TimeoutError:
@@ -54,7 +79,7 @@ class ChannelStream:
         # A channel that ended without EOF in either direction did not end by itself: its connection broke.
         if not data and channel.closed and not (channel.eof_received or channel.eof_sent or self._closing):
             self._connection.close()
-            raise Unreachable(_("The connection to the server was lost."), code="lost")
+            raise Unreachable(code="lost")
         return data
 
     def recv_into(self, buffer: Any) -> int:
@@ -73,7 +98,7 @@ class ChannelStream:
         except (OSError, EOFError, paramiko.SSHException):
             if self._connection.is_alive:
                 raise BrokenPipeError("channel closed") from None
-            raise Unreachable(_("The connection to the server was lost."), code="lost") from None
+            raise Unreachable(code="lost") from None
 
     def read_stderr(self) -> str:
         """What a command has written to its error output by now, shortened."""

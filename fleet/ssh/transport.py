@@ -1,17 +1,19 @@
 """The encrypted transport: paramiko's, with what it lacks."""
 
 import logging
+import random
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import paramiko
-from django.utils.translation import gettext_lazy as _
 from paramiko.common import cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 from paramiko.ssh_exception import IncompatiblePeer
 
-from fleet.ssh.errors import ForwardingRefused, TimedOut, Unreachable
+from fleet.ssh.errors import ForwardingRefused, RemoteError, TimedOut, Unreachable
 from fleet.ssh.keys import HostKey
 
 # paramiko writes a traceback for every host that is away, and channel contents when told to: what matters reaches the
@@ -24,19 +26,68 @@ SILENCE_MILLISECONDS = 20_000
 """The kernel ends a connection whose sent bytes stay unacknowledged this long (TCP_USER_TIMEOUT)."""
 
 
+# Seconds to wait before a server that turns connections away for the moment is tried again; each is varied by a third, so
+# that several processes of a panel do not meet again.
+TURNED_AWAY_PAUSES = (0.3, 0.7, 1.5)
+# OpenSSH's words before its version line when it takes no connection now (sshd.c: MaxStartups, PerSourcePenalties).
+_TURNED_AWAY = ("exceeded maxstartups", "not allowed at this time")
+_NOTHING_IN_COMMON = (
+    ("kex algorithm", "no_common_kex"),
+    ("host key", "no_common_host_key"),
+    ("ciphers", "no_common_cipher"),
+    ("macs", "no_common_mac"),
+    ("compression", "no_common_compression"),
+    ("version", "no_common_version"),
+)
+
+
 class Transport(paramiko.Transport):
-    """paramiko's transport with channels to unix sockets, one answer per channel open, and a ping with a time limit."""
+    """paramiko's transport with channels to unix sockets, one answer per channel open, a ping with a time limit, and the host's words.
+
+    `said` holds the lines before its version line (RFC 4253 section 4.2), `offer` its algorithms by paramiko's names,
+    `farewell` why it disconnected.
+    """
 
     def __init__(self, sock: socket.socket, algorithms: tuple[str, ...]) -> None:
         super().__init__(sock)
         self._algorithms = algorithms
         self._refusals: dict[int, str] = {}
         self._answered = threading.Event()
+        self.said: list[str] = []
+        self.offer: dict[str, list[str]] = {}
+        self.farewell = ""
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
         # Certificates are left out: what is pinned is a plain key.
         return self._algorithms or self._preferred_keys  # type: ignore[attr-defined]
+
+    def _check_banner(self) -> None:
+        read = self.packetizer.readline
+
+        def listen(timeout: float) -> str:
+            line: str = read(timeout)
+            if not line.startswith("SSH-") and len(self.said) < 5:
+                self.said.append(line.strip()[:200])
+            return line
+
+        self.packetizer.readline = listen  # type: ignore[method-assign]
+        try:
+            super()._check_banner()  # type: ignore[misc]
+        finally:
+            self.packetizer.readline = read  # type: ignore[method-assign]
+
+    def _really_parse_kex_init(self, m: paramiko.Message, ignore_first_byte: bool = False) -> dict[str, Any]:
+        parsed: dict[str, Any] = super()._really_parse_kex_init(m, ignore_first_byte)  # type: ignore[misc]
+        if not ignore_first_byte:  # else it is what we offered ourselves
+            self.offer = parsed
+        return parsed
+
+    def _parse_disconnect(self, m: paramiko.Message) -> None:
+        code, words = m.get_int(), m.get_text()
+        self.farewell = f"{words} ({code})"
+        m.rewind()
+        super()._parse_disconnect(m)  # type: ignore[misc]
 
     def open(
         self, kind: str, timeout: float, payload: Callable[[paramiko.Message], object]
@@ -66,7 +117,7 @@ class Transport(paramiko.Transport):
             raise ForwardingRefused(detail=self._refusals.pop(number))
         if not channel.active or not self.is_active():
             detail = str(self.get_exception() or "")
-            raise Unreachable(_("The connection to the server was lost."), code="lost", detail=detail)
+            raise Unreachable(code="lost", detail=detail)
         return channel
 
     def _parse_channel_open_failure(self, m: paramiko.Message) -> None:
@@ -110,21 +161,13 @@ def _dial(host: str, port: int, timeout: float) -> socket.socket:
     try:
         sock = socket.create_connection((host, port), timeout)
     except TimeoutError:
-        raise TimedOut(_("%(host)s does not answer on port %(port)s."), host=host, port=port) from None
+        raise TimedOut(code="silent", host=host, port=port) from None
     except socket.gaierror as error:
-        raise Unreachable(
-            _("The name %(host)s is unknown."), code="unresolved", detail=str(error), host=host
-        ) from None
+        raise Unreachable(code="unresolved", detail=str(error), host=host) from None
     except ConnectionRefusedError as error:
-        raise Unreachable(
-            _("%(host)s refuses connections on port %(port)s: no SSH server listens there."),
-            code="refused",
-            detail=str(error),
-            host=host,
-            port=port,
-        ) from None
+        raise Unreachable(code="refused", detail=str(error), host=host, port=port) from None
     except (OSError, UnicodeError) as error:
-        raise Unreachable(_("%(host)s cannot be reached."), detail=str(error), host=host) from None
+        raise Unreachable(code="no_route", detail=str(error), host=host) from None
     sock.setsockopt(
         socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
     )  # else a request's body waits for an ACK, 40 ms
@@ -134,44 +177,80 @@ def _dial(host: str, port: int, timeout: float) -> socket.socket:
 
 
 def greet(host: str, port: int, algorithms: tuple[str, ...], deadline: float) -> tuple[Transport, HostKey]:
-    """An encrypted transport and the key that the host proved to hold. Raises IncompatiblePeer as it is."""
+    """An encrypted transport and the key that the host proved to hold. Raises Unreachable, TimedOut.
+
+    A server that turns connections away for the moment is tried again: several of the panel's processes may come together.
+    """
+    for pause in TURNED_AWAY_PAUSES:
+        try:
+            return _greet_once(host, port, algorithms, deadline)
+        except Unreachable as error:
+            pause *= random.uniform(0.67, 1.33)  # noqa: S311 — no secret
+            if error.code not in {"turned_away", "closed"} or time.monotonic() + pause >= deadline:
+                raise
+        time.sleep(pause)
+    return _greet_once(host, port, algorithms, deadline)
+
+
+def _greet_once(
+    host: str, port: int, algorithms: tuple[str, ...], deadline: float
+) -> tuple[Transport, HostKey]:
     transport = Transport(_dial(host, port, max(deadline - time.monotonic(), 0.1)), algorithms)
     remaining = max(deadline - time.monotonic(), 0.1)
     transport.banner_timeout = transport.handshake_timeout = remaining
     try:
         transport.start_client(timeout=remaining)
         if time.monotonic() >= deadline:
-            raise TimedOut(_("%(host)s does not answer on port %(port)s."), host=host, port=port)
+            raise TimedOut(code="silent", host=host, port=port)
         key = transport.get_remote_server_key()
     except BaseException as error:
         transport.close()
-        if isinstance(error, IncompatiblePeer | TimedOut):
-            raise
-        if not isinstance(error, paramiko.SSHException | EOFError | OSError):
+        if isinstance(error, RemoteError) or not isinstance(
+            error, paramiko.SSHException | EOFError | OSError
+        ):
             raise
         if time.monotonic() >= deadline:
-            raise TimedOut(_("%(host)s does not answer on port %(port)s."), host=host, port=port) from None
-        raise Unreachable(
-            _("No SSH connection to %(host)s on port %(port)s: the greeting failed."),
-            code="not_ssh",
-            detail=str(error),
-            host=host,
-            port=port,
-        ) from None
+            raise TimedOut(code="silent", host=host, port=port) from None
+        code, detail = _why_not(transport, error)
+        raise Unreachable(code=code, detail=detail, host=host, port=port) from None
     return transport, HostKey(key.get_name(), key.get_base64())
+
+
+def _why_not(transport: Transport, error: Exception) -> tuple[str, str]:
+    """The code and the host's words of a greeting that failed."""
+    if isinstance(error, IncompatiblePeer):
+        words = str(error).lower()
+        code = next((code for fragment, code in _NOTHING_IN_COMMON if fragment in words), "greeting")
+        offered = {
+            "no_common_kex": "kex_algo_list",
+            "no_common_host_key": "server_key_algo_list",
+            "no_common_cipher": "server_encrypt_algo_list",
+            "no_common_mac": "server_mac_algo_list",
+        }.get(code)
+        names = ", ".join(transport.offer.get(offered, [])) if offered else ""
+        return code, names or str(error)
+    if transport.remote_version:
+        return "greeting", transport.farewell or str(error)
+    said = " ".join(transport.said)
+    if any(words in said.lower() for words in _TURNED_AWAY):
+        return "turned_away", said
+    return ("not_ssh", said) if said else ("closed", "")
+
+
+def leave(transport: Transport) -> None:
+    """Ends a connection on which nobody signed in, and waits a second at most until the host has ended it too.
+
+    A host counts such connections (MaxStartups): without the wait the next one might be turned away because of it.
+    """
+    with suppress(OSError):
+        transport.sock.shutdown(socket.SHUT_WR)
+        transport.join(1.0)
+        time.sleep(0.1)  # the process that counts hears of it after the one that ended the connection
+    transport.close()
 
 
 def read_host_key(host: str, port: int = 22, timeout: float = 10.0) -> HostKey:
     """The key the host presents now (ed25519 where it has one), for a person to confirm. Raises Unreachable, TimedOut."""
-    try:
-        transport, key = greet(host, port, (), time.monotonic() + timeout)
-    except IncompatiblePeer as error:
-        raise Unreachable(
-            _("No SSH connection to %(host)s on port %(port)s: the greeting failed."),
-            code="not_ssh",
-            detail=str(error),
-            host=host,
-            port=port,
-        ) from None
-    transport.close()
+    transport, key = greet(host, port, (), time.monotonic() + timeout)
+    leave(transport)
     return key

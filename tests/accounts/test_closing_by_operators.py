@@ -123,7 +123,7 @@ def run(email: str, *options: str) -> tuple[str, str]:
     """The command's standard output and standard error, in English."""
     out, err = StringIO(), StringIO()
     with translation.override("en"):
-        call_command("account_close", email, *options, stdout=out, stderr=err)
+        call_command("account_close", email, "--yes", *options, stdout=out, stderr=err)
     return out.getvalue(), err.getvalue()
 
 

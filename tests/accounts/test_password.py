@@ -1,5 +1,7 @@
+import re
 from collections.abc import Callable
 
+import pytest
 from django.contrib.auth import get_user
 from django.core import mail
 from django.test import Client
@@ -66,3 +68,23 @@ def test_address_changes_only_when_the_new_one_is_confirmed(
     assert client.post("/accounts/logout/").status_code == 302
     client.post("/accounts/login/", {"login": "new@example.com", "password": PASSWORD})
     assert get_user(client) == user
+
+
+@pytest.mark.parametrize(
+    ("language", "subject"),
+    [("en", "Your code for the new e-mail address"), ("zh-hans", "新邮箱的验证码")],
+)
+def test_the_mail_for_a_new_address_is_not_that_of_a_sign_up(
+    make_user: Callable[..., User], sign_in: Callable[[User], Client], language: str, subject: str
+) -> None:
+    user = make_user()
+    User.objects.filter(pk=user.pk).update(language=language)
+    client = sign_in(user)
+    mail.outbox.clear()
+    client.post("/accounts/email/", {"email": "new@example.com", "action_add": ""})
+    (message,) = mail.outbox
+    assert (message.to, message.subject) == (["new@example.com"], subject)
+    assert not re.search("register|sign up|注册", str(message.body))
+    assert mailed_code()
+    Client().post("/accounts/signup/", {"email": "li@example.com", "username": "", "password1": PASSWORD})
+    assert re.search("making an account|注册", str(mail.outbox[-1].body))

@@ -1,7 +1,9 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.contrib.auth import get_user
+from django.contrib.auth.hashers import MD5PasswordHasher
 from django.core import mail
 from django.core.cache import cache
 from django.test import Client
@@ -44,6 +46,29 @@ def test_code_no_longer_counts_when_three_tries_failed(client: Client) -> None:
     assert not get_user(client).is_authenticated
 
 
+class CountingHasher(MD5PasswordHasher):
+    """Counts what takes the time of a sign-up: passwords that are hashed."""
+
+    hashed = 0
+
+    def encode(self, password: str, salt: str) -> str:
+        type(self).hashed += 1
+        return super().encode(password, salt)
+
+
+def test_the_same_work_is_done_when_address_has_an_account(
+    make_user: Callable[..., User], settings: Any
+) -> None:
+    make_user("wei@example.com")
+    settings.PASSWORD_HASHERS = [f"{__name__}.CountingHasher"]
+    work = []
+    for email in ("new@example.com", "wei@example.com"):
+        CountingHasher.hashed, sent = 0, len(mail.outbox)
+        Client().post("/accounts/signup/", {**FORM, "email": email, "username": ""})
+        work.append((CountingHasher.hashed, len(mail.outbox) - sent))
+    assert work == [(1, 1), (1, 1)]
+
+
 def test_answer_is_the_same_when_address_has_an_account(
     client: Client, make_user: Callable[..., User]
 ) -> None:
@@ -73,6 +98,9 @@ def test_free_name_is_offered_when_name_is_taken_in_other_case(
         ("O'Neil+shop@example.com", "oneilshop"),
         ("x@example.com", "userx"),
         ("张伟@example.com", "张伟"),
+        ("аdmin@example.com", "dmin"),  # its first letter is Cyrillic
+        ("ＷＥＩ@example.com", "wei"),
+        ("wei\u200b\u202e\u3164@example.com", "wei"),
         ("taken@example.com", "taken3"),
     ],
 )

@@ -148,3 +148,58 @@ def test_person_changes_name_and_language(make_user: Make, sign_in: Callable[[Us
     assert client.post("/account/", {"username": "Wei-Two", "language": "en"}).status_code == 302
     user.refresh_from_db()
     assert (user.username, user.language) == ("wei-two", "en")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "аdmin",  # Cyrillic
+        "сорес",  # Cyrillic throughout
+        "αlpha",  # Greek
+        "ɑdmin",  # another Latin a
+        "admın",  # without its dot
+        "wei\u200bzhang",  # nothing to be seen between
+        "\u202enimda",  # turned around
+        "wei\u00ad",
+        "\u3164\u3164",  # letters that are blank
+        "\u115f\u1160",
+        "we\u0301i",
+        "１٢٣",  # digits of another script
+        "a b",
+        "wei@example.com",
+    ],
+)
+def test_a_name_that_looks_like_another_is_refused(
+    name: str, client: Client, make_user: Callable[..., User], sign_in: Callable[[User], Client]
+) -> None:
+    data = {"email": "new@example.com", "username": name, "password1": "quiet-river-42"}
+    response = client.post("/accounts/signup/", data)
+    assert response.context["form"].errors["username"]
+    assert not User.objects.filter(email="new@example.com").exists()
+    user = make_user()
+    response = sign_in(user).post("/account/", {"username": name, "language": "en"})
+    assert response.context["form"].errors["username"]
+    with pytest.raises(CommandError):
+        call_command("user_create", "other@example.com", "--username", name)
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("ＷＥＩ", "wei"), (" Wei.Zhang ", "wei.zhang"), ("張偉", "張偉"), ("wei_张-9", "wei_张-9")],
+)
+def test_a_name_is_put_in_order(typed: str, name: str, client: Client, db: None) -> None:
+    data = {"email": "new@example.com", "username": typed, "password1": "quiet-river-42"}
+    assert client.post("/accounts/signup/", data).status_code == 302
+    assert User.objects.get(email="new@example.com").username == name
+
+
+def test_the_oldest_sessions_end_when_somebody_signs_in_very_often(
+    make_user: Callable[..., User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts.services.people.MOST_SESSIONS", 3)
+    user, browsers = make_user(), [Client() for _ in range(6)]
+    for browser in browsers:
+        browser.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
+    shown = browsers[-1].get("/accounts/sessions/").context["sessions"]
+    assert len(shown) <= 4
+    assert [get_user(browser).is_authenticated for browser in (browsers[0], browsers[-1])] == [False, True]

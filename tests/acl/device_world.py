@@ -14,7 +14,8 @@ from acl import presence
 from acl.models import Admission, Device, DevicePolicy
 from acl.node_keys import NewDevice
 from acl.services import add_devices
-from acl.services.admissions import Asked, record_admissions
+from acl.services.admissions import record_admissions
+from acl.services.pace import Asked
 from containers.models import Relay
 from serials.models import Rental, RentalSpan
 from tests.acl.factories import make_relay, make_rental

@@ -10,6 +10,7 @@ from django.utils import timezone
 from acl import admission_log
 from acl.models import Admission, Device
 from acl.services import admissions, waiting
+from acl.services.pace import Asked
 from containers.models import Relay
 from serials.models import Rental
 from tests.acl.asking import KEYS, A, B, C, approve, knock
@@ -91,7 +92,7 @@ def test_one_odd_question_takes_no_other_with_it(
 ) -> None:
     record = admissions.record_admissions
 
-    def refuse_one(asked: list[admissions.Asked]) -> None:
+    def refuse_one(asked: list[Asked]) -> None:
         if any(one.node_key == B for one in asked):
             raise ValueError("odd")
         record(asked)

@@ -211,6 +211,16 @@ def test_a_batch_says_whether_checking_may_be_switched_off(staff: Client, is_tic
     assert SerialBatch.objects.get().may_open is is_ticked
 
 
+@pytest.mark.parametrize(
+    ("places", "is_made"), [("1000", True), ("1001", False), ("2147483648", False), ("0", False)]
+)
+def test_a_batch_is_for_so_many_devices_at_most(staff: Client, places: str, is_made: bool) -> None:
+    data = {"name": "b", "days": "30", "count": "1", "device_limit": places, "at_quota": "nothing"}
+    response = staff.post("/admin/serials/serialbatch/add/", data)
+    assert SerialBatch.objects.exists() == is_made
+    assert is_made or "device_limit" in response.context["adminform"].form.errors
+
+
 def test_words_of_devices_are_not_those_of_jobs_and_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """In Chinese a device waits for approval, a job for its turn; “devices” is also the heading of a number."""
     monkeypatch.setattr(translation._trans, "pgettext", lambda context, text: f"{context}: {text}")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from typing import Any
 
 import pytest
@@ -80,7 +80,7 @@ def test_a_list_is_read_from_standard_input(rental: Rental, monkeypatch: pytest.
         "Self": {"PublicKey": f"nodekey:{A}", "HostName": "nas"},
         "Peer": {"x": {"PublicKey": f"nodekey:{B}", "HostName": "phone"}},
     }
-    monkeypatch.setattr("sys.stdin", StringIO(json.dumps(status)))
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(json.dumps(status).encode("utf-16"))))
     found = rows("device_add", rental.user.email, "-", f"nodekey:{C}")
     assert {(row["result"], row["name"]) for row in found} == {
         ("added", "nas"),
@@ -126,7 +126,7 @@ def test_what_is_no_node_key_is_refused_and_not_repeated(rental: Rental, wrong: 
 
 
 def test_input_without_a_key_is_refused(rental: Rental, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", StringIO("nothing here\n"))
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"nothing here\n")))
     assert fail("device_add", rental.user.email, "-")[1] == 1
 
 

@@ -11,7 +11,8 @@ from django.utils import timezone
 
 from acl.models import Admission, DevicePolicy
 from acl.services import devices, set_verify_url
-from acl.services.admissions import Asked, record_admissions
+from acl.services.admissions import record_admissions
+from acl.services.pace import Asked
 from acl.sources import VerifyUrlRefused
 from containers.models import Relay
 from serials.models import Rental, RentalSpan

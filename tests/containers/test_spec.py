@@ -38,6 +38,7 @@ CHANGES: dict[str, Any] = {
     "bind_address": "10.0.0.4",
     "verify_url": "https://panel.example/admission/7",
     "fail_open": True,
+    "inner_stun_port": 30002,
     "memory_bytes": 64 * 1024 * 1024,
     "pids_limit": 64,
 }

@@ -339,12 +339,14 @@ def say_noise(_datagram: bytes, _client: tuple[str, int]) -> bytes:
 
 
 @contextlib.contextmanager
-def udp_server(answer: Callable[[bytes, tuple[str, int]], bytes | None]) -> Iterator[tuple[int, list[bytes]]]:
+def udp_server(
+    answer: Callable[[bytes, tuple[str, int]], bytes | None], port: int = 0
+) -> Iterator[tuple[int, list[bytes]]]:
     """Run a UDP port that answers each datagram with what `answer` returns; yields the port and the datagrams seen."""
     seen: list[bytes] = []
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("127.0.0.1", 0))
-    port: int = server.getsockname()[1]
+    server.bind(("127.0.0.1", port))
+    port = server.getsockname()[1]
 
     def serve() -> None:
         while True:

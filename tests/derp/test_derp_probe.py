@@ -8,6 +8,7 @@ from django.utils import translation
 
 from containers.derp import keys
 from containers.derp.probe import CAUSES, ProbeResult, ProbeTarget, explain, probe_relay
+from containers.derp.stun import KeptPort
 from containers.sandbox.relay import SandboxRelay
 from tests.derp.parts import (
     PATIENCE,
@@ -209,3 +210,12 @@ def test_cause_is_explained_when_a_probe_failed(cause: str) -> None:
 
 def test_mesh_key_is_hidden_when_a_target_is_printed(relay: Relay) -> None:
     assert relay.mesh_key not in repr(relay.target())
+
+
+def test_probe_says_that_who_kept_his_port_is_not_answered(relay: Relay) -> None:
+    with udp_server(say_nothing) as (port, _seen), KeptPort("127.0.0.1", port) as deaf:
+        result = probe_relay(relay.target(), timeout=PATIENCE, kept=deaf)
+    assert failure(result) == (False, "stun", "stun_stale")
+    assert result.stun_ms is not None
+    with KeptPort(relay.address, relay.stun_port) as kept:
+        assert probe_relay(relay.target(), timeout=PATIENCE, kept=kept).ok

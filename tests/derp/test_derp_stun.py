@@ -1,5 +1,6 @@
 import secrets
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -127,3 +128,35 @@ def test_query_is_refused_when_no_one_listens() -> None:
         port = taken.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):
         stun.query("127.0.0.1", port, timeout=PATIENCE)
+
+
+def test_a_kept_port_is_answered_once_somebody_listens_there_again() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    asking: list[tuple[str, int]] = []
+
+    def answer(datagram: bytes, client: tuple[str, int]) -> bytes:
+        asking.append(client)
+        return stun.encode_answer(stun.decode_request(datagram), *client)
+
+    with stun.KeptPort("127.0.0.1", port) as kept:
+        time.sleep(2 * stun.KeptPort.INTERVAL)  # refused meanwhile
+        with udp_server(answer, port=port):
+            assert kept.query(timeout=PATIENCE).address == "127.0.0.1"
+    assert len(set(asking)) == 1
+
+
+def test_a_kept_port_notices_that_it_alone_is_not_answered() -> None:
+    first: list[tuple[str, int]] = []
+
+    def answer_others(datagram: bytes, client: tuple[str, int]) -> bytes | None:
+        first.append(client)
+        return None if client == first[0] else stun.encode_answer(stun.decode_request(datagram), *client)
+
+    with udp_server(answer_others) as (port, seen), stun.KeptPort("127.0.0.1", port) as kept:
+        while not seen:
+            time.sleep(0.02)
+        assert stun.query("127.0.0.1", port, timeout=PATIENCE).port != first[0][1]
+        with pytest.raises(TimeoutError):
+            kept.query(timeout=1.6)

@@ -72,7 +72,7 @@ def other_relays(
 
 def test_a_stranger_stays_out_and_a_pasted_device_comes_in(relays: list[Relay], browser: Client) -> None:
     assert let_in([ONE, STRANGER], relays) == {1: OUT, 9: OUT}
-    press(browser, "device-add", text=f"my phone nodekey:{ONE.node_key}")
+    press(browser, "device-add", text=f"my phone nodekey:{ONE.node_key}", sure=1, key=ONE.node_key)
     assert let_in([ONE, STRANGER], relays) == {1: IN, 9: OUT}
 
 

@@ -50,6 +50,35 @@ def test_a_good_server_passes_and_its_facts_are_named(fleet: Fleet) -> None:
     assert fleet.containers(server) == []
 
 
+def test_checks_and_visits_read_the_disk_that_holds_the_engines_folder(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fleet import facts
+
+    asked: list[str] = []
+    read = facts.read_facts
+
+    def note(connection: Any, docker_socket: str, docker_root: str = "", **more: Any) -> Any:
+        asked.append(docker_root)
+        return read(connection, docker_socket, docker_root, **more)
+
+    monkeypatch.setattr(facts, "read_facts", note)
+    server = fleet.servers[0]
+    with fleet.reach(server) as reached:
+        folder = reached.engine.info()["DockerRootDir"]
+    Server.objects.filter(pk=server.pk).update(
+        engine_id=None, engine_root="", boot_id=None, host_fingerprint=None
+    )
+    checks.request_check(server_pk=server.pk)
+    monkeypatch.setattr(checks, "make_throwaways", lambda **_fields: [])
+    jobs.check_server(server.pk)
+    Server.objects.exclude(pk=server.pk).update(status=Server.Status.RETIRED)
+    for shard in range(settings.SHARDS):
+        jobs.visit_servers(shard)
+    Server.objects.update(status=Server.Status.HEALTHY)
+    assert asked == [folder, folder]
+
+
 def test_a_machine_without_its_public_address_is_told_which_one_to_name(fleet: Fleet) -> None:
     server = fleet.servers[0]
     Server.objects.filter(pk=server.pk).update(address="198.51.100.7", ssh_host=server.address)
@@ -158,7 +187,7 @@ def test_an_engine_that_lists_no_processes_passes_and_one_that_takes_no_list_doe
 
     monkeypatch.setattr(deploy, "activate_list", refuse)
     made = check(server)
-    assert (made.status, made.error_code) == ("failed", "list")
+    assert (made.status, made.error_code) == ("failed", "list_not_taken")
     assert "did not take up the new list" in made.reason
     assert fleet.containers(server) == []
 

@@ -22,8 +22,10 @@ def what_it_says(check: ServerCheck) -> str:
     """The findings that are not good as an operator reads them in English."""
     with translation.override("en"):
         bad = [finding for finding in read_findings(check) if not finding["is_ok"]]
-        lines = [" ".join([row["text"], row["remedy"], *row["rules"], row["detail"]]).strip() for row in bad]
-        return " / ".join(lines) or translate(check.error, {})
+        lines = [" ".join([row["text"], row["remedy"], *row["rules"]]).strip() for row in bad]
+        seen = "; ".join(row["detail"] for row in bad if row["detail"])
+        said = " / ".join(dict.fromkeys(lines)) or translate(check.error, {})
+        return f"{said} ({seen})" if seen else said
 
 
 def test_each_good_server_passes_its_check(fleet: Fleet, work, record_property):

@@ -68,16 +68,17 @@ def made(fleet: Fleet, known: Known, work: Callable[..., None], rental: Rental) 
 @pytest.fixture
 def no_gate_image() -> Iterator[Any]:
     """A panel from before the gates; gives what `image_build` does then."""
-    link = settings.IMAGE_DIR / images.GATE_LINK
-    aside = link.rename(link.with_suffix(".aside"))
+    links = sorted(settings.IMAGE_DIR.glob(f"{images.GATE_LINK}*"))
+    aside = [link.rename(settings.IMAGE_DIR / f"aside-{link.name}") for link in links]
 
     def build() -> None:
         images.install_gate_image(nginx=find_nginx() if IS_LAB else None)
         gates.wake_imageless()
 
     yield build
-    link.unlink(missing_ok=True)
-    aside.rename(link)
+    for link, kept in zip(links, aside, strict=True):
+        link.unlink(missing_ok=True)
+        kept.rename(link)
 
 
 def visit_all() -> None:

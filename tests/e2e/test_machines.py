@@ -16,7 +16,7 @@ from django.db import connection
 from containers import deploy, jobs
 from containers.gate import gate_name
 from containers.models import Relay, ServerCheck
-from containers.services import checks
+from containers.services import checks, images, relays
 from fleet import services
 from fleet.contact import pool
 from fleet.models import Server
@@ -123,7 +123,7 @@ def test_a_second_row_for_a_machine_is_refused_with_the_name_of_the_first(
     failed = check(again)
     assert (failed.status, failed.error_code, failed.error_values) == (
         "failed",
-        "connect",
+        "same_machine",
         {"server": served.name},
     )
     assert f"“{served.name}”" in failed.reason
@@ -136,7 +136,10 @@ def test_a_second_row_for_a_machine_is_refused_with_the_name_of_the_first(
     # The first row is retired, so the machine is free.
     Relay.objects.update(status="released", slot=None)
     services.retire_server(server=served, by=None)
-    assert check(again).error_code != "connect"
+    with fleet.reach(again):
+        pass
+    again.refresh_from_db()
+    assert again.boot_id is not None
 
 
 def test_two_rows_in_use_for_one_machine_never_touch_each_others_relays(
@@ -150,11 +153,40 @@ def test_two_rows_in_use_for_one_machine_never_touch_each_others_relays(
         visit_all()
     again.refresh_from_db()
     assert again.status == "unhealthy"
-    assert served.name in again.status_reason
+    assert served.name in again.reason
     assert again.next_contact_at is not None
     jobs.apply_gate(again.pk)
     assert started(fleet, served) == before
     checks.drop_throwaways(server=again)
+    assert_in_order(fleet, rental)
+
+
+def test_relays_of_a_second_row_from_before_can_be_taken_away_and_the_row_retired(
+    fleet: Fleet, served: Server, second_row: Callable[..., Server], rental: Rental
+) -> None:
+    before = started(fleet, served)
+    again = second_row(served, status=Server.Status.HEALTHY)
+    relay = relays.new_relay(server=again, derp_port=20500, stun_port=20500, now=rental.created_at)
+    relay.rental, relay.status = rental, Relay.Status.RUNNING
+    relay.save()
+    with fleet.reach(served) as reached:
+        archive = images.current_image(reached.engine.architecture)
+        relay.server = served
+        deploy.make_so(reached.engine, relays.spec_of(relay, archive.tag), archive, lambda _step: None)
+        relay.server = again
+    visit_all()
+    assert relay.pk in {found.relay_id for found in fleet.containers(served)}
+    assert started(fleet, served).items() > before.items()
+
+    rest_no_more()
+    assert relays.give_up(relay)
+    jobs.apply_relay(relay.pk)
+    relay.refresh_from_db()
+    assert relay.status == "released"
+    assert started(fleet, served) == before
+    services.retire_server(server=again, by=None)
+    visit_all()
+    assert started(fleet, served) == before
     assert_in_order(fleet, rental)
 
 
@@ -225,7 +257,7 @@ def test_a_row_that_is_led_to_another_rows_machine_stops_there(
     Server.objects.filter(pk=lost.pk).update(host_key=served.host_key, credential=served.credential)
     visit_all()
     lost.refresh_from_db()
-    assert (lost.status, served.name in lost.status_reason) == ("unhealthy", True)
+    assert (lost.status, served.name in lost.reason) == ("unhealthy", True)
     assert started(fleet, served) == before
     home = fleet.host_of(lost)
     Server.objects.filter(pk=lost.pk).update(host_key=home.host_key, ssh_host="", ssh_port=home.ssh_port)

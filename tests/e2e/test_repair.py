@@ -3,13 +3,15 @@
 import pytest
 from django.conf import settings
 
-from containers.deploy import make_so
+from containers.deploy import make_so, remove_relay
+from containers.derp.stun import KeptPort
 from containers.jobs import visit_servers
+from containers.models import Relay
 from containers.services import images
 from containers.services.relays import spec_of
 from serials.models import Rental
 
-from .conftest import Fleet, assert_in_order
+from .conftest import Fleet, assert_in_order, rest_no_more
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -91,3 +93,70 @@ def test_another_panels_containers_are_left_alone(fleet, work, rental, relays):
         reached.engine.remove_volume(other.container_name)
     assert state == "running"
     assert_in_order(fleet, rental)
+
+
+def stun_ports(fleet, relay) -> dict[str, str]:
+    """STUN's port inside the container → on the host."""
+    with fleet.reach(relay.server) as reached:
+        bound = reached.engine.inspect_container(name_of(relay))["HostConfig"]["PortBindings"]
+    return {inner: on[0]["HostPort"] for inner, on in bound.items() if inner.endswith("/udp")}
+
+
+def test_stun_has_the_hosts_number_inside_from_the_first_remaking_on(fleet, work, rental, relays):
+    relay = relays[0]
+    port = relay.stun_port
+    assert stun_ports(fleet, relay) == {f"{port}/udp": str(port)}
+    # As on a panel from before that: it stays as it is until it has to be made anyway.
+    Relay.objects.filter(pk=relay.pk).update(inner_stun_port=3478, status="planned")
+    with fleet.reach(relay.server) as reached:
+        remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+        old = spec_of(
+            Relay.objects.select_related("server__gate").get(pk=relay.pk), images.current_image().tag
+        )
+        make_so(reached.engine, old, images.current_image(), lambda _step: None)
+    work(sweep=True)
+    visit_all()
+    work()
+    assert_in_order(fleet, rental)
+    assert stun_ports(fleet, relay) == {"3478/udp": str(port)}
+    with fleet.reach(relay.server) as reached:
+        reached.engine.remove_container(name_of(relay), force=True)
+    visit_all()
+    work()
+    assert_in_order(fleet, rental)
+    assert stun_ports(fleet, relay) == {f"{port}/udp": str(port)}
+
+
+def test_a_client_that_keeps_its_port_is_answered_after_a_repair(fleet, work, rental, relays):
+    relay = relays[0]
+    with KeptPort(relay.server.address, relay.stun_port) as client:
+        with fleet.reach(relay.server) as reached:
+            reached.engine.remove_container(name_of(relay), force=True)
+        visit_all()
+        work()
+        assert_in_order(fleet, rental)
+        assert client.query(timeout=5).port
+
+
+def test_a_relay_whose_users_are_led_nowhere_is_not_proven_but_made_anew(
+    fleet, work, rental, relays, monkeypatch
+):
+    relay = relays[0]
+    before = {}
+    with fleet.reach(relay.server) as reached:
+        before["id"] = reached.engine.inspect_container(name_of(relay))["Id"]
+    with monkeypatch.context() as patch:
+
+        def query(_kept: KeptPort, *, timeout: float) -> None:
+            raise TimeoutError("no answer")
+
+        patch.setattr(KeptPort, "query", query)
+        Relay.objects.filter(pk=relay.pk).update(status="planned")
+        work(sweep=True)
+    failed = Relay.objects.get(pk=relay.pk)
+    assert (failed.status, failed.failure_code) == ("failed", "stun_stale")
+    rest_no_more()
+    work(sweep=True)
+    assert_in_order(fleet, rental)
+    with fleet.reach(relay.server) as reached:
+        assert reached.engine.inspect_container(name_of(relay))["Id"] != before["id"]

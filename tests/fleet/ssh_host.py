@@ -23,6 +23,7 @@ class SshHost:
         self.password = "correct horse battery"
         self.authorized = [client_key.export_public_key().decode()]
         self.forwarding = True
+        self.takes_passwords = True
         self.path = os.environ["PATH"]
         self.port = 0
         self.sign_ins: list[str] = []
@@ -95,7 +96,7 @@ class _Server(asyncssh.SSHServer):
         return key.export_public_key().decode() in self.host.authorized
 
     def password_auth_supported(self) -> bool:
-        return True
+        return self.host.takes_passwords
 
     def validate_password(self, username: str, password: str) -> bool:
         self.host.sign_ins.append("password")
@@ -116,8 +117,8 @@ async def _pump(reader: Any, writer: Any) -> None:
 
 
 @contextmanager
-def ssh_host(*kinds: str) -> Iterator[SshHost]:
-    """A server with host keys of these kinds (ed25519 when none is named)."""
+def ssh_host(*kinds: str, **offered: list[str]) -> Iterator[SshHost]:
+    """A server with host keys of these kinds (ed25519 when none is named), and other algorithms than usual if `offered`."""
     host = SshHost(kinds or ("ssh-ed25519",))
     thread = threading.Thread(target=host.loop.run_forever)
     thread.start()
@@ -155,6 +156,7 @@ def ssh_host(*kinds: str) -> Iterator[SshHost]:
             server_host_keys=list(host.host_keys.values()),
             process_factory=handle,
             encoding=None,
+            **offered,
         )
         host.port = server.get_port()
         host.server = server

@@ -302,7 +302,7 @@ def test_forwarding_is_refused_when_there_is_no_docker_command_either(
             'OCI runtime create failed: runc: exec: "/derper": no such file or directory: unknown',
             "runtime",
         ),
-        (400, "invalid reference format", "refused"),
+        (400, "invalid reference format", "engine_refused"),
     ],
 )
 def test_daemons_words_are_understood_when_a_request_fails(

@@ -117,7 +117,7 @@ def test_counters_are_nought_when_there_is_no_default_route() -> None:
 def test_answer_is_garbage_when_something_is_missing_or_wrong(output: str) -> None:
     with pytest.raises(RemoteError) as caught:
         parse_facts(output, 0)
-    assert caught.value.code == "garbage"
+    assert caught.value.code == "garbage_facts"
 
 
 @pytest.mark.parametrize(

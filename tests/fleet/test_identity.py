@@ -181,6 +181,21 @@ def test_a_row_that_nobody_has_read_is_asked_when_its_pinned_key_is_the_same(wor
     assert world.refused(again) == f"same_machine_unsure {first.name}"
 
 
+def test_of_two_rows_in_use_that_nobody_has_read_the_older_one_has_the_machine(world: World) -> None:
+    first, second = world.row(machine()), world.row(machine())
+    assert world.refused(second) == f"same_machine {first.name}"
+    world.reach(first)
+    for _time in range(2):
+        assert world.refused(second) == f"same_machine {first.name}"
+        Server.objects.update(next_contact_at=None)
+    second.refresh_from_db()
+    assert second.status == "unhealthy"
+    world.lead(second, machine(engine="f", boot="boot-0002", key="l"))
+    world.reach(second)
+    second.refresh_from_db()
+    assert (second.status, second.contact_failures) == ("healthy", 0)
+
+
 def test_of_two_rows_that_were_never_checked_the_first_to_come_takes_the_machine(world: World) -> None:
     first, second = world.row(machine(), status="new"), world.row(machine(), status="new")
     world.reach(second)
@@ -195,7 +210,7 @@ def test_a_row_in_use_says_at_once_that_its_machine_is_anothers(world: World) ->
     world.refused(second)
     second.refresh_from_db()
     assert second.status == "unhealthy"
-    assert first.name in second.status_reason
+    assert first.name in second.reason
     assert second.next_contact_at is not None
     assert second.boot_id == "boot-0002"
 
@@ -227,4 +242,4 @@ def test_the_answer_is_read_whatever_stands_around_it() -> None:
 def test_an_answer_without_a_boot_id_is_refused(said: str) -> None:
     with pytest.raises(RemoteError) as refusal:
         parse_machine(said)
-    assert refusal.value.code == "garbage"
+    assert refusal.value.code == "garbage_facts"

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from fleet import ssh
-from fleet.ssh import Connection, ConnectionPool, HostKey, read_host_key
+from fleet.ssh import Connection, ConnectionPool, HostKey, read_host_key, transport
 from tests.fleet.ssh_host import SshHost, ssh_host
+
+ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g"
 
 
 @pytest.fixture
@@ -159,20 +162,126 @@ def test_open_is_unreachable_when_nothing_listens() -> None:
     assert str(port) in str(caught.value)
 
 
-def test_open_is_unreachable_when_something_else_answers() -> None:
-    def answer(server: socket.socket) -> None:
-        client, _address = server.accept()
-        with client:
-            client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 120)
-            client.recv(100)
-
+@contextmanager
+def speaker(words: bytes) -> Iterator[int]:
+    """A server that says the same to everybody and ends the connection; its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=answer, args=(server,))
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _address = server.accept()
+                    with client, suppress(ConnectionError):
+                        client.sendall(words)
+                        client.shutdown(socket.SHUT_WR)
+                        while client.recv(1000):
+                            pass
+
+        thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(ssh.Unreachable) as caught:
-            read_host_key("127.0.0.1", server.getsockname()[1], 5)
-        thread.join()
-    assert caught.value.code == "not_ssh"
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "detail"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n" * 120, "not_ssh", "HTTP/1.1 400 Bad Request"),
+        (b"220 mail.example.com ESMTP\r\n", "not_ssh", "220 mail.example.com ESMTP"),
+        (b"Not allowed at this time\r\n", "turned_away", "Not allowed at this time"),
+        (b"Exceeded MaxStartups\r\n", "turned_away", "Exceeded MaxStartups"),
+        (b"", "closed", ""),
+        (b"SSH-1.5-Cisco-1.25\r\n", "no_common_version", "1.5"),
+        (b"SSH-2.0-Odd\r\n", "greeting", ""),
+    ],
+)
+def test_open_tells_what_the_host_said_when_no_ssh_comes_of_it(
+    monkeypatch: pytest.MonkeyPatch, words: bytes, code: str, detail: str
+) -> None:
+    monkeypatch.setattr(transport, "TURNED_AWAY_PAUSES", (0.01, 0.01))
+    with speaker(words) as port:
+        for ask in (
+            lambda: read_host_key("127.0.0.1", port, 10),
+            lambda: Connection.open(ssh.Endpoint("127.0.0.1", port, "root", ED25519, password="x"), 10),
+        ):
+            with pytest.raises(ssh.Unreachable) as caught:
+                ask()
+            assert caught.value.code == code
+            assert detail in caught.value.detail
+            assert "%(" not in str(caught.value)
+
+
+def test_open_comes_again_when_the_server_takes_no_connection_for_a_moment(host: SshHost) -> None:
+    """As a server with MaxStartups 1, while another of the panel's processes is signing in."""
+    turned_away = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def relay() -> None:
+            client, _address = server.accept()
+            client.sendall(b"Exceeded MaxStartups\r\n")
+            client.close()
+            turned_away.set()
+            client, _address = server.accept()
+            inner = socket.create_connection(("127.0.0.1", host.port))
+            pumps = [threading.Thread(target=pump, args=pair) for pair in ((client, inner), (inner, client))]
+            for thread in pumps:
+                thread.start()
+            for thread in pumps:
+                thread.join(20)
+
+        def pump(source: socket.socket, target: socket.socket) -> None:
+            with suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=relay)
+        thread.start()
+        connection = Connection.open(host.endpoint(port=server.getsockname()[1]), 20)
+        assert turned_away.is_set()
+        assert connection.run("echo there").stdout == b"there\n"
+        connection.close()
+        host.drop_connections()
+        thread.join(20)
+
+
+@pytest.mark.parametrize(
+    ("offered", "code", "name"),
+    [
+        ({"kex_algs": ["diffie-hellman-group1-sha1"]}, "no_common_kex", "diffie-hellman-group1-sha1"),
+        (
+            {"encryption_algs": ["chacha20-poly1305@openssh.com"]},
+            "no_common_cipher",
+            "chacha20-poly1305@openssh.com",
+        ),
+        (
+            {"mac_algs": ["umac-64@openssh.com"], "encryption_algs": ["aes128-ctr"]},
+            "no_common_mac",
+            "umac-64@openssh.com",
+        ),
+    ],
+)
+def test_open_names_what_the_host_offers_when_nothing_is_in_common(
+    offered: dict[str, list[str]], code: str, name: str
+) -> None:
+    with ssh_host(**offered) as host:
+        for ask in (
+            lambda: read_host_key("127.0.0.1", host.port, 5),
+            lambda: Connection.open(host.endpoint(), 5),
+        ):
+            with pytest.raises(ssh.Unreachable) as caught:
+                ask()
+            assert caught.value.code == code
+            assert name in caught.value.detail
+
+
+def test_method_is_named_when_the_server_does_not_take_it(host: SshHost) -> None:
+    host.takes_passwords = False
+    with pytest.raises(ssh.AuthenticationFailed) as caught:
+        Connection.open(host.endpoint(private_key="", password=host.password), 5)
+    assert caught.value.code == "password_not_taken"
+    assert "publickey" in str(caught.value)
 
 
 def test_run_gives_status_and_both_outputs_when_command_ends(connection: Connection) -> None:

@@ -16,7 +16,7 @@ DUE = 1_000
 ROUNDS = 5
 # Visits are no sweeps over rows: they go to the servers. `check_maps` compares all maps, once an hour, and
 # `check_certificates` all certificates' addresses, once a minute.
-_OTHERS = {"visit_servers", "check_maps", "check_certificates"}
+_OTHERS = {"visit_servers", "prove_relays", "check_maps", "check_certificates"}
 
 
 def main() -> None:

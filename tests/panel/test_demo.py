@@ -3,6 +3,8 @@
 import json
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 from allauth.mfa.models import Authenticator
 
 from accounts.models import User
+from accounts.services import change_user, close_account
 from derpmgmt import demo
 from serials.models import SerialNumber
 from serials.services import find_serial
-from tests.panel.running import Folder, Running
+from tests.panel.running import ROOT, Folder, Running
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,7 @@ def sign_in(panel: Running, login: dict[str, str]) -> str:
     return panel.folder.python(code)
 
 
+@pytest.mark.timeout(600)
 def test_the_demo_is_whole_when_it_is_ready_and_finds_its_data_when_started_again(folder: Folder) -> None:
     with folder.running("demo") as panel:
         first = read(folder)
@@ -60,15 +64,113 @@ def test_the_demo_is_whole_when_it_is_ready_and_finds_its_data_when_started_agai
         assert (folder.path / "demo" / "panel.sqlite3").exists()
         assert not (folder.path / "panel.sqlite3").exists()
 
+    # What somebody may do in it.
+    folder.python(
+        "from accounts.models import User; from fleet.models import Server, Region; from accounts import services;"
+        "from fleet.services import retire_server, create_server, confirm_host_key;"
+        "from serials.services import *;"
+        "silent = Server.objects.get(name='shanghai-2'); key = silent.host_key;"
+        "Server.objects.filter(name='beijing-1').update(name='renamed', ssh_port=1);"
+        "retire_server(server=silent, by=None);"
+        "own = create_server(by=None, name='mine', region=silent.region, address='127.99.0.1', ssh_port=1,"
+        " credential=silent.credential);"
+        "confirm_host_key(server=own, line='ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f', by=None);"
+        "admin = User.objects.get(username='admin'); admin.set_password('changed'); admin.save();"
+        "services.ban_user(user=User.objects.get(username='distributor'), by=None);"
+    )
+    (folder.path / "demo" / "demo.log").write_bytes(b"\xff")
     with folder.running("demo") as panel:
         again = read(folder)
-        assert again["logins"] == first["logins"]
+        assert again["logins"]["customer"] == first["logins"]["customer"]
+        for login in again["logins"].values():
+            assert sign_in(panel, login)
+        names = {
+            server["name"]: server for server in json.loads(folder.manage("server_list", "--json").stdout)
+        }
+        assert {"shanghai-1", "guangzhou-1", "renamed", "shanghai-2", "mine"} <= set(names)
+        assert all(names[name]["status"] == "healthy" for name in set(names) - {"mine"} if "†" not in name)
+        refused = reset(folder)
+        assert refused.returncode == 1
+        assert str(panel.process.pid) in refused.stderr
+        assert (folder.path / "demo" / "panel.sqlite3").exists()
         assert len(set(again["serials"])) == 3
         assert first["serials"][0] not in again["serials"]
         probed = folder.manage("relay_probe", "customer@example.com")
         assert probed.returncode == 0, probed.stderr
 
         panel.end(signal.SIGKILL)
+
+    done = reset(folder)
+    assert done.returncode == 0, done.stderr
+    assert not (folder.path / "demo").exists()
+    assert not (folder.path / "demo.json").exists()
+
+
+def reset(folder: Folder, **more: str) -> subprocess.CompletedProcess[str]:
+    """`make demo-reset`."""
+    command = [sys.executable, "-m", "derpmgmt.reset"]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=folder.environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_reset_removes_the_demos_own_state_and_nothing_else(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "var")
+    for name in ("demo/keys/lookup", "demo-lab/panel.sqlite3", "panel.sqlite3", "keys/lookup", "demo.json"):
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).touch()  # the keys of the demo are broken too
+    said = reset(folder, LANG="C.UTF-8", LC_ALL="")
+    assert said.returncode == 0
+    assert "make demo" in said.stdout
+    left = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
+    assert left == {"demo-lab/panel.sqlite3", "panel.sqlite3", "keys/lookup", "running.lock"}
+    again = reset(folder, LANG="zh_CN.UTF-8", LC_ALL="")
+    assert again.returncode == 0
+    assert "没有演示环境" in again.stdout
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b'{"customer": 5}', b"\xff"])
+def test_a_broken_file_of_logins_is_made_anew(settings: Any, tmp_path: Path, content: bytes) -> None:
+    settings.VAR_DIR = tmp_path
+    demo.seed_people()
+    (tmp_path / "logins.json").write_bytes(content)
+    demo.seed_people()
+    assert User.objects.count() == len(User.Role.values)
+    for login in demo.read_logins().values():
+        assert User.objects.get(email=login["email"]).check_password(login["password"])
+
+
+@pytest.mark.django_db
+def test_logins_are_right_whatever_was_done_to_the_accounts(settings: Any, tmp_path: Path) -> None:
+    settings.VAR_DIR = tmp_path
+    demo.seed_people()
+    first = demo.read_logins()
+    people = {name: User.objects.get(email=login["email"]) for name, login in first.items()}
+    people["customer"].set_password("changed")
+    people["customer"].save()
+    close_account(user=people["distributor"], by=None)
+    change_user(user=people["admin"], by=None, username="boss", language="en", role=User.Role.SUPERADMIN)
+    people["superadmin"].email = "moved@example.com"
+    people["superadmin"].save()
+    demo.seed_people()
+
+    again = demo.read_logins()
+    assert again["superadmin"]["email"] == "moved@example.com"
+    for name, login in again.items():
+        user = User.objects.get(email=login["email"])
+        assert user.is_active
+        assert user.check_password(login["password"])
+        assert user.role == ("user" if name == "customer" else name)
+    assert User.objects.get(username="boss").role == User.Role.SUPERADMIN
+    demo.seed_people()
+    assert demo.read_logins() == again
 
 
 @pytest.mark.django_db

@@ -261,6 +261,7 @@ def test_the_customers_own_pages_open_when_he_asks(
         "acl:device-state",
         "acl:device-lists",
         "acl:device-revoke",
+        "acl:place-give",
         "acl:checking-stop",
         "acl:verify-show",
         "acl:admission-list",

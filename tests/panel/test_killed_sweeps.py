@@ -24,7 +24,7 @@ from acl.services.live_urls import secret_hash
 from containers import jobs as containers
 from containers.models import Relay
 from fleet.models import Server
-from fleet.services import update_server
+from fleet.services import record_contact, update_server
 from serials import jobs as serials
 from serials import services
 from serials.models import Rental
@@ -228,6 +228,30 @@ def old_certificate(stage: Stage) -> None:
     Relay.objects.filter(slot=1).update(certificate_ends_at=BEGIN + 29 * DAY, changed_at=BEGIN - DAY)
 
 
+def silent(stage: Stage) -> None:
+    """A server has not answered for long, nor has the relay there carried anything; an admin and a customer are to be told."""
+    running(stage)
+    with stage.at(BEGIN - DAY):
+        create_user(email="admin@example.com", role=User.Role.ADMIN)
+    since = BEGIN - 20 * MINUTE
+    relay = Relay.objects.get(slot=1)
+    Server.objects.filter(pk=relay.server_id).update(
+        status=Server.Status.UNHEALTHY, silent_since=since, contact_failures=3
+    )
+    Relay.objects.filter(pk=relay.pk).update(failing_since=since)
+
+
+def silent_and_told(stage: Stage) -> None:
+    silent(stage)
+    with stage.at(BEGIN - MINUTE):
+        stage.run(containers.sweep_outages, accounts.sweep_notices)
+
+
+def answer() -> None:
+    """The server answers again."""
+    record_contact(server_pk=Relay.objects.get(slot=1).server_id)
+
+
 RELAYS = [containers.sweep, acl.sweep_maps]
 SOON = (timedelta(), 30 * SECOND, 60 * SECOND)
 # What is asked at the end.
@@ -355,6 +379,19 @@ PLAYS = {
         move_server,
         # Two who save the same at once both stand in the log.
         accidental=frozenset({"accounts_operationlog"}),
+    ),
+    "a server does not answer and its relay carries nothing": Play(
+        silent,
+        [containers.sweep_outages, accounts.sweep_notices],
+        {TOLD: [("relay_silent", "sent", 1), ("server_silent", "sent", 1)]},
+        moments=SOON,
+    ),
+    "a server answers again": Play(
+        silent_and_told,
+        [containers.sweep_outages, accounts.sweep_notices],
+        {TOLD: [("relay_silent", "sent", 1), ("server_back", "sent", 1), ("server_silent", "sent", 1)]},
+        answer,
+        moments=SOON,
     ),
     "a certificate is near its end": Play(
         old_certificate,

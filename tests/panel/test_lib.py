@@ -7,16 +7,15 @@ import pytest
 from cryptography.fernet import Fernet
 from django.core.exceptions import FieldError, ImproperlyConfigured
 from django.db import connection, transaction
-from django.utils import timezone, translation
+from django.utils import timezone
 
 from containers import jobs
 from containers.models import ServerCheck
 from containers.services.checks import end_lost_checks, request_check
 from derpmgmt import flow
 from derpmgmt.lib import crypto, keys, queue
-from derpmgmt.lib.jobs import LOST_AFTER, Heartbeat, Problem, translate
+from derpmgmt.lib.jobs import LOST_AFTER, Heartbeat
 from fleet.models import Region, Server, SshCredential
-from fleet.ssh import HostKeyChanged, TimedOut
 
 
 @pytest.fixture
@@ -140,16 +139,6 @@ def test_a_heartbeat_beats_while_work_sits_in_a_long_call(server, monkeypatch):
         time.sleep(0.2)
     check.refresh_from_db()
     assert check.heartbeat_at > before
-
-
-def test_a_problem_is_stored_in_english_and_read_in_the_readers_language():
-    error = HostKeyChanged("host", "SHA256:old", "SHA256:new")
-    with translation.override("zh-hans"):
-        problem = Problem.of(error)
-    assert problem.sentence.startswith("%(host)s shows another host key")
-    with translation.override("en"):
-        assert "SHA256:new instead of SHA256:old" in translate(problem.sentence, problem.values)
-    assert Problem.of(TimedOut(detail="words")).detail == "words"
 
 
 def test_the_database_never_sees_a_secret(server):

@@ -120,6 +120,94 @@ def test_reason_is_told_when_docker_does_not_answer(sandbox: Sandbox, docker: st
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        ({"turns_away": True}, "turned_away", "Not allowed at this time"),
+        ({"old_algorithms": True}, "no_common_kex", "diffie-hellman-group1-sha1"),
+    ],
+)
+def test_servers_words_are_told_when_its_ssh_agrees_to_nothing(
+    sandbox: Sandbox, fault: dict[str, object], code: str, words: str
+) -> None:
+    host = sandbox.hosts[0]
+    sandbox.server(0).fault(**fault)
+
+    for ask in (
+        lambda: read_host_key(host.address, host.ssh_port, 2.0),
+        lambda: Connection.open(endpoint_of(host), 2.0),
+    ):
+        with pytest.raises(Unreachable) as error:
+            ask()
+        assert code_of(error) == code
+        assert words in error.value.detail
+    sandbox.server(0).heal()
+    Connection.open(endpoint_of(host), 10.0).close()
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "words"),
+    [
+        ("nologin", "no_login_shell", "This account is currently not available."),
+        ("expired", "password_expired", "Your password has expired"),
+    ],
+)
+def test_servers_words_are_told_when_it_runs_no_command(
+    sandbox: Sandbox, shell: str, code: str, words: str
+) -> None:
+    host = sandbox.hosts[0]
+    connection = Connection.open(endpoint_of(host), 10.0)
+    sandbox.server(0).fault(login_shell=shell, streamlocal_refused=True)
+
+    for ask in (
+        lambda: open_engine(connection, host.docker_socket, 10.0),
+        lambda: read_facts(connection),
+        lambda: connection.open_session_command("cat", 10.0),
+    ):
+        with pytest.raises(CommandFailed) as error:
+            ask()
+        assert code_of(error) == code
+        assert words in error.value.detail
+        assert "(status 1)" in error.value.detail
+    connection.close()
+
+
+def test_all_works_when_the_login_shell_prints(sandbox: Sandbox) -> None:
+    host = sandbox.hosts[0]
+    sandbox.server(0).fault(login_shell="prints", streamlocal_refused=True)
+    connection = Connection.open(endpoint_of(host), 10.0)
+
+    assert connection.run("echo there; echo wrong >&2").stdout == b"there\n"
+    assert connection.run("echo there; echo wrong >&2").stderr == b"wrong\n"
+    assert read_facts(connection).docker_usable
+
+    sandbox.server(0).fault(docker="absent")
+    with pytest.raises(EngineError) as error:
+        open_engine(connection, host.docker_socket, 10.0)
+    assert code_of(error) == "no_docker"
+    sandbox.server(0).fault(docker="")
+    assert open_engine(connection, host.docker_socket, 10.0).version()["ApiVersion"]
+    connection.close()
+
+
+def test_both_are_wanted_when_the_server_takes_the_key_and_then_the_password(
+    tmp_path: Path, subnet: str
+) -> None:
+    with Sandbox(tmp_path / "sandbox", servers=1, subnet=subnet, password="pass phrase") as sandbox:
+        sandbox.server(0).fault(wants_both=True)
+        host = sandbox.hosts[0]
+        with pytest.raises(AuthenticationFailed) as error:
+            Connection.open(endpoint_of(host), 10.0)
+        assert code_of(error) == "key_and_password"
+        with pytest.raises(AuthenticationFailed) as error:
+            Connection.open(endpoint_of(host, password="other"), 10.0)
+        assert code_of(error) == "password_refused"
+        with pytest.raises(AuthenticationFailed) as error:
+            Connection.open(endpoint_of(host, private_key="", password="pass phrase"), 10.0)
+        assert code_of(error) == "password_not_taken"
+        Connection.open(endpoint_of(host, password="pass phrase"), 10.0).close()
+
+
 def test_request_times_out_when_the_daemon_hangs(sandbox: Sandbox) -> None:
     connection = Connection.open(endpoint_of(sandbox.hosts[0]), 10.0)
     sandbox.server(0).fault(docker="hung")
@@ -223,7 +311,7 @@ def test_facts_have_the_lines_of_the_script_when_it_runs_on_linux(sandbox: Sandb
 
 def test_eleventh_command_is_refused_when_ten_run(sandbox: Sandbox) -> None:
     connection = Connection.open(endpoint_of(sandbox.hosts[0]), 10.0)
-    running = [connection.open_session_command("cat", 10.0) for _ in range(10)]
+    running = [connection.open_session_command("docker system dial-stdio", 10.0) for _ in range(10)]
 
     with pytest.raises(CommandFailed):
         connection.run("true", timeout=10.0)

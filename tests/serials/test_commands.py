@@ -1,6 +1,7 @@
 """The operators' commands, with a stand-in for the workers that make relays."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -106,6 +107,13 @@ def test_command_fails_with_the_reason_when_the_code_or_address_is_wrong(custome
         run("serial_redeem", "nobody@example.com", codes.generate())
 
 
+def _told(err: str) -> list[str]:
+    """What was told of the steps, without their times, which must be there."""
+    lines = err.splitlines()
+    assert all(re.fullmatch(r".*: step \d|.* · \d+\.\d s", line) for line in lines)
+    return [line.partition(" · ")[0] for line in lines]
+
+
 def _relay(rental: Rental, server: Server, slot: int, **fields: Any) -> Relay:
     return Relay.objects.create(
         rental=rental, server=server, slot=slot, derp_port=20000 + slot, stun_port=20000 + slot,
@@ -152,7 +160,11 @@ def test_command_tells_every_step_when_the_last_come_just_before_the_end(
 
     monkeypatch.setattr(serial_redeem.Command, "_tell_progress", tell_and_go_on)
     _out, err = run("serial_redeem", "li@example.com", make_serial().code, "--json")
-    assert err.splitlines() == [f"{server.name}: step {n}" for n, server in enumerate(servers[:3], 1)]
+    assert _told(err) == [
+        line
+        for n, server in enumerate(servers[:3], 1)
+        for line in (f"{server.name}: Start", f"{server.name}: step {n}")
+    ]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -166,7 +178,11 @@ def test_command_ends_when_three_relays_are_proven(
     shown = json.loads(out)
     assert shown["running"] == 3
     assert [relay["status"] for relay in shown["relays"]] == ["running"] * 3
-    assert sorted(err.splitlines()) == [f"{server.name}: step {n}" for n, server in enumerate(servers[:3], 1)]
+    assert set(_told(err)) == {
+        line
+        for n, server in enumerate(servers[:3], 1)
+        for line in (f"{server.name}: Start", f"{server.name}: step {n}")
+    }
 
 
 @pytest.mark.django_db(transaction=True)

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from accounts import services
+from accounts import services, usernames
 from accounts.models import USERNAME_VALIDATORS, User
 from derpmgmt.lib.commands import PanelCommand
 
@@ -37,6 +37,7 @@ class Command(PanelCommand):
         try:
             validate_email(options["email"])
             if options["username"]:
+                options["username"] = usernames.normalize(options["username"])
                 for validator in USERNAME_VALIDATORS:
                     validator(options["username"])
             if options["password_stdin"]:

@@ -8,6 +8,15 @@ from containers.models import Relay
 from derpmgmt.lib.commands import PanelCommand
 
 
+def _state(relay: Relay) -> str:
+    """The state as a word; a relay is not said to run while its server or its last test says otherwise."""
+    if relay.status == Relay.Status.RUNNING and relay.server.silent_since:
+        return _("the server does not answer")
+    if relay.status == Relay.Status.RUNNING and relay.last_health and not relay.last_health.is_ok:
+        return _("test failed")
+    return str(relay.get_status_display())
+
+
 class Command(PanelCommand):
     """Relays that stand or are to stand on a server."""
 
@@ -36,7 +45,9 @@ class Command(PanelCommand):
                 "derp_port": relay.derp_port,
                 "stun_port": relay.stun_port,
                 "status": relay.status,
-                "state": relay.get_status_display(),
+                "state": _state(relay),
+                "failing_since": relay.failing_since,
+                "server_silent_since": relay.server.silent_since,
                 "proven_at": relay.proven_at,
                 "tested_at": relay.last_health.at if relay.last_health else None,
                 "is_ok": relay.last_health.is_ok if relay.last_health else None,

@@ -14,6 +14,7 @@ from derpmgmt.lib.commands import PanelCommand
 
 
 class Command(PanelCommand):
+    destroys = True
     help: Any = gettext_lazy(
         "Close an account for good: maps destroyed, relays removed, personal data deleted, history kept."
     )
@@ -26,6 +27,13 @@ class Command(PanelCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         user = self._find(options["email"])
+        if user.closing_at is None and user.closed_at is None:
+            self.confirm(
+                user.email,
+                _("This closes the account of %(email)s for good, with its maps, relays and personal data.")
+                % {"email": user.email},
+                is_sure=options["yes"],
+            )
         try:
             is_new = services.close_account(user=user, by=None, reason=options["reason"])
         except services.ClosingRefused as refusal:

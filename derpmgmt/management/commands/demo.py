@@ -18,7 +18,7 @@ from derpmgmt.lib import env
 from derpmgmt.lib.files import write_private
 from derpmgmt.lib.processes import Program
 from derpmgmt.management.commands import up
-from derpmgmt.panel import CannotStart, Panel
+from derpmgmt.panel import SILENT_SECONDS, CannotStart, Panel
 
 SANDBOX_SERVERS = 4
 
@@ -58,13 +58,8 @@ class Demo(Panel):
         except ImageError as error:
             raise CannotStart(str(error)) from error
         hosts = json.loads(self._hosts_file.read_text())
-        demo.seed_servers(hosts["hosts"] if self._is_lab else hosts)
-        deadline = time.monotonic() + self.ready_seconds
-        while waiting := demo.waiting_servers():
-            if time.monotonic() > deadline:
-                names = "; ".join(f"{server} ({server.get_status_display()})" for server in waiting)
-                raise CannotStart(_("Too few servers are usable: %(names)s") % {"names": names})
-            time.sleep(0.1)
+        checked = demo.seed_servers(hosts["hosts"] if self._is_lab else hosts, self.say)
+        self._wait_for_checks(checked)
         record = {
             "url": settings.PUBLIC_URL,
             "mailbox": f"{settings.PUBLIC_URL}/mailbox/",
@@ -74,6 +69,30 @@ class Demo(Panel):
             "serials": demo.seed_serials(),
         }
         write_private(_record_file().with_suffix(".next"), json.dumps(record, indent=2))
+
+    def _wait_for_checks(self, checked: list[int]) -> None:
+        """Until the servers' checks have ended, well or not: what somebody did to a server must not keep the demo from starting."""
+        began = said_at = time.monotonic()
+        said: set[int] = set()
+        while waiting := demo.waiting_servers(checked):
+            now = time.monotonic()
+            if now > began + self.ready_seconds:
+                break
+            pks = {server.pk for server in waiting}
+            if now > said_at + SILENT_SECONDS and pks != said:
+                said, said_at = pks, now
+                names = ", ".join(server.name for server in waiting)
+                self.say(_("Waiting for the checks of these servers: %(names)s …") % {"names": names})
+            time.sleep(0.1)
+        if missing := demo.missing_servers():
+            names = "; ".join(f"{server} ({server.get_status_display()})" for server in missing)
+            self.say(
+                _(
+                    "Too few servers are usable for a customer's three relays: %(names)s. "
+                    "The admin says why; “make demo-reset” begins anew."
+                )
+                % {"names": names}
+            )
 
     def announce(self) -> None:
         _record_file().with_suffix(".next").replace(_record_file())

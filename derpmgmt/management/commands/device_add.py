@@ -9,7 +9,8 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from acl import services
 from acl.models import Device
-from acl.node_keys import LONGEST_INPUT, NewDevice, NoNodeKey, parse_devices, parse_node_key
+from acl.node_keys import LONGEST_INPUT, NewDevice, NoNodeKey, NotAList, parse_devices, parse_node_key
+from acl.pasted import decode
 from derpmgmt.device_command import DeviceCommand
 from serials.models import Rental
 
@@ -89,8 +90,15 @@ class Command(DeviceCommand):
         devices = [NewDevice(key) for key in keys if key != STANDARD_INPUT]
         if STANDARD_INPUT in keys:
             try:
-                devices += parse_devices(sys.stdin.read(LONGEST_INPUT + 1))
-            except (NoNodeKey, UnicodeDecodeError) as error:
+                # UTF-16, as PowerShell writes files, has two bytes for a character.
+                devices += parse_devices(decode(sys.stdin.buffer.read(2 * LONGEST_INPUT + 2)))
+            except NotAList as error:
+                raise CommandError(
+                    _(
+                        "Standard input is cut off, or does not say whose devices it names: give all that the command prints."
+                    )
+                ) from error
+            except NoNodeKey as error:
                 raise CommandError(_("No node key was found in standard input.")) from error
         return list({device.node_key: device for device in devices}.values())
 

@@ -12,7 +12,8 @@ from accounts.models import User
 from acl.services import close_window
 from containers.models import Deployment, Relay
 from containers.services.relays import SLOTS
-from derpmgmt.lib.commands import PanelCommand
+from containers.steps import name_steps
+from derpmgmt.lib.commands import CommandRefused, PanelCommand
 from serials import services
 from serials.models import Redemption, Rental
 
@@ -42,7 +43,7 @@ class Command(PanelCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._began = timezone.now()
-        # Log lines told so far, by deployment.
+        # Steps told so far, by deployment; one more once its end was told.
         self._told: dict[int, int] = {}
         user = User.objects.filter(email=options["email"].strip().lower()).first()
         if user is None:
@@ -115,21 +116,29 @@ class Command(PanelCommand):
                 quiet_since = time.monotonic()
             is_settled = time.monotonic() - quiet_since > SETTLED_SECONDS
             if is_settled or time.monotonic() - started > WAIT_SECONDS:
-                raise CommandError(self._reason(rental, running, is_settled))
+                raise self._refusal(rental, running, is_settled)
             time.sleep(0.2)
 
     def _tell_progress(self, rental: Rental) -> None:
-        """Say what has been added to the logs of the rental's deployments, and how those ended that went wrong."""
+        """Say which steps of the rental's deployments are over and how long they took, and how those ended that did."""
         deployments = Deployment.objects.filter(relay__rental=rental, relay__slot__isnull=False)
         for deployment in deployments.select_related("relay__server").order_by("pk"):
             if deployment.created_at < self._began and not deployment.is_open:
                 continue
-            lines = deployment.log_lines()
-            for _time, step, text in lines[self._told.get(deployment.pk, 0) :]:
-                self.say(f"{deployment.relay.server.name}: {text or step}")
-            self._told[deployment.pk] = len(lines)
+            steps = [step for step in name_steps(deployment.step_times(timezone.now())) if step.is_over]
+            for step in steps[self._told.get(deployment.pk, 0) :]:
+                self.say(f"{deployment.relay.server.name}: {step.label} · {step.duration}")
+            if not deployment.is_open and self._told.get(deployment.pk, 0) < len(steps) + 1:
+                # How it ended: the last line of its log, which has a failure's sentence.
+                lines = deployment.log_lines()
+                text = (lines[-1][2] if lines else "") or deployment.reason
+                if text:
+                    self.say(f"{deployment.relay.server.name}: {text}")
+                self._told[deployment.pk] = len(steps) + 1
+            elif deployment.is_open:
+                self._told[deployment.pk] = len(steps)
 
-    def _reason(self, rental: Rental, running: int, is_settled: bool) -> str:
+    def _refusal(self, rental: Rental, running: int, is_settled: bool) -> CommandRefused:
         """Why there are fewer than three relays, in the words of what failed last."""
         count = {"running": running, "wanted": len(SLOTS)}
         text = _("The serial number is redeemed. Relays running: %(running)d of %(wanted)d.") % count
@@ -139,9 +148,16 @@ class Command(PanelCommand):
             .last()
         )
         if failed is not None and failed.created_at >= self._began:
-            return f"{text}\n{failed.relay.server.name}: {failed.reason}"
+            return CommandRefused(
+                f"{text}\n{failed.relay.server.name}: {failed.reason}",
+                code=failed.error_code,
+                details={**count, "server": failed.relay.server.name, "words": failed.detail},
+            )
         if is_settled:
-            why = _("No further server is usable; the rest follows by itself as soon as one is.")
+            code, why = (
+                "too_few_servers",
+                _("No further server is usable; the rest follows by itself as soon as one is."),
+            )
         else:
-            why = _("Does a worker run? See “manage.py up”.")
-        return f"{text}\n{why}"
+            code, why = "relays_not_ready", _("Does a worker run? See “manage.py up”.")
+        return CommandRefused(f"{text}\n{why}", code=code, details=count)

@@ -1,0 +1,24 @@
+"""What may go wrong with a relay beside what its server says. Loaded with the app, so that every process can explain it."""
+
+from django.utils.translation import gettext_lazy as _
+
+from containers.derp.probe import CAUSES
+from derpmgmt.lib.problems import declare
+from fleet.ssh import RemoteError
+
+declare(CAUSES)
+# Not a problem, but a line of the log that is stored in the same form.
+declare({"proven": _("Handshake %(handshake)s ms, packet %(packet)s ms")})
+
+
+class ServerResting(RemoteError):
+    """The server did not answer lately and is left alone for a while."""
+
+    code = "server_resting"
+    sentence = _("The server did not answer lately; it is tried again in a while.")
+
+
+class ProbeFailed(RemoteError):
+    """The relay runs but did not carry a packet; the code is the test's cause."""
+
+    code = "probe_failed"

@@ -1,0 +1,65 @@
+"""`make demo-reset`: removes the demo's own state. Reads no settings, so that it also works where a broken file keeps them from being read."""
+
+import gettext
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from derpmgmt.lib import env
+from derpmgmt.lib.processes import AlreadyRunning, Lock
+
+
+def reset_demo() -> str:
+    """Remove all that was done in the demo (`DERPMGMT_FLEET=lab`: in the lab's); a panel's own state stays. Returns what to say.
+
+    Raises `SystemExit` with a sentence when a demo or panel runs in this folder, or when something cannot be removed.
+    """
+    _ = _translation().gettext
+    folder = env.home() / ("demo-lab" if os.environ.get(f"{env.PREFIX}FLEET") == "lab" else "demo")
+    try:
+        lock = Lock(env.running_lock())
+    except AlreadyRunning as error:
+        text = _("A panel or demo runs in %(folder)s (process %(pid)s). End that one first.")
+        raise SystemExit(text % {"folder": env.home(), "pid": error.pid}) from error
+    except OSError as error:
+        raise SystemExit(_("%(path)s cannot be used: %(reason)s.") % _values(error)) from error
+    try:
+        removed = _remove(folder)
+        (env.home() / "demo.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise SystemExit(_("%(path)s cannot be used: %(reason)s.") % _values(error)) from error
+    finally:
+        lock.close()
+    if not removed:
+        return _("There is nothing of a demo in %(folder)s.") % {"folder": env.home()}
+    return _("Removed: %(folder)s. “make demo” begins anew.") % {"folder": folder}
+
+
+def _remove(folder: Path) -> bool:
+    """Whether there was something; at once or not at all, wherever this is killed."""
+    aside = folder.with_name(f"{folder.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    if not folder.exists():
+        return False
+    folder.rename(aside)
+    shutil.rmtree(aside)
+    return True
+
+
+def _values(error: OSError) -> dict[str, str]:
+    return {"path": str(error.filename), "reason": str(error.strerror)}
+
+
+def _translation() -> gettext.NullTranslations:
+    """The panel's catalogue in the person's language; settings, which would say it, are not to be read."""
+    names = (f"{env.PREFIX}LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
+    wanted = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    if not wanted.lower().startswith("zh"):
+        return gettext.NullTranslations()
+    return gettext.translation("django", env.BASE_DIR / "locale", ["zh_Hans"], fallback=True)
+
+
+if __name__ == "__main__":
+    print(reset_demo())
+    sys.exit(0)

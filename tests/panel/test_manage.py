@@ -1,0 +1,251 @@
+"""`manage.py` itself: the terminal's language, failures as JSON, readers that go away, and what is asked before it is done."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.management import CommandError, call_command, get_commands, load_command_class
+from django.utils import translation
+
+from accounts.models import User
+from accounts.services import ClosingRefused
+from derpmgmt.lib import env
+from derpmgmt.lib.commands import CommandRefused, PanelCommand, describe_error
+from derpmgmt.lib.language import terminal_language
+from fleet.ssh import Unreachable
+from serials.services import SerialRefused
+from tests.panel import world
+from tests.panel.running import ROOT, Folder
+
+LOCALES = ("LC_ALL", "LC_MESSAGES", "LANG", "DERPMGMT_LANGUAGE")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A state folder whose database has every table."""
+    made = Folder(tmp_path_factory.mktemp("manage") / "var")
+    done = made.manage("migrate", "--verbosity", "0")
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the variables that decide the language, and no others of them."""
+    monkeypatch.setattr(env, "read_running", dict)
+
+    def give(**variables: str) -> None:
+        for name in LOCALES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return give
+
+
+@pytest.mark.parametrize(
+    ("variables", "language"),
+    [
+        ({}, "zh-hans"),
+        ({"LANG": "zh_CN.UTF-8"}, "zh-hans"),
+        ({"LANG": "zh_TW.UTF-8"}, "zh-hans"),
+        ({"LANG": "en_US.UTF-8"}, "en"),
+        ({"LANG": "de_DE.UTF-8"}, "en"),
+        ({"LANG": "C.UTF-8"}, "en"),
+        ({"LANG": "POSIX"}, "en"),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "zh_CN.UTF-8"}, "zh-hans"),
+        ({"LANG": "zh_CN.UTF-8", "LC_MESSAGES": "en_GB"}, "en"),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": ""}, "zh-hans"),
+        ({"LANG": "zh_CN.UTF-8", "DERPMGMT_LANGUAGE": "en"}, "en"),
+        ({"LC_ALL": "en_US.UTF-8", "DERPMGMT_LANGUAGE": "zh"}, "zh-hans"),
+        ({"DERPMGMT_LANGUAGE": "zh-Hans"}, "zh-hans"),
+        ({"DERPMGMT_LANGUAGE": "zh_CN.UTF-8"}, "zh-hans"),
+        ({"DERPMGMT_LANGUAGE": "EN"}, "en"),
+    ],
+)
+def test_language_is_the_variables_or_the_locales(
+    bare: Callable[..., None], variables: dict[str, str], language: str
+) -> None:
+    bare(**variables)
+    assert terminal_language() == language
+
+
+def test_language_is_refused_when_the_panel_does_not_speak_it(bare: Callable[..., None]) -> None:
+    bare(DERPMGMT_LANGUAGE="french")
+    with pytest.raises(ImproperlyConfigured, match="DERPMGMT_LANGUAGE: zh-hans or en"):
+        terminal_language()
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"LC_ALL": "zh_CN.UTF-8"}, "没有区域 xx"),
+        ({"LC_ALL": "en_US.UTF-8"}, "There is no region xx"),
+        ({"LC_ALL": "en_US.UTF-8", "DERPMGMT_LANGUAGE": "zh"}, "没有区域 xx"),
+    ],
+)
+def test_commands_speak_the_terminals_language(folder: Folder, variables: dict[str, str], words: str) -> None:
+    done = folder.manage("server_list", "--region", "xx", **variables)
+    assert done.returncode == 1
+    assert words in done.stderr, done.stderr
+
+
+def test_mail_of_a_command_is_in_the_terminals_language(settings: Any) -> None:
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    subjects = []
+    for language in ("zh-hans", "en"):
+        with translation.override(language):
+            call_command("mail_test", "somebody@example.com", stdout=StringIO(), stderr=StringIO())
+        subjects.append(mail.outbox[-1].subject)
+    assert not subjects[0].isascii()
+    assert subjects[1].isascii()
+
+
+def test_failure_is_one_json_object_and_the_exit_code_stays(folder: Folder) -> None:
+    for arguments, status, code in (
+        (["server_list", "--region", "xx"], 1, "no_region"),
+        (["server_list", "--nonsense"], 2, "usage"),
+        (["server_list", "--status", "nonsense"], 2, "usage"),
+        (["device_revoke", "nobody@example.com", "x"], 1, "refused"),
+        (["user_create", "no address"], 1, "invalid"),
+    ):
+        done = folder.manage(*arguments, "--json", LC_ALL="en_US.UTF-8")
+        assert done.returncode == status, (arguments, done.stderr)
+        assert done.stdout == ""
+        told = json.loads(done.stderr.splitlines()[-1])
+        assert told.keys() == {"code", "message", "details"}
+        assert told["code"] == code
+        assert told["message"]
+    done = folder.manage("server_list", "--json", DERPMGMT_LANGUAGE="french")
+    assert (done.returncode, json.loads(done.stderr.splitlines()[-1])["code"]) == (1, "configuration")
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "details"),
+    [
+        (
+            Unreachable(code="refused", detail="Connection refused", host="h", port=22),
+            "refused",
+            {"host": "h", "port": "22", "words": "Connection refused"},
+        ),
+        (ValidationError({"name": ["Taken."]}), "invalid", {"name": ["Taken."]}),
+        (ValidationError("Wrong."), "invalid", {"errors": ["Wrong."]}),
+        (ClosingRefused(["It has money."]), "closing_refused", {"reasons": ["It has money."]}),
+        (None, "refused", {}),
+    ],
+)
+def test_failure_has_the_code_and_details_of_its_cause(
+    cause: Exception | None, code: str, details: dict[str, Any]
+) -> None:
+    error = CommandError("Why.")
+    error.__cause__ = cause
+    assert describe_error(error) == {"code": code, "message": "Why.", "details": details}
+
+
+def test_refused_serial_number_has_the_code_of_its_refusal() -> None:
+    for kind in SerialRefused.__subclasses__():
+        error = CommandError("Why.")
+        error.__cause__ = kind.__new__(kind)
+        assert describe_error(error)["code"] == kind.code
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["help"],
+        ["server_add", "--help"],
+        ["server_list"],
+        ["server_list", "--json"],
+        ["relay_list"],
+        ["serials_create", "--days", "30", "--count", "300"],
+    ],
+)
+@pytest.mark.parametrize("both", [False, True], ids=["output", "errors too"])
+def test_command_ends_quietly_when_its_reader_has_gone(
+    folder: Folder, tmp_path: Path, arguments: list[str], both: bool
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with (tmp_path / "errors").open("wb") as errors:
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=folder.environment(),
+            stdout=writing,
+            stderr=writing if both else errors,
+            check=False,
+            timeout=120,
+        )
+    os.close(writing)
+    assert done.returncode in {0, 141}
+    assert (tmp_path / "errors").read_text() == ""
+
+
+# What cannot be undone
+
+
+def ask(folder: Folder, typed: str, *arguments: str) -> tuple[int, str]:
+    """A command on a terminal at which somebody types that; its exit code and what is seen."""
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env=folder.environment(LC_ALL="en_US.UTF-8"),
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+    )
+    os.close(end)
+    os.write(terminal, typed.encode() + b"\n")
+    seen = b""
+    try:
+        while piece := os.read(terminal, 4096):
+            seen += piece
+    except OSError:  # the other end is closed
+        pass
+    os.close(terminal)
+    return process.wait(60), seen.decode()
+
+
+def test_closing_an_account_asks_at_the_terminal(folder: Folder) -> None:
+    folder.manage("user_create", "leaves@example.com")
+    show = "from accounts.models import User; print(User.objects.filter(email='leaves@example.com').count())"
+    done = folder.manage("account_close", "leaves@example.com", "--json")
+    assert (done.returncode, json.loads(done.stderr.splitlines()[-1])["code"]) == (1, "not_confirmed")
+    status, seen = ask(folder, "yes", "account_close", "leaves@example.com")
+    assert status == 1
+    assert "nothing was changed" in seen
+    assert folder.python(show) == "1"
+    status, seen = ask(folder, "leaves@example.com", "account_close", "leaves@example.com")
+    assert status == 0, seen
+    assert folder.python(show) == "0"
+
+
+@pytest.mark.django_db
+def test_account_stays_when_nobody_confirms_its_end() -> None:
+    user = world.make_customer().user
+    with pytest.raises(CommandRefused) as refusal:
+        call_command("account_close", user.email, stdout=StringIO(), stderr=StringIO())
+    assert refusal.value.code == "not_confirmed"
+    assert User.objects.get(pk=user.pk).closing_at is None
+    call_command("account_close", user.email, "--yes", stdout=StringIO(), stderr=StringIO())
+    assert User.objects.get(pk=user.pk).closing_at is not None
+
+
+def test_commands_that_destroy_something_ask_and_no_others() -> None:
+    ours = {
+        name: command
+        for name, app in get_commands().items()
+        if isinstance(command := load_command_class(app, name), PanelCommand)
+    }
+    assert {name for name, command in ours.items() if command.destroys} == {"account_close", "server_remove"}
