@@ -12,8 +12,10 @@ Why that finds what people do wrong: changing one symbol by d adds d·alpha^k, a
 The field is GF(2)[z] modulo the primitive polynomial z^5 + z^2 + 1, alpha is z. `static/serials.js` does the same sum.
 """
 
+import re
 import secrets
 import unicodedata
+from collections.abc import Iterator
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 LENGTH = 20  # 19 random symbols of 5 bits (95 bits) and the check symbol
@@ -23,6 +25,9 @@ _VALUES = {symbol: value for value, symbol in enumerate(ALPHABET)}
 _READ_AS = str.maketrans("OIL", "011")
 # Beside spaces, dashes and invisible characters (by Unicode category), what people and word processors put between groups.
 _SEPARATORS = frozenset("_.·•−")
+# What a code in a longer text consists of, and how it is grouped there: groups of one length, or none.
+_WORD = re.compile(r"[0-9A-Za-z]+")
+_GROUPED = ([LENGTH], [10, 10], [5] * 4, [GROUP] * 5)
 
 
 def _times_alpha(value: int) -> int:
@@ -45,19 +50,46 @@ def _separates(char: str) -> bool:
 def normalize(text: str) -> str:
     """`text` as it is looked up: capitals without separators, full-width characters made narrow, O as 0, I and L as 1.
 
-    Characters that no code has are kept, so that `is_well_typed` finds them.
+    Of a longer text, such as the message that a code came in, only the code is left, if it holds just one. Else characters
+    that no code has are kept, so that `is_well_typed` finds them.
     """
     narrow = unicodedata.normalize("NFKC", text)
-    return "".join(char for char in narrow if not _separates(char)).upper().translate(_READ_AS)
+    whole = "".join(char for char in narrow if not _separates(char)).upper().translate(_READ_AS)
+    if _is_code(whole):
+        return whole
+    found = set(_codes_in(narrow))
+    return found.pop() if len(found) == 1 else whole
+
+
+def _codes_in(text: str) -> Iterator[str]:
+    """The codes that stand in a text by themselves, written in one piece or in groups of one length with the same between them."""
+    words = list(_WORD.finditer(text))
+    for number, first in enumerate(words):
+        code, end = "", first.start()
+        sizes: list[int] = []
+        gaps: set[str] = set()
+        for word in words[number : number + GROUP + 1]:
+            gap = text[end : word.start()]
+            if sizes:
+                gaps.add(gap)
+            if len(gaps) > 1 or not all(_separates(char) for char in gap):
+                break
+            code, end = code + word[0].upper().translate(_READ_AS), word.end()
+            sizes.append(len(word[0]))
+            if sizes in _GROUPED and _is_code(code):
+                yield code
+
+
+def _is_code(text: str) -> bool:
+    return len(text) == LENGTH and all(symbol in _VALUES for symbol in text) and _at_alpha(text) == 0
 
 
 def is_well_typed(text: str) -> bool:
-    """Whether `text` may be a code: right length, only symbols of the alphabet, and the check symbol fits.
+    """Whether `text` is a code, or holds just one: right length, only symbols of the alphabet, and the check symbol fits.
 
-    A text with one symbol changed, or two different neighbours swapped, is never well typed.
+    A code with one symbol changed, or two different neighbours swapped, is never well typed.
     """
-    code = normalize(text)
-    return len(code) == LENGTH and all(symbol in _VALUES for symbol in code) and _at_alpha(code) == 0
+    return _is_code(normalize(text))
 
 
 def with_check(symbols: str) -> str:

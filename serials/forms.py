@@ -12,12 +12,16 @@ from serials.models import SerialBatch
 from serials.templatetags.rental import BYTES_PER_GB, BYTES_PER_MBIT
 
 
+# A message with a code in it, as people paste it, is not longer.
+LONGEST_TYPED = 2000
+
+
 class CodeForm(forms.Form):
     """The serial box. Whether the code is right is the services' business; here it only has to be there."""
 
     code = forms.CharField(
         label=_("Serial number"),
-        max_length=200,
+        max_length=LONGEST_TYPED,
         error_messages={
             "required": _("Enter a serial number."),
             "max_length": services.SerialMistyped.sentence,

@@ -18,7 +18,7 @@ from accounts.models import User
 from derpmgmt.lib import limits
 from derpmgmt.lib.address import client_ip, client_network
 from serials import codes, services
-from serials.forms import CodeForm, ConfirmForm
+from serials.forms import LONGEST_TYPED, CodeForm, ConfirmForm
 from serials.models import SerialNumber
 from serials.templatetags.rental import moment, moves_on
 
@@ -40,7 +40,7 @@ def serial_redeem(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         return _confirm(request) if "confirm" in request.POST else _check(request, CodeForm(request.POST))
     if typed := request.GET.get("code"):
-        return _show_box(request, CodeForm(initial={"code": typed[:200]}))
+        return _show_box(request, CodeForm(initial={"code": typed[:LONGEST_TYPED]}))
     if "code" in request.GET:
         request.session.pop(KEPT, None)
         return redirect("serials:serial-redeem")

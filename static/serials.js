@@ -9,8 +9,9 @@
   const SEPARATORS = /[\p{Z}\p{C}\p{Pd}_.·•\u2212]/gu;
   const READ_AS = { O: "0", I: "1", L: "1" };
 
-  const normalize = (text) =>
-    text.normalize("NFKC").replace(SEPARATORS, "").toUpperCase().replace(/[OIL]/g, (symbol) => READ_AS[symbol]);
+  const GROUPED = ["20", "10 10", "5 5 5 5", "4 4 4 4 4"];
+
+  const plain = (text) => text.replace(SEPARATORS, "").toUpperCase().replace(/[OIL]/g, (symbol) => READ_AS[symbol]);
 
   const fits = (code) => {
     let total = 0;
@@ -20,6 +21,36 @@
       total ^= ALPHABET.indexOf(symbol);
     }
     return total === 0;
+  };
+
+  const isCode = (text) => text.length === LENGTH && [...text].every((symbol) => ALPHABET.includes(symbol)) && fits(text);
+
+  // The codes that stand by themselves in a longer text, such as the message that a code came in.
+  const codesIn = (text) => {
+    const words = [...text.matchAll(/[0-9A-Za-z]+/g)];
+    const found = new Set();
+    words.forEach((first, number) => {
+      let code = "", end = first.index;
+      const sizes = [], gaps = new Set();
+      for (const word of words.slice(number, number + GROUP + 1)) {
+        const gap = text.slice(end, word.index);
+        if (sizes.length) gaps.add(gap);
+        if (gaps.size > 1 || gap.replace(SEPARATORS, "")) break;
+        code += plain(word[0]);
+        end = word.index + word[0].length;
+        sizes.push(word[0].length);
+        if (GROUPED.includes(sizes.join(" ")) && isCode(code)) found.add(code);
+      }
+    });
+    return found;
+  };
+
+  const normalize = (text) => {
+    const narrow = text.normalize("NFKC");
+    const whole = plain(narrow);
+    if (isCode(whole)) return whole;
+    const found = codesIn(narrow);
+    return found.size === 1 ? [...found][0] : whole;
   };
 
   // A code that is still being typed is not wrong yet, unless it holds what no code has.
@@ -41,8 +72,8 @@
 
     const update = () => {
       const caret = input.selectionStart ?? input.value.length;
-      const before = normalize(input.value.slice(0, caret)).length;
       const code = normalize(input.value);
+      const before = Math.min(plain(input.value.slice(0, caret).normalize("NFKC")).length, code.length);
       const grouped = group(code);
       if (grouped !== input.value) {
         // The caret stays behind the symbol it stood behind, however many dashes come or go; at the end it stays at the end.

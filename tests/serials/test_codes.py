@@ -72,3 +72,31 @@ def test_codes_differ_when_many_are_made() -> None:
 
 def test_code_is_shown_in_groups_of_four() -> None:
     assert codes.group("K7QW29XM4TR8C3NVB6HJ") == "K7QW-29XM-4TR8-C3NV-B6HJ"
+
+
+AROUND = [
+    "激活码：{}",
+    "{}。",
+    "【店铺】您的序列号是 {}，请在 30 天内激活，谢谢！",
+    "Hello Anna, your serial number: {} (30 days). Redeem it at https://derp.example.com/redeem/ before 2027-01-31.",
+    "您好\n{}\n2026-11-30 12:00",
+    "“{}”",
+    "{}; {}",
+]
+
+
+@pytest.mark.parametrize("around", AROUND)
+@given(code=made)
+def test_code_is_found_when_it_stands_in_a_message(around: str, code: str) -> None:
+    for written in (code, codes.group(code), codes.group(code).replace("-", " "), codes.group(code).lower()):
+        text = around.replace("{}", written)
+        assert codes.normalize(text) == code
+        assert codes.is_well_typed(text)
+
+
+@given(made, made)
+def test_message_is_refused_when_it_holds_two_codes_or_a_wrong_one(code: str, other: str) -> None:
+    wrong = code[:5] + ("A" if code[5] != "A" else "B") + code[6:]
+    assert not codes.is_well_typed(f"激活码：{codes.group(wrong)}。")
+    if code != other:
+        assert not codes.is_well_typed(f"{codes.group(code)}，{codes.group(other)}")
