@@ -60,8 +60,8 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 check messages: export DERPMGMT_VAR_DIR := $(CURDIR)/var/check
 
 check: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check . .ci/derper .ci/translations
-	$(BIN)/ruff check . .ci/derper .ci/translations
+	$(BIN)/ruff format --check . .ci/derper .ci/tailscale .ci/translations
+	$(BIN)/ruff check . .ci/derper .ci/tailscale .ci/translations
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/djade --check $(TEMPLATES)
@@ -75,6 +75,7 @@ test-lab: $(VENV)/.installed-dev
 	@test "$$(id -u)" = 0 -a -f /etc/debian_version || { echo "make test-lab needs root on Debian" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-mysql.txt
 	DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && \
+	DERPMGMT_TEST_TAILSCALE="$$($(BIN)/python .ci/tailscale)" && export DERPMGMT_TEST_TAILSCALE && \
 	export DERPMGMT_TEST_NGINX=/usr/sbin/nginx && \
 		$(BIN)/python -m tests.lab.suite tests/browser -m lab && \
 		$(BIN)/python -m tests.lab.suite $(LAB_RUNS)

@@ -264,7 +264,7 @@ class DeviceAdmin(KeyRowAdmin):
     change_form_template = "admin/acl/device/change_form.html"
 
     def get_urls(self) -> list[Any]:
-        give = self.admin_site.admin_view(self.give_place)
+        give = self.admin_site.admin_view(part_of("admin:acl_device_change", "pk")(self.give_place))
         return [path("<int:pk>/give-place/", give, name="acl_device_give_place"), *super().get_urls()]
 
     def change_view(

@@ -55,14 +55,16 @@ return 1
 class Copy:
     """What a live URL answers, as it was when the database was read at `read_at`. Times are seconds since 1970.
 
-    `body` counts until `ends_at`, when the rental ends (None = it says already that there is nothing), and until `lapses_at`,
-    when the map's version lapses. A URL that is revoked, or whose rental is closed, will never lead to a map again.
+    `body` is the map as JSON, `file` as Headscale's YAML. They count until `counts_until`, when the regions are let go after the end
+    of the rental (None = they name none), and until `lapses_at`, when the map's version lapses. A URL that is revoked, or whose
+    rental is closed, will never lead to a map again.
     """
 
     read_at: float
     body: str = ""
+    file: str = ""
     version: int | None = None
-    ends_at: float | None = None
+    counts_until: float | None = None
     lapses_at: float | None = None
     is_revoked: bool = False
     is_closed: bool = False
@@ -81,13 +83,14 @@ class Glance:
 
 @dataclass(frozen=True)
 class Fetches:
-    """Fetches of one version by one address and program on one day; `key` is the same however often it is read."""
+    """Fetches of one version in one form by one address and program on one day; `key` is the same however often it is read."""
 
     key: str
     secret_hash: str
     version: int | None
     ip: str
     browser: str
+    file_format: str
     count: int
     last_at: datetime
 
@@ -240,17 +243,19 @@ def read_file(secret_hash: str) -> Copy | None:
         return None
 
 
-def record_fetch(secret_hash: str, seen: Glance, *, version: int | None, ip: str, browser: str) -> None:
+def record_fetch(
+    secret_hash: str, seen: Glance, *, version: int | None, ip: str, browser: str, file_format: str
+) -> None:
     """Count one fetch towards the log; bounded, and dropped when Redis is away."""
     if seen.is_log_full:
         return
     now = timezone.now()
-    day, field = _day(now), json.dumps([version, ip, browser], ensure_ascii=False)
+    day, field = _day(now), json.dumps([version, ip, browser, file_format], ensure_ascii=False)
     counts = f"live:count:{day}:{secret_hash}"
     try:
         # Whoever has a line goes on in it.
         if seen.lines >= LINES_A_DAY and not _redis().hexists(counts, field):
-            field = json.dumps([version, "", ""])
+            field = json.dumps([version, "", "", file_format])
         with _redis().pipeline(transaction=False) as pipe:
             pipe.hincrby(counts, field, 1)
             pipe.expire(counts, _KEEP_COUNTS)
@@ -275,10 +280,11 @@ def read_fetches(limit: int) -> tuple[list[Fetches], float]:
     found = []
     for (member, score), count in zip(waiting, counts, strict=True):
         _, secret_hash, field = member.split(" ", 2)
-        version, ip, browser = json.loads(field)
+        # Three values were written by a release that knew one form only.
+        version, ip, browser, file_format = (*json.loads(field), "json")[:4]
         key = hashlib.sha256(member.encode()).hexdigest()
         at = datetime.fromtimestamp(score, UTC)
-        found.append(Fetches(key, secret_hash, version, ip, browser, int(count or 1), at))
+        found.append(Fetches(key, secret_hash, version, ip, browser, file_format, int(count or 1), at))
     return found, waiting[-1][1] if waiting else 0.0
 
 

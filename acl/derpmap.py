@@ -21,6 +21,8 @@ FIRST_REGION_ID, LAST_REGION_ID = 900, 999
 OLDEST_CLIENT = "1.84"
 # What Headscale's configuration names as the map of Tailscale's own relays; without any map it does not start.
 DEFAULT_MAP_URL = "https://controlplane.tailscale.com/derpmap/default"
+# From this version on Headscale keeps its map when an address fails (and does not start then); before, it loses regions.
+HEADSCALE_KEEPS_SINCE = "0.27"
 # Where the texts advise to put Headscale's file.
 HEADSCALE_PATH = "/etc/headscale/derpmgmt.yaml"
 # What whoever reads a map gets when there is none: every reader takes our regions out and keeps those of others.
@@ -234,6 +236,14 @@ def to_headscale_yaml(derp_map: dict[str, Any], *, version: int, ends_at: dateti
         _("Keep the default address under derp: urls: (%(url)s): without any relay Headscale does not start.")
         % {"url": DEFAULT_MAP_URL},
     ]
+    return _comment("#", comments) + to_headscale_file(derp_map)
+
+
+def to_headscale_file(derp_map: dict[str, Any]) -> str:
+    """The bare map as Headscale reads it from `derp.paths`: YAML, keys in lower case, region IDs as numbers.
+
+    Keys with capitals, as in Tailscale's JSON, would be an empty map to it, without an error.
+    """
     regions = {
         region["RegionID"]: {
             **{key.lower(): region[key] for key in ("RegionID", "RegionCode", "RegionName")},
@@ -247,8 +257,7 @@ def to_headscale_yaml(derp_map: dict[str, Any], *, version: int, ends_at: dateti
         }
         for region in derp_map["Regions"].values()
     }
-    body = yaml.safe_dump({"regions": regions}, allow_unicode=True, sort_keys=False, width=1000)
-    return _comment("#", comments) + body
+    return yaml.safe_dump({"regions": regions}, allow_unicode=True, sort_keys=False, width=1000)
 
 
 def to_json(derp_map: dict[str, Any]) -> str:
@@ -269,11 +278,36 @@ def render_map(derp_map: dict[str, Any], file_format: MapFormat, *, version: int
 UPDATE_FREQUENCY = "30s"
 
 
-def to_headscale_config(address: str) -> str:
-    """The lines of Headscale's config.yaml that make it follow the map behind `address`, Tailscale's own map kept."""
-    derp = {
-        "urls": [DEFAULT_MAP_URL, address],
-        "auto_update_enabled": True,
-        "update_frequency": UPDATE_FREQUENCY,
-    }
+def _headscale_config(**sources: list[str]) -> str:
+    derp = {**sources, "auto_update_enabled": True, "update_frequency": UPDATE_FREQUENCY}
     return yaml.safe_dump({"derp": derp}, sort_keys=False, width=1000)
+
+
+def to_headscale_file_config() -> str:
+    """The lines of Headscale's config.yaml that make it follow the file that `to_headscale_timer` keeps, Tailscale's own map kept.
+
+    It reads the file anew with each update; one of the file's regions beats the same of an address.
+    """
+    return _headscale_config(urls=[DEFAULT_MAP_URL], paths=[HEADSCALE_PATH])
+
+
+def to_headscale_timer(address: str) -> str:
+    """Five lines for /etc/cron.d that fetch the map from `address` each minute and keep the last good one.
+
+    Only a successful answer that is a map takes the place of the file before, in one step; passing failures are text.
+    """
+    return (
+        "# /etc/cron.d/derpmgmt\n"
+        "SHELL=/bin/sh\n"
+        f"MAP={HEADSCALE_PATH}\n"
+        f"URL={address}?format=headscale\n"
+        '* * * * * root umask 022; curl -fsS -m 30 -o $MAP.new "$URL" && grep -q "^regions:" $MAP.new && mv $MAP.new $MAP\n'
+    )
+
+
+def to_headscale_config(address: str) -> str:
+    """The lines of Headscale's config.yaml that make it follow the map behind `address`, Tailscale's own map kept.
+
+    Ours stands first: before 0.27 Headscale stops at the first address that fails, and loses what stands behind it.
+    """
+    return _headscale_config(urls=[address, DEFAULT_MAP_URL])

@@ -72,6 +72,11 @@ def sweep_maps() -> None:
             f"the news of map version {config_pk}",
             partial(services.tell_change, config_pk=config_pk, now=now),
         )
+    for config_pk in services.due_reminders(now):
+        _try(
+            f"telling of map version {config_pk} again",
+            partial(services.remind, config_pk=config_pk, now=now),
+        )
 
 
 def check_maps() -> None:

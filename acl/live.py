@@ -2,8 +2,9 @@
 
 Headscale, which polls it, does not look at the status: any JSON object without regions empties its map, and text that is not
 JSON makes it keep the map it has (hscontrol/derp/derp.go). So an ended rental is answered with an empty map, and whatever
-passes (limits, failures) with plain text. Order of sources: the copy in Redis, the database, the copy on disk. A copy knows
-when its rental ends, so it stops then even when nothing else runs.
+passes (limits, failures) with plain text. With `?format=headscale` the same is answered as the file that Headscale reads from
+`derp.paths`; who fetches that looks at the status. Order of sources: the copy in Redis, the database, the copy on disk. A copy
+knows when the regions of its rental are let go (`acl.services.regions`), so it stops then even when nothing else runs.
 """
 
 import hashlib
@@ -20,12 +21,15 @@ from django.utils.translation import gettext as _
 
 from acl import copies, derpmap
 from acl.copies import Copy
+from acl.derpmap import MapFormat
 from acl.services.live_urls import PREFIX, read_copy, secret_hash
 from derpmgmt.lib.address import client_ip, client_network
 
 log = logging.getLogger(__name__)
 
 _ADDRESS = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{32}})\.json")
+# What `?format=` may say, and the form that it means; "json" is the form without it.
+_FORMATS = {"": MapFormat.JSON, "json": MapFormat.JSON, "headscale": MapFormat.YAML}
 # An older copy is read again from the database: should the bell of a change be lost, so long it lasts at most.
 _READ_AGAIN_SECONDS = 60
 # Whoever reads through a cache of his own gets the news as late as this, in seconds.
@@ -82,6 +86,9 @@ def _answer(request: HttpRequest, path: str) -> HttpResponse:
     match = _ADDRESS.fullmatch(path)
     if match is None:
         return _unknown()
+    file_format = _FORMATS.get(request.GET.get("format", ""))
+    if file_format is None:
+        return _text(400, _("This format is not known. There are: format=headscale, and JSON without it."))
     hashed, now = secret_hash(match[1]), timezone.now()
     seen = copies.glance(hashed, client_network(request), now)
     if seen and (seen.of_address > copies.PER_ADDRESS or (seen.copy and seen.of_url > copies.PER_URL)):
@@ -98,15 +105,25 @@ def _answer(request: HttpRequest, path: str) -> HttpResponse:
         return _failure(503)
     if copy.is_revoked:
         return _unknown()
-    body, version = copy.body, copy.version
-    if copy.ends_at is not None and copy.ends_at <= moment:
-        body, version = derpmap.to_json(derpmap.EMPTY_MAP), None
+    version, is_over = copy.version, copy.counts_until is not None and copy.counts_until <= moment
+    if is_over:
+        version = None
     elif copy.lapses_at is not None and copy.lapses_at <= moment:
         return _failure(503)
+    if file_format is MapFormat.YAML:
+        body = derpmap.to_headscale_file(derpmap.EMPTY_MAP) if is_over else copy.file
+    else:
+        body = derpmap.to_json(derpmap.EMPTY_MAP) if is_over else copy.body
     if seen:
-        browser = derpmap.clean_text(request.headers.get("User-Agent", ""))[:200]
-        copies.record_fetch(hashed, seen, version=version, ip=client_ip(request), browser=browser)
-    return _json(request, body)
+        copies.record_fetch(
+            hashed,
+            seen,
+            version=version,
+            ip=client_ip(request),
+            browser=derpmap.clean_text(request.headers.get("User-Agent", ""))[:200],
+            file_format=file_format.value,
+        )
+    return _map(request, body, file_format)
 
 
 def _read_again(hashed: str, copy: Copy | None) -> Copy | None:
@@ -130,7 +147,7 @@ def _read_again(hashed: str, copy: Copy | None) -> Copy | None:
     return fresh
 
 
-def _json(request: HttpRequest, body: str) -> HttpResponse:
+def _map(request: HttpRequest, body: str, file_format: MapFormat) -> HttpResponse:
     etag = quote_etag(hashlib.sha256(body.encode()).hexdigest()[:32])
     headers = {
         "ETag": etag,
@@ -142,4 +159,4 @@ def _json(request: HttpRequest, body: str) -> HttpResponse:
         response = HttpResponse(status=304, headers=headers)
         del response.headers["Content-Type"]
         return response
-    return HttpResponse(body, content_type=derpmap.CONTENT_TYPES[derpmap.MapFormat.JSON], headers=headers)
+    return HttpResponse(body, content_type=derpmap.CONTENT_TYPES[file_format], headers=headers)

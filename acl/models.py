@@ -21,9 +21,11 @@ RENEW_BEFORE = timedelta(days=3)
 
 
 class MapRegion(models.Model):
-    """The DERP region ID (900–999) under which a relay stands in its customer's map.
+    """A DERP region ID (900–999) of a customer: a place of his (`slot`), under which relays change.
 
-    A row outlives its relay: the relay that follows takes its number over, also when the customer chose it himself.
+    `relay` is the one to which the last version led; a successor in the place takes the number over, and so does whatever relay
+    comes after one that is gone, also when the customer chose the number himself. A row without a `slot` is from before that: it
+    names a relay that retires beside its successor, and goes with it.
     """
 
     rental = models.ForeignKey(Rental, models.CASCADE, related_name="map_regions", verbose_name=_("rental"))
@@ -33,6 +35,9 @@ class MapRegion(models.Model):
     region_id = models.PositiveSmallIntegerField(
         _("region ID"), validators=[MinValueValidator(900), MaxValueValidator(999)]
     )
+    slot = models.PositiveSmallIntegerField(_("place"), null=True, blank=True)
+    # When the place's relay was last replaced by another, or its region ID by another.
+    changed_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = ByRentalQuerySet.as_manager()
 
@@ -42,6 +47,7 @@ class MapRegion(models.Model):
         ordering = ["region_id"]
         constraints = [
             models.UniqueConstraint(name="region_id_once_a_rental", fields=["rental", "region_id"]),
+            models.UniqueConstraint(name="region_place_once_a_rental", fields=["rental", "slot"]),
             models.CheckConstraint(name="region_id_is_the_users", condition=Q(region_id__range=(900, 999))),
         ]
 
@@ -62,6 +68,8 @@ class AclConfig(models.Model):
     # When its customer was told of it (or needed not be), and when the sweep had done all that follows from its lapse.
     told_at = models.DateTimeField(null=True, blank=True, editable=False)
     lapsed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # When whoever had not pasted it was told again, before the relays went that his old version leads to.
+    reminded_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = ByRentalQuerySet.as_manager()
 

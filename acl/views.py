@@ -14,7 +14,7 @@ from django_htmx.middleware import HtmxDetails
 from accounts.models import User
 from accounts.requests import SignedInRequest
 from acl import services
-from acl.derpmap import DEFAULT_MAP_URL, HEADSCALE_PATH, OLDEST_CLIENT, MapFormat
+from acl.derpmap import DEFAULT_MAP_URL, HEADSCALE_KEEPS_SINCE, HEADSCALE_PATH, OLDEST_CLIENT, MapFormat
 from acl.forms import RegionIdForm, ShownForm
 from acl.models import AclEvent, LiveUrl, MapRegion
 from acl.tables import MapHistoryTable
@@ -186,7 +186,13 @@ def live_show(request: SignedInRequest) -> HttpResponse:
     response = render(
         request,
         "acl/live_show.html",
-        {"live": live, "has_rental": rental is not None, "headscale_path": HEADSCALE_PATH},
+        {
+            "live": live,
+            "has_rental": rental is not None,
+            "headscale_path": HEADSCALE_PATH,
+            "default_map_url": DEFAULT_MAP_URL,
+            "keeps_since": HEADSCALE_KEEPS_SINCE,
+        },
     )
     response.headers["Cache-Control"] = "private, no-store"
     return response

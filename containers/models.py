@@ -1,5 +1,6 @@
 """Relays and gates on servers, and the work that was done on them."""
 
+from datetime import datetime
 from typing import Any, ClassVar, Self
 
 from django.db import models
@@ -42,10 +43,9 @@ class RelayQuerySet(ByRentalQuerySet["Relay"]):
         return self.filter(status=Relay.Status.RUNNING, failing_since=None, server__silent_since=None)
 
     def in_map(self) -> Self:
-        """Those that belong into the customer's map: proven once and his or retiring, or surplus but still running."""
-        is_kept = Q(slot__isnull=False) | Q(retiring_since__isnull=False)
-        return self.filter(proven_at__isnull=False).filter(
-            Q(status="running") | is_kept & Q(status__in=["planned", "failed"])
+        """Those that the customer's map leads to, or will in a moment: proven once, and in a place of his."""
+        return self.filter(
+            proven_at__isnull=False, slot__isnull=False, status__in=["planned", "running", "failed"]
         )
 
     def coming_up(self) -> Self:
@@ -170,6 +170,13 @@ class Relay(models.Model):
 
     def __str__(self) -> str:
         return f"{self.server} · {self.derp_port}"
+
+    def is_closed_since(self, moment: datetime) -> bool:
+        """Whether nothing of it has been on its server since `moment`, so that nobody could reach it; one that comes back counts
+        as closed until it has carried a packet."""
+        if self.status != self.Status.RELEASED and (self.proven_at is not None or self.released_at is None):
+            return False
+        return self.released_at is None or self.released_at <= moment
 
     @property
     def is_throwaway(self) -> bool:

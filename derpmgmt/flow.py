@@ -62,6 +62,8 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "gate_list": [acl_services.gate_list],
     # to which relays a customer's devices can have a way
     "known_relays": [acl_services.known_relays],
+    # to which relays a rental's map leads
+    "mapped_relays": [acl_services.mapped_relays],
     "admin_overview": [overview.admin_overview],
     # why an account may not be closed; what its owner would lose; what of it is still there
     "closing_reasons": [],

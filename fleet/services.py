@@ -225,7 +225,7 @@ def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
 def record_fault(*, server_pk: int, code: str, sentence: str) -> None:
     """Something is wrong with a server though it answers: it is unhealthy until `clear_fault`. `sentence` is a msgid."""
     Server.objects.filter(pk=server_pk).update(fault=code)
-    Server.objects.filter(pk=server_pk, status=Server.Status.HEALTHY).update(
+    Server.objects.filter(pk=server_pk, status__in=[Server.Status.HEALTHY, Server.Status.UNHEALTHY]).update(
         status=Server.Status.UNHEALTHY, **status_words(Problem(code, sentence))
     )
 

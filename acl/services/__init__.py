@@ -48,7 +48,7 @@ from acl.services.pace import Asked
 from acl.services.pasting import describe_paste_of
 from acl.services.places import device_limit, lets_all_in, may_open, placed, places_left, window_until
 from acl.services.showing import describe_live, describe_map
-from acl.services.telling import PasteNote, describe_paste, due_news, tell_change
+from acl.services.telling import PasteNote, describe_paste, due_news, due_reminders, remind, tell_change
 from acl.services.verifying import ask_sources
 from acl.services.versions import (
     LAPSED,
@@ -64,6 +64,7 @@ from acl.services.versions import (
     destroy_maps,
     due_lapses,
     due_rentals,
+    mapped_relays,
     record_event,
     record_lapse,
     refresh_map,
@@ -115,6 +116,7 @@ __all__ = [
     "due_checks",
     "due_lapses",
     "due_news",
+    "due_reminders",
     "due_rentals",
     "due_trials",
     "forget_admissions",
@@ -127,6 +129,7 @@ __all__ = [
     "known_relays",
     "lets_all_in",
     "live_address",
+    "mapped_relays",
     "may_open",
     "open_window",
     "placed",
@@ -139,6 +142,7 @@ __all__ = [
     "record_lapse",
     "record_seen",
     "refresh_map",
+    "remind",
     "rename_device",
     "renew_map",
     "replaceable_devices",

@@ -3,6 +3,7 @@
 import secrets
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import redis
 from django.conf import settings
@@ -14,8 +15,10 @@ from accounts.models import User
 from accounts.services import log_operation
 from acl import copies, derpmap
 from acl.copies import Copy, Fetches
-from acl.models import AclEvent, LiveUrl
+from acl.models import AclConfig, AclEvent, LiveUrl, MapRegion
 from acl.services.handing_out import ChangedMeanwhile, DownloadRefused, check_download
+from acl.services.regions import LETS_GO_AFTER, may_answer
+from acl.services.versions import was_handed_out
 from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.places import place_of
 from serials.models import Rental
@@ -25,6 +28,8 @@ PREFIX = "/live/"
 _SECRET_BYTES = 24
 # So many lines of the log are written in one go.
 _LINES_AT_ONCE = 2000
+# The ports of a rental's relays are closed so long after its end at the latest, as far as nobody can look.
+_CLOSED_WITHIN = timedelta(minutes=1)
 # No copy takes so long to be written.
 _UNFINISHED_FOR = timedelta(hours=1)
 
@@ -81,7 +86,8 @@ def _revoke(url: LiveUrl) -> bool:
 
 
 def read_copy(hashed: str) -> Copy | None:
-    """What the live URL answers, from the database; None when there is no such URL. Three queries, none that locks."""
+    """What the live URL answers, from the database; None when there is no such URL. Three queries while the rental runs, two more
+    after its end; none that locks."""
     now = timezone.now()
     url = LiveUrl.objects.defer("secret").select_related("rental").filter(secret_hash=hashed).first()
     return _copy(url, now) if url else None
@@ -94,20 +100,49 @@ def _copy(url: LiveUrl, now: datetime) -> Copy:
     try:
         config = check_download(rental=url.rental, now=now)
     except DownloadRefused as refusal:
-        # Without a right to a map, or without a proven relay, there are no regions: an answer, not a failure. Only a version that
-        # lapsed because nothing made the next is a failure, which readers pass over.
+        # Only a version that lapsed because nothing made the next is a failure, which readers pass over.
         if refusal.code == "lapsed":
             return Copy(read_at, lapses_at=0.0)
-        return Copy(read_at, derpmap.to_json(derpmap.EMPTY_MAP), is_closed=url.rental.closed_at is not None)
+        return _last_copy(url.rental, now, is_known=refusal.code != "unpaid" or was_handed_out(url.rental))
     runs_until = url.rental.runs_until
     assert runs_until is not None
-    return Copy(
-        read_at,
-        derpmap.to_json(config.derp_map),
+    return _map_copy(
+        config.derp_map,
+        now,
         version=config.version,
-        ends_at=runs_until.timestamp(),
+        counts_until=(runs_until + _CLOSED_WITHIN + LETS_GO_AFTER).timestamp(),
         lapses_at=config.ends_at.timestamp(),
     )
+
+
+def _last_copy(rental: Rental, now: datetime, *, is_known: bool) -> Copy:
+    """What is answered without a right to a map: the last version's regions as long as their relays may answer, then none.
+
+    Clients that still have such a relay as their home would go on sending to it (`acl.services.regions`). Nothing when the customer
+    never had the map (`is_known` False).
+    """
+    last = AclConfig.objects.filter(rental=rental).order_by("-version").first() if is_known else None
+    rows = (
+        MapRegion.objects.filter(rental=rental, relay__isnull=False).select_related("relay") if last else ()
+    )
+    standing = {str(row.region_id): row.relay for row in rows if row.relay and may_answer(row.relay, now)}
+    regions: dict[str, Any] = {}
+    if last:
+        regions = {key: region for key, region in last.derp_map["Regions"].items() if key in standing}
+    if last is None or not regions:
+        return _map_copy(derpmap.EMPTY_MAP, now, is_closed=rental.closed_at is not None)
+    # Read again before that, as long as anything can be read.
+    until = max(
+        relay.released_at + LETS_GO_AFTER
+        if relay.released_at and relay.is_closed_since(now)
+        else now + _CLOSED_WITHIN + LETS_GO_AFTER
+        for relay in (standing[key] for key in regions)
+    )
+    return _map_copy({"Regions": regions}, now, version=last.version, counts_until=until.timestamp())
+
+
+def _map_copy(derp_map: dict[str, Any], now: datetime, **fields: Any) -> Copy:
+    return Copy(now.timestamp(), derpmap.to_json(derp_map), derpmap.to_headscale_file(derp_map), **fields)
 
 
 def _publish(hashed: str) -> None:
@@ -141,7 +176,7 @@ def clean_copies(*, now: datetime) -> None:
     }
     copies.forget(kept - shows_map.keys())
     for hashed in kept & shows_map.keys():
-        if not shows_map[hashed] and (copy := copies.read_file(hashed)) and copy.ends_at is not None:
+        if not shows_map[hashed] and (copy := copies.read_file(hashed)) and copy.counts_until is not None:
             _publish(hashed)
 
 
@@ -180,7 +215,7 @@ def _write(lines: list[Fetches]) -> None:
                     rental=urls[line.secret_hash].rental,
                     kind=AclEvent.Kind.FETCHED,
                     version=line.version,
-                    file_format=derpmap.MapFormat.JSON,
+                    file_format=line.file_format,
                     at=line.last_at,
                     last_at=line.last_at,
                     ip=line.ip or None,

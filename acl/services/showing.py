@@ -89,11 +89,13 @@ def describe_map(*, rental: Rental | None, now: datetime) -> MapPanel:
 
 @dataclass(frozen=True)
 class LivePanel:
-    """All that the page of the live URL says. `address` and `lines` (for Headscale's config.yaml) hold the secret; `is_empty`
-    says that it answers without regions at the moment, `is_lapsed` that it answers with a failure, which readers pass over."""
+    """All that the page of the live URL says. `address`, `timer` (five lines for cron) and `lines` (for Headscale's config.yaml, when
+    it reads the address itself) hold the secret; `file_lines` are for its config.yaml when the timer keeps a file; `is_empty` says that it answers without regions at the moment, `is_lapsed` that it answers with a failure, which readers pass over."""
 
     url: LiveUrl | None = None
     address: str = field(default="", repr=False)
+    timer: str = field(default="", repr=False)
+    file_lines: str = ""
     lines: str = field(default="", repr=False)
     is_empty: bool = False
     is_lapsed: bool = False
@@ -113,6 +115,8 @@ def describe_live(*, rental: Rental | None, now: datetime) -> LivePanel:
     return LivePanel(
         url,
         address,
+        derpmap.to_headscale_timer(address),
+        derpmap.to_headscale_file_config(),
         derpmap.to_headscale_config(address),
         is_empty=refused not in {"", "lapsed"},
         is_lapsed=refused == "lapsed",

@@ -3,8 +3,8 @@
 What a customer has pasted is known only as far as he took it from the panel. Whoever got it otherwise (from the operator, by a
 browser that reported nothing) took no version: he is told which version is the newest that lacks something.
 
-Relays that only went ask for nothing, and no mail goes out for them alone: what was pasted leads to all the others, and the end of
-a rotation is no news to whoever has pasted since it began. Whoever has not, and is known to, is told again.
+Relays that only went ask for nothing, and no mail goes out for them alone: what was pasted leads to all the others. A place whose
+relay changed has to be pasted before the old relay goes: whoever has not, and is known to, is told again the day before.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,8 +18,8 @@ from django.urls import reverse
 from accounts.services import notify
 from acl.derpmap import Change, compare_maps
 from acl.models import AclConfig, AclEvent, LiveUrl
+from containers.models import Relay
 from containers.services.rotation import retired_until
-from serials.models import Rental
 
 # Relays often change one after another: what the customer is told is what came of it, once it has been quiet for so long.
 SETTLES = timedelta(minutes=2)
@@ -28,6 +28,8 @@ LIVE_WITHIN = timedelta(days=2)
 # A program follows a live URL when it fetched it so often in the last week, and over so long a time.
 _FOLLOWS_TIMES, _FOLLOWS_OVER, _FOLLOWS_LATELY = 3, timedelta(hours=1), timedelta(days=7)
 _TOLD_AT_ONCE = 200
+# Whoever has not pasted a change is told again so long before the old relays go.
+_REMINDS_BEFORE = timedelta(days=1)
 # Whoever took none may have pasted any of so many versions before.
 _OLD_VERSIONS = 20
 
@@ -154,6 +156,34 @@ def due_news(now: datetime) -> list[int]:
     return list(quiet.values_list("pk", flat=True)[:_TOLD_AT_ONCE])
 
 
+def due_reminders(now: datetime) -> list[int]:
+    """The versions (primary keys) told, and not again, of rentals whose old relays go within a day, or went in the last."""
+    going = Relay.objects.filter(
+        retiring_since__lte=now - timedelta(days=settings.ROTATION_GRACE_DAYS) + _REMINDS_BEFORE,
+        retiring_since__gt=now - timedelta(days=settings.ROTATION_GRACE_DAYS) - _REMINDS_BEFORE,
+    )
+    due = AclConfig.objects.filter(
+        is_active=True, told_at__isnull=False, reminded_at=None, rental__in=going.values("rental")
+    )
+    return list(due.values_list("pk", flat=True)[:_TOLD_AT_ONCE])
+
+
+@transaction.atomic
+def remind(*, config_pk: int, now: datetime) -> bool:
+    """Tell a customer again that he has to paste, before the relays go that his version leads to; False when he need not."""
+    due = AclConfig.objects.filter(pk=config_pk, is_active=True, told_at__isnull=False, reminded_at=None)
+    config = due.select_related("rental__user").first()
+    if config is None or not due.update(reminded_at=now):
+        return False
+    url = LiveUrl.objects.filter(rental=config.rental_id, revoked_at=None).defer("secret").first()
+    note = describe_paste(config=config, url=url, now=now)
+    # Told of this change less than a day ago, as where the grace is short, he knows.
+    if not note.must_paste or (config.told_at and config.told_at > now - _REMINDS_BEFORE):
+        return False
+    _notify(config, note, note.changes, note.since, key=":again")
+    return True
+
+
 @transaction.atomic
 def tell_change(*, config_pk: int, now: datetime) -> bool:
     """Tell a customer of a new version of his map; False when it needs no telling. Each version is told once.
@@ -164,8 +194,7 @@ def tell_change(*, config_pk: int, now: datetime) -> bool:
     if not AclConfig.objects.filter(pk=config_pk, is_active=True, told_at=None).update(told_at=now):
         return False
     config = AclConfig.objects.select_related("rental__user").get(pk=config_pk)
-    rental: Rental = config.rental
-    url = LiveUrl.objects.filter(rental=rental, revoked_at=None).defer("secret").first()
+    url = LiveUrl.objects.filter(rental=config.rental_id, revoked_at=None).defer("secret").first()
     note = describe_paste(config=config, url=url, now=now)
     changes, since = note.changes, note.since
     if not note.must_paste:
@@ -177,10 +206,17 @@ def tell_change(*, config_pk: int, now: datetime) -> bool:
             return False
         if not note.may_paste:
             changes, since = news, before.version
+    _notify(config, note, changes, since)
+    return True
+
+
+def _notify(
+    config: AclConfig, note: PasteNote, changes: tuple[Change, ...], since: int | None, key: str = ""
+) -> None:
     notify(
-        user=rental.user,
+        user=config.rental.user,
         kind="map_changed",
-        key=f"map_changed:{rental.pk}:{config.version}",
+        key=f"map_changed:{config.rental_id}:{config.version}{key}",
         context={
             "version": config.version,
             "valid_until": config.ends_at.isoformat(),
@@ -196,4 +232,3 @@ def tell_change(*, config_pk: int, now: datetime) -> bool:
             "url": f"{settings.PUBLIC_URL}{reverse('home')}#derp-map",
         },
     )
-    return True

@@ -1,12 +1,12 @@
 """Making, withdrawing and ending versions of a customer's map."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Max, Q
+from django.db.models import Max, Q, prefetch_related_objects
 from django.db.models.functions import Length
 from django.utils import timezone, translation
 from django.utils.translation import gettext, gettext_noop
@@ -17,6 +17,7 @@ from accounts.services import log_operation
 from acl import derpmap
 from acl.derpmap import MapNode
 from acl.models import RENEW_BEFORE, VALID_FOR, AclConfig, AclEvent, LiveUrl, MapRegion
+from acl.services.regions import CHANGES_APART, choose_relays, may_answer
 from containers.models import Relay
 from containers.services.rotation import rotate_relay
 from derpmgmt.lib import queue
@@ -53,8 +54,9 @@ def refresh_map(
     """Make the active version what the rental's relays call for; None when it already is, or when no map is due.
 
     A new version is made when the way to a relay differs, when the old version lapses within `RENEW_BEFORE`, and when
-    `is_forced`; a new name alone waits for that. Of several relays that come up at a time the first ones wait for the others,
-    at most `GATHERS` long, unless a person asked (`by`). A rental without rights or relays loses its map. `reason` (an English sentence
+    `is_forced`; a new name alone waits for that. Which relay stands under which region ID, and when, is `choose_relays`'s word. Of
+    several places that get their first relay at a time the first ones wait for the others, at most `GATHERS` long, unless a
+    person asked (`by`). A rental without rights or relays loses its map. `reason` (an English sentence
     marked for translation) says why the relays may have changed, `by` who did it (None = the system). Harmless when
     doubled, unless forced. Announces `map_changed`.
     """
@@ -64,20 +66,19 @@ def refresh_map(
     if not rental.is_entitled(now):
         _withdraw(rental, active, NOT_ENTITLED)
         return None
-    relays = list(
-        Relay.objects.filter(rental=rental)
-        .in_map()
-        .select_related("server__region")
-        .order_by(F("slot").asc(nulls_last=True), "pk")
-    )
-    if not relays:
+    holders = {relay.slot: relay for relay in rental.relays.in_map() if relay.slot is not None}
+    rows = list(MapRegion.objects.filter(rental=rental).select_related("relay"))
+    if not (is_forced or by) and _is_gathering(rental, holders, rows, active, now):
+        return None
+    rows += _add_places(rental, holders, rows)
+    chosen = choose_relays(rows, holders, now)
+    if not chosen:
         _withdraw(rental, active, NO_RELAY)
         return None
-    if not (is_forced or by) and _is_gathering(relays, active, now):
-        return None
-    region_ids = _allocate_region_ids(rental, relays)
+    _record_choice(rows, chosen, now)
+    prefetch_related_objects(list(chosen.values()), "server__region")
     with translation.override(rental.user.language):
-        derp_map = derpmap.build_map(_map_node(relay, region_ids[relay.pk]) for relay in relays)
+        derp_map = derpmap.build_map(_map_node(row, relay) for row, relay in chosen.items())
     if active and not is_forced and derpmap.ways(active.derp_map) == derpmap.ways(derp_map):
         if now < active.ends_at - RENEW_BEFORE:
             return None
@@ -98,16 +99,21 @@ def refresh_map(
     return config
 
 
-def _is_gathering(relays: list[Relay], active: AclConfig | None, now: datetime) -> bool:
-    """Whether relays that are new to the map came up a moment ago, and others of the same rental are about to."""
-    known = {way[-1] for way in derpmap.ways(active.derp_map)} if active else set()
-    proven = [
-        relay.proven_at for relay in relays if relay.certificate_sha256 not in known and relay.proven_at
-    ]
+def _is_gathering(
+    rental: Rental,
+    holders: Mapping[int, Relay],
+    rows: list[MapRegion],
+    active: AclConfig | None,
+    now: datetime,
+) -> bool:
+    """Whether relays came up a moment ago in places that are not in the map yet, and others of the same rental are about to."""
+    known = set(active.derp_map["Regions"]) if active else set()
+    shown = {row.slot for row in rows if str(row.region_id) in known}
+    proven = [relay.proven_at for slot, relay in holders.items() if slot not in shown and relay.proven_at]
     return (
         bool(proven)
         and now < min(proven) + GATHERS
-        and Relay.objects.coming_up().filter(rental=relays[0].rental_id).exists()
+        and Relay.objects.coming_up().filter(rental=rental).exists()
     )
 
 
@@ -118,12 +124,12 @@ def _withdraw(rental: Rental, active: AclConfig | None, reason: str) -> None:
         queue.announce("map_changed", rental.pk)
 
 
-def _map_node(relay: Relay, region_id: int) -> MapNode:
+def _map_node(row: MapRegion, relay: Relay) -> MapNode:
     region = relay.server.region
     return MapNode(
-        region_id=region_id,
-        # As the relay's card is headed. One on its way out stands beside its successor: there the region ID tells them apart.
-        number=relay.slot or region_id,
+        region_id=row.region_id,
+        # As the relay's card is headed. One that retires without a place is told apart by its region ID.
+        number=row.slot or row.region_id,
         code=region.code,
         name=region.name,
         latitude=region.latitude,
@@ -135,88 +141,143 @@ def _map_node(relay: Relay, region_id: int) -> MapNode:
     )
 
 
-def _is_free(row: MapRegion) -> bool:
-    """Whether the relay that had this number is gone for the map."""
-    return row.relay is None or row.relay.status in {Relay.Status.REMOVING, Relay.Status.RELEASED}
-
-
-def _allocate_region_ids(rental: Rental, relays: Iterable[Relay]) -> dict[int, int]:
-    """The region ID of each relay by its pk; a new relay takes the number of one that is gone, else the lowest free one."""
-    rows = list(MapRegion.objects.filter(rental=rental).select_related("relay"))
-    taken = {row.region_id for row in rows}
-    region_ids = {row.relay_id: row.region_id for row in rows if row.relay_id}
-    heirless = [row for row in rows if _is_free(row)]
+def _add_places(rental: Rental, holders: Mapping[int, Relay], rows: list[MapRegion]) -> list[MapRegion]:
+    """Make the places that have a relay for the first time, each with the lowest region ID that is free."""
+    taken, known = {row.region_id for row in rows}, {row.slot for row in rows}
     # 900 comes last: it is what people choose for relays of their own.
     free = (number for number in [*range(901, 1000), 900] if number not in taken)
-    for relay in relays:
-        if relay.pk in region_ids:
-            continue
-        if heirless:
-            row = heirless.pop(0)
+    return [
+        MapRegion.objects.create(rental=rental, slot=slot, region_id=next(free))
+        for slot in sorted(holders)
+        if slot not in known
+    ]
+
+
+def _record_choice(rows: list[MapRegion], chosen: Mapping[MapRegion, Relay], now: datetime) -> None:
+    """Write down which relay each place leads to; a region without a place goes with its relay."""
+    for row in rows:
+        relay = chosen.get(row)
+        if relay is None:
+            if row.slot is None:
+                row.delete()
+        elif row.relay_id != relay.pk:
+            if row.relay_id is not None:
+                row.changed_at = now
             row.relay = relay
-            row.save(update_fields=["relay"])
-        else:
-            row = MapRegion.objects.create(rental=rental, relay=relay, region_id=next(free))
-        region_ids[relay.pk] = row.region_id
-    return region_ids
+            row.save(update_fields=["relay", "changed_at"])
+
+
+def mapped_relays(rental_pk: int) -> Iterator[int]:
+    """Answer to "mapped_relays": the relays (pks) to which the places of a rental led in the last version of its map."""
+    places = MapRegion.objects.filter(rental=rental_pk, slot__isnull=False, relay__isnull=False)
+    yield from places.values_list("relay_id", flat=True)
 
 
 def due_rentals(now: datetime, *, changed_since: datetime | None) -> list[Rental]:
     """Rentals whose active version lapses within `RENEW_BEFORE`, is missing, or is not what their relays call for.
 
     Looks at the rentals whose relays changed since `changed_since` (None: at all of them) and at the versions near their end;
-    at most four queries, and their cost goes by these, not by how many maps there are.
+    at most six queries, and their cost goes by these, not by how many maps there are.
     """
     relays = Relay.objects.filter(rental__isnull=False)
     configs = AclConfig.objects.filter(is_active=True)
+    regions = MapRegion.objects.all()
     if changed_since is not None:
         looked_at = set(relays.filter(changed_at__gte=changed_since).values_list("rental_id", flat=True))
         looked_at |= set(configs.filter(ends_at__lte=now + RENEW_BEFORE).values_list("rental_id", flat=True))
         if not looked_at:
             return []
         relays, configs = relays.filter(rental__in=looked_at), configs.filter(rental__in=looked_at)
-    wanted: dict[int, set[derpmap.Way]] = defaultdict(set)
-    in_map = relays.in_map().filter(rental__in=Rental.objects.entitled(now))
-    columns = ("map_region__region_id", "server__address", "derp_port", "stun_port", "certificate_sha256")
-    for rental_pk, *way in in_map.values_list("rental_id", *columns):
-        wanted[rental_pk].add((way[0], way[1], way[2], way[3], way[4]))
+        regions = regions.filter(rental__in=looked_at)
+    entitled = Rental.objects.entitled(now)
+    holders: dict[int, dict[int, Relay]] = defaultdict(dict)
+    for relay in relays.in_map().filter(rental__in=entitled).select_related("server").only(*_WAY_FIELDS):
+        assert relay.rental_id is not None
+        assert relay.slot is not None
+        holders[relay.rental_id][relay.slot] = relay
+    rows: dict[int, list[MapRegion]] = defaultdict(list)
+    fields = ["rental_id", "region_id", "slot", "changed_at", *(f"relay__{name}" for name in _WAY_FIELDS)]
+    for row in regions.filter(rental__in=entitled).select_related("relay__server").only(*fields):
+        rows[row.rental_id].append(row)
+    wanted = {pk: _wanted_ways(rows[pk], holders[pk], now) for pk in rows.keys() | holders.keys()}
     is_right = {
         rental_pk: now < ends_at - RENEW_BEFORE and derpmap.ways(derp_map) == wanted.get(rental_pk)
         for rental_pk, ends_at, derp_map in configs.values_list("rental_id", "ends_at", "derp_map")
     }
-    due = sorted(pk for pk in wanted.keys() | is_right.keys() if not is_right.get(pk))
+    due = sorted(
+        pk for pk in wanted.keys() | is_right.keys() if not is_right.get(pk, wanted.get(pk) == set())
+    )
     return list(Rental.objects.filter(pk__in=due)) if due else []
+
+
+# What `choose_relays` and a way need to know of a relay.
+_WAY_FIELDS = (
+    "rental_id", "slot", "status", "proven_at", "released_at",
+    "derp_port", "stun_port", "certificate_sha256", "server__address",
+)  # fmt: skip
+
+
+def _wanted_ways(
+    rows: list[MapRegion], holders: Mapping[int, Relay], now: datetime
+) -> set[derpmap.Way] | None:
+    """What the ways of the rental's map should be; None when a place is to be made first."""
+    if holders.keys() - {row.slot for row in rows}:
+        return None
+    chosen = choose_relays(rows, holders, now)
+    return {
+        (row.region_id, relay.server.address, relay.derp_port, relay.stun_port, relay.certificate_sha256)
+        for row, relay in chosen.items()
+    }
 
 
 def change_region_id(
     *, rental: Rental, map_region: MapRegion, region_id: int, by: User, ip: str | None = None
 ) -> AclConfig | None:
-    """Give a relay of this rental another region ID and make the version that has it; None when the number stays.
+    """Give a place of this rental another region ID and make the version that has it; None when the number stays.
 
-    Raises `RegionIdRefused` when the number is not from 900 to 999, or another of the customer's relays has it.
+    It is the only way by which a region leaves the map while its relay answers: the customer wants it so, and the page says what it
+    costs. Raises `RegionIdRefused` when the number is not from 900 to 999, when another of the customer's relays has it, and, once
+    devices may know the map, within `CHANGES_APART` of another place's change.
     """
     if not derpmap.FIRST_REGION_ID <= region_id <= derpmap.LAST_REGION_ID:
         raise RegionIdRefused(_("Choose a number from 900 to 999: only these are yours to give."))
     with transaction.atomic():
         rental = Rental.objects.select_for_update().get(pk=rental.pk)
-        row = MapRegion.objects.filter(rental=rental, pk=map_region.pk).first()
+        now = timezone.now()
+        rows = {row.pk: row for row in MapRegion.objects.filter(rental=rental).select_related("relay")}
+        row = rows.get(map_region.pk)
         if row is None:
             raise RegionIdRefused(_("This region is no longer in your map. Reload the page."))
         if row.region_id == region_id:
             return None
-        holder = MapRegion.objects.filter(rental=rental, region_id=region_id).select_related("relay").first()
-        if holder and not _is_free(holder):
+        holder = next((other for other in rows.values() if other.region_id == region_id), None)
+        holders = {relay.slot: relay for relay in rental.relays.in_map() if relay.slot is not None}
+        if holder and holder in choose_relays(rows.values(), holders, now):
             raise RegionIdRefused(
                 gettext("%(number)s is the region ID of another of your relays.") % {"number": region_id}
             )
+        changed = [other.changed_at for other in rows.values() if other != row and other.changed_at]
+        if changed and max(changed) > now - CHANGES_APART and was_handed_out(rental):
+            raise RegionIdRefused(
+                _(
+                    "Another region of your map changed a moment ago. Change this one in a minute, so that your devices have a "
+                    "relay all the time."
+                )
+            )
         if holder:
             holder.delete()
-        old, row.region_id = row.region_id, region_id
-        row.save(update_fields=["region_id"])
+        old, row.region_id, row.changed_at = row.region_id, region_id, now
+        row.save(update_fields=["region_id", "changed_at"])
         log_operation(
             by=by, action="map.region_changed", target=f"{old} → {region_id}", subject=rental.user, ip=ip
         )
         return refresh_map(rental=rental, reason=REGION_CHANGED, by=by)
+
+
+def was_handed_out(rental: Rental) -> bool:
+    """Whether devices may know the map: somebody took it, or it was fetched."""
+    kinds = [AclEvent.Kind.DOWNLOADED, AclEvent.Kind.FETCHED]
+    return AclEvent.objects.filter(rental=rental, kind__in=kinds, version__isnull=False).exists()
 
 
 def due_lapses(now: datetime) -> list[AclConfig]:
@@ -255,12 +316,17 @@ def record_lapse(*, config: AclConfig, now: datetime) -> bool:
 def destroy_maps(*, rental: Rental) -> bool:
     """Empty every version of a closed rental's map and forget who fetched it from where; the history of versions stays.
 
-    False while the rental is not closed. Its live URL goes on to answer that there are no regions. Harmless when doubled.
+    False while the rental is not closed, or its regions cannot be let go yet. Its live URL goes on to answer that there are no
+    regions. Harmless when doubled.
     """
     rental = Rental.objects.select_for_update().get(pk=rental.pk)
     if rental.closed_at is None:
         return False
     _withdraw(rental, active_config(rental), CLOSED)
+    now = timezone.now()
+    regions = MapRegion.objects.filter(rental=rental).select_related("relay")
+    if any(row.relay and may_answer(row.relay, now) for row in regions):
+        return False
     AclConfig.objects.filter(rental=rental).update(derp_map=derpmap.EMPTY_MAP)
     MapRegion.objects.filter(rental=rental).delete()
     AclEvent.objects.filter(rental=rental).update(ip=None, place="", browser="")

@@ -205,7 +205,6 @@ def _bring_back(
             failure_code="",
             try_after=None,
             proven_at=None,
-            released_at=None,
         )
         if not moved:
             continue

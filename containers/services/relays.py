@@ -252,7 +252,7 @@ def record_probe(*, relay: Relay, result: ProbeResult) -> RelayHealth:
 def record_running(*, relay: Relay, image: str, now: datetime) -> None:
     """The relay carried a packet: it runs. The first one ends the customer's wait, and the time lost is given back.
 
-    A successor takes the place of the relay that it replaces, which then retires.
+    A successor takes the place of the relay that it replaces, which then retires. The map follows (`acl.services.regions`).
     """
     with transaction.atomic():
         if relay.rental_id is not None:
@@ -260,7 +260,7 @@ def record_running(*, relay: Relay, image: str, now: datetime) -> None:
         moved = Relay.objects.filter(
             pk=relay.pk, status__in=[Relay.Status.PLANNED, Relay.Status.FAILED, Relay.Status.RUNNING]
         ).update(status=Relay.Status.RUNNING, image=image, failures=0, try_after=None, failure_code="")
-        if Relay.objects.filter(pk=relay.pk, proven_at=None).update(proven_at=now):
+        if Relay.objects.filter(pk=relay.pk, proven_at=None).update(proven_at=now, released_at=None):
             _log(relay, "relay.ready")
         if not moved or relay.rental_id is None:
             return

@@ -1,4 +1,5 @@
-"""Another certificate for a relay, make before break: a successor with a new pin runs beside it until nobody needs the old one."""
+"""Another relay in a place, make before break: a successor takes the place over, and its region ID, while the old relay runs on
+for those who have the old map, until nobody needs it."""
 
 from datetime import datetime, timedelta
 
@@ -114,26 +115,32 @@ def due_retirements(now: datetime, limit: int = 500) -> list[int]:
 def may_go(relay: Relay, now: datetime) -> bool:
     """Whether a retiring relay has stood for as long as it may, whoever uses it.
 
-    It has when its grace is over and it has a successor that runs, or when its own certificate has ended too.
+    It has when its grace is over and a successor runs to which the map leads, or when its own certificate has ended too.
     """
-    is_grace_over = relay.retiring_since is not None and relay.retiring_since <= _grace_began(now)
-    return is_grace_over and (relay.certificate_ends_at <= now or bool(_running_successors(relay)))
+    if relay.retiring_since is None or relay.retiring_since > _grace_began(now):
+        return False
+    return relay.certificate_ends_at <= now or (bool(_running_successors(relay)) and not _is_mapped(relay))
 
 
 def may_go_unused(relay: Relay, now: datetime) -> bool:
     """Whether a retiring relay may go before its grace is over if nobody is connected to it.
 
-    Its successor has to run. One that runs itself has stood for long enough for devices to have gone over, and its customer
-    has the new way: devices that are merely switched off come back by the way they have.
+    Its successor has to run, and the map to lead to it. One that runs itself has stood for long enough for devices to have gone
+    over, and its customer has the new way: devices that are merely switched off come back by the way they have.
     """
     successors = _running_successors(relay)
-    if not successors or relay.retiring_since is None:
+    if not successors or relay.retiring_since is None or _is_mapped(relay):
         return False
     if relay.status == Relay.Status.FAILED:
         return True
     if relay.status != Relay.Status.RUNNING or relay.retiring_since > now - FIRST_LOOK_AFTER:
         return False
     return not successors.isdisjoint(queue.ask("known_relays", relay.rental_id))
+
+
+def _is_mapped(relay: Relay) -> bool:
+    """Whether the map leads to it, because its successor waits for its turn to take the region ID over."""
+    return relay.pk in queue.ask("mapped_relays", relay.rental_id)
 
 
 def _running_successors(relay: Relay) -> set[int]:
@@ -167,6 +174,6 @@ def record_staying(*, relay: Relay, now: datetime) -> None:
 
 @transaction.atomic
 def retire_relay(*, relay: Relay) -> None:
-    """Remove a retiring relay, from the map and from its server."""
+    """Remove a retiring relay from its server."""
     if relay.retiring_since is not None and give_up(relay) and relay.rental_id is not None:
         queue.announce("relays_changed", relay.rental_id)

@@ -7,7 +7,7 @@ from django.test import Client
 from django.utils import timezone
 
 from acl import derpmap, jobs, services
-from acl.models import AclConfig, LiveUrl
+from acl.models import AclConfig, LiveUrl, MapRegion
 from containers.models import Relay
 from serials.models import Rental
 from tests.acl.factories import make_relay
@@ -53,18 +53,22 @@ def change_all(rental: Rental) -> None:
 
 
 def rotate(rental: Rental) -> list[Relay]:
-    """Successors of all relays stand beside them in the map; returns the old ones."""
+    """Successors of all relays take their places over, one after the other; returns the old ones, which run on."""
     old = list(Relay.objects.wanted())
     for relay in old:
         slot = relay.slot
         Relay.objects.filter(pk=relay.pk).update(slot=None, retiring_since=timezone.now())
         make_relay(rental, slot=slot)
-    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+        services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+        MapRegion.objects.filter(rental=rental).update(changed_at=None)  # a minute has passed
     return old
 
 
 def remove(rental: Rental, relays: list[Relay]) -> None:
-    Relay.objects.filter(pk__in=[relay.pk for relay in relays]).update(status="released")
+    now = timezone.now() - timedelta(minutes=1)
+    Relay.objects.filter(pk__in=[relay.pk for relay in relays]).update(
+        status="released", slot=None, released_at=now
+    )
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
 
 

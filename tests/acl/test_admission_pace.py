@@ -28,11 +28,6 @@ from tests.acl.factories import make_rental, make_user
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(autouse=True)
-def _fresh_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admissions, "_pace", Pace())
-
-
 def asked(
     number: int, at: datetime, ip: str | None = "203.0.113.66", rental: int = 1, **fields: Any
 ) -> Asked:

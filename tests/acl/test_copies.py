@@ -16,6 +16,8 @@ from django.utils import timezone
 from accounts import services as accounts
 from acl import copies, derpmap, jobs, services
 from acl.models import LiveUrl
+from acl.services.regions import LETS_GO_AFTER
+from containers.models import Relay
 from derpmgmt import flow
 from serials.models import Rental
 from serials.services import close_rental
@@ -93,6 +95,7 @@ def test_copy_is_gone_at_once_when_the_url_is_revoked(
 def test_copy_is_gone_when_the_rental_is_closed(rental: Rental, url: LiveUrl, folder: Path) -> None:
     accounts.close_account(user=rental.user, by=None)
     close_rental(rental=rental, by=None)
+    Relay.objects.update(status="released", slot=None, released_at=timezone.now() - LETS_GO_AFTER)
     for job in (jobs.destroy_maps, *(ring.job for ring in flow.JOBS["map_changed"])):
         job(rental.user_id if job is jobs.destroy_maps else rental.pk)
     assert files(folder) == []
@@ -155,11 +158,13 @@ def test_copy_names_no_region_when_the_rental_has_ended(rental: Rental, url: Liv
     assert kept
     assert kept.body != EMPTY
     Rental.objects.update(runs_until=timezone.now())
+    Relay.objects.update(status="released", slot=None, released_at=timezone.now() - LETS_GO_AFTER)
     jobs.clean_copies()  # the bell for it was lost
     kept = copies.read_file(url.secret_hash)
     assert kept
     assert kept.body == EMPTY
     Rental.objects.update(runs_until=timezone.now() + timedelta(days=3))
+    Relay.objects.update(status="running", slot=1)
     jobs.refresh_acl(rental.pk)
     jobs.clean_copies()
     kept = copies.read_file(url.secret_hash)

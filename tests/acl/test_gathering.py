@@ -35,9 +35,9 @@ def come_up(relay: Relay) -> None:
     Relay.objects.filter(pk=relay.pk).update(status="running", proven_at=timezone.now())
 
 
-@pytest.fixture(params=["first plan", "return", "move"])
+@pytest.fixture(params=["first plan", "return"])
 def coming(request: pytest.FixtureRequest) -> Iterator[list[Relay]]:
-    """Three relays that are being made; the customer has no map yet, none any more, or one of three others."""
+    """Three relays that are being made; the customer has no map yet, or none any more."""
     with time_machine.travel(timezone.now(), tick=False):
         rental = make_rental()
         if request.param == "first plan":
@@ -47,16 +47,11 @@ def coming(request: pytest.FixtureRequest) -> Iterator[list[Relay]]:
         old = [make_relay(rental, slot=slot, proven_at=long_ago) for slot in (1, 2, 3)]
         assert refresh(rental)
         AclConfig.objects.update(version=0, told_at=timezone.now())
-        if request.param == "return":
-            Relay.objects.update(status="released", slot=None)
-            assert refresh(rental) is None
-            Relay.objects.update(status="planned", proven_at=None)
-            yield old
-        else:
-            yield [
-                make_relay(rental, slot=None, replaces=relay, status="planned", proven_at=None)
-                for relay in old
-            ]
+        Relay.objects.update(status="released", slot=None, released_at=long_ago)
+        assert refresh(rental) is None
+        for slot, relay in enumerate(old, 1):
+            Relay.objects.filter(pk=relay.pk).update(status="planned", proven_at=None, slot=slot)
+        yield old
 
 
 def rental_of(relays: list[Relay]) -> Rental:
@@ -89,7 +84,7 @@ def test_version_is_made_at_once_when_the_last_one_does_not_come_up(coming: list
     config = refresh(rental)
     assert config
     assert coming[2].certificate_sha256 not in pins(config)
-    Relay.objects.filter(pk=coming[2].pk).update(status="planned")
+    Relay.objects.filter(pk=coming[2].pk).update(status="planned", slot=3)
     come_up(coming[2])
     config = refresh(rental)
     assert config
@@ -140,7 +135,7 @@ def test_customer_is_told_once_when_his_relays_return_one_by_one() -> None:
     assert refresh(rental)
     with time_machine.travel(begin + timedelta(minutes=3), tick=False) as clock:
         jobs.sweep_maps()
-        Relay.objects.update(status="released", slot=None)
+        Relay.objects.update(status="released", slot=None, released_at=begin)
         assert refresh(rental) is None
         for slot, relay in enumerate(relays, 1):
             Relay.objects.filter(pk=relay.pk).update(status="planned", slot=slot, proven_at=None)

@@ -1,5 +1,6 @@
 """Live URLs as Headscale meets them: it does not look at the status, only at whether the body is JSON and what stands in it."""
 
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.django_db
 
 
 # What is served
+
+
+def close_ports(at: Any = None) -> None:
+    """Nothing of the relays is left on their servers, since `at` or since long ago."""
+    at = at or timezone.now() - timedelta(minutes=1)
+    Relay.objects.exclude(status="released").update(status="released", slot=None, released_at=at)
 
 
 def test_current_map_is_served_when_the_rental_runs(rental: Rental, path: str) -> None:
@@ -80,17 +87,83 @@ def test_few_queries_are_asked_when_there_is_no_copy(path: str, django_assert_nu
 def test_regions_are_empty_when_there_is_no_map_to_be_had(rental: Rental, path: str, end: Any) -> None:
     assert regions(path) == {"901"}
     end(rental)
+    close_ports()
     jobs.refresh_acl(rental.pk)
     answer = get(path)
     assert (answer.status_code, answer.json()) == (200, EMPTY)
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda _rental: Rental.objects.update(runs_until=timezone.now()),
+        lambda _rental: Rental.objects.update(paused_at=timezone.now()),
+        lambda _rental: Rental.objects.update(closed_at=timezone.now()),
+    ],
+    ids=["ended", "paused", "closed"],
+)
+@pytest.mark.parametrize("source", ["redis", "database", "disk"])
+def test_regions_are_let_go_twelve_seconds_after_the_ports_closed_wherever_they_are_read(
+    rental: Rental, path: str, redis_away: Any, end: Any, source: str
+) -> None:
+    def names_region() -> bool:
+        with ExitStack() as away:
+            if source != "redis":
+                away.enter_context(redis_away())
+            if source != "database":
+                away.enter_context(database_away())
+            answer = get(path)
+            assert answer.status_code == 200
+            return bool(answer.json()["Regions"])
+
+    now = timezone.now()
+    with time_machine.travel(now, tick=False) as clock:
+        end(rental)
+        jobs.refresh_acl(rental.pk)
+        assert names_region()
+        clock.shift(timedelta(seconds=5))
+        close_ports(timezone.now())
+        jobs.refresh_acl(rental.pk)
+        clock.shift(timedelta(seconds=11.9))
+        assert names_region()
+        clock.shift(timedelta(seconds=0.1))
+        assert not names_region()
+
+
+def test_regions_stay_when_it_is_not_paid_and_its_relays_run(rental: Rental, path: str) -> None:
+    assert regions(path) == {"901"}
+    services.record_fetches()
+    set_paid(rental, None)
+    jobs.refresh_acl(rental.pk)
+    assert regions(path) == {"901"}
+    cache.clear()
+    with time_machine.travel(timezone.now() + timedelta(minutes=5)):
+        assert regions(path) == {"901"}
+
+
+def test_region_of_a_relay_that_cannot_be_removed_stays_longer_than_the_others(
+    rental: Rental, path: str
+) -> None:
+    stuck = make_relay(rental, slot=2)
+    jobs.refresh_acl(rental.pk)
+    assert regions(path) == {"901", "902"}
+    Rental.objects.update(runs_until=timezone.now())
+    close_ports()
+    Relay.objects.filter(pk=stuck.pk).update(status="removing")
+    jobs.refresh_acl(rental.pk)
+    assert regions(path) == {"902"}
+    with time_machine.travel(timezone.now() + timedelta(days=1)):
+        assert regions(path) == {"902"}
+
+
 def test_map_is_back_under_the_same_address_when_the_rental_is_renewed(rental: Rental, path: str) -> None:
     before = get(path).json()
     Rental.objects.update(runs_until=timezone.now())
+    close_ports()
     jobs.refresh_acl(rental.pk)
     assert get(path).json() == EMPTY
     Rental.objects.update(runs_until=timezone.now() + timedelta(days=3))
+    Relay.objects.update(status="running", slot=1)
     jobs.refresh_acl(rental.pk)
     assert get(path).json() == before
 
@@ -100,7 +173,10 @@ def test_map_ends_on_time_when_nothing_else_runs(rental: Rental, path: str) -> N
     jobs.refresh_acl(rental.pk)
     with database_away():
         assert regions(path) == {"901"}
-        with time_machine.travel(timezone.now() + timedelta(seconds=31)):
+        # A minute for the ports to close, and 12 s.
+        with time_machine.travel(timezone.now() + timedelta(seconds=30 + 71)):
+            assert regions(path) == {"901"}
+        with time_machine.travel(timezone.now() + timedelta(seconds=30 + 73)):
             assert get(path).json() == EMPTY
         # However long the database stays away.
         with time_machine.travel(timezone.now() + timedelta(days=3)):
@@ -164,6 +240,7 @@ def test_copy_is_written_when_the_version_could_not_be_made(
 
     monkeypatch.setattr(services, "refresh_map", die)
     Rental.objects.update(paused_at=timezone.now())
+    close_ports()
     with pytest.raises(RuntimeError):
         jobs.refresh_acl(rental.pk)
     assert get(path).json() == EMPTY

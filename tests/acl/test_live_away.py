@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from acl import copies, jobs, live
 from acl.models import LiveUrl
+from containers.models import Relay
 from derpmgmt.lib.files import write_private
 from serials.models import Rental
 from tests.acl.factories import make_relay
@@ -52,6 +53,7 @@ def test_database_answers_when_redis_is_away(rental: Rental, path: str, redis_aw
     with redis_away():
         assert regions(path) == {"901"}
         Rental.objects.update(paused_at=timezone.now())
+        Relay.objects.update(status="released", slot=None)
         assert get(path).json() == EMPTY
         assert get("/live/" + "A" * 32 + ".json").status_code == 404
 

@@ -35,20 +35,25 @@ def test_live_page_shows_address_lines_and_last_fetch(client: Client, rental: Re
     page = client.post(reverse("acl:live-create"), {"shown": ""}, follow=True)
     url = LiveUrl.objects.get()
     address = services.live_address(url)
-    assert page.text.count(address) == 2
+    # The address, in the lines for cron, and in those for Headscale that reads it itself.
+    assert page.text.count(address) == 3
     assert page.headers["Cache-Control"] == "private, no-store"
     lines = yaml.safe_load(page.context["live"].lines)["derp"]
-    assert lines["urls"] == [derpmap.DEFAULT_MAP_URL, address]
+    assert lines["urls"] == [address, derpmap.DEFAULT_MAP_URL]
     assert lines["auto_update_enabled"] is True
+    lines = yaml.safe_load(page.context["live"].file_lines)["derp"]
+    assert (lines["urls"], lines["paths"]) == ([derpmap.DEFAULT_MAP_URL], [derpmap.HEADSCALE_PATH])
+    assert lines["auto_update_enabled"] is True
+    assert "0.27" in page.text
     LiveUrl.objects.update(
         last_fetched_at=timezone.now(), last_ip="198.51.100.7", last_browser="<b>headscale"
     )
     page = client.get(reverse("acl:live-show"))
     assert "198.51.100.7" in page.text
     assert "&lt;b&gt;headscale" in page.text
-    assert "alert-warning" not in page.text
+    assert 'alert alert-warning"' not in page.text
     Rental.objects.update(paused_at=timezone.now())
-    assert "alert-warning" in client.get(reverse("acl:live-show")).text
+    assert 'alert alert-warning"' in client.get(reverse("acl:live-show")).text
     client.post(reverse("acl:live-revoke"), {"shown": url.pk})
     assert address not in client.get(reverse("acl:live-show")).text
     assert list(

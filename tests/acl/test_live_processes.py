@@ -17,6 +17,8 @@ from rq import SimpleWorker
 
 from acl import jobs, services
 from acl.models import LiveUrl
+from acl.services.regions import LETS_GO_AFTER
+from containers.models import Relay
 from derpmgmt.lib import queue
 from serials.models import Rental, RentalSpan
 from serials.services import pause_rental, renew_rental
@@ -112,6 +114,7 @@ def test_both_have_the_new_version_when_a_person_made_it(rental: Rental, url: Li
 
 def test_both_have_no_regions_when_the_rental_is_paused(rental: Rental, url: LiveUrl, ask: Ask) -> None:
     pause_rental(rental=rental, by=None)
+    Relay.objects.update(status="released", slot=None)
     work()
     assert ask(path_of(url)) == (200, set())
 
@@ -120,13 +123,17 @@ def test_both_end_with_the_rental_when_nothing_runs_and_go_on_when_it_is_renewed
     rental: Rental, url: LiveUrl, ask: Ask
 ) -> None:
     end = timezone.now() + timedelta(seconds=2)
-    Rental.objects.update(ends_at=end, runs_until=end)
-    RentalSpan.objects.update(ends_at=end)
+    # Its regions are let go two seconds from now.
+    closed_at = end - LETS_GO_AFTER
+    Rental.objects.update(ends_at=closed_at, runs_until=closed_at)
+    RentalSpan.objects.update(ends_at=closed_at)
+    Relay.objects.update(status="released", slot=None, released_at=closed_at)
     jobs.refresh_acl(rental.pk)
     assert ask(path_of(url)) == (200, {"901"})
     # The copy knows its end: nobody rings, sweeps or publishes.
     time.sleep(max(0.0, (end - timezone.now()).total_seconds()))
     assert ask(path_of(url)) == (200, set())
+    Relay.objects.update(status="running", slot=1)
     renew_rental(rental=rental, until=timezone.now() + timedelta(days=3), by=None)
     work()
     assert ask(path_of(url)) == (200, {"901"})

@@ -1,8 +1,6 @@
 """The secret of a live URL never reaches the panel's log, whatever is answered."""
 
 import logging
-import os
-import socket
 from typing import Any
 
 import pytest
@@ -11,7 +9,6 @@ from django.utils import timezone
 
 from acl import copies, services
 from acl.models import AclConfig, LiveUrl
-from derpmgmt.web import Web
 from serials.models import Rental
 from tests.acl.reading import database_away, get
 
@@ -93,9 +90,3 @@ def test_map_is_served_and_no_secret_told_when_the_address_begins_with_two_slash
     answer = Client().get("/", PATH_INFO=f"/{path}")
     assert (answer.status_code, answer.content == get(path).content) == (404 if is_revoked else 200, True)
     assert not is_told(caplog, path)
-
-
-def test_web_server_keeps_no_log_of_requests() -> None:
-    web = Web(socket.socket())
-    os.close(web._descriptor)
-    assert (web.cfg.accesslog, web.cfg.logconfig, web.cfg.syslog) == (None, None, False)

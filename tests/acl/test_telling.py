@@ -142,15 +142,26 @@ def test_rotation_is_told_once_and_until_when_the_old_relays_stay(rental: Rental
     assert active(rental).told_at
 
 
-def test_customer_is_told_again_when_his_relays_went_before_he_pasted(rental: Rental) -> None:
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_customer_is_told_again_the_day_before_his_relays_go_when_he_has_not_pasted(
+    rental: Rental, is_taken: bool
+) -> None:
     take(rental)
     sweep_at(later())
-    old = rotate(rental)
+    rotate(rental)
     sweep_at(later())
-    remove(rental, old)
-    sweep_at(later())
-    _, context = told()
-    assert (context["version"], context["must_paste"], context["old_until"]) == (3, True, None)
+    if is_taken:
+        take(rental)
+    gone_at = timezone.now() + timedelta(days=7)
+    sweep_at(gone_at - timedelta(days=1, minutes=1))
+    assert len(told()) == 1
+    sweep_at(gone_at - timedelta(hours=23), times=2)
+    sweep_at(gone_at)
+    assert len(told()) == (1 if is_taken else 2)
+    if not is_taken:
+        context = told()[1]
+        assert (context["version"], context["must_paste"]) == (4, True)
+        assert datetime.fromisoformat(context["old_until"]) - gone_at < timedelta(minutes=1)
 
 
 def test_others_are_told_when_one_cannot_be(

@@ -11,7 +11,8 @@ from django.utils import timezone
 
 from accounts.models import Notice
 from acl.derpmap import MapFormat
-from acl.models import AclConfig
+from acl.jobs import sweep_maps
+from acl.models import AclConfig, MapRegion
 from acl.node_keys import NewDevice
 from acl.services.devices import add_devices
 from acl.services.handing_out import hand_out_map
@@ -54,7 +55,16 @@ def let_pass(time: timedelta) -> None:
         ),
         RentalSpan: ("starts_at", "ends_at"),
         AclConfig: ("created_at", "ends_at"),
-        Relay: ("certificate_ends_at", "failed_at", "try_after", "proven_at", "created_at", "retiring_since"),
+        Relay: (
+            "certificate_ends_at",
+            "failed_at",
+            "try_after",
+            "proven_at",
+            "created_at",
+            "retiring_since",
+            "released_at",
+        ),
+        MapRegion: ("changed_at",),
     }
     for model, names in moved.items():
         # One row after the other, the earliest first: a span may move to where another one stood.
@@ -208,14 +218,16 @@ def known_device(rental: Rental) -> str:
     return key
 
 
-def test_a_new_pin_stands_beside_the_old_one_until_nobody_uses_that(fleet, work, rental, monkeypatch):
+def test_a_new_pin_takes_the_region_over_and_the_old_relay_runs_until_nobody_uses_it(
+    fleet, work, rental, monkeypatch
+):
     work()
     relays = assert_in_order(fleet, rental)
     old = relays[0]
     Relay.objects.filter(pk=old.pk).update(certificate_ends_at=timezone.now() + 29 * DAY)
     # Our own client says that it is a test: let it pass for a customer's device.
     monkeypatch.setattr(presence, "_FLAG_PROBER", 0)
-    to = target_of(old)
+    to, before = target_of(old), the_map(rental)
     key = known_device(rental)
     work()
     with DerpClient.connect(to.host, to.derp_port, cert_sha256=to.cert_sha256, private_key=key) as device:
@@ -224,7 +236,7 @@ def test_a_new_pin_stands_beside_the_old_one_until_nobody_uses_that(fleet, work,
         work()
         successor = Relay.objects.get(replaces=old)
         assert (successor.slot, successor.server_id) == (old.slot, old.server_id)
-        assert len(the_map(rental)["Regions"]) == 4
+        assert the_map(rental)["Regions"].keys() == before["Regions"].keys()
         assert_map_works(rental, the_map(rental))
 
         take_map(rental)
@@ -245,10 +257,15 @@ def test_the_old_pin_goes_when_the_grace_is_over_though_it_is_used(fleet, work, 
     work()
     old = assert_in_order(fleet, rental)[0]
     monkeypatch.setattr(presence, "_FLAG_PROBER", 0)
+    before = the_map(rental)
     for relay in Relay.objects.wanted():
         rotate_relay(relay=relay)
     work()
-    assert len(the_map(rental)["Regions"]) == 6
+    for _turn in range(2):
+        let_pass(timedelta(minutes=1))
+        sweep_maps()
+    assert the_map(rental)["Regions"].keys() == before["Regions"].keys()
+    assert_map_works(rental, the_map(rental))
     to = target_of(old)
     key = known_device(rental)
     work()

@@ -260,7 +260,9 @@ def test_a_row_that_is_led_to_another_rows_machine_stops_there(
     assert (lost.status, served.name in lost.reason) == ("unhealthy", True)
     assert started(fleet, served) == before
     home = fleet.host_of(lost)
-    Server.objects.filter(pk=lost.pk).update(host_key=home.host_key, ssh_host="", ssh_port=home.ssh_port)
+    Server.objects.filter(pk=lost.pk).update(
+        host_key=home.host_key, ssh_host="", ssh_port=home.ssh_port, docker_socket=home.docker_socket
+    )
     visit_all()
     lost.refresh_from_db()
     assert lost.status == "healthy"

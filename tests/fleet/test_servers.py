@@ -121,6 +121,24 @@ def test_pauses_double_up_to_five_minutes_and_end_with_the_first_answer(server):
     assert (server.status, server.contact_failures, server.next_contact_at) == ("healthy", 0, None)
 
 
+def test_a_server_that_answers_with_a_fault_is_unhealthy_for_that_until_it_is_over(server):
+    Server.objects.update(status=Server.Status.HEALTHY)
+    for _time in range(2):
+        services.record_failed_contact(server_pk=server.pk, error=TimedOut())
+    services.record_fault(server_pk=server.pk, code="list_not_taken", sentence="Its gate sulks.")
+    services.record_contact(server_pk=server.pk)
+    server.refresh_from_db()
+    assert (server.status, server.status_reason) == ("unhealthy", "Its gate sulks.")
+    services.clear_fault(server_pk=server.pk, code="another")
+    services.record_contact(server_pk=server.pk)
+    server.refresh_from_db()
+    assert server.status == "unhealthy"
+    services.clear_fault(server_pk=server.pk, code="list_not_taken")
+    services.record_contact(server_pk=server.pk)
+    server.refresh_from_db()
+    assert (server.status, server.status_reason) == ("healthy", "")
+
+
 def test_a_server_in_maintenance_stays_so_whatever_its_contacts_do(server):
     Server.objects.update(status=Server.Status.MAINTENANCE)
     for _time in range(3):

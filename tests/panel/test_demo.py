@@ -18,6 +18,28 @@ from serials.models import SerialNumber
 from serials.services import find_serial
 from tests.panel.running import ROOT, Folder, Running
 
+# A server of one's own that does not answer, one of the demo's under another name, one retired; an account with another password, and
+# one that is banned.
+DISTURB = """
+from accounts.models import User
+from accounts.services import ban_user
+from fleet.models import Server
+from fleet.services import confirm_host_key, create_server, retire_server
+
+Server.objects.filter(name="beijing-1").update(name="renamed", ssh_port=1)
+gone = Server.objects.get(name="shanghai-2")
+retire_server(server=gone, by=None)
+mine = create_server(
+    by=None, name="mine", region=gone.region, address="127.99.0.1", ssh_port=1, credential=gone.credential
+)
+key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+confirm_host_key(server=mine, line=key, by=None)
+admin = User.objects.get(username="admin")
+admin.set_password("changed")
+admin.save()
+ban_user(user=User.objects.get(username="distributor"), by=None)
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
@@ -65,19 +87,8 @@ def test_the_demo_is_whole_when_it_is_ready_and_finds_its_data_when_started_agai
         assert not (folder.path / "panel.sqlite3").exists()
 
     # What somebody may do in it.
-    folder.python(
-        "from accounts.models import User; from fleet.models import Server, Region; from accounts import services;"
-        "from fleet.services import retire_server, create_server, confirm_host_key;"
-        "from serials.services import *;"
-        "silent = Server.objects.get(name='shanghai-2'); key = silent.host_key;"
-        "Server.objects.filter(name='beijing-1').update(name='renamed', ssh_port=1);"
-        "retire_server(server=silent, by=None);"
-        "own = create_server(by=None, name='mine', region=silent.region, address='127.99.0.1', ssh_port=1,"
-        " credential=silent.credential);"
-        "confirm_host_key(server=own, line='ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f', by=None);"
-        "admin = User.objects.get(username='admin'); admin.set_password('changed'); admin.save();"
-        "services.ban_user(user=User.objects.get(username='distributor'), by=None);"
-    )
+    done = folder.manage("shell", "--verbosity", "0", "-c", DISTURB, DERPMGMT_DEMO="yes")
+    assert done.returncode == 0, done.stderr
     (folder.path / "demo" / "demo.log").write_bytes(b"\xff")
     with folder.running("demo") as panel:
         again = read(folder)

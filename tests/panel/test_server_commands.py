@@ -68,10 +68,12 @@ def add(host: SandboxHost, *more: str) -> list[str]:
 
 
 class Worker:
-    """Plays the worker of checks: each is ended as `outcome` says, one after the other."""
+    """Plays the worker of checks: each is ended as `outcome` says, one after the other. With `asks`, it also hears the bell
+    of a host key that was confirmed."""
 
-    def __init__(self, *outcomes: Finding | None) -> None:
+    def __init__(self, *outcomes: Finding | None, asks: bool = True) -> None:
         self._outcomes = list(outcomes)
+        self._asks = asks
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> None:
@@ -84,7 +86,7 @@ class Worker:
         deadline = time.monotonic() + 60
         while self._outcomes and time.monotonic() < deadline:
             for server in Server.objects.filter(status="new").exclude(host_key=""):
-                if not ServerCheck.objects.filter(server=server).exists():
+                if self._asks and not ServerCheck.objects.filter(server=server).exists():
                     jobs.request_check(server.pk)
             check = ServerCheck.objects.filter(status="queued").first()
             if check is not None and check.claim():
@@ -169,7 +171,7 @@ def test_credential_of_another_server_is_not_overwritten(sandbox: Sandbox, regio
 def test_server_is_checked_again_by_name_or_address(sandbox: Sandbox, region: Region) -> None:
     host = sandbox.hosts[0]
     run(*add(host, "--name", "one", "--no-wait"))
-    with Worker(BROKEN, None):
+    with Worker(BROKEN, None, asks=False):
         assert refused("server_check", "one")["code"] == "no_permission"
         shown, _said = run("server_check", host.address)
     assert (shown["name"], shown["status"]) == ("one", "healthy")

@@ -202,8 +202,12 @@ def test_what_proxies_say_reaches_the_panel_and_the_server_names_itself_to_nobod
         assert b"waitress" not in answer.lower()
 
 
-def test_no_path_stands_in_the_log_when_an_answer_fails(tmp_path: Any) -> None:
+def test_no_path_stands_in_the_log_whether_an_answer_comes_or_fails(tmp_path: Any) -> None:
     with serving(tmp_path) as served:
+        assert b"200" in served.get("/live/secret.json")
+        with served.connect() as client:
+            client.sendall(b"GET /live/secret.json HTTP/1.1\r\nContent-Length: none\r\n\r\n")
+            assert b"400" in read_all(client)
         assert b"500" in served.get("/broken/live/secret.json")
         log = served.log.read_text()
         assert "a mistake" in log

@@ -127,8 +127,9 @@ def add_devices(rental: Rental, count: int = 1) -> None:
             seen = {"first_seen_at": now, "last_seen_at": now, "last_ip": ip, "last_relay": relay}
             Device.objects.create(rental=rental, node_key=node_key, status=status, **seen)
             reason = Admission.Reason.UNKNOWN
-            asked = acl.Asked(relay.pk, rental.pk, node_key, ip, False, reason, at=now)
-            acl.record_admissions([asked])
+            Admission.objects.create(
+                relay=relay, rental=rental, node_key=node_key, ip=ip, is_allowed=False, reason=reason, at=now
+            )
 
 
 def sign_in(user: User, secret: str = "") -> Client:

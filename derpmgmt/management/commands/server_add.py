@@ -44,10 +44,9 @@ class Command(ServerCommand):
             raise refuse_invalid(error) from error
         since = self.last_check(server)
         if key.line != server.host_key:
-            services.confirm_host_key(server=server, line=key.line, by=None)
-        elif since:
+            services.confirm_host_key(server=server, line=key.line, by=None)  # has it checked
+        else:
             self.say(_("This server is being added already; its checks are made again."))
-        if since or key.line == server.host_key:
             check = checks.request_check(server_pk=server.pk)
             since = min(since, check.pk - 1)
         if not options["no_wait"]:

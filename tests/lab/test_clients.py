@@ -1,0 +1,271 @@
+"""Maps that change under real Tailscale clients: a planned move, the end of a rental, and its return.
+
+The clients (`tailscaled`, userspace networking, made to go by relays only) and Tailscale's own control server for tests run in a
+network namespace of their own, beside real relays. What they are told are the versions that the panel makes of the rows.
+"""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from acl import services
+from acl.models import MapRegion
+from acl.services.regions import LETS_GO_AFTER
+from containers.certificates import make_certificate
+from containers.derp.keys import generate_private_key
+from containers.models import Relay
+from serials.models import Rental
+from tests.acl.factories import make_relay, make_rental, make_server
+
+pytestmark = [pytest.mark.lab, pytest.mark.django_db]
+
+NAMESPACE, ADDRESS = f"clients-{os.getpid()}", "10.99.0.1"
+PINGS = 40
+# Starting clients takes a while on a machine that has much to do.
+PATIENCE = 90.0
+
+
+@pytest.fixture
+def inside() -> Iterator[list[str]]:
+    """What to put before a command so that it runs in a network namespace that has one address, and a way out in name only."""
+    subprocess.run(["ip", "netns", "add", NAMESPACE], check=True)
+    try:
+        prefix = ["ip", "netns", "exec", NAMESPACE]
+        for command in (
+            "link set lo up",
+            "link add out type veth peer name away",
+            f"addr add {ADDRESS}/24 dev out",
+            "link set out up",
+            "link set away up",
+            "route add default via 10.99.0.254",
+        ):
+            subprocess.run([*prefix, "ip", *command.split()], check=True)
+        yield prefix
+    finally:
+        subprocess.run(["ip", "netns", "del", NAMESPACE], check=True)
+
+
+class Relays:
+    """Real relays that rows lead to."""
+
+    def __init__(self, inside: list[str], folder: Path, stack: ExitStack) -> None:
+        self._inside, self._folder, self._stack = inside, folder, stack
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._server = make_server()
+        self._server.address = ADDRESS
+        self._server.save()
+
+    def make(self, rental: Rental, port: int, **fields: Any) -> Relay:
+        """A relay that runs in place 1."""
+        certificate = make_certificate(ADDRESS, timezone.now())
+        relay = make_relay(
+            rental, slot=1, server=self._server, derp_port=port, stun_port=port,
+            certificate=certificate.pem, certificate_key=certificate.key_pem,
+            certificate_sha256=certificate.sha256, private_key=generate_private_key(), **fields,
+        )  # fmt: skip
+        self.start(relay)
+        return relay
+
+    def start(self, relay: Relay) -> None:
+        folder = self._folder / str(relay.pk)
+        folder.mkdir(exist_ok=True)
+        (folder / f"{ADDRESS}.crt").write_text(relay.certificate)
+        (folder / f"{ADDRESS}.key").write_text(relay.certificate_key)
+        (folder / "key.json").write_text(json.dumps({"PrivateKey": f"privkey:{relay.private_key}"}))
+        port = str(relay.derp_port)
+        command = [
+            *self._inside, os.environ["DERPMGMT_TEST_DERPER"], "-a", f":{port}", "-http-port", "-1",
+            "-stun-port", port, "-hostname", ADDRESS, "-certmode", "manual", "-certdir", str(folder),
+            "-c", str(folder / "key.json"),
+        ]  # fmt: skip
+        self._running[relay.pk] = _start(self._stack, command, folder / "log")
+
+    def stop(self, relay: Relay) -> None:
+        """Its ports close."""
+        process = self._running.pop(relay.pk)
+        process.terminate()
+        process.wait()
+
+
+def _start(stack: ExitStack, command: list[str], log: Path, **settings: Any) -> "subprocess.Popen[bytes]":
+    output = stack.enter_context(log.open("wb"))
+    process = subprocess.Popen(command, stdout=output, stderr=output, **settings)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    return process
+
+
+class Client:
+    """A real `tailscaled`."""
+
+    def __init__(self, inside: list[str], name: str, control: str, folder: Path, stack: ExitStack) -> None:
+        programs = Path(os.environ["DERPMGMT_TEST_TAILSCALE"])
+        state = folder / name
+        state.mkdir()
+        self.name, self._socket = name, state / "socket"
+        _start(
+            stack,
+            [
+                *inside, str(programs / "tailscaled"), "--tun=userspace-networking", "--state=mem:", "--port=0",
+                f"--statedir={state}", f"--socket={state}/socket", "--no-logs-no-support",
+            ],
+            state / "log",
+            env=os.environ | {"TS_DEBUG_ALWAYS_USE_DERP": "true"},
+        )  # fmt: skip
+        wait_for(lambda: (state / "socket").exists(), f"{name} listens")
+        wanted = {"ControlURL": control, "ControlURLSet": True, "WantRunning": True, "WantRunningSet": True}
+        self._ask("PATCH", "prefs", wanted)
+        self._ask("POST", "start", {})
+        self._ask("POST", "login-interactive")
+
+    def _ask(self, method: str, path: str, body: object = None, timeout: float = 60) -> Any:
+        """Ask the client's LocalAPI, as its command line does."""
+        connection = http.client.HTTPConnection("local-tailscaled.sock")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(timeout)
+        connection.sock.connect(str(self._socket))
+        connection.request(method, f"/localapi/v0/{path}", None if body is None else json.dumps(body))
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        assert answer.status < 300, (path, answer.status, text)
+        return json.loads(text) if text.startswith(b"{") else None
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._ask("GET", "status")
+        return found
+
+    @property
+    def home(self) -> str:
+        return str(self.status()["Self"]["Relay"])
+
+    @property
+    def address(self) -> str:
+        return str(self.status()["Self"]["TailscaleIPs"][0])
+
+    def answers(self, other: str) -> bool:
+        """Whether the other end answers a packet through the tunnel within a second."""
+        try:
+            found = self._ask("POST", f"ping?ip={other}&type=TSMP", timeout=1.0)
+        except OSError:
+            return False
+        return not found["Err"]
+
+    def ping(self, other: str, times: int) -> int:
+        """How many of so many pings were answered, one each second."""
+        answered = 0
+        for _ in range(times):
+            began = time.monotonic()
+            answered += self.answers(other)
+            time.sleep(max(0.0, began + 1 - time.monotonic()))
+        return answered
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {PATIENCE:.0f} s: {what}"
+        time.sleep(0.2)
+
+
+class Control:
+    """The control server: tells all clients of a map."""
+
+    def __init__(self, inside: list[str], derp_map: dict[str, Any], folder: Path, stack: ExitStack) -> None:
+        log = stack.enter_context((folder / "control.log").open("wb"))
+        program = Path(os.environ["DERPMGMT_TEST_TAILSCALE"]) / "control"
+        self._process = subprocess.Popen(
+            [*inside, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        stack.callback(self._process.wait)
+        stack.callback(self._process.kill)
+        self._say(derp_map)
+        self.address = self._hear()
+
+    def _say(self, derp_map: dict[str, Any]) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(derp_map) + "\n")
+        self._process.stdin.flush()
+
+    def _hear(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
+
+    def tell(self, derp_map: dict[str, Any]) -> None:
+        self._say(derp_map)
+        assert self._hear() == "ok"
+
+
+def made(rental: Rental) -> dict[str, Any]:
+    """The version that the rows call for now."""
+    services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
+    config = services.active_config(rental)
+    assert config
+    derp_map: dict[str, Any] = config.derp_map
+    return derp_map
+
+
+def test_clients_stay_in_touch_through_a_move_an_end_and_a_return(inside: list[str], tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        relays = Relays(inside, tmp_path, stack)
+        rental, strangers = make_rental(), make_rental()
+        old = relays.make(rental, 20001)
+        ours = made(rental)
+        control = Control(inside, ours, tmp_path, stack)
+        clients = [
+            Client(inside, name, control.address, tmp_path, stack) for name in ("b1", "b2", "s1", "s2")
+        ]
+        (busy, other_busy), (silent, other_silent) = clients[:2], clients[2:]
+        (code,) = (region["RegionCode"] for region in ours["Regions"].values())
+        for client in clients:
+            wait_for(lambda client=client: client.home == code, f"{client.name} has its home")
+        to_busy, to_silent = other_busy.address, other_silent.address
+        wait_for(lambda: busy.answers(to_busy) and silent.answers(to_silent), "all answer")
+        # Others' relays are there too, as Tailscale's own are: clients keep the home they have.
+        MapRegion.objects.filter(rental=strangers).delete()
+        relays.make(strangers, 20009)
+        MapRegion.objects.create(rental=strangers, slot=1, region_id=999)
+        theirs = made(strangers)["Regions"]
+        control.tell({"Regions": ours["Regions"] | theirs})
+
+        # A planned move.
+        pings = stack.enter_context(ThreadPoolExecutor(1)).submit(busy.ping, to_busy, PINGS)
+        time.sleep(8)
+        Relay.objects.filter(pk=old.pk).update(slot=None, retiring_since=timezone.now())
+        successor = relays.make(rental, 20002, replaces=old)
+        moved = made(rental)
+        assert moved["Regions"].keys() == ours["Regions"].keys()
+        assert moved != ours
+        control.tell({"Regions": moved["Regions"] | theirs})
+        lost = PINGS - pings.result()
+        print(f"planned move: {lost} of {PINGS} pings lost")
+        # Another region beside it, and the old one removed, costs half of them.
+        assert lost <= 5
+        assert silent.ping(to_silent, 5) >= 4
+        relays.stop(old)
+        assert busy.ping(to_busy, 5) >= 4
+        assert [client.home for client in clients] == [code] * 4
+
+        # The end: ports, and the regions so much later.
+        relays.stop(successor)
+        time.sleep(LETS_GO_AFTER / timedelta(seconds=1))
+        control.tell({"Regions": theirs})
+        # The return.
+        time.sleep(5)
+        relays.start(successor)
+        control.tell({"Regions": moved["Regions"] | theirs})
+        wait_for(lambda: silent.answers(to_silent), "the silent clients answer after the return")
+        wait_for(lambda: busy.answers(to_busy), "the busy clients answer after the return")
+        wait_for(lambda: other_silent.answers(busy.address), "all reach all")
