@@ -11,7 +11,6 @@ from serials import services
 from serials.models import SerialBatch
 from serials.templatetags.rental import BYTES_PER_GB, BYTES_PER_MBIT
 
-
 # A message with a code in it, as people paste it, is not longer.
 LONGEST_TYPED = 2000
 
