@@ -32,7 +32,7 @@ JOBS: dict[str, list[Ring]] = {
         Ring(acl.destroy_devices),
     ],
     # accounts: somebody was banned, or is no longer
-    "user_barred": [Ring(acl.enforce_user, "admission")],
+    "user_barred": [Ring(containers.plan_customer), Ring(acl.enforce_user, "admission")],
     # containers: a relay's row no longer says what its container is
     "relay_changed": [Ring(containers.apply_relay, containers.apply_queue)],
     # containers: which relays a rental has, or what they are, changed

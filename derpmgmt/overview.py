@@ -286,7 +286,13 @@ def _customers(servers: list[Server], now: datetime) -> Iterator[Matter]:
         text = _("A customer's three relays stand on three servers: add one.")
         yield Matter(CRITICAL, title, text, reverse("admin:fleet_server_add"))
     standing = Count("relays", filter=Q(relays__slot__isnull=False))
-    short = Rental.objects.entitled(now).annotate(standing=standing).filter(standing__lt=len(SLOTS)).count()
+    short = (
+        Rental.objects.entitled(now)
+        .filter(user__banned_at=None)
+        .annotate(standing=standing)
+        .filter(standing__lt=len(SLOTS))
+        .count()
+    )
     if short:
         title = ngettext(
             "%(count)d customer has fewer than three relays",

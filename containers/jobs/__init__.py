@@ -6,7 +6,7 @@ Jobs are found here by name, also those that a queue has kept from before they h
 from containers.jobs.claims import server_queue
 from containers.jobs.deployments import apply_queue, apply_relay, probe_relay
 from containers.jobs.gates import apply_gate, gate_queue, push_list
-from containers.jobs.plans import follow_server, plan_rental, plan_waiting
+from containers.jobs.plans import follow_server, plan_customer, plan_rental, plan_waiting
 from containers.jobs.proofs import prove_relays, prove_server, prune_health, sweep_outages
 from containers.jobs.rotations import check_certificates, retire_relay, rotate_certificates, sweep_retiring
 from containers.jobs.server_checks import check_server, request_check
@@ -21,6 +21,7 @@ __all__ = [
     "check_server",
     "follow_server",
     "gate_queue",
+    "plan_customer",
     "plan_rental",
     "plan_waiting",
     "probe_relay",

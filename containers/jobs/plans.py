@@ -11,6 +11,12 @@ def plan_rental(rental_pk: int) -> None:
     planning.plan_relays(rental_pk=rental_pk)
 
 
+def plan_customer(user_pk: int) -> None:
+    """Somebody was banned, or is no longer: his relays go, or come back."""
+    for rental_pk in planning.rentals_of(user_pk):
+        planning.plan_relays(rental_pk=rental_pk)
+
+
 def plan_waiting(server_pk: int) -> None:
     """A server became usable: plan those who wait for one."""
     for rental_pk in planning.due_rentals(timezone.now() + PLAN_AGAIN):

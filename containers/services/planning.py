@@ -27,6 +27,8 @@ PANEL_FAILURES = ("no_image", "no_gate_image", "internal")
 PORT_AVOID_FOR = timedelta(days=1)
 # A certificate is renewed, and a relay does not come back with it, when its end is as near as this.
 CERTIFICATE_RESERVE = timedelta(days=30)
+# A banned person's rental is looked at so often, in case the bell of the end of it was lost.
+BARRED_AGAIN = timedelta(minutes=1)
 PLAN_TRIES = 5
 
 
@@ -62,7 +64,7 @@ class _Ground:
 def plan_relays(*, rental_pk: int, now: datetime | None = None) -> None:
     """Make the rows say what the rental's customer should have, and ring for the changes.
 
-    An entitled rental wants three relays on three different usable servers, any other none. Relays that were released because
+    An entitled rental wants three relays on three different usable servers; any other, and that of somebody banned, none. Relays that were released because
     the rights had ended come back as they were, where that is possible. A relay that never came up and whose server or
     port is at fault is replaced elsewhere where there is an elsewhere. Relays on servers that the time which runs is not bound to
     get successors on those that it is, and retire; all stay while fewer than three of these are usable. May run at any time and
@@ -82,10 +84,14 @@ def plan_relays(*, rental_pk: int, now: datetime | None = None) -> None:
 def _plan(rental_pk: int, now: datetime) -> None:
     rental = Rental.objects.select_for_update().get(pk=rental_pk)
     live = list(rental.relays.live().select_related("server"))
-    if not rental.is_entitled(now):
+    is_barred = rental.user.banned_at is not None
+    if is_barred or not rental.is_entitled(now):
         for relay in live:
             give_up(relay, returns=True)
-        record_plan(rental=rental, is_settled=True, now=now)
+        # Whoever is banned may be let in again, which no time of his rental tells.
+        record_plan(
+            rental=rental, is_settled=True, again_at=now + BARRED_AGAIN if is_barred else None, now=now
+        )
         return
     kept = [relay for relay in live if relay.slot is not None]
     bound = bound_servers(rental, now)
@@ -270,4 +276,13 @@ def look_at(
 
 def due_rentals(now: datetime, limit: int = 500) -> list[int]:
     """Rentals whose relays have to be looked at: their rights changed, or a plan could not give them all."""
-    return list(Rental.objects.plan_due(now).values_list("pk", flat=True)[:limit])
+    barred = (
+        Relay.objects.wanted().filter(rental__user__banned_at__isnull=False).values_list("rental", flat=True)
+    )
+    due = list(Rental.objects.plan_due(now).values_list("pk", flat=True)[:limit])
+    return [*due, *set(barred.distinct()[:limit]).difference(due)]
+
+
+def rentals_of(user_pk: int) -> list[int]:
+    """The rentals of a person who was banned, or is no longer."""
+    return list(Rental.objects.filter(user=user_pk).values_list("pk", flat=True))

@@ -132,10 +132,11 @@ def request_plan(*, rental_pk: int, now: datetime) -> None:
     queue.announce("rental_changed", rental_pk)
 
 
-def record_plan(*, rental: Rental, is_settled: bool, now: datetime) -> None:
-    """A plan has been made: look again when rights change by themselves, or, when something is still missing, soon."""
-    due_at: datetime | None = now + PLAN_AGAIN
-    if is_settled:
+def record_plan(*, rental: Rental, is_settled: bool, now: datetime, again_at: datetime | None = None) -> None:
+    """A plan has been made: look again at `again_at`, else when rights change by themselves, or, when something is still missing,
+    soon."""
+    due_at: datetime | None = again_at or now + PLAN_AGAIN
+    if is_settled and again_at is None:
         due_at = None
         if rental.is_entitled(now):
             starts_at = rental.spans.filter(starts_at__gt=now).order_by("starts_at")

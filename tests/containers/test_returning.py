@@ -296,4 +296,4 @@ def test_looking_for_work_costs_the_same_however_many_rentals_there_are(rental: 
         assert due_rentals(timezone.now()) == []
         assert due_rotations(timezone.now()) == []
         assert due_retirements(timezone.now()) == []
-    assert len(queries) == 3
+    assert len(queries) == 4
