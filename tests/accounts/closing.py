@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from accounts.models import Notice, User
 from accounts.services import closing
+from acl.services.regions import LETS_GO_AFTER
 from containers.models import Relay
 from containers.services.planning import plan_relays
 from containers.services.relays import record_released
@@ -27,16 +28,21 @@ def close_by_page(client: Client) -> Any:
 
 
 def do_jobs(user: User, *, are_hosts_there: bool = True) -> None:
-    """What `account_closing` rings for, the relays' removal, and the sweep."""
-    for ring in flow.JOBS["account_closing"]:
-        ring.job(user.pk)
+    """What `account_closing` rings for, the relays' removal, and what the sweep rings for again once their regions may go."""
+    _ring(user)
     for rental in Rental.objects.filter(user=user):
         plan_relays(rental_pk=rental.pk)
     if are_hosts_there:
         for relay in Relay.objects.filter(rental__user=user, status=Relay.Status.REMOVING):
-            record_released(relay=relay, now=timezone.now())
+            record_released(relay=relay, now=timezone.now() - LETS_GO_AFTER)
+        _ring(user)
     send_notices()
     closing.sweep_closing(now=timezone.now())
+
+
+def _ring(user: User) -> None:
+    for ring in flow.JOBS["account_closing"]:
+        ring.job(user.pk)
 
 
 def told(user: User, kind: str = "account_closing") -> int:

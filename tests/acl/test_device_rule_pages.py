@@ -164,7 +164,7 @@ def test_admissions_have_pages_and_no_page_breaks(browser: Client, rental: Renta
     reason, now = Admission.Reason.UNKNOWN, timezone.now()
     record_admissions(
         [
-            Asked(relay.pk, rental.pk, A, None, False, reason, at=now - timedelta(seconds=number))
+            Asked(relay.pk, rental.pk, A, None, False, reason, at=now - timedelta(minutes=number))
             for number in range(120)
         ]
     )

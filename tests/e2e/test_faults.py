@@ -4,6 +4,7 @@ import pytest
 from django.utils import translation
 
 from containers.models import Deployment, Relay
+from derpmgmt.lib.problems import sentence_of
 from fleet import contact
 from fleet.models import Server
 from serials.models import Rental
@@ -55,9 +56,11 @@ def test_another_server_takes_over_and_nothing_is_left_when_a_server_fails(
     assert failed is not None
     assert failed.relay.server_id == bad.pk
     assert failed.error_code in {**FAULTS, **LAB_ONLY, **SANDBOX_ONLY}[kind]
-    assert failed.reason != failed.error  # it is read in Chinese
+    assert failed.error == ""  # a code and values are stored, and read in each one's language
     with translation.override("en"):
-        assert failed.reason == failed.error % failed.error_values
+        english = failed.reason
+        assert english == str(sentence_of(failed.error_code)) % failed.error_values
+    assert failed.reason != english
     running = Relay.objects.filter(status="running")
     assert bad.pk not in {relay.server_id for relay in running}
     # Another server where there is one: the sandbox has four, the lab three.

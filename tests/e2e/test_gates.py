@@ -444,4 +444,4 @@ def test_check_says_why_when_there_is_no_image_of_the_gate(
     work()
     check = ServerCheck.objects.get()
     assert check.status == "failed"
-    assert "image_build --only gate" in check.error
+    assert "image_build --only gate" in check.reason

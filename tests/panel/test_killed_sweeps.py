@@ -396,7 +396,7 @@ PLAYS = {
     "a certificate is near its end": Play(
         old_certificate,
         [containers.rotate_certificates, containers.sweep_retiring, *RELAYS],
-        {PLACES: [GONE, *THREE[1:], (1, "running")], VERSIONS: [(1, 3)]},
+        {PLACES: [GONE, *THREE[1:], (1, "running")], VERSIONS: [(1, 2)]},
         moments=(timedelta(), MINUTE, 62 * MINUTE),
         servers_answer=MINUTE,
         answers={"known_relays": know_all},

@@ -33,11 +33,11 @@ def test_text_is_taken_when_it_is_no_path(tmp_path: Path) -> None:
         ("DERPMGMT_RELAY_CA", "/nowhere/panel.pem"),
         ("DERPMGMT_RELAY_CA", "/bin/true"),
         ("DERPMGMT_RELAY_URL", "ftp://panel.example"),
-        ("DERPMGMT_RELAY_URL", "https://me:word@panel.example"),
+        ("DERPMGMT_RELAY_URL", "https://me:hunter2@panel.example"),
     ],
 )
 def test_start_is_refused_in_words_when_a_value_is_wrong(tmp_path: Path, name: str, value: str) -> None:
     done = Folder(tmp_path / "var", **{name: value}).manage("check")
     assert done.returncode == 1
     assert name in done.stderr.splitlines()[-1]
-    assert "word" not in done.stderr
+    assert "hunter2" not in done.stderr
