@@ -15,12 +15,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 FAULTS = {
     "refuses": {"refused", "unreachable"},
-    "ssh_hung": {"timed_out"},
+    "ssh_hung": {"timed_out", "silent"},
     "other_host_key": {"host_key_changed"},
     "docker_down": {"daemon_down", "no_docker"},
     "docker_hung": {"timed_out"},
 }
-LAB_ONLY = {"vanishes": {"timed_out", "unreachable"}}
+LAB_ONLY = {"vanishes": {"timed_out", "silent", "unreachable", "no_route"}}
 SANDBOX_ONLY = {
     "docker_absent": {"no_docker"},
     "disk_full": {"disk_full"},
