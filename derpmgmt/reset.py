@@ -52,10 +52,10 @@ def _values(error: OSError) -> dict[str, str]:
 
 
 def _translation() -> gettext.NullTranslations:
-    """The panel's catalogue in the person's language; settings, which would say it, are not to be read."""
+    """The panel's catalogue in the terminal's language, as `lib.language` chooses it; settings, which that reads, are not to be read."""
     names = (f"{env.PREFIX}LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
     wanted = next((os.environ[name] for name in names if os.environ.get(name)), "")
-    if not wanted.lower().startswith("zh"):
+    if wanted and not wanted.lower().startswith("zh"):
         return gettext.NullTranslations()
     return gettext.translation("django", env.BASE_DIR / "locale", ["zh_Hans"], fallback=True)
 

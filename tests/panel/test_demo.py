@@ -141,9 +141,10 @@ def test_the_reset_removes_the_demos_own_state_and_nothing_else(tmp_path: Path) 
     assert "make demo" in said.stdout
     left = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
     assert left == {"demo-lab/panel.sqlite3", "panel.sqlite3", "keys/lookup", "running.lock"}
-    again = reset(folder, LANG="zh_CN.UTF-8", LC_ALL="")
-    assert again.returncode == 0
-    assert "没有演示环境" in again.stdout
+    for language in ("zh_CN.UTF-8", ""):  # where nothing is said, Chinese, as of all commands
+        again = reset(folder, LANG=language, LC_ALL="", LC_MESSAGES="")
+        assert again.returncode == 0
+        assert "没有演示环境" in again.stdout
 
 
 @pytest.mark.django_db
