@@ -6,6 +6,8 @@
   const LONGEST_PAUSE = 60000;
   // Element → how long it pauses, and until when.
   const pauses = new Map();
+  // Until when the window is on its way to where an answer sent it. Sent off again, it would begin anew and never arrive.
+  let leavingUntil = 0;
 
   const box = () => document.getElementById("trouble");
 
@@ -49,9 +51,16 @@
   document.addEventListener("htmx:beforeRequest", (event) => {
     // Only what nobody clicked pauses.
     const { elt, requestConfig } = event.detail;
-    const pause = pauses.get(elt);
-    if (pause && !requestConfig.triggeringEvent && Date.now() < pause.until) event.preventDefault();
+    const until = Math.max(pauses.get(elt)?.until ?? 0, leavingUntil);
+    if (!requestConfig.triggeringEvent && Date.now() < until) event.preventDefault();
   });
+
+  document.addEventListener("htmx:beforeOnLoad", (event) => {
+    if (!event.detail.xhr.getResponseHeader("HX-Redirect")) return;
+    if (Date.now() < leavingUntil) event.preventDefault();
+    else leavingUntil = Date.now() + LONGEST_PAUSE;
+  });
+  window.addEventListener("pageshow", () => { leavingUntil = 0; });
 
   document.addEventListener("htmx:afterRequest", (event) => {
     if (!event.detail.successful) return;
