@@ -56,8 +56,9 @@ def flush() -> int:
     global _lost
     written = 0
     try:
-        while batch := _take(_waiting, _WRITE_AT_ONCE):
-            for part in _write(batch):
+        # No more than waits now: under load there is always something new, and small batches cost as much as large ones.
+        for _turn in range(-(-len(_waiting) // _WRITE_AT_ONCE)):
+            for part in _write(_take(_waiting, _WRITE_AT_ONCE)):
                 written += len(part)
                 with _lock:
                     for asked in part:

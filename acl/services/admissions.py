@@ -4,12 +4,13 @@ import logging
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import chain
 
 from django.db import DatabaseError, connection, transaction
 from django.db.models import Count, Max, Min, QuerySet
 from django.utils import timezone
 
-from acl.models import AclConfig, Admission, Device
+from acl.models import Admission, Device
 from acl.services.devices import tell_full
 from acl.services.pace import Asked, Pace
 from acl.services.waiting import MOST_WAITING
@@ -40,6 +41,12 @@ _COUNT = """
 UPDATE acl_admission SET count = count + %s, relay_id = %s
 WHERE rental_id = %s AND at = %s AND is_allowed = %s AND reason = %s AND COALESCE(ip, '') = %s AND node_key = ''
 """
+_VERSIONS = """
+SELECT rental.id, config.version
+FROM serials_rental rental
+LEFT JOIN acl_aclconfig config ON config.rental_id = rental.id AND config.is_active
+WHERE rental.closed_at IS NULL AND rental.id IN ({rentals})
+"""
 _UPDATE_SEEN = """
 UPDATE acl_device
 SET first_seen_at = COALESCE(first_seen_at, %s), last_seen_at = %s, last_ip = %s, last_place = %s, last_relay_id = %s
@@ -54,15 +61,15 @@ def record_admissions(asked: Collection[Asked]) -> None:
     What strangers ask beyond some rows is counted into a row a minute (`acl/services/pace.py`). Of a closed rental, whose relays go
     on asking until they are gone, nothing is written.
     """
-    rentals = Rental.objects.filter(pk__in={one.rental for one in asked}, closed_at=None)
-    is_open = set(rentals.values_list("pk", flat=True))
-    asked = [one for one in asked if one.rental in is_open]
-    active = AclConfig.objects.filter(rental__in={one.rental for one in asked}, is_active=True)
-    versions = dict(active.values_list("rental_id", "version"))
     at = connection.ops.adapt_datetimefield_value
     rows, counts, lost = _pace.sort(asked)
     if lost:
         log.warning("%d admissions were answered but not written down: too many knock", lost)
+    waiting = [one for one in asked if one.reason in _TO_WAIT]
+    versions = _versions({one.rental for one in chain(rows, counts, waiting)})
+    rows = [one for one in rows if one.rental in versions]
+    counts = [one for one in counts if one.rental in versions]
+    waiting = [one for one in waiting if one.rental in versions]
     with transaction.atomic(), connection.cursor() as cursor:
         for one in counts:
             where = (one.rental, at(one.at), one.is_allowed, one.reason, one.ip or "")
@@ -77,14 +84,26 @@ def record_admissions(asked: Collection[Asked]) -> None:
         cursor.executemany(
             _INSERT,
             [
-                (one.relay, one.rental, one.node_key, one.is_allowed, one.reason, one.ip, place_of(one.ip), versions.get(one.rental), one.count, at(one.at))
+                (one.relay, one.rental, one.node_key, one.is_allowed, one.reason, one.ip, place_of(one.ip), versions[one.rental], one.count, at(one.at))
                 for one in rows
             ],
         )  # fmt: skip
-        _note_waiting(one for one in asked if one.reason in _TO_WAIT)
-    full = {one.rental for one in asked if one.reason == Admission.Reason.FULL}
+        _note_waiting(waiting)
+    full = {one.rental for one in waiting if one.reason == Admission.Reason.FULL}
+    if not full:
+        return
     for rental in Rental.objects.select_related("user").filter(pk__in=full, user__is_active=True):
         _tell_full(rental)
+
+
+def _versions(rentals: Collection[int]) -> dict[int, int | None]:
+    """The number of the map that is active, None without one, of each of these rentals that is not closed."""
+    if not rentals:
+        return {}
+    # Not by the models: under load it would cost as much as all else that is done here.
+    with connection.cursor() as cursor:
+        cursor.execute(_VERSIONS.format(rentals=", ".join(["%s"] * len(rentals))), [*rentals])
+        return dict(cursor.fetchall())
 
 
 def _tell_full(rental: Rental) -> None:
