@@ -12,9 +12,20 @@ from acl import pasted
 LONGEST_INPUT = 1_000_000
 _NAME_LENGTH = 63
 
-_KEY = re.compile(r"(?<![0-9A-Za-z:])(?:nodekey:)?([0-9a-fA-F]{64})(?![0-9A-Za-z])")
-_OTHER_KEY = re.compile(r"\b(mkey|discokey|privkey|tskey-[a-z]+|chalpub|nlpub)[:-]", re.IGNORECASE)
-
+_KEY = re.compile(
+    r"(?:(?<![0-9a-z])nodekey[:：]|(?<![0-9a-z:：]))([0-9a-f]{64})(?![0-9a-z])", re.IGNORECASE | re.ASCII
+)
+# Keys of Tailscale's of other kinds, as its programs write them and as people do.
+_LABELLED_KEY = r"(?<![0-9a-z])(?:m(?:achine)?|disco|priv(?:ate)?)[ _-]?key[\"']?\s*[:：=]?\s*[\"']?[0-9a-f]{64}(?![0-9a-z])"
+_OTHER_HEX_KEY = re.compile(_LABELLED_KEY, re.IGNORECASE | re.ASCII)
+_OTHER_KEY = re.compile(
+    rf"\b(?:mkey|discokey|privkey|tskey-[a-z]+|chalpub|nlpub)[:-]|{_LABELLED_KEY}", re.IGNORECASE | re.ASCII
+)
+# A field of a program's output that was read by another program: YAML, PowerShell's objects, a quoted list.
+_FIELD = re.compile(
+    r"\bPublicKey[\"']?\s*[:=]|\bnode_?key[\"']?\s*[:=]\s*[\"']?nodekey:", re.IGNORECASE | re.ASCII
+)
+_KEYS_LABEL = re.compile(r"(?<![0-9a-z])node[ _-]?key(?![0-9a-z])", re.IGNORECASE | re.ASCII)
 
 # What Headscale and the APIs call a node key.
 _NODE_KEYS = ("node_key", "nodeKey", "nodekey", "NodeKey")
@@ -100,10 +111,13 @@ def _names(*names: Any) -> tuple[str, ...]:
 
 
 def _from_lines(text: str) -> Iterator[_Found]:
-    for line in text.splitlines():
+    """The devices of a list that a person made. Raises `NotAList` for what a program printed about devices one does not know whose."""
+    if _FIELD.search(text):
+        raise NotAList("fields of a program's output")
+    for line in _OTHER_HEX_KEY.sub(" ", text).splitlines():
         matches = list(_KEY.finditer(line))
         # A name belongs to a line with one key only.
-        name = clean_name(_KEY.sub(" ", line)) if len(matches) == 1 else ""
+        name = clean_name(_KEYS_LABEL.sub(" ", _KEY.sub(" ", line))) if len(matches) == 1 else ""
         names = (name,) if any(character.isalnum() for character in name) else ()
         yield from (_Found(match[1].lower(), names) for match in matches)
 
@@ -140,6 +154,11 @@ def _from_status(status: dict[str, Any]) -> Iterator[_Found]:
         raise NotAList("a status without the device itself")
     domain = _text(status, "MagicDNSSuffix") or _text(this, "DNSName").partition(".")[2]
     domain = domain.strip(".")
+    for key, peer in (peers or {}).items():
+        # Each stands under its own key: where the two differ, something was printed into one of them.
+        said = _text(peer, "PublicKey") if isinstance(peer, dict) else ""
+        if said and (not _KEY.fullmatch(said) or (key.startswith("nodekey:") and key.lower() != said)):
+            raise NotAList("a node key that is cut off")
     own = [peer for peer in (peers or {}).values() if isinstance(peer, dict) and _is_own(peer, this, domain)]
     for node in (this, *own):
         if node_key := _key_of(node, "PublicKey"):
@@ -186,4 +205,4 @@ def _text(value: dict[str, Any], name: str) -> str:
 def clean_name(name: str) -> str:
     """A device's name as it is kept: what can be printed, without the marks around it, 63 characters at most."""
     printable = "".join(character if character.isprintable() else " " for character in name)
-    return " ".join(printable.split()).strip("\"'#,;:|- ")[:_NAME_LENGTH].strip()
+    return " ".join(printable.split()).strip("\"'#,;:|-=，；：、 ")[:_NAME_LENGTH].strip()

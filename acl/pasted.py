@@ -20,6 +20,10 @@ _ESC = r"(?:\x1b|\u241b|\^\[)"
 _CONTROLS = re.compile(
     rf"{_ESC}\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|(?:{_ESC}\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]|\[\d{{1,3}}(?:;\d{{1,3}})*m"
 )
+# What programs that show long texts by pages leave on the screen, and what wipes it off again.
+_PAGER = re.compile(
+    r"\n?-- ?More *(?:\(\d+%\))? ?--(?:\(\d+%\))?(?:\n {0,200}(?=\n))?|^\(END\)$", re.MULTILINE
+)
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _SPACES = re.compile("[\x01-\x09\x0e-\x1f\x7f-\xa0\u2000-\u200a\u202f\u205f\u3000]")
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\ufffd]")
@@ -53,7 +57,7 @@ def decode(data: bytes) -> str:
 def clean(text: str) -> str:
     """A text as a person sees it in his terminal: without colours, marks and what cannot be seen, lines ended by LF."""
     text = _LINE_ENDS.sub("\n", text.replace("\0", ""))
-    return _INVISIBLE.sub("", _SPACES.sub(" ", _CONTROLS.sub("", text)))
+    return _PAGER.sub("", _INVISIBLE.sub("", _SPACES.sub(" ", _CONTROLS.sub("", text))))
 
 
 def find_json(text: str) -> list[Any]:

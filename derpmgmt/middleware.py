@@ -113,7 +113,9 @@ class LimitMiddleware:
         note_proxy(request)
         response = self.get_response(request)
         match = request.resolver_match
-        if match and request.method == "POST" and not _leads_on(response) and response.status_code != 429:
+        # What was refused before it came to a view was no try: other sites may let their visitors' browsers post here.
+        is_try = getattr(request, "_is_let_in", False)
+        if match and is_try and not _leads_on(response) and response.status_code != 429:
             limits.count(request, group=match.view_name, counts=self._failures(request, match.view_name))
         browsers.remember(request, response)
         return response
@@ -121,6 +123,7 @@ class LimitMiddleware:
     def process_view(self, request: HttpRequest, *view: object) -> HttpResponse | None:
         if request.method != "POST" or request.resolver_match is None:
             return None
+        request._is_let_in = True  # type: ignore[attr-defined]
         name = request.resolver_match.view_name
         email = request.POST.get("email", "").strip().lower()
         try:

@@ -16,6 +16,7 @@ from accounts.services.notices import (
     NoticeRefused,
     drop_notices,
     notify,
+    people_told,
     send_again,
     take_back_notices,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "hash_address",
     "log_operation",
     "notify",
+    "people_told",
     "reset_second_factor",
     "send_again",
     "shorten_ip",

@@ -19,7 +19,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from acl.models import Admission, Device
-from acl.networks import network_of
+from acl.networks import site_of
 from acl.services.devices import enforce, enrol_device
 from acl.services.places import device_limit, has_place, placed, window_until
 from serials.models import Rental
@@ -72,7 +72,7 @@ def knock(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None) -> De
         if not is_on_trial:
             if window_until(rental) <= now:
                 return Decision(False, Reason.UNKNOWN)
-            device.came_from = network_of(ip)
+            device.came_from = site_of(ip)
         came_again = device.first_seen_at is not None and device.first_seen_at <= now - AGAIN_AFTER
         if came_again and _refusal(device, rental, now) is None:
             device.note_seen(now, ip, relay_pk)

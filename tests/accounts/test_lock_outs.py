@@ -156,3 +156,17 @@ def test_asking_counts_nothing(rf: object) -> None:
     with pytest.raises(limits.TooManyRequests) as reached:
         limits.ask(request, group="test", counts=counts)
     assert 0 < reached.value.wait_seconds <= 3600
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "path",
+    [LOGIN, RESET, "/accounts/signup/", "/accounts/confirm-email/", "/accounts/password/reset/confirm/",
+     "/accounts/password/reset/complete/", "/accounts/2fa/webauthn/login/", "/redeem/"],
+)  # fmt: skip
+def test_what_other_sites_let_a_browser_post_counts_nothing(path: str) -> None:
+    """A page anywhere can make its visitors' browsers post to the panel, without a token of the panel's."""
+    data = {"login": "a@example.com", "password": WRONG, "email": "a@example.com", "code": "X"}
+    elsewhere = Client(enforce_csrf_checks=True)
+    assert {elsewhere.post(path, data).status_code for _ in range(31)} == {403}
+    assert Client().post(path, data).status_code != 429

@@ -243,6 +243,20 @@ def test_one_address_takes_half_of_the_places_at_most(
     assert Device.objects.filter(status=Device.Status.APPROVED).count() == taken
 
 
+def test_whoever_changes_his_ipv6_network_is_the_same_stranger(rental: Rental, relay: Relay) -> None:
+    """Providers give a server's owner a /48 or a /56, of which he has a new /64 for each key."""
+    limit(rental, 20)
+    start = timezone.now()
+    for moment in (0, 125):
+        for number, key in enumerate(KEYS[10:30]):
+            knock_at(start + seconds(moment), relay, key, f"2001:db8:0:{number:x}::1")
+    assert Device.objects.filter(status=Device.Status.APPROVED).count() == 5
+    # The customer's own network is another.
+    for moment in (201, 330):
+        assert knock_at(start + seconds(moment), relay, A, "2001:db8:1:7::1") == ALLOWED
+    assert state_of(A)[0] == "approved"
+
+
 def test_an_address_has_approvals_again_after_an_hour(rental: Rental, relay: Relay) -> None:
     limit(rental, 20)
     devices.open_window(rental=rental, length=timedelta(hours=4), by=None)

@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from acl import pasted
-from acl.node_keys import NewDevice, NoNodeKey, NotAList, parse_devices
+from acl.node_keys import NewDevice, NoNodeKey, NotAList, has_other_key, parse_devices
 
 A, B, C, D, E, F, G, H = (digits * 32 for digits in ("a1", "b2", "c3", "d4", "e5", "f6", "97", "86"))
 OWN = "tail1234.ts.net"
@@ -101,6 +102,11 @@ AROUND = {
     "a code block": f"```json\n{BARE}\n```",
     "keys above": f"nodekey:{E} friends-box\n{BARE}",
     "carriage returns": BARE.replace("\n", "\r"),
+    "more": "\n--More--\n".join(re.findall(r"(?s).{1,700}", BARE)),
+    "more with a part": "--More--(12%)\r              \r".join(re.findall(r"(?s).{1,701}", BARE)),
+    "more of Windows": "-- More  --\r              \r".join(re.findall(r"(?s).{1,702}", BARE)),
+    "more of Windows with a part": "\n-- More (37%) --\n".join(re.findall(r"(?s).{1,703}", BARE)),
+    "less": f"{BARE}\n(END)",
     **{f"{width} columns": wrap(BARE, width) for width in (20, 79, 80, 120)},
     **{f"one line in {width} columns": wrap("# " + json.dumps(STATUS), width) for width in (40, 80, 132)},
 }  # fmt: skip
@@ -149,8 +155,16 @@ def test_nothing_of_others_comes_in_whatever_is_done_to_the_text() -> None:
         f'"PublicKey": "nodekey:{E}",\n"HostName": "friends-box"',
         f"PublicKey : nodekey:{E}\nSelf : @{{HostName=friends-box; UserID=3003}}",
         BARE.replace('"Peer"', WARNING + '"Peer"'),
+        yaml.safe_dump(STATUS, sort_keys=False),
+        yaml.safe_dump(STATUS["Peer"]),
+        "".join(f"{field:14} : {value}\n" for field, value in STATUS["Self"].items()),  # type: ignore[attr-defined]
+        f"HostName=friends-box PublicKey=nodekey:{E}",
+        "\n".join(f"> {line}" for line in f"- id: 1\n  nodekey: nodekey:{E}\n  givenname: box".split("\n")),
+        BARE.replace(f'PublicKey": "nodekey:{B[:20]}', f'PublicKey": "nodekey:{B[:20]} ... '),
+        BARE.replace(f'PublicKey": "nodekey:{B}', f'PublicKey": "nodekey:{E}'),
     ],
-    ids=["peers", "a peer", "peers in lines", "list", "no self", "null self", "lines of it", "powershell object", "a warning in it"],
+    ids=["peers", "a peer", "peers in lines", "list", "no self", "null self", "lines of it", "powershell object", "a warning in it",
+         "status as yaml", "peers as yaml", "powershell list", "assignments", "quoted yaml", "a broken key", "two keys of one peer"],
 )  # fmt: skip
 def test_what_does_not_say_whose_devices_it_names_is_refused(text: str) -> None:
     with pytest.raises(NotAList):
@@ -240,6 +254,24 @@ def test_tailscales_api_leaves_out_what_was_shared_into_the_network() -> None:
 
 
 # Lines
+
+
+@pytest.mark.parametrize(
+    "kind", ["mkey", "mkey:", "discokey :", "Machine key:", "machine_key =", "Disco key", "privkey"]
+)
+def test_a_key_of_another_kind_is_no_node_key_however_it_is_written(kind: str) -> None:
+    with pytest.raises(NoNodeKey):
+        parse_devices(f"{kind} {E}")
+    assert has_other_key(f"{kind} {E}")
+    assert parse_devices(f"{kind} {E}\nnodekey:{A} nas") == [NewDevice(A, "nas")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"书房：nodekey:{A}", f"书房，nodekey：{A}", f"书房 = nodekey:{A}", f"NodeKey:{A.upper()} 书房", f"书房:nodekey:{A}", f"书房 Node key: {A}"],
+)  # fmt: skip
+def test_marks_beside_a_key_are_no_part_of_its_name(text: str) -> None:
+    assert parse_devices(text) == [NewDevice(A, "书房")]
 
 
 def test_lines_are_read_as_before_between_prompts_too() -> None:
