@@ -35,6 +35,7 @@ from accounts.services.people import (
     reset_second_factor,
     suggest_username,
     unban_user,
+    use_up_code,
 )
 
 __all__ = [
@@ -69,4 +70,5 @@ __all__ = [
     "sweep_closing",
     "take_back_notices",
     "unban_user",
+    "use_up_code",
 ]
