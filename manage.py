@@ -23,6 +23,9 @@ def main() -> None:
         from derpmgmt.lib.language import terminal_language
 
         translation.activate(terminal_language())
+        from derpmgmt.own_keys import check_keys_for
+
+        check_keys_for(sys.argv)
         execute_from_command_line(sys.argv)
         sys.stdout.flush()
     except ImproperlyConfigured as error:

@@ -29,14 +29,11 @@ from django.utils.translation import gettext as _
 from derpmgmt import flow
 from derpmgmt.lib import env, valkey
 from derpmgmt.lib.address import is_loopback
-from derpmgmt.lib.crypto import DecryptionFailed, EncryptedTextField
 from derpmgmt.lib.files import write_private
 from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor
 from derpmgmt.lib.workers import run_scheduler, run_worker, served_queues
-from derpmgmt.models import foreign_keys_given
+from derpmgmt.own_keys import ForeignKeys, check_keys
 from derpmgmt.web import PROCESSES, Web
-from serials.models import SerialNumber
-from serials.services.batches import code_hash
 
 VALKEY_SECONDS = 30
 # After so long it is said what is waited for.
@@ -165,7 +162,9 @@ class Panel:
             if MigrationExecutor(connection).migration_plan(_leaves()):
                 self.say(_("Bringing the database up to date …"))
                 call_command("migrate", interactive=False, verbosity=0)
-            _check_keys()
+            check_keys()
+        except ForeignKeys as error:
+            raise CannotStart(str(error)) from error
         except DatabaseError as error:
             raise CannotStart(_("The database does not answer: %(reason)s") % {"reason": error}) from error
         _collect_static()
@@ -282,31 +281,6 @@ def _listen() -> Iterator[socket.socket]:
 
 def _leaves() -> list[tuple[str, str]]:
     return list(MigrationExecutor(connection).loader.graph.leaf_nodes())
-
-
-def _check_keys() -> None:
-    """Raises `CannotStart` when the keys are not those of the database: by a few stored secrets of every kind, by a few serial numbers
-    that must be found by their hash, and by the fingerprints of every key that was in use."""
-    for model in apps.get_models():
-        for field in model._meta.concrete_fields:
-            if not isinstance(field, EncryptedTextField):
-                continue
-            try:
-                list(model._default_manager.order_by("-pk").values_list(field.name, flat=True)[:5])
-            except DecryptionFailed as error:
-                raise _foreign("fields") from error
-    serials = SerialNumber.objects.order_by("-pk").values_list("code", "code_hash")[:5]
-    if any(code and code_hash(code) != found_by for code, found_by in serials):
-        raise _foreign("lookup")
-    if names := foreign_keys_given():
-        raise _foreign(*names)
-
-
-def _foreign(*names: str) -> CannotStart:
-    text = _(
-        "These keys in %(folder)s are not those of this database: %(names)s. Put back the copy you saved."
-    )
-    return CannotStart(text % {"folder": settings.VAR_DIR / "keys", "names": ", ".join(names)})
 
 
 def _collect_static() -> None:

@@ -1,7 +1,7 @@
 """The panel's own keys: made once, kept in `var/keys`, never replaced behind the operator's back.
 
 Losing them loses every relay key, SSH key and serial number in the database, so a panel that finds a database but no keys, or keys
-that cannot be right, refuses to start. Whether they are those of its database, the database knows (`derpmgmt.models.KeyFingerprint`).
+that cannot be right, refuses to start. Whether they are those of its database, the database knows (`derpmgmt.own_keys`).
 """
 
 import contextlib

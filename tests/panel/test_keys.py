@@ -8,10 +8,9 @@ import pytest
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
-from derpmgmt import panel
 from derpmgmt.lib import env, keys
 from derpmgmt.models import KeyFingerprint, foreign_keys_given
-from derpmgmt.panel import CannotStart
+from derpmgmt.own_keys import ForeignKeys, check_keys
 from serials.models import SerialNumber
 from serials.services import create_batch
 from tests.panel.running import Folder
@@ -107,13 +106,13 @@ def other(name: str) -> Any:
     ],
 )
 def test_a_foreign_key_is_known_at_every_start(settings: Any, setting: str, name: str) -> None:
-    panel._check_keys()
-    panel._check_keys()
+    check_keys()
+    check_keys()
     rows = set(KeyFingerprint.objects.values_list("name", "fingerprint"))
     setattr(settings, setting, other(setting))
     for _start in range(2):
-        with pytest.raises(CannotStart, match=name):
-            panel._check_keys()
+        with pytest.raises(ForeignKeys, match=name):
+            check_keys()
     assert set(KeyFingerprint.objects.values_list("name", "fingerprint")) == rows
 
 
@@ -143,11 +142,11 @@ def test_a_foreign_look_up_key_is_known_by_serial_numbers_where_no_fingerprint_w
     settings: Any,
 ) -> None:
     create_batch(name="b", days=30, count=2, by=None, is_paid=True)
-    panel._check_keys()
+    check_keys()
     KeyFingerprint.objects.all().delete()
     settings.LOOKUP_KEY = other("LOOKUP_KEY")
-    with pytest.raises(CannotStart, match="lookup"):
-        panel._check_keys()
+    with pytest.raises(ForeignKeys, match="lookup"):
+        check_keys()
     assert not KeyFingerprint.objects.exists()
     assert SerialNumber.objects.count() == 2
 
@@ -160,3 +159,53 @@ def test_the_panel_says_it_in_a_sentence_and_does_not_start(tmp_path: Path) -> N
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert str(folder.path / "keys" / "lookup") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("lookup", ["server_list", "--json"]),
+        ("fields", ["server_list"]),
+        ("panel_id", ["serials_create", "--count", "1", "--days", "30", "--name", "b"]),
+        ("django", ["user_create", "li@example.com", "--role", "admin"]),
+        ("fields", ["shell", "-c", "print(1)"]),
+        ("lookup", ["dumpdata"]),
+    ],
+)
+def test_every_command_refuses_a_foreign_key(own: Folder, name: str, command: list[str]) -> None:
+    path = own.path / "keys" / name
+    kept = path.read_text()
+    path.write_text(OTHERS[name])
+    try:
+        done = own.manage(*command, DERPMGMT_LANGUAGE="en")
+    finally:
+        path.write_text(kept)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"are not those of this database: {name}." in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert OTHERS[name] not in done.stderr
+
+
+def test_commands_go_on_with_the_right_keys(own: Folder) -> None:
+    assert own.manage("server_list").returncode == 0
+    assert own.manage("server_list", "--help").returncode == 0
+
+
+OTHERS = {
+    "lookup": "7" * 64,
+    "fields": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+    "panel_id": "01234567",
+    "django": "q" * 60,
+}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A state folder whose database knows its keys."""
+    made = Folder(tmp_path_factory.mktemp("own") / "var")
+    for command in (["migrate", "--verbosity", "0"], ["server_list"]):
+        done = made.manage(*command)
+        assert done.returncode == 0, done.stderr
+    # As `up` does at the first start, where no command did before.
+    made.manage("shell", "-c", "from derpmgmt.models import foreign_keys_given; print(foreign_keys_given())")
+    return made
