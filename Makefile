@@ -20,7 +20,7 @@ ifneq ($(PORT),)
 export DERPMGMT_PORT := $(PORT)
 endif
 
-.PHONY: help demo demo-reset up check test test-lab test-engines lab-up lab-down bench messages
+.PHONY: help demo demo-reset up check test test-lab test-engines test-headscale lab-up lab-down bench messages
 
 help:
 	@echo "make demo              a panel with made-up data and servers, to play with (PORT=8000, FLEET=sandbox or lab)"
@@ -30,6 +30,7 @@ help:
 	@echo "make check             formatting, lint, types, layers, migrations, translations"
 	@echo "make test-lab          the tests that need the lab: root on Debian, Docker, MariaDB, Redis, Chromium"
 	@echo "make test-engines      the main job on each Docker Engine, written down in docs/engines.md (ENGINES='26 29'); an hour; debootstrap, Go"
+	@echo "make test-headscale    real Headscales follow a live URL as its page says; a table of what was seen; Debian, root, Go"
 	@echo "make lab-up, lab-down  three real hosts in network namespaces, to play with by make demo FLEET=lab"
 	@echo "make bench             how long a customer waits for three proven relays, what a sweep and an admission cost; in the lab"
 	@echo "make messages          collect the texts to translate and compile the translations"
@@ -87,6 +88,12 @@ test-engines: $(VENV)/.installed-dev
 	DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && \
 	export DERPMGMT_TEST_NGINX=/usr/sbin/nginx && \
 		$(BIN)/python -m tests.lab.engines $(ENGINES)
+
+# Not a part of CI: run it when the live URL, its page or the versions of Headscale change.
+test-headscale: $(VENV)/.installed-dev
+	@test "$$(id -u)" = 0 -a -f /etc/debian_version || { echo "make test-headscale needs root on Debian" >&2; exit 1; }
+	DERPMGMT_TEST_TAILSCALE="$$($(BIN)/python .ci/tailscale)" && export DERPMGMT_TEST_TAILSCALE && \
+		$(BIN)/python -m tests.lab.headscale $(VERSIONS)
 
 lab-up: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.lab up

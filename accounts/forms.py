@@ -5,20 +5,19 @@ from typing import Any
 from allauth.account.adapter import get_adapter
 from allauth.account.forms import SignupForm as AllauthSignupForm
 from allauth.core import context
-from allauth.core.internal.cryptokit import normalize_user_code
-from allauth.mfa import app_settings as mfa
 from allauth.mfa.adapter import get_adapter as get_mfa_adapter
 from allauth.mfa.base.forms import AuthenticateForm, BaseAuthenticateForm, ReauthenticateForm
+from allauth.mfa.models import Authenticator
 from allauth.mfa.webauthn.forms import AddWebAuthnForm, EditWebAuthnForm
 from django import forms
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
-from django.core.cache import cache
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from accounts import push, sms, tries, usernames
 from accounts.models import USERNAME_VALIDATORS, User
+from accounts.services import use_up_code
 
 
 class SignupForm(AllauthSignupForm):
@@ -60,21 +59,20 @@ class RenameKeyForm(EditWebAuthnForm):
 
 
 class _OnceForm(BaseAuthenticateForm):
-    """A code counts once (RFC 6238, section 5.2). allauth remembers it for one step, with the tolerance it is good for more."""
+    """A code counts once (RFC 6238, section 5.2), by the app's row in the database: allauth remembers it in the cache, which may be
+    away, and for less time than it is good for. Recovery codes it strikes out in their row itself."""
 
     def clean_code(self) -> str:
         tries.ask(context.request, tries.SECOND_FACTOR, user=self.user)
         try:
-            return self._clean_code()
+            code = super().clean_code()
+            if self.authenticator.type == Authenticator.Type.TOTP and not use_up_code(
+                self.authenticator, code
+            ):
+                raise get_mfa_adapter().validation_error("incorrect_code")
         except forms.ValidationError:
             tries.count(context.request, tries.SECOND_FACTOR, user=self.user)
             raise
-
-    def _clean_code(self) -> str:
-        code = super().clean_code()
-        lasts = mfa.TOTP_PERIOD * (2 * mfa.TOTP_TOLERANCE + 1)
-        if not cache.add(f"accounts:second-factor:{self.user.pk}:{normalize_user_code(code)}", True, lasts):
-            raise get_mfa_adapter().validation_error("incorrect_code")
         return code
 
 

@@ -278,6 +278,8 @@ class Notice(models.Model):
         "second_factor_reset": _("Two-factor authentication was reset"),
         "server_silent": _("A server does not answer"),
         "server_back": _("A server answers again"),
+        "servers_silent": _("Several servers do not answer"),
+        "servers_back": _("Several servers answer again"),
         "relay_silent": _("A relay carries no packets"),
         "account_closing": _("The account will be closed"),
         "account_closing_refused": _("An account cannot be closed yet"),

@@ -245,19 +245,14 @@ def to_headscale_file(derp_map: dict[str, Any]) -> str:
     Keys with capitals, as in Tailscale's JSON, would be an empty map to it, without an error.
     """
     regions = {
-        region["RegionID"]: {
-            **{key.lower(): region[key] for key in ("RegionID", "RegionCode", "RegionName")},
-            "nodes": [
-                {
-                    key.lower(): node[key]
-                    for key in ("Name", "RegionID", "HostName", "CertName", "IPv4", "STUNPort", "DERPPort")
-                }
-                for node in region["Nodes"]
-            ],
-        }
+        region["RegionID"]: _lower(region) | {"nodes": [_lower(node) for node in region["Nodes"]]}
         for region in derp_map["Regions"].values()
     }
     return yaml.safe_dump({"regions": regions}, allow_unicode=True, sort_keys=False, width=1000)
+
+
+def _lower(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key.lower(): value for key, value in fields.items()}
 
 
 def to_json(derp_map: dict[str, Any]) -> str:

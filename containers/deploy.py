@@ -220,7 +220,8 @@ def activate_list(engine: Engine, panel_id: str) -> None:
     read leaves it with the old ones (https://nginx.org/en/docs/control.html). Raises ListNotTaken then, else RemoteError.
     """
     name = gate_name(panel_id)
-    before = _workers(engine, name)
+    # One that runs has workers: where none are found among its processes, the host lists them in a way of its own.
+    before = _workers(engine, name) or None
     with engine_errors():
         engine.kill(name, "HUP")
     deadline = time.monotonic() + _RELOAD_SECONDS

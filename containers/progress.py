@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Relay, RelayHealth
+from containers.services.proving import reaches_nothing
 from containers.services.relays import SLOTS
 from containers.steps import format_seconds
 from containers.ticks import Day, relay_days
@@ -87,7 +88,7 @@ class RelayCard:
 
 
 def relay_cards(rental: Rental, now: datetime) -> list[RelayCard]:
-    """One card for each of the three places, in their order; four queries however many deployments there were."""
+    """One card for each of the three places, in their order; a fixed number of queries however many deployments there were."""
     relays = {
         relay.slot: relay
         for relay in Relay.objects.wanted()
@@ -103,10 +104,19 @@ def relay_cards(rental: Rental, now: datetime) -> list[RelayCard]:
     )
     days = relay_days([relay.pk for relay in relays.values()], now)
     is_planned = rental.waiting_since is None or now - rental.waiting_since > _PLAN_PATIENCE
+    is_cut_off = any(relay.server.silent_since for relay in relays.values()) and reaches_nothing()
     return [
         replace(card, day=days.get(card.relay.pk) if card.relay else None)
         for card in (
-            _card(slot, relays.get(slot), under_way, now, is_replacing=replaced, is_planned=is_planned)
+            _card(
+                slot,
+                relays.get(slot),
+                under_way,
+                now,
+                is_replacing=replaced,
+                is_planned=is_planned,
+                is_cut_off=is_cut_off,
+            )
             for slot in SLOTS
         )
     ]
@@ -145,6 +155,7 @@ def _card(
     *,
     is_replacing: bool,
     is_planned: bool,
+    is_cut_off: bool,
 ) -> RelayCard:
     if relay is None and not is_planned:
         return RelayCard(slot, None, "preparing", _("being prepared"), "blue", steps=_steps(None, now))
@@ -161,7 +172,7 @@ def _card(
     asked = relay.probe_asked_at
     is_testing = asked is not None and now - asked < _TEST_PATIENCE and (health is None or health.at < asked)
     if relay.server.silent_since and (relay.proven_at or relay.status == Relay.Status.RUNNING):
-        return _silent_card(slot, relay, is_testing=is_testing)
+        return _silent_card(slot, relay, is_testing=is_testing, is_cut_off=is_cut_off)
     if relay.status == Relay.Status.RUNNING:
         has_failed = health is not None and not health.is_ok
         return RelayCard(
@@ -195,7 +206,7 @@ def _card(
     return RelayCard(slot, relay, "preparing", _("being prepared"), "blue", sentence, steps)
 
 
-def _silent_card(slot: int, relay: Relay, *, is_testing: bool) -> RelayCard:
+def _silent_card(slot: int, relay: Relay, *, is_testing: bool, is_cut_off: bool) -> RelayCard:
     """A relay whose server did not answer at the last contact: whether it works all the same, only a later test knows."""
     is_announced = relay.server.status == Server.Status.MAINTENANCE
     label = _("in maintenance") if is_announced else _("no answer")
@@ -209,6 +220,12 @@ def _silent_card(slot: int, relay: Relay, *, is_testing: bool) -> RelayCard:
     if is_announced:
         text = _(
             "The server is in maintenance and does not answer (since %(since)s). It is tried again by itself."
+        )
+        return replace(card, sentence=text % {"since": since})
+    if is_cut_off:
+        text = _(
+            "The panel reaches none of its servers (since %(since)s): its own network may be cut, and the relay may well "
+            "work. It is tried again by itself; there is nothing for you to do."
         )
         return replace(card, sentence=text % {"since": since})
     text = _(

@@ -18,6 +18,7 @@ from derpmgmt.lib.commands import CommandRefused, PanelCommand
 from fleet import services
 from fleet.models import Region, Server, SshCredential
 from fleet.ssh import HostKey, RemoteError, read_host_key
+from fleet.ssh.keys import load_private_key
 
 # A check that loads the image over a slow line takes its time; the command says so while it waits.
 WAIT_SECONDS = 600
@@ -30,6 +31,22 @@ def port_range(text: str) -> tuple[int, int]:
         return int(first), int(last or first)
     except ValueError as error:
         raise argparse.ArgumentTypeError(_("a port range looks like 20000-20999")) from error
+
+
+def _read_key(path: Path) -> str:
+    """The private SSH key in a file; raises `CommandError` when it cannot be read or holds none."""
+    try:
+        text = path.read_text(errors="replace").replace("\r\n", "\n").strip() + "\n"
+    except OSError as error:
+        values = {"path": path, "reason": error.strerror}
+        raise CommandRefused(
+            _("%(path)s cannot be read: %(reason)s") % values, code="key_unreadable"
+        ) from error
+    try:
+        load_private_key(text)
+    except RemoteError as error:
+        raise CommandError(f"{path}: {error}") from error
+    return text
 
 
 class ServerCommand(PanelCommand):
@@ -143,10 +160,7 @@ class ServerCommand(PanelCommand):
             return credential
         private_key = password = ""
         if options["key"]:
-            try:
-                private_key = options["key"].read_text()
-            except (OSError, UnicodeDecodeError) as error:
-                raise CommandError(str(error)) from error
+            private_key = _read_key(options["key"])
         if options["password_stdin"]:
             password = sys.stdin.readline().rstrip("\n")
         if not (private_key or password):

@@ -235,6 +235,8 @@ class Server(models.Model):
         _("does not answer since"), null=True, blank=True, db_index=True, editable=False
     )
     outage_told_at = models.DateTimeField(_("admins were told"), null=True, blank=True, editable=False)
+    # The key of the notices in which they were told, which may name other servers too (`fleet.outages`).
+    told_key = models.CharField(max_length=60, blank=True, default="", editable=False)
     busy_by = models.CharField(_("busy with"), max_length=120, blank=True, editable=False)
     busy_until = models.DateTimeField(_("busy until"), null=True, blank=True, editable=False)
     created_at = models.DateTimeField(_("added"), default=timezone.now, editable=False)
@@ -381,6 +383,28 @@ class Server(models.Model):
     def listen_address(self) -> str:
         """The IPv4 address that relays' ports are bound to."""
         return self.bind_address or self.address
+
+
+class Outage(models.Model):
+    """A time without answers that is over: admins are told of its end once (`fleet.outages`).
+
+    Only those of which they were told have a `told_key`. `was_cut_off` says that no server at all answered until this one did.
+    """
+
+    server = models.ForeignKey(Server, models.CASCADE, related_name="outages")
+    began_at = models.DateTimeField()
+    ended_at = models.DateTimeField(db_index=True)
+    told_key = models.CharField(max_length=60, blank=True, default="")
+    end_told_at = models.DateTimeField(null=True, blank=True, db_index=True)
+    was_cut_off = models.BooleanField(default=False)
+
+    objects = StaffOnlyQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.server} · {self.began_at:%Y-%m-%d %H:%M}"
 
 
 # A failed contact doubles the pause before the next one, between these bounds.

@@ -16,6 +16,7 @@ from accounts.services.notices import (
     NoticeRefused,
     drop_notices,
     notify,
+    people_told,
     send_again,
     take_back_notices,
 )
@@ -34,6 +35,7 @@ from accounts.services.people import (
     reset_second_factor,
     suggest_username,
     unban_user,
+    use_up_code,
 )
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "hash_address",
     "log_operation",
     "notify",
+    "people_told",
     "reset_second_factor",
     "send_again",
     "shorten_ip",
@@ -67,4 +70,5 @@ __all__ = [
     "sweep_closing",
     "take_back_notices",
     "unban_user",
+    "use_up_code",
 ]

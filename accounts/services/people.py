@@ -1,8 +1,10 @@
 """Making, changing, banning accounts, and their second factors."""
 
 from allauth.account.models import EmailAddress
+from allauth.core.internal.cryptokit import compare_user_code
 from allauth.mfa.models import Authenticator
-from allauth.mfa.totp.internal.auth import TOTP
+from allauth.mfa.totp.internal.auth import TOTP, format_hotp_value, hotp_value, yield_hotp_counters_from_time
+from allauth.mfa.utils import decrypt
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
@@ -162,6 +164,27 @@ def unban_user(*, user: User, by: User | None) -> bool:
 def has_second_factor(user: User) -> bool:
     """Whether the account has an authenticator app, a security key or a passkey."""
     return Authenticator.objects.filter(user=user, type__in=SECOND_FACTORS).exists()
+
+
+@transaction.atomic
+def use_up_code(authenticator: Authenticator, code: str) -> bool:
+    """Take a code of an authenticator app that is right; False where it, or a later one, was taken before.
+
+    The newest time step whose code was taken stands in the app's row (`last_step`), so that it holds whatever else is lost.
+    """
+    app = Authenticator.objects.select_for_update().filter(pk=authenticator.pk).first()
+    if app is None:
+        return False
+    secret = decrypt(app.data["secret"])
+    last = app.data.get("last_step", -1)
+    for step in yield_hotp_counters_from_time():
+        if step > last and compare_user_code(
+            actual=code, expected=format_hotp_value(hotp_value(secret, step))
+        ):
+            app.data["last_step"] = step
+            app.save(update_fields=["data"])
+            return True
+    return False
 
 
 def enrol_second_factor(*, user: User, secret: str) -> None:

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from acl.models import Admission, Device
 from acl.services.devices import tell_full
-from acl.services.pace import Asked, Counted, Pace
+from acl.services.pace import Asked, Pace
 from acl.services.waiting import MOST_WAITING
 from derpmgmt.lib.places import place_of
 from serials.models import Rental
@@ -66,7 +66,7 @@ def record_admissions(asked: Collection[Asked]) -> None:
     if lost:
         log.warning("%d admissions were answered but not written down: too many knock", lost)
     waiting = [one for one in asked if one.reason in _TO_WAIT]
-    versions = _versions({one.rental for one in chain[Asked | Counted](rows, counts, waiting)})
+    versions = _versions({one.rental for one in chain(rows, waiting)} | {one.rental for one in counts})
     rows = [one for one in rows if one.rental in versions]
     counts = [one for one in counts if one.rental in versions]
     waiting = [one for one in waiting if one.rental in versions]

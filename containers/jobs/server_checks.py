@@ -11,7 +11,7 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext_noop
 
 from containers import deploy
-from containers.derp.probe import CAUSES, REMEDIES, ProbeResult
+from containers.derp.probe import CAUSES, ProbeResult
 from containers.image import ImageArchive
 from containers.jobs import gates
 from containers.jobs.claims import ClaimLost, take_step, working
@@ -34,6 +34,13 @@ MIN_DISK_BYTES = 1_000_000_000
 MAX_CLOCK_SECONDS = 30.0
 # What findings from before say and the code does not any more, so that it stays translated.
 gettext_noop("%(free)s GB of disk are free.")
+gettext_noop("Allow this in the provider's security group and check again:")
+gettext_noop(
+    "Published UDP ports are rewritten on that host: Docker runs rootless there, or without iptables, or leads packets through "
+    "a proxy program. Use the system's own Docker Engine with iptables switched on."
+)
+# Causes that no rule of a security group cures.
+_REWRITTEN = frozenset({"mapped_differs", "mapped_private"})
 # So many ports that strangers have are passed over for one throw-away relay.
 _PORT_TRIES = 10
 
@@ -136,13 +143,21 @@ def _check(server: Server, check: ServerCheck) -> bool:
                     return False
             take_step(check, "ports")
             results = [(relay, prove(relay)) for relay in throwaways]
+            is_rootless = _is_rootless(reached.engine)
         finally:
             for relay in throwaways:
                 with suppress(RemoteError):
                     deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
             with suppress(RemoteError):
                 gates.drop_gate(reached.engine, server.pk)
-    return _judge_ports(server, check, results)
+    return _judge_ports(server, check, results, is_rootless=is_rootless)
+
+
+def _is_rootless(engine: Engine) -> bool:
+    """Whether the Engine says that it runs rootless; of `"iptables": false` it says nothing."""
+    with engine_errors():
+        options = engine.info().get("SecurityOptions") or []
+    return any(str(option).split(",")[0] == "name=rootless" for option in options)
 
 
 def _judge_engine(engine: Engine, check: ServerCheck, found: _Found) -> bool:
@@ -233,7 +248,19 @@ def _make_throwaway(
     )
 
 
-def _judge_ports(server: Server, check: ServerCheck, results: list[tuple[Relay, ProbeResult]]) -> bool:
+_CLOSED = gettext_noop(
+    'Allow the following in the provider\'s security group and check again. If it is allowed: with "iptables": false in '
+    "/etc/docker/daemon.json Docker may publish no ports; then take that line out and restart Docker."
+)
+_ROOTLESS = gettext_noop("Docker runs rootless on this server. Install Docker's own Engine, run by root.")
+_NO_IPTABLES = gettext_noop(
+    'Most likely "iptables": false stands in /etc/docker/daemon.json: take that line out and restart Docker.'
+)
+
+
+def _judge_ports(
+    server: Server, check: ServerCheck, results: list[tuple[Relay, ProbeResult]], *, is_rootless: bool
+) -> bool:
     failed = [(relay, result) for relay, result in results if not result.ok]
     if not failed:
         relay, result = results[0]
@@ -262,15 +289,18 @@ def _judge_ports(server: Server, check: ServerCheck, results: list[tuple[Relay, 
         )
         with translation.override(None):
             cause = str(CAUSES[result.cause])
-            remedy = str(REMEDIES.get(result.cause, ""))
+        if result.cause not in _REWRITTEN:
+            remedy, rules = _CLOSED, [rule]
+        else:
+            remedy, rules = _ROOTLESS if is_rootless else _NO_IPTABLES, []
         checks.add_finding(
             check=check,
             finding=checks.Finding(
                 "ports" if result.step in {"connect", "stun"} else "relay",
                 False,
                 cause,
-                remedy=remedy or gettext_noop("Allow this in the provider's security group and check again:"),
-                rules=[] if remedy else [rule],
+                remedy=remedy,
+                rules=rules,
                 detail=f"{port}: {result.detail}",
             ),
         )

@@ -291,6 +291,9 @@ class ContainerApi:
         if self._faults().top_refused:
             raise Refusal(500, self._faults().top_refused)
         rows = [[str(pid), title] for pid, title in self._lifecycle.processes(container).items()]
+        if self._faults().other_ps:
+            rows = [[pid, "root", "0:00", title] for pid, title in rows]
+            return json_response({"Processes": rows, "Titles": ["PID", "USER", "TIME", "COMMAND"]})
         return json_response({"Processes": rows, "Titles": ["PID", "COMMAND"]})
 
     async def _create_exec(self, request: Request, name: str) -> Response:

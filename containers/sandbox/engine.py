@@ -170,7 +170,10 @@ class Engine:
                 "ServerVersion": VERSION,
                 "DefaultRuntime": "runc",
                 "LiveRestoreEnabled": False,
-                "SecurityOptions": ["name=seccomp,profile=default"],
+                "SecurityOptions": [
+                    "name=seccomp,profile=default",
+                    *(["name=rootless"] if self._faults().rootless else []),
+                ],
                 "Warnings": None,
             }
         )

@@ -24,9 +24,11 @@ class Faults:
     ``streamlocal_refused``: SSH forwards no sockets. ``docker``: "" = well, "absent" = not installed, "down" = the
     socket is there and nobody listens, "hung" = the daemon accepts requests and never answers. ``no_ps``: it has no
     command that lists processes. ``top_refused``: the Engine's words for why it may not list them, as rootless ones do.
-    ``rewrites_sources``: the address that all who come to its relays seem to have, as where published ports go through
-    a program of the host ("" = their own); for relays started from then on. ``machine``: what `uname -m` says ("" = x86_64). ``podman``: podman answers in the Engine's place. ``no_forwarding``: its kernel forwards no IPv4. ``disk_full``: the Engine cannot write.
-    ``broken_images``: beginnings of image tags whose program cannot run. ``clock_offset``: seconds by which the
+    ``other_ps``: it lists them, but in columns of its own choice. ``rootless``: the Engine says that it runs rootless.
+    ``rewrites_sources``: the address that all who come to its relays seem to have, as where published ports go through a
+    program of the host ("" = their own); for relays started from then on. ``machine``: what `uname -m` says ("" = x86_64).
+    ``podman``: podman answers in the Engine's place. ``no_forwarding``: its kernel forwards no IPv4. ``disk_full``: the
+    Engine cannot write. ``broken_images``: beginnings of image tags whose program cannot run. ``clock_offset``: seconds by which the
     server's clock is ahead. ``dies_after``: as ``down``, from the moment that a request with this method and path
     (without version, such as "POST /images/load") was carried out but not answered.
     """
@@ -42,6 +44,8 @@ class Faults:
     docker: str = ""
     no_ps: bool = False
     top_refused: str = ""
+    other_ps: bool = False
+    rootless: bool = False
     rewrites_sources: str = ""
     machine: str = ""
     podman: bool = False

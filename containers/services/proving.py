@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -16,6 +16,7 @@ from containers.derp.probe import ProbeTarget
 from containers.models import Relay, RelayHealth
 from containers.proof_times import failing_key
 from containers.services.relays import target_of
+from fleet import outages
 from fleet.models import Server
 
 # What a server saw of us is compared with for so long; with a longer one every address of ours is known that others saw.
@@ -32,6 +33,7 @@ PRUNE_AT_ONCE = 5_000
 # What no test needs is not decrypted for one.
 SECRETS = ("certificate", "certificate_key", "private_key")
 AT_ONCE = 200
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def proof_targets(relays: Sequence[Relay], now: datetime) -> list[ProbeTarget]:
@@ -95,14 +97,31 @@ def prove_soon(*, server_pk: int, now: datetime) -> None:
     )
 
 
+def reaches_nothing() -> bool:
+    """Whether no server answers and no relay carries a packet, so that the panel itself may be cut off."""
+    since = outages.cut_off_since()
+    if since is None:
+        return False
+    carried = Relay.objects.to_prove().filter(last_health__is_ok=True, last_health__at__gt=since)
+    return not carried.exists()
+
+
 def sweep_failing(now: datetime) -> None:
-    """Tell customers of relays that have carried no packets for long, once each time; not of announced maintenance."""
+    """Tell customers of relays that have carried no packets for long, once each time; not of announced maintenance.
+
+    What the panel could not see says nothing of relays: while it reaches nothing nobody is told, and after that their tests
+    count anew, for as long as it is waited otherwise.
+    """
     patience = timedelta(minutes=settings.OUTAGE_NOTICE_MINUTES)
+    seeing = outages.sees_again_since()
+    if (seeing is not None and now - seeing < patience) or reaches_nothing():
+        return
     rows = (
         Relay.objects.to_prove()
         .wanted()
         .filter(failing_since__lte=now - patience, failing_told_at=None)
         .exclude(server__status=Server.Status.MAINTENANCE)
+        .exclude(last_health__at__lte=seeing or _LONG_AGO)
         .select_related("server__region", "rental__user")
         .defer(*SECRETS)
         .order_by("failing_since")[:AT_ONCE]

@@ -1,7 +1,8 @@
 """The cache in Redis, which may be away, hang or refuse to write: then it is empty, and pages answer as usual.
 
-Nothing that must be right stands in it (limits of tries, codes that were used). A failure is logged once, and for some seconds after it
-nobody asks Redis again, so that a hanging one delays a page once and not with each question.
+Nothing that must be right stands in it: limits of tries go uncounted, codes that were used stand in the database. A failure is
+logged once, and for some seconds after it nobody asks Redis again, so that a hanging one delays a page once and not with each
+question.
 """
 
 import logging

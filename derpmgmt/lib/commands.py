@@ -12,6 +12,8 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -58,6 +60,25 @@ def describe_error(error: CommandError) -> dict[str, Any]:
     else:
         code = "usage" if error.returncode == 2 else "refused"
     return {"code": code, "message": str(error), "details": details}
+
+
+def _describe_database_error(error: DatabaseError | InterfaceError) -> CommandRefused:
+    """The failure for a database without this version's tables, or that does not answer; raises `error` again where it is our mistake."""
+    try:
+        executor = MigrationExecutor(connection)
+        is_behind = bool(executor.migration_plan(list(executor.loader.graph.leaf_nodes())))
+    except (DatabaseError, InterfaceError):
+        is_behind = False
+    if is_behind:
+        text = _(
+            "The database does not have the tables of this version yet. Start the panel, which makes them: manage.py up"
+        )
+        return CommandRefused(text, code="database_not_current")
+    if not isinstance(error, (OperationalError, InterfaceError)):
+        raise error
+    # MariaDB's errors have a number before their words.
+    reason = str(error.args[-1]) if error.args else type(error).__name__
+    return CommandRefused(_("The database does not answer: %(reason)s") % {"reason": reason}, code="database")
 
 
 def _slug(name: str) -> str:
@@ -133,7 +154,8 @@ class PanelCommand(TranslatedCommand):
         try:
             # Has Django hand the failure on instead of printing it under the name of its class.
             super().run_from_argv([*argv[:2], "--traceback", *argv[2:]])
-        except CommandError as error:
+        except (CommandError, DatabaseError, InterfaceError) as raised:
+            error = raised if isinstance(raised, CommandError) else _describe_database_error(raised)
             if "--json" in argv:
                 self._print_error(error)
             else:

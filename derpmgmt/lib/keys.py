@@ -65,7 +65,10 @@ def load_keys(var_dir: Path, *, has_database: bool) -> Keys:
         "lookup": env.read("LOOKUP_KEY"),
         "panel_id": env.read("PANEL_ID"),
     }
-    missing = [name for name, value in given.items() if not value and not (folder / name).exists()]
+    try:
+        missing = [name for name, value in given.items() if not value and not (folder / name).exists()]
+    except OSError as error:
+        raise ImproperlyConfigured(f"The keys in {folder} cannot be read: {error.strerror}.") from error
     if missing:
         if has_database:
             raise ImproperlyConfigured(

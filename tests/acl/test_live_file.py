@@ -36,6 +36,8 @@ def test_file_has_the_map_with_keys_in_lower_case(rental: Rental, path: str) -> 
                 "regionid": 901,
                 "regioncode": region["RegionCode"],
                 "regionname": region["RegionName"],
+                "latitude": 31.23,
+                "longitude": 121.47,
                 "nodes": [
                     {
                         "name": "901a",

@@ -62,6 +62,7 @@ class SandboxedHost:
             "docker_absent": {"docker": "absent"},
             "disk_full": {"disk_full": True},
             "rewrites_sources": {"rewrites_sources": "172.18.0.1"},
+            "rootless": {"rewrites_sources": "172.18.0.1", "rootless": True},
         }
         self._sandbox.server(self._index).fault(**faults.get(kind) or {"dies_after": kind})
 

@@ -55,9 +55,15 @@ def test_a_relay_is_not_proven_when_its_host_rewrites_senders(fleet: Fleet, work
 
 
 @sandbox_only
-def test_a_servers_check_says_how_to_cure_it(fleet: Fleet, work):
+@pytest.mark.parametrize(
+    ("kind", "named", "unnamed"),
+    [("rootless", "rootless", "iptables"), ("", '"iptables": false', "rootless")],
+)
+def test_a_servers_check_says_how_to_cure_it(fleet: Fleet, work, kind: str, named: str, unnamed: str):
     bad = fleet.servers[0]
     fleet.host_of(bad).break_it("rewrites_sources")
+    if kind:
+        fleet.host_of(bad).break_it(kind)
     Server.objects.filter(pk=bad.pk).update(status=Server.Status.NEW)
     confirm_host_key(server=bad, line=bad.host_key, by=None)
     work()
@@ -66,8 +72,9 @@ def test_a_servers_check_says_how_to_cure_it(fleet: Fleet, work):
     with translation.override("en"):
         found = read_findings(check)[-1]
     assert "admission log" in found["text"]
-    assert "rootless" in found["remedy"]
+    assert named in found["remedy"]
+    assert unnamed not in found["remedy"]
     assert not found["rules"]
     with translation.override("zh-hans"):
-        assert "rootless" in read_findings(check)[-1]["remedy"]
+        assert named in read_findings(check)[-1]["remedy"]
         assert read_findings(check)[-1]["remedy"] != found["remedy"]

@@ -1,7 +1,8 @@
 """The Engines that operators have, and `make test-engines`: the end-to-end tests on each of them, written down in docs/engines.md.
 
 The hosts' systems are made by debootstrap, and Docker 29 is built from its Go module; both are kept in a folder outside of git
-and used again. Arguments name the Engines to try (all, without): their rows in docs/engines.md are written anew, others stay.
+and used again. Arguments name the Engines to try (all, without), others go to pytest (`-kNAME` chooses tests). What was tried is
+written anew into docs/engines.md, and what earlier runs saw of the rest stays.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import tempfile
 import xml.etree.ElementTree
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tests.lab import suite
@@ -212,25 +213,25 @@ def refusal_rows(cases: list[Case]) -> list[str]:
 
 
 def write_page(results: Path) -> None:
-    """Puts the tables into the page, between its marks; Engines that were not tried keep what was seen before."""
+    """Puts the tables into the page, between its marks; what was not tried now stays as it was seen before."""
     seen = results / "seen.json"
-    rows = json.loads(seen.read_text()) if seen.exists() else {}
+    cases = json.loads(seen.read_text()) if seen.exists() else {}
     for name in ENGINES:
         found = results / f"{name}.xml"
         if found.exists():
-            cases = list(read_cases(found))
-            rows[name] = {"outcome": outcome_row(name, cases), "refusals": refusal_rows(cases)}
-    seen.write_text(json.dumps(rows))
+            cases.setdefault(name, {}).update({case.test: asdict(case) for case in read_cases(found)})
+    seen.write_text(json.dumps(cases))
+    tried = {name: [Case(**case) for case in cases[name].values()] for name in ENGINES if name in cases}
     tables = {
         "outcomes": [
             f"| Engine | {' | '.join(COLUMNS)} |",
             f"| --- |{' --- |' * len(COLUMNS)}",
-            *(rows[name]["outcome"] for name in ENGINES if name in rows),
+            *(outcome_row(name, found) for name, found in tried.items()),
         ],
         "refusals": [
             "| Engine | what it is | what the server check says |",
             "| --- | --- | --- |",
-            *(line for name in ENGINES if name in rows for line in rows[name]["refusals"]),
+            *(line for found in tried.values() for line in refusal_rows(found)),
         ],
     }
     text = PAGE.read_text()

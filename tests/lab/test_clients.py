@@ -4,13 +4,11 @@ The clients (`tailscaled`, userspace networking, made to go by relays only) and 
 network namespace of their own, beside real relays. What they are told are the versions that the panel makes of the rows.
 """
 
-import http.client
 import json
 import os
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
@@ -28,13 +26,12 @@ from containers.derp.keys import generate_private_key
 from containers.models import Relay
 from serials.models import Rental
 from tests.acl.factories import make_relay, make_rental, make_server
+from tests.lab.clients import Client, start, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.django_db]
 
 NAMESPACE, ADDRESS = f"clients-{os.getpid()}", "10.99.0.1"
 PINGS = 40
-# Starting clients takes a while on a machine that has much to do.
-PATIENCE = 90.0
 
 
 @pytest.fixture
@@ -90,94 +87,13 @@ class Relays:
             "-stun-port", port, "-hostname", ADDRESS, "-certmode", "manual", "-certdir", str(folder),
             "-c", str(folder / "key.json"),
         ]  # fmt: skip
-        self._running[relay.pk] = _start(self._stack, command, folder / "log")
+        self._running[relay.pk] = start(self._stack, command, folder / "log")
 
     def stop(self, relay: Relay) -> None:
         """Its ports close."""
         process = self._running.pop(relay.pk)
         process.terminate()
         process.wait()
-
-
-def _start(stack: ExitStack, command: list[str], log: Path, **settings: Any) -> "subprocess.Popen[bytes]":
-    output = stack.enter_context(log.open("wb"))
-    process = subprocess.Popen(command, stdout=output, stderr=output, **settings)
-    stack.callback(process.wait)
-    stack.callback(process.kill)
-    return process
-
-
-class Client:
-    """A real `tailscaled`."""
-
-    def __init__(self, inside: list[str], name: str, control: str, folder: Path, stack: ExitStack) -> None:
-        programs = Path(os.environ["DERPMGMT_TEST_TAILSCALE"])
-        state = folder / name
-        state.mkdir()
-        self.name, self._socket = name, state / "socket"
-        _start(
-            stack,
-            [
-                *inside, str(programs / "tailscaled"), "--tun=userspace-networking", "--state=mem:", "--port=0",
-                f"--statedir={state}", f"--socket={state}/socket", "--no-logs-no-support",
-            ],
-            state / "log",
-            env=os.environ | {"TS_DEBUG_ALWAYS_USE_DERP": "true"},
-        )  # fmt: skip
-        wait_for(lambda: (state / "socket").exists(), f"{name} listens")
-        wanted = {"ControlURL": control, "ControlURLSet": True, "WantRunning": True, "WantRunningSet": True}
-        self._ask("PATCH", "prefs", wanted)
-        self._ask("POST", "start", {})
-        self._ask("POST", "login-interactive")
-
-    def _ask(self, method: str, path: str, body: object = None, timeout: float = 60) -> Any:
-        """Ask the client's LocalAPI, as its command line does."""
-        connection = http.client.HTTPConnection("local-tailscaled.sock")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(timeout)
-        connection.sock.connect(str(self._socket))
-        connection.request(method, f"/localapi/v0/{path}", None if body is None else json.dumps(body))
-        answer = connection.getresponse()
-        text = answer.read()
-        connection.close()
-        assert answer.status < 300, (path, answer.status, text)
-        return json.loads(text) if text.startswith(b"{") else None
-
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._ask("GET", "status")
-        return found
-
-    @property
-    def home(self) -> str:
-        return str(self.status()["Self"]["Relay"])
-
-    @property
-    def address(self) -> str:
-        return str(self.status()["Self"]["TailscaleIPs"][0])
-
-    def answers(self, other: str) -> bool:
-        """Whether the other end answers a packet through the tunnel within a second."""
-        try:
-            found = self._ask("POST", f"ping?ip={other}&type=TSMP", timeout=1.0)
-        except OSError:
-            return False
-        return not found["Err"]
-
-    def ping(self, other: str, times: int) -> int:
-        """How many of so many pings were answered, one each second."""
-        answered = 0
-        for _ in range(times):
-            began = time.monotonic()
-            answered += self.answers(other)
-            time.sleep(max(0.0, began + 1 - time.monotonic()))
-        return answered
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {PATIENCE:.0f} s: {what}"
-        time.sleep(0.2)
 
 
 class Control:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
 from django.contrib.auth import get_user
 from django.core import mail
 from django.core.cache import caches
@@ -112,10 +113,27 @@ def test_people_come_in_as_usual_when_the_cache_is_away(
     # A second factor.
     services.enrol_second_factor(user=user, secret=secret)
     client.post("/accounts/login/", {"login": "new@example.com", "password": PASSWORD})
-    client.post("/accounts/2fa/authenticate/", {"code": totp(secret)})
+    code = totp(secret)
+    client.post("/accounts/2fa/authenticate/", {"code": code})
     assert get_user(client).pk == user.pk
+    # A code that was used stays used: the same one, one of an earlier step, and a recovery code.
+    unused = RecoveryCodes.activate(user).get_unused_codes()
+    for again in (code, f" {code}", totp(secret, steps=-1)):
+        _meet_the_second_door(client)
+        refused = client.post("/accounts/2fa/authenticate/", {"code": again})
+        assert refused.context["form"].errors["code"]
+        assert not get_user(client).is_authenticated
+    for recovery_code, is_taken in ((unused[0], True), (unused[0], False), (unused[1], True)):
+        _meet_the_second_door(client)
+        client.post("/accounts/2fa/authenticate/", {"code": recovery_code})
+        assert get_user(client).is_authenticated == is_taken
     said = [record for record in caplog.records if "the cache is away" in record.getMessage()]
     assert len(said) == 1
+
+
+def _meet_the_second_door(client: Client) -> None:
+    client.post("/accounts/logout/")
+    client.post("/accounts/login/", {"login": "new@example.com", "password": PASSWORD})
 
 
 def test_the_cache_is_asked_again_after_a_rest(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:

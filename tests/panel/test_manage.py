@@ -14,6 +14,7 @@ import pytest
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management import CommandError, call_command, get_commands, load_command_class
+from django.db import IntegrityError, OperationalError
 from django.utils import translation
 
 from accounts.models import User
@@ -127,6 +128,40 @@ def test_failure_is_one_json_object_and_the_exit_code_stays(folder: Folder) -> N
         assert told["message"]
     done = folder.manage("server_list", "--json", DERPMGMT_LANGUAGE="french")
     assert (done.returncode, json.loads(done.stderr.splitlines()[-1])["code"]) == (1, "configuration")
+
+
+@pytest.mark.parametrize("arguments", [["server_list"], ["user_create", "a@example.com"], ["relay_list"]])
+def test_command_says_that_the_database_has_no_tables_yet(tmp_path: Path, arguments: list[str]) -> None:
+    folder = Folder(tmp_path / "var")
+    done = folder.manage(*arguments, LC_ALL="en_US.UTF-8")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert "manage.py up" in done.stderr
+    done = folder.manage(*arguments, "--json", LC_ALL="zh_CN.UTF-8")
+    told = json.loads(done.stderr)
+    assert (done.returncode, told["code"]) == (1, "database_not_current")
+    assert "数据库" in told["message"]
+
+
+@pytest.mark.django_db
+def test_command_says_that_the_database_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    class Asking(PanelCommand):
+        requires_system_checks: Any = []
+        error: Exception = OperationalError(2002, "Can't connect to server on '127.0.0.1' (111)")
+
+        def handle(self, *args: object, **options: object) -> None:
+            raise self.error
+
+    for flag, is_json in (([], False), (["--json"], True)):
+        with translation.override("en"), pytest.raises(SystemExit) as ended:
+            Asking().run_from_argv(["manage.py", "asking", *flag])
+        said = capsys.readouterr().err
+        assert ended.value.code == 1
+        message = json.loads(said)["message"] if is_json else said.strip()
+        assert message == "The database does not answer: Can't connect to server on '127.0.0.1' (111)"
+        assert not is_json or json.loads(said)["code"] == "database"
+    Asking.error = IntegrityError("a mistake of ours")
+    with pytest.raises(IntegrityError):
+        Asking().run_from_argv(["manage.py", "asking"])
 
 
 @pytest.mark.parametrize(

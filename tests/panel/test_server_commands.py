@@ -158,6 +158,33 @@ def test_nothing_stays_when_a_server_is_refused(sandbox: Sandbox, region: Region
     assert "diffie-hellman-group1-sha1" in answer["message"]
 
 
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (None, "key_unreadable", "无法读取"),
+        (b"", "bad_key", "私钥"),
+        (b"no key at all: hunter2", "bad_key", "私钥"),
+        (b"ssh-ed25519 AAAA the public one", "bad_key", "私钥"),
+        (b"\xff\xfe\x00", "bad_key", "私钥"),
+    ],
+)
+def test_a_file_without_a_private_key_is_refused_before_anything_is_stored(
+    sandbox: Sandbox, region: Region, tmp_path: Path, content: bytes | None, code: str, words: str
+) -> None:
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_bytes(content)
+    with translation.override("zh-hans"):
+        answer = refused(*add(sandbox.hosts[0], "--key", str(path), "--no-wait"))
+    assert answer["code"] == code
+    assert words in answer["message"]
+    assert "hunter2" not in str(answer)
+    assert not Server.objects.exists()
+    assert not SshCredential.objects.exists()
+    server = world.make_server(region=region)
+    assert refused("server_edit", server.name, "--key", str(path))["code"] == code
+
+
 def test_credential_of_another_server_is_not_overwritten(sandbox: Sandbox, region: Region) -> None:
     first, second = sandbox.hosts
     run(*add(first, "--name", "one", "--no-wait"))

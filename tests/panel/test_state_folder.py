@@ -52,6 +52,16 @@ def test_a_state_folder_that_became_unwritable_is_named(tmp_path: Path) -> None:
     assert str(folder.path) in refuses(folder, *as_who_may_not_write())
 
 
+@pytest.mark.parametrize("name", ["keys", "keys/lookup", "panel.sqlite3"])
+def test_what_may_not_be_read_in_the_state_folder_is_named(tmp_path: Path, name: str) -> None:
+    folder = Folder(tmp_path / "var")
+    assert folder.manage("migrate", "--verbosity", "0").returncode == 0
+    (folder.path / name).chmod(0)
+    said = refuses(folder, *as_who_may_not_write(), command="server_list")
+    assert name.partition("/")[0] in said or "database" in said
+    (folder.path / name).chmod(0o700)
+
+
 def test_a_state_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "var").write_text("")
     assert str(tmp_path / "var") in refuses(Folder(tmp_path / "var"))

@@ -188,6 +188,7 @@ def test_new_list_counts_when_the_gate_was_told_and_not_before(
     "fault",
     [
         {"no_ps": True},
+        {"other_ps": True},
         # Words of rootless Engines, of a ps with other columns, and some that are nobody's yet.
         {"top_refused": "runc did not terminate successfully: exit status 1: no such directory: unknown"},
         {"top_refused": "ps: exit status 1: error: unsupported option (BSD syntax)"},
