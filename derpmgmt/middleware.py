@@ -88,9 +88,10 @@ class DoorMiddleware:
         return response
 
 
-# Passwords, second factors and resets are counted by `accounts.tries`. By network: pages on which a code is typed that belongs to the
-# session; what did not lead on counts.
-FAILED_BY_NETWORK = {
+# Passwords, second factors and resets are counted by `accounts.tries`. By session: pages on which a code is typed that belongs to it
+# (allauth takes it back after a few wrong ones, and each new one is a counted sign-up or reset), so that nobody keeps the code of
+# somebody else in his network from being taken; by network for who has no session. What did not lead on counts.
+FAILED_BY_SESSION = {
     "mfa_login_webauthn": "30/10m",
     "account_email_verification_sent": "30/10m",
     "account_confirm_password_reset_code": "30/10m",
@@ -151,8 +152,15 @@ class LimitMiddleware:
     @staticmethod
     def _failures(request: HttpRequest, name: str) -> list[limits.Limit]:
         found = []
-        if rate := FAILED_BY_NETWORK.get(name):
-            found.append(limits.Limit(f"network:{client_network(request)}", rate))
+        if rate := FAILED_BY_SESSION.get(name):
+            # Reading it shows whether the browser's cookie names one that there is.
+            has_session = bool(request.session.keys())
+            key = (
+                f"session:{request.session.session_key}"
+                if has_session
+                else f"network:{client_network(request)}"
+            )
+            found.append(limits.Limit(key, rate))
         if (rate := FAILED_BY_USER.get(name)) and request.user.is_authenticated:
             found.append(limits.Limit(f"account:{request.user.pk}", rate))
         return found

@@ -10,7 +10,7 @@ from django.test import Client
 from accounts import browsers, services, tries
 from accounts.models import User
 from derpmgmt.lib import limits
-from tests.accounts.conftest import PASSWORD, totp
+from tests.accounts.conftest import PASSWORD, mailed_code, totp
 
 WRONG = "wrong-secret-1"
 LOGIN, RESET = "/accounts/login/", "/accounts/password/reset/"
@@ -170,3 +170,39 @@ def test_what_other_sites_let_a_browser_post_counts_nothing(path: str) -> None:
     elsewhere = Client(enforce_csrf_checks=True)
     assert {elsewhere.post(path, data).status_code for _ in range(31)} == {403}
     assert Client().post(path, data).status_code != 429
+
+
+def test_a_code_that_was_mailed_is_taken_whatever_strangers_of_the_network_type(
+    make_user: Callable[..., User],
+) -> None:
+    user, there = make_user(), "203.0.113.5"
+    confirm, reset = "/accounts/confirm-email/", "/accounts/password/reset/confirm/"
+    guesser = Client()
+    guesser.post("/accounts/signup/", _sign_up("stranger@example.com"), REMOTE_ADDR=there)
+    for browser in (Client(), guesser):
+        for page in (confirm, reset):
+            for _ in range(31):
+                browser.post(page, {"code": "X"}, REMOTE_ADDR=there)
+    neighbour = Client()
+    neighbour.post("/accounts/signup/", _sign_up("li@example.com"), REMOTE_ADDR=there)
+    neighbour.post(confirm, {"code": mailed_code()}, REMOTE_ADDR=there)
+    assert get_user(neighbour).is_authenticated
+    forgetful = Client()
+    forgetful.post(RESET, {"email": user.email}, REMOTE_ADDR=there)
+    answer = forgetful.post(reset, {"code": mailed_code()}, REMOTE_ADDR=there)
+    assert answer["Location"] == "/accounts/password/reset/complete/"
+
+
+def test_a_mailed_code_is_guessed_a_few_times_only(make_user: Callable[..., User]) -> None:
+    browser = Client()
+    browser.post(RESET, {"email": make_user().email})
+    code = mailed_code()
+    for _ in range(4):
+        browser.post("/accounts/password/reset/confirm/", {"code": "X"})
+    assert browser.post("/accounts/password/reset/confirm/", {"code": code})["Location"] != (
+        "/accounts/password/reset/complete/"
+    )
+
+
+def _sign_up(email: str) -> dict[str, str]:
+    return {"email": email, "username": "", "password1": PASSWORD}
