@@ -241,28 +241,30 @@ def test_every_try_carries_the_same_message_id(user: User, server: SmtpServer) -
     assert len(ids) == 1
 
 
-def test_a_thousand_notices_to_one_address_all_arrive_and_never_more_than_five_in_ten_minutes(
+def test_many_notices_to_one_address_all_arrive_and_never_more_than_five_in_ten_minutes(
     user: User, make_user: Callable[..., User]
 ) -> None:
-    for number in range(1000):
+    # The rule does not hang on the database; playing all of them once is enough.
+    count = 1000 if connection.vendor == "sqlite" else 200
+    for number in range(count):
         tell(user, key=f"n{number}")
     other = make_user("li@example.com")
     sent: list[datetime] = []
     with time_machine.travel(timezone.now(), tick=False) as clock:
         tell(other)
-        for round_ in range(320):
+        for round_ in range(20 + count * 3 // 10):
             before = len(mail.outbox)
             run_due()
             sent += [timezone.now()] * sum(message.to == [user.email] for message in mail.outbox[before:])
             if round_ == 2:
                 # Nobody else waits behind them.
                 assert sum(message.to == [other.email] for message in mail.outbox) == 1
-            clock.shift(WINDOW / 2 if round_ < 100 else WINDOW)
-    assert len(sent) == 1000
-    assert all(sent[n] - sent[n - LIMIT] >= WINDOW for n in range(LIMIT, 1000))
+            clock.shift(WINDOW / 2 if round_ < count // 10 else WINDOW)
+    assert len(sent) == count
+    assert all(sent[n] - sent[n - LIMIT] >= WINDOW for n in range(LIMIT, count))
     # In the order in which they were told.
     own = Notice.objects.filter(user=user).order_by("sent_at", "pk").values_list("key", flat=True)
-    assert list(own) == [f"n{number}" for number in range(1000)]
+    assert list(own) == [f"n{number}" for number in range(count)]
     assert set(states()) == {State.SENT}
 
 
@@ -315,6 +317,7 @@ def test_everybody_sees_his_own_notices_and_admins_all(user: User, make_user: An
 
 def test_every_kind_has_its_three_texts_and_a_name() -> None:
     files = {file.name for file in TEMPLATES.iterdir()} - {"base_message.txt", "base_message.html"}
+    files = {name for name in files if not name.startswith("_")}  # parts of several
     kinds = {name.rpartition("_")[0] for name in files}
     assert kinds == Notice.NAMES.keys()
     wanted = {f"{kind}_{part}" for kind in kinds for part in ("subject.txt", "message.txt", "message.html")}
