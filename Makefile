@@ -7,7 +7,10 @@ TEMPLATES := $(shell find templates -name '*.html')
 LANGUAGES := zh_Hans
 APPS := accounts acl billing containers derpmgmt distribution fleet serials
 
-# Four runs beside each other, of about the same length. Chromium is not among them: it notices networks that come and go.
+# Runs beside each other, of about the same length. Chromium is not among those of the lab: it notices networks that come and go.
+BROWSER_BESIDE := $(addprefix tests/browser/test_,admin.py outage.py)
+BROWSER_RUNS := $(filter-out $(BROWSER_BESIDE),$(wildcard tests/browser/test_*.py)) -m lab \
+	$(foreach file,$(BROWSER_BESIDE),--beside $(file) -m lab)
 # What takes four servers runs in the sandbox only.
 E2E := $(filter-out tests/e2e/test_bound_servers.py,$(wildcard tests/e2e/test_*.py))
 E2E_BESIDE := $(addprefix tests/e2e/test_,checks.py engine_kinds.py faults.py life.py machines.py outage.py whole_life.py)
@@ -78,7 +81,7 @@ test-lab: $(VENV)/.installed-dev
 	DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && \
 	DERPMGMT_TEST_TAILSCALE="$$($(BIN)/python .ci/tailscale)" && export DERPMGMT_TEST_TAILSCALE && \
 	export DERPMGMT_TEST_NGINX=/usr/sbin/nginx && \
-		$(BIN)/python -m tests.lab.suite tests/browser -m lab && \
+		$(BIN)/python -m tests.lab.suite $(BROWSER_RUNS) && \
 		$(BIN)/python -m tests.lab.suite $(LAB_RUNS)
 
 # Not a part of CI: run it when fleet or containers change.
