@@ -100,6 +100,17 @@ def test_strangers_take_nothing_from_devices_that_are_let_in(rental: Rental, rel
     assert Admission.objects.filter(is_allowed=True).exclude(node_key="").count() == 10
 
 
+def test_strangers_take_nothing_from_devices_of_anybody() -> None:
+    """However many customers they knock at, so that all rows that there are for strangers are taken."""
+    sorting, at = Pace(), noon()
+    knocks = [
+        asked(n, at, f"198.51.100.{n % 250}", rental=n % 100) for n in range(100 * (pace.ROWS_PER_RENTAL + 1))
+    ]
+    assert len(sorting.sort(knocks)[0]) == pace.ROWS_IN_ALL
+    mine = [asked(n, at, rental=1, is_allowed=True, reason="approved") for n in range(10)]
+    assert sorting.sort(mine) == (mine, [], 0)
+
+
 def test_what_fails_on_its_way_is_counted_once(
     rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from django.utils import timezone
 
 from fleet import contact as contacts
+from fleet import identity
 from fleet.contact import contact
 from fleet.machine import Machine, SameMachine, parse_machine
 from fleet.models import Server
@@ -112,6 +113,30 @@ def test_the_machine_of_a_row_in_use_is_refused(world: World, second: Machine, s
     assert again.boot_id is None
     Server.objects.filter(pk=first.pk).update(status="retired")
     world.reach(again)
+
+
+@pytest.mark.parametrize(
+    "there",
+    [machine(), machine(key="of another sshd"), machine(engine="made anew")],
+    ids=["all the same", "two SSH servers with keys of their own", "two Engines"],
+)
+def test_of_two_rows_that_come_at_the_same_moment_one_gets_the_machine(
+    world: World, monkeypatch: pytest.MonkeyPatch, there: Machine
+) -> None:
+    first, again = world.row(machine(), status="new"), world.row(there, status="new")
+    look = identity.rivals_of
+
+    def look_too_early(server: Server, found: Machine) -> list[Server]:
+        rivals = look(server, found)
+        if server.pk == again.pk:
+            identity.take_machine(server=first, machine=machine())
+        return rivals
+
+    monkeypatch.setattr(identity, "rivals_of", look_too_early)
+    assert world.refused(again) == f"same_machine {first.name}"
+    for row in (first, again):
+        row.refresh_from_db()
+    assert (first.boot_id, again.boot_id) == ("boot-0001", None)
 
 
 def test_a_machine_that_was_started_anew_before_the_second_check_is_recognized(world: World) -> None:

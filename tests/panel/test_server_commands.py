@@ -18,6 +18,7 @@ from containers.models import Relay, ServerCheck
 from containers.sandbox.fleet import Sandbox, SandboxHost
 from containers.services import checks
 from containers.services.checks import Finding
+from derpmgmt import server_command
 from derpmgmt.lib.commands import describe_error
 from fleet.models import Region, Server, SshCredential
 from fleet.services import record_failed_contact
@@ -31,6 +32,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def english() -> Iterator[None]:
     with translation.override("en"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that nobody asked for never ends: a test that waits for one fails sooner than people give up."""
+    monkeypatch.setattr(server_command, "WAIT_SECONDS", 90)
 
 
 @pytest.fixture
