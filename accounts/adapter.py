@@ -37,10 +37,13 @@ class AccountAdapter(DefaultAccountAdapter):
         tries.count(request, tries.PASSWORD, email=str(credentials.get("email") or ""))
 
     def clean_username(self, username: str, shallow: bool = False) -> str:
-        """As allauth does, of the name put in order; one that is taken is refused with a free one beside it."""
+        """As allauth does, of the name put in order; one that is taken, or looks like the staff's, is refused with a free one beside it."""
         username = usernames.normalize(username)
         try:
-            return super().clean_username(username, shallow)
+            username = super().clean_username(username, shallow)
+            if not shallow and services.looks_like_staff(username):
+                raise ValidationError("", code="username_taken")
+            return username
         except ValidationError as error:
             if error.code != "username_taken":
                 raise

@@ -1,5 +1,7 @@
 """Making, changing, banning accounts, and their second factors."""
 
+from itertools import count
+
 from allauth.account.models import EmailAddress
 from allauth.core.internal.cryptokit import compare_user_code
 from allauth.mfa.models import Authenticator
@@ -40,9 +42,17 @@ def suggest_username(text: str) -> str:
     if len(base) < 2:
         base = f"user{base}"
     taken = set(User.objects.filter(username__startswith=base).values_list("username", flat=True))
-    if base not in taken:
+    if base not in taken and not looks_like_staff(base):
         return base
-    return next(name for number in range(2, len(taken) + 3) if (name := f"{base}{number}") not in taken)
+    numbered = (f"{base}{number}" for number in count(2))
+    return next(name for name in numbered if name not in taken and not looks_like_staff(name))
+
+
+def looks_like_staff(username: str, *, except_for: User | None = None) -> bool:
+    """Whether a name can be mistaken for that of one of the staff, of whom there are few: 1 for l, or another sign in between."""
+    names = User.objects.filter(is_staff=True).exclude(pk=except_for and except_for.pk)
+    shape = usernames.shape(username)
+    return any(usernames.shape(name) == shape for name in names.values_list("username", flat=True))
 
 
 def create_user(
@@ -71,7 +81,7 @@ def _create_user(email: str, username: str, hashed: str, role: str, by: User | N
     username = username or suggest_username(email)
     if User.objects.filter(email=email).exists():
         raise AccountExists(_("There is an account with the address %(email)s already.") % {"email": email})
-    if User.objects.filter(username=username).exists():
+    if User.objects.filter(username=username).exists() or looks_like_staff(username):
         raise AccountExists(_("The user name “%(name)s” is taken.") % {"name": username})
     user = User(email=email, username=username, role=role, password=hashed)
     user.save()
@@ -100,7 +110,8 @@ def change_user(*, user: User, by: User | None, username: str, language: str, ro
     if role != user.role and by is not None and not by.is_superuser:
         raise NotAllowed(_("Only a super admin changes roles."))
     username = usernames.normalize(username)
-    if User.objects.filter(username=username).exclude(pk=user.pk).exists():
+    is_taken = User.objects.filter(username=username).exclude(pk=user.pk).exists()
+    if is_taken or (username != user.username and looks_like_staff(username, except_for=user)):
         raise AccountExists(_("The user name “%(name)s” is taken.") % {"name": username})
     wanted = {"username": username, "language": language, "role": role}
     before = {name: getattr(user, name) for name, value in wanted.items() if getattr(user, name) != value}

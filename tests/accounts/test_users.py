@@ -184,6 +184,42 @@ def test_a_name_that_looks_like_another_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("name", "staffs"),
+    [
+        ("wl1son", "wilson"),
+        ("0perator", "operator"),
+        ("ad.min", "admin"),
+        ("adrnin", "admin"),
+        ("lan_l", "lan1"),
+    ],
+)
+def test_nobody_has_a_name_that_looks_like_the_staffs(
+    name: str,
+    staffs: str,
+    client: Client,
+    make_user: Callable[..., User],
+    sign_in: Callable[[User], Client],
+) -> None:
+    data = {"email": "new@example.com", "username": name, "password1": "quiet-river-42"}
+    admin = make_user(f"{staffs}@example.com", User.Role.ADMIN)
+    response = client.post("/accounts/signup/", data)
+    assert name in str(response.context["form"].errors["username"])
+    user = make_user()
+    response = sign_in(user).post("/account/", {"username": name, "language": "en"})
+    assert name in str(response.context["form"].errors["username"])
+    with pytest.raises(CommandError):
+        call_command("user_create", "other@example.com", "--username", name)
+    # One that is made from the address is another, and a customer's name is nobody's business.
+    assert services.create_user(email=f"{name}@example.net").username not in {name, staffs}
+    User.objects.filter(pk=admin.pk).update(role=User.Role.USER, is_staff=False)
+    response = sign_in(user).post("/account/", {"username": name, "language": "en"})
+    assert response.status_code == 302
+    # Whoever has such a name keeps it when somebody of the staff is called so later.
+    User.objects.filter(pk=admin.pk).update(role=User.Role.ADMIN, is_staff=True)
+    assert sign_in(user).post("/account/", {"username": name, "language": "zh-hans"}).status_code == 302
+
+
+@pytest.mark.parametrize(
     ("typed", "name"),
     [("ＷＥＩ", "wei"), (" Wei.Zhang ", "wei.zhang"), ("張偉", "張偉"), ("wei_张-9", "wei_张-9")],
 )
