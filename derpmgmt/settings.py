@@ -17,7 +17,8 @@ from django.utils.translation import gettext_lazy as _
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from derpmgmt.lib import env, valkey
+from derpmgmt.lib import early, env, valkey
+from derpmgmt.lib.early import gettext
 from derpmgmt.lib.keys import load_keys
 from derpmgmt.lib.public_url import read_host, read_url
 
@@ -58,12 +59,14 @@ else:
         VAR_DIR.mkdir(parents=True, exist_ok=True)
         has_database = Path(_database["NAME"]).exists()
         if has_database and not Path(_database["NAME"]).stat().st_size and (VAR_DIR / "keys").exists():
-            raise ImproperlyConfigured(
-                f"The database {_database['NAME']} is empty, but there are keys beside it: it was lost. Put back the copy you "
-                "saved, or delete the empty file to begin with an empty panel."
+            text = gettext(
+                "The database %(name)s is empty, but there are keys beside it: it was lost. Put back the copy you saved, or "
+                "delete the empty file to begin with an empty panel."
             )
+            raise ImproperlyConfigured(text % {"name": _database["NAME"]})
     except OSError as error:
-        raise ImproperlyConfigured(f"The state folder {VAR_DIR} cannot be used: {error.strerror}.") from error
+        text = gettext("The state folder %(folder)s cannot be used: %(reason)s.")
+        raise ImproperlyConfigured(text % {"folder": VAR_DIR, "reason": error.strerror}) from error
 # Opening one for each request costs a millisecond, SQLite too. Whoever forks closes them all before.
 _database["CONN_MAX_AGE"] = 60
 DATABASES = {"default": _database}
@@ -82,9 +85,10 @@ BIND = env.read("BIND", "127.0.0.1").strip().removeprefix("[").removesuffix("]")
 try:
     _public = read_url(env.read("PUBLIC_URL") or f"http://127.0.0.1:{PORT}")
 except ValueError as error:
-    raise ImproperlyConfigured(
-        f"DERPMGMT_PUBLIC_URL: {error}. Examples: https://derp.example.com, http://203.0.113.7:8000, http://[2001:db8::1]:8000"
-    ) from error
+    text = gettext(
+        "DERPMGMT_PUBLIC_URL: %(reason)s. Examples: https://derp.example.com, http://203.0.113.7:8000, http://[2001:db8::1]:8000"
+    )
+    raise ImproperlyConfigured(text % {"reason": error}) from error
 PUBLIC_URL = str(_public)
 try:
     RELAY_URL = str(read_url(env.read("RELAY_URL") or PUBLIC_URL, may_have_path=True))
@@ -100,7 +104,8 @@ try:
         for certificate in (x509.load_pem_x509_certificates(_relay_ca.encode()) if _relay_ca else [])
     )
 except (OSError, ValueError) as error:
-    raise ImproperlyConfigured(f"DERPMGMT_RELAY_CA: a file with certificates in PEM ({error})") from error
+    text = gettext("DERPMGMT_RELAY_CA: a file with certificates in PEM (%(reason)s)")
+    raise ImproperlyConfigured(text % {"reason": error}) from error
 try:
     # "*" and ".example.com" are Django's own.
     _more_hosts = [
@@ -129,7 +134,8 @@ if IS_VALKEY_OURS:
     try:
         REDIS_URL = f"unix://{quote(str(valkey.socket_path(VAR_DIR)))}"
     except OSError as error:
-        raise ImproperlyConfigured(f"The state folder {VAR_DIR} cannot be used: {error.strerror}.") from error
+        text = gettext("The state folder %(folder)s cannot be used: %(reason)s.")
+        raise ImproperlyConfigured(text % {"folder": VAR_DIR, "reason": error.strerror}) from error
 
 
 def _redis(number: int) -> str:
@@ -312,10 +318,12 @@ SMS_NOTICE_TEMPLATE = env.read("SMS_NOTICE_TEMPLATE")
 SMS_CODE_TEMPLATE = env.read("SMS_CODE_TEMPLATE")
 _sms = (SMS_ACCESS_KEY_ID, SMS_ACCESS_KEY_SECRET, SMS_SIGN_NAME, SMS_NOTICE_TEMPLATE, SMS_CODE_TEMPLATE)
 if any(_sms) and not all(_sms):
-    raise ImproperlyConfigured("Text messages need all of DERPMGMT_SMS_… (docs/settings.md), or none.")
+    raise ImproperlyConfigured(
+        gettext("Text messages need all of DERPMGMT_SMS_… (docs/settings.md), or none.")
+    )
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.read("EMAIL_FROM", "derpmgmt <noreply@localhost>")
 
-LANGUAGE_CODE = "zh-hans"
+LANGUAGE_CODE = early.LANGUAGE_CODE
 LANGUAGES = [("zh-hans", _("Simplified Chinese")), ("en", _("English"))]
 # The second holds words of Django and allauth as the glossary has them, kept by hand.
 LOCALE_PATHS = [BASE_DIR / "locale", BASE_DIR / "accounts" / "wording"]
@@ -354,21 +362,24 @@ REDEEM_RATE = env.read("REDEEM_RATE", "30/h")
 GRACE_DAYS = env.read_int("GRACE_DAYS", 0)
 ROTATION_GRACE_DAYS = env.read_int("ROTATION_GRACE_DAYS", 7)
 if min(GRACE_DAYS, ROTATION_GRACE_DAYS) < 0:
-    raise ImproperlyConfigured("DERPMGMT_GRACE_DAYS and DERPMGMT_ROTATION_GRACE_DAYS: 0 or more days")
+    raise ImproperlyConfigured(
+        gettext("DERPMGMT_GRACE_DAYS and DERPMGMT_ROTATION_GRACE_DAYS: 0 or more days")
+    )
 
 # A customer is reminded so many days before his rental ends.
 try:
     REMINDER_DAYS = tuple(sorted({int(part) for part in env.read_list("REMINDER_DAYS") or ("7", "3", "1")}))
 except ValueError as error:
-    raise ImproperlyConfigured("DERPMGMT_REMINDER_DAYS: whole numbers, separated by commas") from error
+    text = gettext("DERPMGMT_REMINDER_DAYS: whole numbers, separated by commas")
+    raise ImproperlyConfigured(text) from error
 if REMINDER_DAYS[0] < 1:
-    raise ImproperlyConfigured("DERPMGMT_REMINDER_DAYS: at least 1 each")
+    raise ImproperlyConfigured(gettext("DERPMGMT_REMINDER_DAYS: at least 1 each"))
 
 # Days after a rental's end, without renewal, until the account is closed; 0 = never by itself.
 CLOSE_AFTER_DAYS = env.read_int("CLOSE_AFTER_DAYS", 30)
 if CLOSE_AFTER_DAYS != 0 and CLOSE_AFTER_DAYS < 8:
     raise ImproperlyConfigured(
-        "DERPMGMT_CLOSE_AFTER_DAYS: 0, or at least 8 (the first warning comes 7 days before)"
+        gettext("DERPMGMT_CLOSE_AFTER_DAYS: 0, or at least 8 (the first warning comes 7 days before)")
     )
 
 # Every relay is proven so often, in minutes, without anybody's asking; a customer hears of one that has carried nothing for so long.
@@ -376,7 +387,7 @@ PROOF_MINUTES = env.read_int("PROOF_MINUTES", 1 if IS_DEMO else 15)
 OUTAGE_NOTICE_MINUTES = env.read_int("OUTAGE_NOTICE_MINUTES", 10)
 if PROOF_MINUTES < 1 or OUTAGE_NOTICE_MINUTES < 0:
     raise ImproperlyConfigured(
-        "DERPMGMT_PROOF_MINUTES: at least 1; DERPMGMT_OUTAGE_NOTICE_MINUTES: 0 or more"
+        gettext("DERPMGMT_PROOF_MINUTES: at least 1; DERPMGMT_OUTAGE_NOTICE_MINUTES: 0 or more")
     )
 
 # Whether a version of a map that lapses takes the pins it names with it, so that snippets copied away really stop.

@@ -30,6 +30,10 @@ os.environ.update(
     DERPMGMT_VAR_DIR=str(VAR_DIR),
     DERPMGMT_DATABASE_URL=DATABASE_URL,
     DERPMGMT_REDIS_URL=REDIS_URL or f"unix://{VAR_DIR}/valkey.sock",
+    # English is what the panel says in a terminal, whatever the machine's own language.
+    LANG="C.UTF-8",
+    LC_ALL="",
+    LC_MESSAGES="",
     # A demo that runs in this folder must not lend the tests its address or its mailbox.
     DERPMGMT_DEMO="no",
     DERPMGMT_PUBLIC_URL="http://testserver",

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from derpmgmt.lib.early import gettext as _
 from derpmgmt.lib.processes import Lock
 
 BASE_DIR = Path(__file__).resolve().parents[2]
@@ -28,7 +29,8 @@ def read(name: str, default: str = "") -> str:
             except (OSError, ValueError) as error:
                 raise ImproperlyConfigured(f"{PREFIX}{name}_FILE: {error}") from error
             if not content:
-                raise ImproperlyConfigured(f"{PREFIX}{name}_FILE: there is nothing in {path}")
+                text = _("%(name)s: there is nothing in %(path)s.")
+                raise ImproperlyConfigured(text % {"name": f"{PREFIX}{name}_FILE", "path": path})
             return content
         if (value := variables.get(f"{PREFIX}{name}")) is not None:
             return str(value)
@@ -44,7 +46,8 @@ def read_bool(name: str, default: bool = False) -> bool:
         return True
     if value in {"0", "false", "no", "off"}:
         return False
-    raise ImproperlyConfigured(f"{PREFIX}{name}: say yes or no, not {value!r}")
+    text = _("%(name)s: say yes or no, not “%(value)s”.")
+    raise ImproperlyConfigured(text % {"name": f"{PREFIX}{name}", "value": value})
 
 
 def read_int(name: str, default: int) -> int:
@@ -53,7 +56,8 @@ def read_int(name: str, default: int) -> int:
     try:
         return int(value) if value else default
     except ValueError as error:
-        raise ImproperlyConfigured(f"{PREFIX}{name}: a whole number, not {value!r}") from error
+        text = _("%(name)s: a whole number, not “%(value)s”.")
+        raise ImproperlyConfigured(text % {"name": f"{PREFIX}{name}", "value": value}) from error
 
 
 def read_list(name: str) -> list[str]:
@@ -107,8 +111,10 @@ def _read_running(path: Path, lock: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, TypeError, LookupError) as error:
         # Without it a command would work with another database.
-        raise ImproperlyConfigured(
-            f"A panel or demo runs here (process {holder}), but {path} cannot be read ({type(error).__name__}). "
-            "End that one and start it again."
-        ) from error
+        text = _(
+            "A panel or demo runs here (process %(process)s), but %(path)s cannot be read (%(error)s). End that one and start it "
+            "again."
+        )
+        values = {"process": holder, "path": path, "error": type(error).__name__}
+        raise ImproperlyConfigured(text % values) from error
     return dict(record)

@@ -15,6 +15,7 @@ from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
 from derpmgmt.lib import env
+from derpmgmt.lib.early import gettext as _
 
 # Shorter is no secret. Those that are made here have 64 and more.
 LEAST_CHARACTERS = 16
@@ -68,26 +69,26 @@ def load_keys(var_dir: Path, *, has_database: bool) -> Keys:
     try:
         missing = [name for name, value in given.items() if not value and not (folder / name).exists()]
     except OSError as error:
-        raise ImproperlyConfigured(f"The keys in {folder} cannot be read: {error.strerror}.") from error
+        text = _("The keys in %(folder)s cannot be read: %(reason)s.")
+        raise ImproperlyConfigured(text % {"folder": folder, "reason": error.strerror}) from error
     if missing:
         if has_database:
-            raise ImproperlyConfigured(
-                f"There is a database, but its keys are missing from {folder}: {', '.join(missing)}. "
-                "Put back the copy you saved. Without these keys the stored secrets cannot be read."
+            text = _(
+                "There is a database, but its keys are missing from %(folder)s: %(names)s. Put back the copy you saved. Without "
+                "these keys the stored secrets cannot be read."
             )
+            raise ImproperlyConfigured(text % {"folder": folder, "names": ", ".join(missing)})
         try:
             _make(folder)
         except OSError as error:
-            raise ImproperlyConfigured(
-                f"The panel's keys cannot be made in {folder}: {error.strerror}."
-            ) from error
+            text = _("The panel's keys cannot be made in %(folder)s: %(reason)s.")
+            raise ImproperlyConfigured(text % {"folder": folder, "reason": error.strerror}) from error
     values = {name: value or _read(folder / name) for name, value in given.items()}
     for name, value in values.items():
         if wrong := _what_is_wrong(name, value):
             where = f"{env.PREFIX}{_VARIABLES[name]}" if given[name] else str(folder / name)
-            raise ImproperlyConfigured(
-                f"The key in {where} cannot be right: {wrong}. Put back the copy you saved."
-            )
+            text = _("The key in %(path)s cannot be right: %(reason)s. Put back the copy you saved.")
+            raise ImproperlyConfigured(text % {"path": where, "reason": wrong})
     return Keys(
         django=values["django"].split(),
         fields=_parts(values["fields"]),
@@ -104,11 +105,11 @@ def _read(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError as error:
-        raise ImproperlyConfigured(f"The key in {path} cannot be read: {error.strerror}.") from error
+        text = _("The key in %(path)s cannot be read: %(reason)s.")
+        raise ImproperlyConfigured(text % {"path": path, "reason": error.strerror}) from error
     except ValueError as error:
-        raise ImproperlyConfigured(
-            f"The key in {path} cannot be right: it is not text. Put back the copy you saved."
-        ) from error
+        text = _("The key in %(path)s cannot be right: %(reason)s. Put back the copy you saved.")
+        raise ImproperlyConfigured(text % {"path": path, "reason": _("it is not text")}) from error
 
 
 def _parts(value: str) -> list[str]:
@@ -118,20 +119,21 @@ def _parts(value: str) -> list[str]:
 def _what_is_wrong(name: str, value: str) -> str:
     """Why a key cannot be one, without a word of it; empty when it can."""
     if not value.split():
-        return "it is empty"
+        return _("it is empty")
     if name == "panel_id":
-        return "" if re.fullmatch(r"[0-9a-f]{8}", value) else "it must be 8 hex digits in small letters"
+        return "" if re.fullmatch(r"[0-9a-f]{8}", value) else _("it must be 8 hex digits in small letters")
     if name == "fields":
         if not _parts(value):
-            return "it is empty"
+            return _("it is empty")
         for number, key in enumerate(_parts(value), start=1):
             try:
                 Fernet(key)
             except ValueError:
-                return f"number {number} of it is not a Fernet key (32 bytes in URL-safe base64)"
+                text = _("number %(number)s of it is not a Fernet key (32 bytes in URL-safe base64)")
+                return text % {"number": number}
         return ""
     if name == "lookup" and (len(value.split()) > 1 or not value.isprintable()):
-        return "it must be one word"
+        return _("it must be one word")
     if any(len(part) < LEAST_CHARACTERS for part in value.split()):
-        return f"it has fewer than {LEAST_CHARACTERS} characters"
+        return _("it has fewer than %(count)s characters") % {"count": LEAST_CHARACTERS}
     return ""

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import idna
 
+from derpmgmt.lib.early import gettext as _
+
 _PORTS = {"http": 80, "https": 443}
 # What Django takes in a Host header (`django.http.request.host_validation_re`).
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
@@ -42,24 +44,33 @@ def read_url(text: str, *, may_have_path: bool = False) -> PanelUrl:
         port = parts.port
     except ValueError:
         raise ValueError(
-            "its host or port cannot be read; an IPv6 address stands in brackets: http://[2001:db8::1]:8000"
+            _(
+                "its host or port cannot be read; an IPv6 address stands in brackets: http://[2001:db8::1]:8000"
+            )
         ) from None
     if parts.scheme not in _PORTS or not parts.netloc:
-        raise ValueError("it begins with http:// or https://")
+        raise ValueError(_("it begins with http:// or https://"))
     if "@" in parts.netloc:
-        raise ValueError("it holds no user and password")
+        raise ValueError(_("it holds no user and password"))
     if parts.query or parts.fragment or "?" in text or "#" in text:
-        raise ValueError("it holds no ? and no #")
+        raise ValueError(_("it holds no ? and no #"))
     path = parts.path.rstrip("/")
     if path and not may_have_path:
         raise ValueError(
-            f"the panel cannot be served below a path ({path}); give it a host name or a port of its own"
+            _("the panel cannot be served below a path (%(path)s); give it a host name or a port of its own")
+            % {"path": path}
         )
     if port == 0 or parts.netloc.endswith(":"):
-        raise ValueError("its port is a number from 1 to 65535")
+        raise ValueError(_("its port is a number from 1 to 65535"))
     if port == _PORTS[parts.scheme]:
         port = None
-    return PanelUrl(parts.scheme, read_host(parts.netloc.rpartition("@")[2]), port, path)
+    host = read_host(parts.netloc.rpartition("@")[2])
+    if host in {"0.0.0.0", "[::]"}:  # noqa: S104
+        raise ValueError(
+            _("%(name)s stands for every address of this machine; give one that others reach")
+            % {"name": host}
+        )
+    return PanelUrl(parts.scheme, host, port, path)
 
 
 def read_host(text: str) -> str:
@@ -68,7 +79,7 @@ def read_host(text: str) -> str:
     if text.startswith("["):
         inner, bracket, rest = text[1:].partition("]")
         if not bracket or not re.fullmatch(r"(:\d*)?", rest):
-            raise ValueError("an IPv6 address stands in brackets: [2001:db8::1]")
+            raise ValueError(_("an IPv6 address stands in brackets: [2001:db8::1]"))
         return _ipv6(inner)
     if text.count(":") > 1:
         return _ipv6(text)
@@ -78,23 +89,26 @@ def read_host(text: str) -> str:
         try:
             return str(ipaddress.IPv4Address(name))
         except ValueError:
-            raise ValueError(f"{name} is no IPv4 address of four numbers") from None
+            raise ValueError(_("%(name)s is no IPv4 address of four numbers") % {"name": name}) from None
     try:
         name = idna.encode(name, uts46=True).decode() if not name.isascii() else name.lower()
     except idna.IDNAError:
-        raise ValueError(f"{name} is no host name") from None
+        raise ValueError(_("%(name)s is no host name") % {"name": name}) from None
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        raise ValueError(f"“{name}” is no host name: letters, digits, hyphens and dots (no underscore)")
+        raise ValueError(
+            _("“%(name)s” is no host name: letters, digits, hyphens and dots (no underscore)")
+            % {"name": name}
+        )
     return name
 
 
 def _ipv6(text: str) -> str:
     if "%" in text:
-        raise ValueError("an IPv6 address with a zone (%) is of use on one machine only")
+        raise ValueError(_("an IPv6 address with a zone is of use on one machine only"))
     try:
         address = ipaddress.IPv6Address(text)
     except ValueError:
-        raise ValueError(f"{text} is no IPv6 address") from None
+        raise ValueError(_("%(name)s is no IPv6 address") % {"name": text}) from None
     if mapped := address.ipv4_mapped:
         high, low = divmod(int(mapped), 65536)
         return f"[::ffff:{high:x}:{low:x}]"

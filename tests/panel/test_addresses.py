@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.test import Client, RequestFactory
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from acl import outbound
@@ -86,6 +86,7 @@ def test_an_address_that_leads_nowhere_is_refused_with_a_sentence(typed: str) ->
 @given(st.ip_addresses(), st.integers(1, 65535))
 def test_every_literal_address_is_taken(address: ipaddress.IPv4Address, port: int) -> None:
     host = f"[{address.exploded.upper()}]" if address.version == 6 else str(address)
+    assume(not address.is_unspecified)
     read = read_url(f"http://{host}:{port}")
     assert (read.port or 80) == port
     mapped = getattr(address, "ipv4_mapped", None)
@@ -105,6 +106,8 @@ def test_whatever_is_typed_is_read_or_refused(text: str) -> None:
     [
         ("DERPMGMT_PUBLIC_URL", "http://my_host:8000", "my_host"),
         ("DERPMGMT_PUBLIC_URL", "https://derp.example.com/panel", "below a path"),
+        ("DERPMGMT_PUBLIC_URL", "http://0.0.0.0:8000", "every address of this machine"),
+        ("DERPMGMT_PUBLIC_URL", "http://[0:0::0]", "every address of this machine"),
         ("DERPMGMT_RELAY_URL", "http://a:b@c", "no user and password"),
         ("DERPMGMT_ALLOWED_HOSTS", "good.example,my_host", "my_host"),
     ],
@@ -120,6 +123,27 @@ def test_the_panel_does_not_start_with_a_wrong_address_and_says_why(
     assert name in done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PUBLIC_URL", "http://0.0.0.0:8000", "DERPMGMT_PUBLIC_URL：0.0.0.0 代表本机的所有地址"),
+        ("PORT", "eighty", "DERPMGMT_PORT：必须是整数"),
+        ("LOOKUP_KEY", "short", "DERPMGMT_LOOKUP_KEY 中的密钥有误：不足 16 个字符"),
+        ("LANGUAGE", "french", "DERPMGMT_LANGUAGE：只能填 zh-hans 或 en"),
+    ],
+)
+def test_a_wrong_setting_is_said_in_the_terminals_language(
+    name: str, value: str, said: str, tmp_path: Path
+) -> None:
+    variables = {key: text for key, text in os.environ.items() if not key.startswith("DERPMGMT_")}
+    variables |= {"DERPMGMT_VAR_DIR": str(tmp_path), f"DERPMGMT_{name}": value, "LC_ALL": "zh_CN.UTF-8"}
+    command = [sys.executable, "manage.py", "check"]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
