@@ -7,6 +7,7 @@ Every function may be killed at any line and called again. Whatever the Engine r
 import io
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -218,10 +219,12 @@ def activate_list(engine: Engine, panel_id: str) -> None:
 
     After HUP nginx starts new workers beside the old ones, which take questions for a moment longer; a list that it cannot
     read leaves it with the old ones (https://nginx.org/en/docs/control.html). Raises ListNotTaken then, else RemoteError.
+    Where the host does not tell its processes, some time is waited instead, and the log says whether the list was read.
     """
     name = gate_name(panel_id)
     # One that runs has workers: where none are found among its processes, the host lists them in a way of its own.
     before = _workers(engine, name) or None
+    complaints = None if before else _complaints(engine, name)
     with engine_errors():
         engine.kill(name, "HUP")
     deadline = time.monotonic() + _RELOAD_SECONDS
@@ -230,6 +233,8 @@ def activate_list(engine: Engine, panel_id: str) -> None:
         if before is None or workers is None:
             time.sleep(_RELOAD_UNSEEN_SECONDS)
             check_gate_runs(engine, panel_id)
+            if complaints is not None and (new := _complaints(engine, name) - complaints):
+                raise ListNotTaken(detail="\n".join(new))
             return
         if workers and not workers & before:
             return
@@ -262,6 +267,13 @@ def _workers(engine: Engine, name: str) -> set[str] | None:
     titles = {row[0]: row[1].rstrip() for row in processes if len(row) == 2}
     # One that ends is called "nginx: worker process is shutting down".
     return {pid for pid, title in titles.items() if title == "nginx: worker process"}
+
+
+def _complaints(engine: Engine, name: str) -> Counter[str]:
+    """What nginx could not read, by the end of its log: how often each line stands there."""
+    with engine_errors():
+        lines = engine.logs(name, tail=_LOG_LINES).decode(errors="replace").splitlines()
+    return Counter(line for line in lines if "[emerg]" in line)
 
 
 def _end_of(log: bytes) -> str:

@@ -213,6 +213,17 @@ def test_new_list_counts_when_the_server_cannot_list_processes(
 
     assert (first.is_let_in(relay), second.is_let_in(relay)) == (False, True)
 
+    # A list that nginx cannot read is not passed over either, nor the same one again.
+    gate.put({"/gate/known.map": b"rubbish"})
+    for _ in range(2):
+        with pytest.raises(ListNotTaken) as refusal:
+            gate.hang_up()
+        assert "known.map" in refusal.value.detail
+    assert second.is_let_in(relay)
+    gate.put(list_files(render_list([(RELAY, first.key)])))
+    gate.hang_up()
+    assert first.is_let_in(relay)
+
 
 @pytest.mark.parametrize("fail_open", [False, True])
 def test_relay_knows_no_gate_when_it_is_stopped(
