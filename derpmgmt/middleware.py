@@ -1,6 +1,7 @@
-"""What every request passes: the person's language, the door, and the limits of the pages that strangers may try."""
+"""What every request passes: its Host header, the language, the door, and the limits of the pages that strangers may try."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -17,6 +18,7 @@ from derpmgmt import pages
 from derpmgmt.lib import limits
 from derpmgmt.lib.address import client_ip, client_network, note_proxy, wide_network
 from derpmgmt.lib.mail import MailFailed, MailLimited
+from derpmgmt.lib.public_url import read_host
 from derpmgmt.lib.way_back import page_before
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
@@ -55,6 +57,20 @@ class ActingMiddleware:
             return self.get_response(request)
         with acting(request.user.pk, client_ip(request)):
             return self.get_response(request)
+
+
+class HostMiddleware:
+    """Puts an IPv6 address in the Host header into the form in which browsers write it: other programs send it as it was typed."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        host = request.META.get("HTTP_HOST", "")
+        if host.startswith("["):
+            with suppress(ValueError):  # Django refuses what is no address
+                request.META["HTTP_HOST"] = read_host(host) + host.rpartition("]")[2]
+        return self.get_response(request)
 
 
 class DoorMiddleware:

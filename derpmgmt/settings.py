@@ -207,6 +207,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "acl.live.LiveMiddleware",
+    "derpmgmt.middleware.HostMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",

@@ -53,6 +53,25 @@ def test_an_address_is_read_as_browsers_write_it(typed: str, origin: str) -> Non
     assert str(read_url(origin)) == origin
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("[2001:DB8:0:0::1]:8000", 200),
+        ("[2001:0db8:0000:0000:0000:0000:0000:0001]", 200),
+        ("[2001:db8::2]:8000", 400),
+        ("[2001:db8::1", 400),
+        ("[::1]evil.example", 400),
+        ("[]", 400),
+        ("[2001:db8::1]:8000:", 400),
+        ("[2001:db8::1%25eth0]", 400),
+    ],
+)
+@pytest.mark.django_db
+def test_programs_that_write_out_an_ipv6_address_are_answered(host: str, status: int, settings: Any) -> None:
+    settings.ALLOWED_HOSTS = [read_url("http://[2001:db8::1]:8000").host]
+    assert Client(headers={"host": host}).get("/accounts/login/").status_code == status
+
+
 @pytest.mark.parametrize(("typed", "origin"), GOOD)
 @pytest.mark.django_db
 def test_every_page_answers_and_takes_forms_under_that_address(
