@@ -41,18 +41,19 @@ class AccountAdapter(DefaultAccountAdapter):
         username = usernames.normalize(username)
         try:
             username = super().clean_username(username, shallow)
-            if not shallow and services.looks_like_staff(username):
-                raise ValidationError("", code="username_taken")
-            return username
+            is_taken = not shallow and services.looks_like_staff(username)
         except ValidationError as error:
             if error.code != "username_taken":
                 raise
+            is_taken = True
+        if is_taken:
             free = services.suggest_username(username)
             raise ValidationError(
                 _("The user name “%(taken)s” is taken. “%(free)s” is free.")
                 % {"taken": username, "free": free},
                 code="username_taken",
-            ) from error
+            )
+        return username
 
     def populate_username(self, request: HttpRequest, user: User) -> None:
         """An empty user name is made from the address."""

@@ -1,12 +1,12 @@
 """`make demo-reset`: removes the demo's own state. Reads no settings, so that it also works where a broken file keeps them from being read."""
 
-import gettext
 import os
 import shutil
 import sys
 from pathlib import Path
 
 from derpmgmt.lib import env
+from derpmgmt.lib.early import gettext as _
 from derpmgmt.lib.processes import AlreadyRunning, Lock
 
 
@@ -15,7 +15,6 @@ def reset_demo() -> str:
 
     Raises `SystemExit` with a sentence when a demo or panel runs in this folder, or when something cannot be removed.
     """
-    _ = _translation().gettext
     folder = env.home() / ("demo-lab" if os.environ.get(f"{env.PREFIX}FLEET") == "lab" else "demo")
     try:
         lock = Lock(env.running_lock())
@@ -49,15 +48,6 @@ def _remove(folder: Path) -> bool:
 
 def _values(error: OSError) -> dict[str, str]:
     return {"path": str(error.filename), "reason": str(error.strerror)}
-
-
-def _translation() -> gettext.NullTranslations:
-    """The panel's catalogue in the terminal's language, as `lib.language` chooses it; settings, which that reads, are not to be read."""
-    names = (f"{env.PREFIX}LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
-    wanted = next((os.environ[name] for name in names if os.environ.get(name)), "")
-    if wanted and not wanted.lower().startswith("zh"):
-        return gettext.NullTranslations()
-    return gettext.translation("django", env.BASE_DIR / "locale", ["zh_Hans"], fallback=True)
 
 
 if __name__ == "__main__":

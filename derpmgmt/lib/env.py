@@ -27,7 +27,9 @@ def read(name: str, default: str = "") -> str:
             try:
                 content = Path(path).read_text().strip()
             except (OSError, ValueError) as error:
-                raise ImproperlyConfigured(f"{PREFIX}{name}_FILE: {error}") from error
+                reason = error.strerror if isinstance(error, OSError) else _("it is not text")
+                text = _("%(path)s cannot be read: %(reason)s") % {"path": path, "reason": reason}
+                raise ImproperlyConfigured(f"{PREFIX}{name}_FILE: {text}") from error
             if not content:
                 text = _("%(name)s: there is nothing in %(path)s.")
                 raise ImproperlyConfigured(text % {"name": f"{PREFIX}{name}_FILE", "path": path})

@@ -6,13 +6,11 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-# Starting clients takes a while on a machine that has much to do.
-PATIENCE = 90.0
+from tests.panel.running import wait_for
 
 
 def start(stack: ExitStack, command: list[str], log: Path, **settings: Any) -> "subprocess.Popen[bytes]":
@@ -95,11 +93,3 @@ class Client:
             answered += self.answers(other)
             time.sleep(max(0.0, began + 1 - time.monotonic()))
         return answered
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Returns when the condition holds; fails when it never does."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {PATIENCE:.0f} s: {what}"
-        time.sleep(0.2)

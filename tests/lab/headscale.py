@@ -12,14 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import yaml
 
 from acl import derpmap
-from tests.lab.clients import Client, wait_for
+from tests.lab.clients import Client
 from tests.lab.headscale_parts import (
     ADDRESS,
     Customer,
@@ -30,7 +30,7 @@ from tests.lab.headscale_parts import (
     headscale,
     make_certificate,
 )
-from tests.panel.running import Folder
+from tests.panel.running import Folder, wait_for
 
 VERSIONS = ("0.26.1", "0.27.1", "0.28.0")
 PUBLIC_PORT, TLS_PORT = 8090, 8443
@@ -101,12 +101,10 @@ class World:
         )  # fmt: skip
 
 
-def wait_long(condition: object, what: str) -> float:
+def wait_long(condition: Callable[[], object], what: str) -> float:
     """Seconds until the condition holds; cron and a Headscale with the page's own lines take up to a minute and a half."""
     began = time.monotonic()
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < began + 300, f"not so within 300 s: {what}"
-        time.sleep(1)
+    wait_for(condition, what, seconds=300)
     return time.monotonic() - began
 
 
@@ -270,7 +268,7 @@ def end(world: World) -> None:
 def wait_for_map(world: World) -> str:
     """What Headscale has once it is whole, or after a minute and a half."""
     with suppress(AssertionError):
-        wait_for(lambda: world.map() == "ours and Tailscale's", "the map is whole")
+        wait_for(lambda: world.map() == "ours and Tailscale's", "the map is whole", seconds=90)
     return world.map()
 
 

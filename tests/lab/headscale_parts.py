@@ -17,8 +17,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from tests.lab.clients import start, wait_for
-from tests.panel.running import Folder
+from tests.lab.clients import start
+from tests.panel.running import Folder, wait_for
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "derpmgmt", "headscale")
 MODULE = "github.com/juanfont/headscale"
@@ -96,20 +96,10 @@ def make_certificate(folder: Path, name: str, subject: str) -> tuple[Path, Path]
     certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
     _run(
         [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ),
-            *("-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName={subject}"),
-            *("-out", str(certificate), "-keyout", str(key)),
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+            "-subj", f"/CN={name}", "-addext", f"subjectAltName={subject}", "-out", str(certificate), "-keyout", str(key),
         ]
-    )
+    )  # fmt: skip
     return certificate, key
 
 

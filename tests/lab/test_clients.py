@@ -26,7 +26,8 @@ from containers.derp.keys import generate_private_key
 from containers.models import Relay
 from serials.models import Rental
 from tests.acl.factories import make_relay, make_rental, make_server
-from tests.lab.clients import Client, start, wait_for
+from tests.lab.clients import Client, start
+from tests.panel.running import wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.django_db]
 

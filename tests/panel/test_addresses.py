@@ -2,9 +2,6 @@
 
 import contextlib
 import ipaddress
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +14,10 @@ from hypothesis import strategies as st
 from acl import outbound
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.public_url import read_host, read_url
+from tests.panel.running import Folder
 
 # A busy machine draws slowly.
 slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-ROOT = Path(__file__).resolve().parents[2]
 # What is typed, and the origin that a browser sends from there.
 GOOD = [
     ("https://derp.example.com", "https://derp.example.com"),
@@ -134,10 +131,7 @@ def test_whatever_is_typed_is_read_or_refused(text: str) -> None:
 def test_the_panel_does_not_start_with_a_wrong_address_and_says_why(
     name: str, value: str, said: str, tmp_path: Path
 ) -> None:
-    variables = {key: text for key, text in os.environ.items() if not key.startswith("DERPMGMT_")}
-    variables |= {"DERPMGMT_VAR_DIR": str(tmp_path), name: value}
-    command = [sys.executable, "manage.py", "check"]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    done = Folder(tmp_path / "var").manage("check", **{name: value})
     assert done.returncode == 1
     assert name in done.stderr
     assert said in done.stderr
@@ -156,10 +150,7 @@ def test_the_panel_does_not_start_with_a_wrong_address_and_says_why(
 def test_a_wrong_setting_is_said_in_the_terminals_language(
     name: str, value: str, said: str, tmp_path: Path
 ) -> None:
-    variables = {key: text for key, text in os.environ.items() if not key.startswith("DERPMGMT_")}
-    variables |= {"DERPMGMT_VAR_DIR": str(tmp_path), f"DERPMGMT_{name}": value, "LC_ALL": "zh_CN.UTF-8"}
-    command = [sys.executable, "manage.py", "check"]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    done = Folder(tmp_path / "var").manage("check", LC_ALL="zh_CN.UTF-8", **{f"DERPMGMT_{name}": value})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == 1
