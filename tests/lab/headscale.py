@@ -104,7 +104,7 @@ class World:
 def wait_long(condition: Callable[[], object], what: str) -> float:
     """Seconds until the condition holds; cron and a Headscale with the page's own lines take up to a minute and a half."""
     began = time.monotonic()
-    wait_for(condition, what, seconds=300)
+    wait_for(condition, what, seconds=300, pause=1)  # a live URL may not be asked more often
     return time.monotonic() - began
 
 
@@ -268,7 +268,7 @@ def end(world: World) -> None:
 def wait_for_map(world: World) -> str:
     """What Headscale has once it is whole, or after a minute and a half."""
     with suppress(AssertionError):
-        wait_for(lambda: world.map() == "ours and Tailscale's", "the map is whole", seconds=90)
+        wait_for(lambda: world.map() == "ours and Tailscale's", "the map is whole", seconds=90, pause=1)
     return world.map()
 
 

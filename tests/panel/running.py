@@ -25,12 +25,14 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_for(holds: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
-    """Returns when `holds()` does; fails when it never does."""
+def wait_for(
+    holds: Callable[[], object], what: str, seconds: float = START_SECONDS, pause: float = 0.05
+) -> None:
+    """Returns when `holds()` does, asked again after each pause (seconds); fails when it never does."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain: {what}"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def processes() -> dict[int, int]:
