@@ -10,7 +10,7 @@ import pytest
 
 from containers.deploy import read_differences, remove_relay
 from containers.image import build_placeholder
-from containers.sandbox.fleet import Sandbox
+from derpmgmt.sandbox.fleet import Sandbox
 from fleet.engine import Engine, open_engine
 from fleet.ssh import Connection, Endpoint, RemoteError
 from tests.containers.deploying import PANEL, DeployBehaviour, Host, served_pin, wanted_pin

@@ -27,7 +27,7 @@ from cryptography.x509.oid import NameOID
 from containers.derp import keys
 from containers.derp.client import DerpClient
 from containers.derp.probe import ProbeTarget
-from containers.sandbox.relay import SandboxRelay
+from derpmgmt.sandbox.relay import SandboxRelay
 
 # Generous for a loaded machine; nothing that works comes near it.
 PATIENCE = 10.0

@@ -6,7 +6,7 @@ import pytest
 
 from containers.derp import keys
 from containers.derp.client import NotAdmitted
-from containers.sandbox import admission as sandbox_admission
+from derpmgmt.sandbox import verify_client as sandbox_admission
 from tests.derp.parts import PATIENCE, AdmissionServer, Relay, ScriptedServer
 
 

@@ -9,8 +9,8 @@ import pytest
 from containers.derp import frames, keys, presence
 from containers.derp.client import ConnectionClosed, DerpClient
 from containers.derp.probe import ProbeTarget
-from containers.sandbox.peer import Peer
-from containers.sandbox.relay import SandboxRelay
+from derpmgmt.sandbox.peer import Peer
+from derpmgmt.sandbox.relay import SandboxRelay
 from tests.derp.parts import PATIENCE, Certificate, Relay, ScriptedServer
 
 

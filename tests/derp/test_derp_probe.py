@@ -9,7 +9,7 @@ from django.utils import translation
 from containers.derp import keys
 from containers.derp.probe import CAUSES, ProbeResult, ProbeTarget, explain, probe_relay
 from containers.derp.stun import KeptPort
-from containers.sandbox.relay import SandboxRelay
+from derpmgmt.sandbox.relay import SandboxRelay
 from tests.derp.parts import (
     PATIENCE,
     AdmissionServer,

@@ -9,7 +9,7 @@ from containers.derp import frames, stun
 from containers.derp.client import ConnectionClosed, DerpClient
 from containers.derp.frames import FrameType
 from containers.derp.probe import probe_relay
-from containers.sandbox import peer as sandbox_peer
+from derpmgmt.sandbox import peer as sandbox_peer
 from tests.derp.parts import PATIENCE, LoopThread, Relay, start_sandbox
 
 

@@ -223,7 +223,7 @@ def hosts(
             running = request.getfixturevalue("_lab")
             yield [LabHost(host, running.gateway) for host in running.hosts]
         else:
-            from containers.sandbox.fleet import Sandbox
+            from derpmgmt.sandbox.fleet import Sandbox
 
             # Addresses of its own for each test process, and none of a demo's.
             subnet = f"127.{100 + int(worker_id.removeprefix('gw') or 0) if worker_id != 'master' else 99}.{os.getpid() % 250}"

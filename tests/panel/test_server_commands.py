@@ -15,11 +15,11 @@ from django.utils import translation
 
 from containers import jobs
 from containers.models import Relay, ServerCheck
-from containers.sandbox.fleet import Sandbox, SandboxHost
 from containers.services import checks
 from containers.services.checks import Finding
 from derpmgmt import server_command
 from derpmgmt.lib.commands import describe_error
+from derpmgmt.sandbox.fleet import Sandbox, SandboxHost
 from fleet.models import Region, Server, SshCredential
 from fleet.services import record_failed_contact
 from fleet.ssh import HostKey, TimedOut

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.sandbox.fleet import Sandbox
+from derpmgmt.sandbox.fleet import Sandbox
 from fleet.engine import Engine
 from tests.sandbox.parts import connect, load_image
 

@@ -15,8 +15,8 @@ from containers.deploy import ensure_image
 from containers.derp import keys
 from containers.derp.probe import ProbeResult, ProbeTarget, probe_relay
 from containers.image import build_placeholder
-from containers.sandbox.fleet import SandboxHost
 from containers.spec import NETWORK, RelaySpec
+from derpmgmt.sandbox.fleet import SandboxHost
 from fleet.engine import Engine, open_engine
 from fleet.ssh import Connection, Endpoint
 from tests.sandbox.talk import tar_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.sandbox.fleet import Sandbox
+from derpmgmt.sandbox.fleet import Sandbox
 from fleet.engine import Engine, EngineError, engine_errors, open_engine
 from fleet.ssh import Connection
 from tests.sandbox.conversation import converse

@@ -10,7 +10,7 @@ import pytest
 
 from containers.deploy import ensure_image
 from containers.image import build_placeholder
-from containers.sandbox.fleet import Sandbox
+from derpmgmt.sandbox.fleet import Sandbox
 from fleet.engine import Engine, EngineError, engine_errors, open_engine
 from fleet.facts import FACTS_SCRIPT, read_facts
 from fleet.ssh import (

@@ -13,8 +13,8 @@ from containers.derp import keys
 from containers.derp.client import DerpClient, NotAdmitted
 from containers.gate import EVERYBODY, Entry, GateSpec, gate_url, list_files, render_list
 from containers.gate_image import build_gate_placeholder
-from containers.sandbox.fleet import Sandbox
 from containers.spec import NETWORK
+from derpmgmt.sandbox.fleet import Sandbox
 from fleet.engine import Engine, EngineError, engine_errors
 from tests.sandbox.panel import REFUSE, Panel
 from tests.sandbox.parts import PANEL, Relay, connect, make_relay

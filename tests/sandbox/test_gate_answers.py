@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from containers.gate import ALL_BUT, EVERYBODY, GATE_PORT, GateSpec, list_files, render_list
-from containers.sandbox import gate as sandbox_gate
-from containers.sandbox.program import Surroundings
+from derpmgmt.sandbox import gate as sandbox_gate
+from derpmgmt.sandbox.program import Surroundings
 from tests.derp.parts import LoopThread
 from tests.sandbox.panel import REFUSE, Panel
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from containers.derp import keys
-from containers.sandbox.fleet import Sandbox
+from derpmgmt.sandbox.fleet import Sandbox
 from fleet.engine import Engine
 from tests.sandbox.parts import connect, load_image, make_relay
 from tests.sandbox.talk import tar_of
@@ -135,7 +135,7 @@ def start(tmp_path: Path, subnet: str) -> Iterator[Callable[[], subprocess.Popen
     processes = []
 
     def start_one() -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "containers.sandbox", "--state", str(tmp_path / "state")]
+        command = [sys.executable, "-m", "derpmgmt.sandbox", "--state", str(tmp_path / "state")]
         process = subprocess.Popen(
             [*command, "--servers", "4", "--subnet", subnet],
             stdout=subprocess.PIPE,
@@ -190,7 +190,7 @@ def test_second_process_says_why_when_the_state_is_in_use(start: Callable[[], su
 def test_relay_is_back_when_the_process_was_killed(
     start: Callable[[], subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    from containers.sandbox.fleet import SandboxHost
+    from derpmgmt.sandbox.fleet import SandboxHost
 
     process = start()
     wait_ready(process)
@@ -208,7 +208,7 @@ def test_relay_is_back_when_the_process_was_killed(
 
 
 def test_process_imports_no_django_when_it_starts() -> None:
-    code = "import sys, containers.sandbox.__main__; print(any(name.split('.')[0] == 'django' for name in sys.modules))"
+    code = "import sys, derpmgmt.sandbox.__main__; print(any(name.split('.')[0] == 'django' for name in sys.modules))"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

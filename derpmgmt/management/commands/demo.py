@@ -123,7 +123,7 @@ class Demo(Panel):
 
     def _become_sandbox(self) -> None:
         os.chdir(env.BASE_DIR)
-        command = [sys.executable, "-m", "containers.sandbox", "--state", str(self._hosts_file.parent)]
+        command = [sys.executable, "-m", "derpmgmt.sandbox", "--state", str(self._hosts_file.parent)]
         command += ["--servers", str(SANDBOX_SERVERS), "--subnet", _subnet()]
         os.execv(sys.executable, command)  # noqa: S606 — no shell is wanted
 

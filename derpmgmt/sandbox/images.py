@@ -12,8 +12,8 @@ import secrets
 import tarfile
 from typing import Any, NoReturn
 
-from containers.sandbox.refusals import Refusal
-from containers.sandbox.state import State
+from derpmgmt.sandbox.refusals import Refusal
+from derpmgmt.sandbox.state import State
 
 LAYER_LIMIT = 1024 * 1024 * 1024
 _ID = re.compile(r"(sha256:)?[0-9a-f]{4,64}")

@@ -17,17 +17,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from containers.sandbox.container_api import ContainerApi, Handler, json_body, read_filters, timestamp
-from containers.sandbox.containers import Containers
-from containers.sandbox.faults import Faults
-from containers.sandbox.http import Request, Response, json_response
-from containers.sandbox.images import Images, LoadFailed, read_archive
-from containers.sandbox.lifecycle import Lifecycle
-from containers.sandbox.machine import MACHINE, architecture_of, memory_bytes
-from containers.sandbox.networks import Networks
-from containers.sandbox.refusals import Refusal
-from containers.sandbox.state import State, new_id
-from containers.sandbox.volumes import Volumes
+from derpmgmt.sandbox.container_api import ContainerApi, Handler, json_body, read_filters, timestamp
+from derpmgmt.sandbox.containers import Containers
+from derpmgmt.sandbox.faults import Faults
+from derpmgmt.sandbox.http import Request, Response, json_response
+from derpmgmt.sandbox.images import Images, LoadFailed, read_archive
+from derpmgmt.sandbox.lifecycle import Lifecycle
+from derpmgmt.sandbox.machine import MACHINE, architecture_of, memory_bytes
+from derpmgmt.sandbox.networks import Networks
+from derpmgmt.sandbox.refusals import Refusal
+from derpmgmt.sandbox.state import State, new_id
+from derpmgmt.sandbox.volumes import Volumes
 
 VERSION = "20.10.24+sandbox"
 API_VERSION, OLDEST_API_VERSION = "1.41", "1.12"

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from containers.derp import keys
-from containers.sandbox.program import Exited, Surroundings
-from containers.sandbox.relay import SandboxRelay
+from derpmgmt.sandbox.program import Exited, Surroundings
+from derpmgmt.sandbox.relay import SandboxRelay
 
 _BOOLEANS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 _ENDLESS = 2**63 - 1

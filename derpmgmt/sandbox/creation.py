@@ -7,9 +7,9 @@ import posixpath
 import re
 from typing import Any
 
-from containers.sandbox.containers import signal_name
-from containers.sandbox.refusals import Refusal
-from containers.sandbox.volumes import check_name
+from derpmgmt.sandbox.containers import signal_name
+from derpmgmt.sandbox.refusals import Refusal
+from derpmgmt.sandbox.volumes import check_name
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _CAPABILITIES = frozenset(

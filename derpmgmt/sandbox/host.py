@@ -19,11 +19,11 @@ from pathlib import Path
 
 import asyncssh
 
-from containers.sandbox import http
-from containers.sandbox.engine import HEADERS, Engine
-from containers.sandbox.faults import Faults
-from containers.sandbox.ssh import Doors, SshServer, write_docker_command
-from containers.sandbox.state import State, write_private
+from derpmgmt.sandbox import http
+from derpmgmt.sandbox.engine import HEADERS, Engine
+from derpmgmt.sandbox.faults import Faults
+from derpmgmt.sandbox.ssh import Doors, SshServer, write_docker_command
+from derpmgmt.sandbox.state import State, write_private
 
 logger = logging.getLogger(__name__)
 

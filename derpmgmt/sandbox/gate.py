@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from containers.sandbox.asking import FAILURES, Answer, post
-from containers.sandbox.http import Disconnect, Request, Response, serve
-from containers.sandbox.nginx_conf import ConfError, Directive, read_conf, seconds, size_bytes, walk
-from containers.sandbox.program import Exited, Surroundings
+from derpmgmt.sandbox.asking import FAILURES, Answer, post
+from derpmgmt.sandbox.http import Disconnect, Request, Response, serve
+from derpmgmt.sandbox.nginx_conf import ConfError, Directive, read_conf, seconds, size_bytes, walk
+from derpmgmt.sandbox.program import Exited, Surroundings
 
 VERSION = "1.22.1"
 _DEFAULT_CONF = "/etc/nginx/nginx.conf"

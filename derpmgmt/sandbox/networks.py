@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from containers.sandbox.refusals import Refusal
-from containers.sandbox.state import State, new_id
+from derpmgmt.sandbox.refusals import Refusal
+from derpmgmt.sandbox.state import State, new_id
 
 PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}
 _DRIVERS = ("bridge", "host", "null", "ipvlan", "macvlan")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import asyncssh
 
-from containers.sandbox import http
-from containers.sandbox.faults import Faults
-from containers.sandbox.machine import facts, machine
+from derpmgmt.sandbox import http
+from derpmgmt.sandbox.faults import Faults
+from derpmgmt.sandbox.machine import facts, machine
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 """Where the Docker socket is in the eyes of whoever is connected to a server."""

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from containers.sandbox.refusals import Refusal
-from containers.sandbox.state import State
+from derpmgmt.sandbox.refusals import Refusal
+from derpmgmt.sandbox.state import State
 
 NEVER = "0001-01-01T00:00:00Z"
 LOG_LINES = 500

@@ -6,8 +6,8 @@ import ssl
 from urllib.parse import urlsplit
 
 from containers.derp import keys
-from containers.sandbox.asking import FAILURES, Answer, post
-from containers.sandbox.program import Resolve
+from derpmgmt.sandbox.asking import FAILURES, Answer, post
+from derpmgmt.sandbox.program import Resolve
 
 _ASK_SECONDS = 5.0
 _MAX_BODY_BYTES = 4 * 1024

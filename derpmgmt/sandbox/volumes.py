@@ -16,8 +16,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from containers.sandbox.refusals import Refusal
-from containers.sandbox.state import State, write_private
+from derpmgmt.sandbox.refusals import Refusal
+from derpmgmt.sandbox.state import State, write_private
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 ROOT_ENTRY = ["dir", 0, 0, 0o755]

@@ -10,16 +10,16 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
-from containers.sandbox.containers import Container, Containers, inspect, signal_name, summarize
-from containers.sandbox.creation import check_body, check_container_name, read_json, read_mounts
-from containers.sandbox.faults import Faults
-from containers.sandbox.http import Request, Response, json_response
-from containers.sandbox.images import Images, container_config, full_name
-from containers.sandbox.lifecycle import Lifecycle
-from containers.sandbox.networks import Networks
-from containers.sandbox.refusals import Refusal, disk_full
-from containers.sandbox.state import new_id
-from containers.sandbox.volumes import Volumes
+from derpmgmt.sandbox.containers import Container, Containers, inspect, signal_name, summarize
+from derpmgmt.sandbox.creation import check_body, check_container_name, read_json, read_mounts
+from derpmgmt.sandbox.faults import Faults
+from derpmgmt.sandbox.http import Request, Response, json_response
+from derpmgmt.sandbox.images import Images, container_config, full_name
+from derpmgmt.sandbox.lifecycle import Lifecycle
+from derpmgmt.sandbox.networks import Networks
+from derpmgmt.sandbox.refusals import Refusal, disk_full
+from derpmgmt.sandbox.state import new_id
+from derpmgmt.sandbox.volumes import Volumes
 
 Handler = Callable[[Request, str], Awaitable[Response]]
 

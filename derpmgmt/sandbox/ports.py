@@ -9,8 +9,8 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from containers.sandbox.containers import Container
-from containers.sandbox.refusals import Refusal
+from derpmgmt.sandbox.containers import Container
+from derpmgmt.sandbox.refusals import Refusal
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  (what a request may name, not what is bound)
 

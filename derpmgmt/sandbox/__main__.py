@@ -1,4 +1,4 @@
-"""``python -m containers.sandbox --state DIR --servers N``: a sandbox fleet as a process of its own.
+"""``python -m derpmgmt.sandbox --state DIR --servers N``: a sandbox fleet as a process of its own.
 
 Writes DIR/hosts.json (how to reach the servers, 0600) and prints ``ready`` once all of them answer; ends on SIGTERM and
 SIGINT. What is wrong with the servers is read from DIR/faults.json, at once whenever that changes.
@@ -14,9 +14,9 @@ import signal
 import sys
 from pathlib import Path
 
-from containers.sandbox.fleet import SUBNET, Fleet
-from containers.sandbox.host import AddressTaken
-from containers.sandbox.state import write_private
+from derpmgmt.sandbox.fleet import SUBNET, Fleet
+from derpmgmt.sandbox.host import AddressTaken
+from derpmgmt.sandbox.state import write_private
 
 
 async def _serve(state_dir: Path, servers: int, subnet: str) -> None:
@@ -42,7 +42,7 @@ async def _serve(state_dir: Path, servers: int, subnet: str) -> None:
 def main() -> int:
     """Run until a signal; 1 when an address is taken."""
     parser = argparse.ArgumentParser(
-        prog="python -m containers.sandbox", description="A fleet of servers on loopback."
+        prog="python -m derpmgmt.sandbox", description="A fleet of servers on loopback."
     )
     parser.add_argument(
         "--state", type=Path, required=True, metavar="DIR", help="folder for what the servers remember"

@@ -18,9 +18,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from containers.derp import frames, keys, stun
 from containers.derp.frames import FrameType, GoneReason, PeerPresent, ProtocolError
-from containers.sandbox.admission import is_admitted
-from containers.sandbox.peer import Peer
-from containers.sandbox.program import Resolve
+from derpmgmt.sandbox.peer import Peer
+from derpmgmt.sandbox.program import Resolve
+from derpmgmt.sandbox.verify_client import is_admitted
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-from containers.sandbox.faults import Faults
+from derpmgmt.sandbox.faults import Faults
 
 MACHINE = "x86_64"
 """What `uname -m` says. Not this machine's, since nothing of an image is run here."""

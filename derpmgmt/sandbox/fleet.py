@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from containers.sandbox.faults import FaultFile, Faults
-from containers.sandbox.host import AddressTaken, Host, load_key
-from containers.sandbox.ssh import DOCKER_SOCKET, USER
+from derpmgmt.sandbox.faults import FaultFile, Faults
+from derpmgmt.sandbox.host import AddressTaken, Host, load_key
+from derpmgmt.sandbox.ssh import DOCKER_SOCKET, USER
 
 __all__ = ["AddressTaken", "Faults", "Sandbox", "SandboxHost", "SandboxServer"]
 

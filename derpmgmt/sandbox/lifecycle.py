@@ -10,18 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from containers.sandbox.containers import NEVER, Container, Containers
-from containers.sandbox.creation import check_tmpfs
-from containers.sandbox.derper import Derper
-from containers.sandbox.faults import Faults
-from containers.sandbox.gate import Gate
-from containers.sandbox.images import Images
-from containers.sandbox.machine import architecture_of
-from containers.sandbox.networks import PREDEFINED, Networks
-from containers.sandbox.ports import take_ports, unconnected
-from containers.sandbox.program import Exited, Program, Surroundings
-from containers.sandbox.refusals import Refusal, disk_full
-from containers.sandbox.volumes import Volumes
+from derpmgmt.sandbox.containers import NEVER, Container, Containers
+from derpmgmt.sandbox.creation import check_tmpfs
+from derpmgmt.sandbox.derper import Derper
+from derpmgmt.sandbox.faults import Faults
+from derpmgmt.sandbox.gate import Gate
+from derpmgmt.sandbox.images import Images
+from derpmgmt.sandbox.machine import architecture_of
+from derpmgmt.sandbox.networks import PREDEFINED, Networks
+from derpmgmt.sandbox.ports import take_ports, unconnected
+from derpmgmt.sandbox.program import Exited, Program, Surroundings
+from derpmgmt.sandbox.refusals import Refusal, disk_full
+from derpmgmt.sandbox.volumes import Volumes
 
 # What the sandbox can run, by the name of the program's file.
 _PROGRAMS: dict[str, type[Program]] = {"derper": Derper, "nginx": Gate}
