@@ -4,9 +4,13 @@ from contextlib import suppress
 
 from allauth.account.decorators import reauthentication_required
 from allauth.account.internal.flows.reauthentication import STATE_SESSION_KEY
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.forms import ActivateTOTPForm
+from allauth.mfa.totp.views import ActivateTOTPView
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import AnonymousUser
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import translation
@@ -29,6 +33,21 @@ OWN_WISH = gettext_noop("asked for by the customer")
 def _user(request: HttpRequest) -> User:
     assert isinstance(request.user, User)
     return request.user
+
+
+class AppActivateView(ActivateTOTPView):
+    """A new authenticator app. The code that shows that it works is used up with it: it must not open anything once more."""
+
+    @transaction.atomic
+    def form_valid(self, form: ActivateTOTPForm) -> HttpResponse:
+        """The app's row and its last code come in one transaction."""
+        response = super().form_valid(form)
+        app = Authenticator.objects.get(user=_user(self.request), type=Authenticator.Type.TOTP)
+        services.use_up_code(app, form.cleaned_data["code"])
+        return response
+
+
+app_activate = AppActivateView.as_view()
 
 
 @login_required

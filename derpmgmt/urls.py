@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from accounts.views import app_activate
 from derpmgmt import mailbox, pages
 from derpmgmt.history import views as history
 
@@ -15,6 +16,7 @@ urlpatterns = [
     path("history/", history.history, name="history"),
     path("history/<slug:kind>.<slug:file_format>", history.history_export, name="history-export"),
     path("account/", include("accounts.urls")),
+    path("accounts/2fa/totp/activate/", app_activate, name="mfa_activate_totp"),  # before allauth's own
     path("accounts/", include("allauth.urls")),
     path("", include("serials.urls")),
     path("", include("acl.urls")),

@@ -113,6 +113,25 @@ def test_a_code_is_taken_once_when_allauth_has_forgotten_it(
         assert cache.delete(f"allauth.mfa.totp.used?user={user.pk}&code={code}")
 
 
+def test_the_code_that_activates_an_app_is_taken_once(make_user: Make, sign_in: Enter) -> None:
+    """Whoever saw it typed must not come in with it, whatever allauth remembers in the cache."""
+    user = make_user()
+    client = sign_in(user)
+    client.post("/accounts/reauthenticate/", {"password": PASSWORD})
+    secret = client.get("/accounts/2fa/totp/activate/").context["form"].secret
+    code = totp(secret)
+    client.post("/accounts/2fa/totp/activate/", {"code": f" {code[:3]} {code[3:]}"})
+    assert Authenticator.objects.filter(user=user, type=Authenticator.Type.TOTP).exists()
+    answer = client.post("/accounts/2fa/reauthenticate/", {"code": code})
+    assert answer.context["form"].errors["code"]
+    client.logout()
+    sign_in(user)
+    answer = client.post("/accounts/2fa/authenticate/", {"code": code})
+    assert answer.context["form"].errors["code"]
+    client.post("/accounts/2fa/authenticate/", {"code": totp(secret, steps=1)})
+    assert "_auth_user_id" in client.session
+
+
 def test_totp_secret_is_encrypted_at_rest(make_user: Make) -> None:
     services.enrol_second_factor(user=make_user(), secret="JBSWY3DPEHPK3PXP")
     assert "JBSWY3DPEHPK3PXP" not in str(Authenticator.objects.get().data)
