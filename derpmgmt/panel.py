@@ -266,9 +266,15 @@ def _lock() -> Iterator[Lock]:
 
 @contextmanager
 def _listen() -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in settings.BIND else socket.AF_INET
+    is_ipv6 = ":" in settings.BIND
     try:
-        listener = socket.create_server((settings.BIND, settings.PORT), family=family, backlog=1024)
+        listener = socket.create_server(
+            (settings.BIND, settings.PORT),
+            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+            backlog=1024,
+            # “::” means every address, of IPv4 too.
+            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
+        )
     except OSError as error:
         text = _(
             "Port %(port)s of %(address)s cannot be used: %(reason)s. Choose another with DERPMGMT_PORT (make: PORT=…)."
