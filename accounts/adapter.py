@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from accounts import services, tries, usernames
 from accounts.models import User
 from derpmgmt.lib import crypto
-from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.address import client_ip, wide_network
 from derpmgmt.lib.mail import deliver
 
 
@@ -91,7 +91,8 @@ class AccountAdapter(DefaultAccountAdapter):
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
         """A code or another mail that the person waits for: it goes now, or he is told that it does not."""
         message = self._render(template_prefix, email, context)
-        deliver(message, is_asked=True, is_known=tries.is_known(self.request, email))
+        is_known, network = tries.is_known(self.request, email), wide_network(self.request)
+        deliver(message, is_asked=True, is_known=is_known, network=network)
 
     def send_notification_mail(
         self,

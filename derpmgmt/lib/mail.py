@@ -1,6 +1,7 @@
 """All mail leaves through here, and never more than `LIMIT` in any `WINDOW` to one address, with as much again for its owner's own wish.
+Of those, strangers of one network may ask for `LIMIT_OF_NETWORK`, so that none uses up what the owner may need.
 
-The limit is a sorted set in Redis for each address: one member for each message, scored with the moment from which on it no
+The limit is a sorted set in Redis for each address, and one for each network that asks for mail to it: one member for each message, scored with the moment from which on it no
 longer counts. A message counts from before it is handed over until `WINDOW` after the mail server has taken it, so the limit
 holds for the moments of delivery, whatever the mail server's pace. One script counts and takes the place, so no two senders
 ever both take the last one.
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from django.conf import settings
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 LIMIT = 5
 # Of these places the system's own mail leaves one free, so that a code always finds one however much else is waiting.
 KEPT_FOR_CODES = 1
+# Of these places mail that is asked for from one network may take so many.
+LIMIT_OF_NETWORK = 3
 WINDOW = timedelta(minutes=10)
 # No hand-over takes longer; after so long a place whose sender died counts as taken at that moment.
 LONGEST_HANDOVER = timedelta(minutes=2)
@@ -49,19 +52,34 @@ MOMENT_SECONDS = 2.0
 _turns = threading.BoundedSemaphore(MOST_ASKED)
 _rests_until = 0.0
 
-# KEYS[1] the address's set; ARGV: now, until when a place is held, the limit, the place's name. All times in milliseconds.
-# Returns 0 when the place is taken, else for how many milliseconds none will be free.
+# KEYS the sets; ARGV: now, until when a place is held, the place's name, the limit of each set. All times in milliseconds.
+# Returns 0 when a place is taken in every set, else for how many milliseconds none will be free in one of them.
 _TAKE = """
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
-local excess = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[3])
-if excess >= 0 then
-  local freed = redis.call('ZRANGE', KEYS[1], excess, excess, 'WITHSCORES')
-  return math.max(1, math.ceil(tonumber(freed[2]) - tonumber(ARGV[1])))
+local wait = 0
+for number, key in ipairs(KEYS) do
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', ARGV[1])
+  local excess = redis.call('ZCARD', key) - tonumber(ARGV[3 + number])
+  if excess >= 0 then
+    local freed = redis.call('ZRANGE', key, excess, excess, 'WITHSCORES')
+    wait = math.max(wait, 1, math.ceil(tonumber(freed[2]) - tonumber(ARGV[1])))
+  end
 end
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[4])
-redis.call('PEXPIREAT', KEYS[1], math.ceil(tonumber(ARGV[2])))
+if wait > 0 then
+  return wait
+end
+for _, key in ipairs(KEYS) do
+  redis.call('ZADD', key, ARGV[2], ARGV[3])
+  redis.call('PEXPIREAT', key, math.ceil(tonumber(ARGV[2])))
+end
 return 0
 """
+
+
+class _Place(NamedTuple):
+    """A place under the limits: the sets in which it is taken, and its name there."""
+
+    keys: tuple[str, ...]
+    name: str
 
 
 class MailFailed(Exception):
@@ -97,6 +115,7 @@ def deliver(
     *,
     is_asked: bool,
     is_known: bool = False,
+    network: str = "",
     before_handing: Callable[[], None] | None = None,
 ) -> None:
     """Send one finished message to its one address; every mail of the panel passes here.
@@ -104,12 +123,13 @@ def deliver(
     `is_asked` says that a person waits for it (a code): while Redis is away such a message goes uncounted, since without its code
     he could not sign in, and any other waits; and that it is given up soon, at once where too many others wait or the mail server
     lately did not answer. `is_known` says that the address's owner asks from a browser in which he has signed in before: such mail
-    counts apart, so that strangers who ask for mail to his address use up none of his. `before_handing` is called when the mail
+    counts apart, so that strangers who ask for mail to his address use up none of his. `network` is where anybody else asks from
+    (`address.wide_network`); "" where it is no visitor of the pages. `before_handing` is called when the mail
     server has let us in, right before it gets the message. Raises `MailLimited`, `MailFailed`, and what `before_handing` raises;
     then nothing was sent.
     """
     with _turn() if is_asked else nullcontext():
-        _deliver(message, is_asked, is_known, before_handing)
+        _deliver(message, is_asked, is_known, network, before_handing)
 
 
 @contextmanager
@@ -137,9 +157,13 @@ def _not_now(reason: str) -> MailFailed:
 
 
 def _deliver(
-    message: EmailMessage, is_asked: bool, is_known: bool, before_handing: Callable[[], None] | None
+    message: EmailMessage,
+    is_asked: bool,
+    is_known: bool,
+    network: str,
+    before_handing: Callable[[], None] | None,
 ) -> None:
-    place = _take_place(_key(message.to[0], is_known), is_asked)
+    place = _take_place(_limits(message.to[0], is_asked, is_known, network), is_asked)
     connection = get_connection()
     if is_asked and getattr(connection, "timeout", None):
         connection.timeout = ASKED_SECONDS  # type: ignore[attr-defined]
@@ -164,7 +188,7 @@ def _deliver(
             log.info("the mail server did not say goodbye: %s", error)
 
 
-def _hand_over(connection: object, message: EmailMessage, place: "tuple[str, str] | None") -> None:
+def _hand_over(connection: object, message: EmailMessage, place: _Place | None) -> None:
     try:
         connection.send_messages([message])  # type: ignore[attr-defined]
     except smtplib.SMTPServerDisconnected as error:
@@ -196,23 +220,28 @@ def _words(code: int, words: bytes | str) -> str:
     return f"{code} {text}"
 
 
-def _key(address: str, is_known: bool) -> str:
-    return f"mail:{'known:' if is_known else ''}{keyed_hash('mail', address.strip().lower())[:32]}"
+def _limits(address: str, is_asked: bool, is_known: bool, network: str) -> dict[str, int]:
+    """The sets in which a message takes a place, and how many have one in each."""
+    name = keyed_hash("mail", address.strip().lower())[:32]
+    if is_known:
+        return {f"mail:known:{name}": LIMIT}
+    limits = {f"mail:{name}": LIMIT if is_asked else LIMIT - KEPT_FOR_CODES}
+    if network:
+        limits[f"mail:{name}:{keyed_hash('mail', network)[:32]}"] = LIMIT_OF_NETWORK
+    return limits
 
 
 def _milliseconds(moment: datetime) -> int:
     return math.ceil(moment.timestamp() * 1000)
 
 
-def _take_place(key: str, is_asked: bool) -> tuple[str, str] | None:
-    """A place under the limit, to be held or freed; None when nobody can count but the message may go. Raises `MailLimited`."""
+def _take_place(limits: dict[str, int], is_asked: bool) -> _Place | None:
+    """A place under all limits, to be held or freed; None when nobody can count but the message may go. Raises `MailLimited`."""
     now, name = timezone.now(), secrets.token_hex(8)
     until = now + LONGEST_HANDOVER + WINDOW
     try:
-        limit = LIMIT if is_asked else LIMIT - KEPT_FOR_CODES
-        wait: Any = queue.client().eval(
-            _TAKE, 1, key, str(_milliseconds(now)), str(_milliseconds(until)), str(limit), name
-        )
+        times = str(_milliseconds(now)), str(_milliseconds(until))
+        wait: Any = queue.client().eval(_TAKE, len(limits), *limits, *times, name, *map(str, limits.values()))
     except redis.RedisError as error:
         log.warning("mail is not counted, Redis is away: %s", error)
         if is_asked:
@@ -220,22 +249,23 @@ def _take_place(key: str, is_asked: bool) -> tuple[str, str] | None:
         raise MailLimited(int(WAIT_FOR_REDIS.total_seconds())) from error
     if wait:
         raise MailLimited(math.ceil(wait / 1000))
-    return key, name
+    return _Place(tuple(limits), name)
 
 
-def _hold(place: tuple[str, str] | None, until: datetime) -> None:
+def _hold(place: _Place | None, until: datetime) -> None:
     if place is not None:
-        _change(lambda client: client.zadd(place[0], {place[1]: _milliseconds(until)}, xx=True))
+        _change(place, lambda client, key: client.zadd(key, {place.name: _milliseconds(until)}, xx=True))
 
 
-def _free(place: tuple[str, str] | None) -> None:
+def _free(place: _Place | None) -> None:
     if place is not None:
-        _change(lambda client: client.zrem(*place))
+        _change(place, lambda client, key: client.zrem(key, place.name))
 
 
-def _change(act: Callable[[redis.Redis], object]) -> None:
+def _change(place: _Place, act: Callable[[redis.Redis, str], object]) -> None:
     try:
-        act(queue.client())
+        for key in place.keys:
+            act(queue.client(), key)
     except redis.RedisError as error:
         # The place stays taken for longer than needed, which harms nobody.
         log.warning("a mail's place was not given back, Redis is away: %s", error)

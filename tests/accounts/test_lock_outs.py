@@ -112,6 +112,23 @@ def test_a_strangers_resets_leave_the_owners_alone(client: Client, make_user: Ca
     assert [message.to for message in mail.outbox] == [[user.email]]
 
 
+@pytest.mark.parametrize(
+    ("strangers", "owner"), [("203.0.113.{}", "198.51.100.1"), ("2001:db8:7:{}::1", "2001:db8:8::1")]
+)
+def test_one_network_uses_up_no_more_than_three_of_an_addresss_mails(
+    make_user: Callable[..., User], strangers: str, owner: str
+) -> None:
+    user = make_user()
+    asked = [
+        Client().post(RESET, {"email": user.email}, REMOTE_ADDR=strangers.format(n)) for n in range(1, 6)
+    ]
+    assert [answer.status_code for answer in asked] == [302] * 3 + [429] * 2
+    assert 590 <= int(asked[-1]["Retry-After"]) <= 600
+    # The owner's first visit from a browser of his.
+    assert Client().post(RESET, {"email": user.email}, REMOTE_ADDR=owner).status_code == 302
+    assert [message.to for message in mail.outbox] == [[user.email]] * 4
+
+
 def test_codes_of_a_second_factor_are_counted_apart_for_a_known_browser(
     client: Client, make_user: Callable[..., User]
 ) -> None:
