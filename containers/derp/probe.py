@@ -231,6 +231,7 @@ class _Run:
             mapped=answer.address,
             host=self.target.host,
             expected=self.target.expect_source,
+            own=answer.asked_from,
             also=self.target.also_seen,
             ask_others=self._ask_others,
         )

@@ -57,17 +57,19 @@ def find_fault(
     mapped: str,
     host: str,
     expected: str | None,
+    own: str = "",
     also: Iterable[str] = (),
     ask_others: Callable[[], list[str]] = list,
 ) -> str:
     """Judge the address `mapped` that the relay reached at `host` told us: "" when it may be ours, else a cause of the probe.
 
-    `expected` is what the server itself sees of us on another connection to `host` (None: not known), `also` are addresses that
+    `expected` is what the server itself sees of us on another connection to `host` (None: not known), `own` the address of the socket
+    that asked ("": not known): a relay in the panel's own network sees that one, private or not. `also` are addresses that
     other servers saw of us. A panel behind NAT may have several, one for each connection, so a public address that nobody has
     seen yet is wrong only where others, asked now (`ask_others`), agree on what the server sees.
     """
     mapped = plain(mapped)
-    if expected is not None and mapped == plain(expected):
+    if mapped in {plain(address) for address in (expected, own) if address}:
         return ""
     if is_public(host) and not is_public(mapped):
         return "mapped_private"

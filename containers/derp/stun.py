@@ -34,11 +34,15 @@ _TRY_SECONDS = (0.5, 1.0, float("inf"))
 
 @dataclass(frozen=True)
 class StunAnswer:
-    """What a relay's STUN service sees of us: our address and port from its side, and the time it took."""
+    """What a relay's STUN service sees of us: our address and port from its side, and the time it took.
+
+    `asked_from` is the address of our own socket: `address` is another where something on the way translates.
+    """
 
     address: str
     port: int
     milliseconds: float
+    asked_from: str
 
 
 def query(host: str, port: int, *, timeout: float) -> StunAnswer:
@@ -103,6 +107,7 @@ def _connect(host: str, port: int) -> socket.socket:
 
 def _ask(connection: socket.socket, timeout: float) -> StunAnswer:
     deadline = time.monotonic() + timeout
+    own = str(connection.getsockname()[0])
     failure: Exception = TimeoutError("no answer")
     sent: dict[bytes, float] = {}
     for wait in _TRY_SECONDS:
@@ -115,7 +120,7 @@ def _ask(connection: socket.socket, timeout: float) -> StunAnswer:
                 connection.settimeout(left)
                 datagram = connection.recv(2048)
                 try:
-                    return _read_answer(datagram, sent)
+                    return _read_answer(datagram, sent, own)
                 except ProtocolError as error:
                     failure = error
         except TimeoutError:
@@ -127,14 +132,14 @@ def _ask(connection: socket.socket, timeout: float) -> StunAnswer:
     raise failure
 
 
-def _read_answer(datagram: bytes, sent: dict[bytes, float]) -> StunAnswer:
+def _read_answer(datagram: bytes, sent: dict[bytes, float], own: str) -> StunAnswer:
     """Read the answer to any of our requests: a slow network answers the first one while we wait for the second."""
     received = time.perf_counter()
     transaction = datagram[8 : 8 + TRANSACTION_BYTES]
     if transaction not in sent:
         raise ProtocolError("the answer belongs to another request")
     address, port = decode_answer(datagram, transaction)
-    return StunAnswer(address, port, (received - sent[transaction]) * 1000)
+    return StunAnswer(address, port, (received - sent[transaction]) * 1000, own)
 
 
 def encode_request(transaction: bytes) -> bytes:

@@ -50,10 +50,13 @@ def test_probe_only_records_the_mapped_address_when_no_source_is_expected(relay:
     assert result.mapped_address == "127.0.0.1"
 
 
-def test_probe_says_mapped_when_the_relay_sees_another_address(relay: Relay) -> None:
+def test_probe_says_mapped_when_the_relay_sees_another_address(
+    start_sandbox_relay: Callable[..., Relay],
+) -> None:
+    relay = start_sandbox_relay(seen_source="192.0.2.8")
     result = probe_relay(relay.target(expect_source="192.0.2.9"), timeout=PATIENCE)
     assert failure(result) == (False, "mapped", "mapped_differs")
-    assert result.mapped_address == "127.0.0.1"
+    assert result.mapped_address == "192.0.2.8"
     assert "192.0.2.9" in result.detail
 
 

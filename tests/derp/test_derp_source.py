@@ -83,6 +83,25 @@ def test_an_unknown_public_address_is_wrong_only_when_others_agree(
     assert found == cause
 
 
+@pytest.mark.parametrize("expected", [None, PANEL, "10.0.0.1"])
+@pytest.mark.parametrize(
+    ("mapped", "own", "cause"),
+    [
+        # Panel and server in one private network: the relay truly sees the address from which it was asked.
+        ("10.0.0.5", "10.0.0.5", ""),
+        ("::ffff:10.0.0.5", "10.0.0.5", ""),
+        # A private address that is nobody's who asked, though both are of one network.
+        (BRIDGE, "10.0.0.5", "mapped_private"),
+        ("10.0.0.6", "10.0.0.5", "mapped_private"),
+        ("10.0.2.2", "", "mapped_private"),
+    ],
+)
+def test_a_private_address_is_right_where_it_was_asked_from_it(
+    mapped: str, own: str, cause: str, expected: str | None
+) -> None:
+    assert find_fault(mapped=mapped, host=SERVER, expected=expected, own=own) == cause
+
+
 def test_a_panel_in_a_container_on_the_server_is_told_apart() -> None:
     assert is_beside(seen="172.17.0.3", host=SERVER)
     assert not is_beside(seen=PANEL, host=SERVER)
@@ -116,6 +135,16 @@ def test_probe_fails_in_words_when_the_relays_host_rewrites_senders(
     assert BRIDGE in result.detail
     with translation.override("en"):
         assert "admission log" in explain(result)
+
+
+def test_probe_takes_the_address_of_its_own_socket_for_right_whatever_else_is_expected(relay: Relay) -> None:
+    result = probe_relay(relay.target(expect_source="10.9.9.9"), timeout=PATIENCE)
+    assert (result.ok, result.cause, result.mapped_address) == (True, "", "127.0.0.1")
+
+
+def test_an_answer_says_from_where_it_was_asked(relay: Relay) -> None:
+    answer = stun.query(relay.address, relay.stun_port, timeout=PATIENCE)
+    assert (answer.asked_from, answer.address) == ("127.0.0.1", "127.0.0.1")
 
 
 def test_probe_only_records_what_it_must_not_judge(start_sandbox_relay: Callable[..., Relay]) -> None:
