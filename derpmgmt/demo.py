@@ -16,6 +16,7 @@ from allauth.mfa.totp.internal import auth as totp
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError
+from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from accounts.models import User
@@ -187,8 +188,9 @@ def _register(name: str, code: str, host: dict[str, Any]) -> Server:
 
 
 def waiting_servers(servers: list[int]) -> list[Server]:
-    """Those of `servers` whose check has not ended."""
-    return list(Server.objects.filter(pk__in=ServerCheck.objects.open().values("server"), id__in=servers))
+    """Those of `servers` whose check has not ended, or not begun."""
+    has_open = Q(pk__in=ServerCheck.objects.open().values("server"))
+    return list(Server.objects.filter(has_open | Q(is_check_due=True), id__in=servers))
 
 
 def missing_servers() -> list[Server]:

@@ -180,6 +180,8 @@ class Server(models.Model):
         editable=False,
         validators=[RegexValidator(r"^\S+ \S+$")],
     )
+    # A person confirmed the key above, and no check has been made since.
+    is_check_due = models.BooleanField(default=False, editable=False)
     docker_socket = models.CharField(_("Docker socket"), max_length=200, default="/var/run/docker.sock")
     capacity = models.PositiveIntegerField(_("capacity (relays)"), default=50)
     tcp_port_first = models.PositiveIntegerField(_("first TCP port"), default=20000, validators=_port)

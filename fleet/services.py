@@ -93,7 +93,7 @@ def confirm_host_key(*, server: Server, line: str, by: User | None) -> None:
     if key.line != server.host_key:
         forget_machine(server_pk=server.pk)
     Server.objects.filter(pk=server.pk).update(
-        host_key=key.line, next_contact_at=None, contact_failures=0, **NO_REASON
+        host_key=key.line, is_check_due=True, next_contact_at=None, contact_failures=0, **NO_REASON
     )
     server.refresh_from_db()
     log_operation(by=by, action="server.host_key_confirmed", target=server, fingerprint=key.fingerprint)

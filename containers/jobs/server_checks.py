@@ -46,8 +46,9 @@ _PORT_TRIES = 10
 
 
 def request_check(server_pk: int) -> None:
-    """A host key was confirmed: have the server checked."""
-    checks.request_check(server_pk=server_pk)
+    """A host key was confirmed: have the server checked, unless the sweep has seen to it."""
+    if Server.objects.filter(pk=server_pk, is_check_due=True).exists():
+        checks.request_check(server_pk=server_pk)
 
 
 def check_server(server_pk: int) -> None:

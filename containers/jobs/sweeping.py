@@ -22,4 +22,6 @@ def sweep() -> None:
         queue.enqueue(apply_relay, relay.pk, queue=server_queue(relay.server_id), is_again=True)
     for server_pk in checks.due_checks(now):
         queue.enqueue(check_server, server_pk, queue=server_queue(server_pk), is_again=True)
+    for server_pk in checks.unchecked_servers():
+        checks.request_check(server_pk=server_pk)
     gates.ring_gates(now)

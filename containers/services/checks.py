@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef
 
 from accounts.models import User
 from accounts.services import log_operation
@@ -46,10 +47,14 @@ class Finding:
 
 
 def request_check(*, server_pk: int, by: User | None = None) -> ServerCheck:
-    """Have a server checked; one check at a time, so a second request gives the one that is open."""
+    """Have a server checked; one check at a time, so a second request gives the one that is open.
+
+    That one may have read another host key: a server whose key was confirmed meanwhile stays due.
+    """
     try:
         with transaction.atomic():
             check = ServerCheck.objects.create(server_id=server_pk)
+            Server.objects.filter(pk=server_pk, is_check_due=True).update(is_check_due=False)
             log_operation(by=by, action="server.check_requested", target=check.server)
             queue.announce("check_requested", server_pk)
         return check
@@ -139,6 +144,13 @@ def end_lost_checks(now: datetime) -> None:
         )
         if ended:
             request_check(server_pk=check.server_id)
+
+
+def unchecked_servers() -> list[int]:
+    """Servers whose host key was confirmed and that nobody has checked since."""
+    due = Server.objects.filter(is_check_due=True).exclude(status=Server.Status.RETIRED)
+    has_open = Exists(ServerCheck.objects.open().filter(server=OuterRef("pk")))
+    return list(due.exclude(has_open).values_list("pk", flat=True)[:100])
 
 
 def due_checks(now: datetime) -> list[int]:

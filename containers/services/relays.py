@@ -33,6 +33,8 @@ RETRY_PAUSE_LONGEST = timedelta(minutes=5)
 # A relay that retires is asked after this time for the first time whether devices are still connected to it: until then
 # every device that looks after its map has gone over, and one that merely starts anew is back.
 FIRST_LOOK_AFTER = timedelta(hours=1)
+# A test that somebody asked for is made within this time, else asked for anew.
+PROBE_PATIENCE = timedelta(seconds=10)
 
 
 def new_relay(*, server: Server, derp_port: int, stun_port: int, now: datetime) -> Relay:
@@ -367,8 +369,11 @@ def retry_relay(*, relay: Relay, by: User | None) -> None:
 
 
 def ask_probe(*, relay: Relay, now: datetime) -> bool:
-    """Have a relay tested; False when a test asked for in the last ten seconds is still under way."""
-    recently = now - timedelta(seconds=10)
+    """Have a relay tested; False when a test asked for in the last ten seconds is still under way.
+
+    Where the bell is lost, the next scheduled round after these makes the test.
+    """
+    recently = now - PROBE_PATIENCE
     with transaction.atomic():
         asked = (
             Relay.objects.live()
@@ -382,6 +387,8 @@ def ask_probe(*, relay: Relay, now: datetime) -> bool:
         )
         moved = Relay.objects.filter(pk__in=list(asked)).update(probe_asked_at=now)
         if moved:
+            soon = now + PROBE_PATIENCE
+            Relay.objects.to_prove().filter(pk=relay.pk, prove_after__gt=soon).update(prove_after=soon)
             queue.announce("probe_asked", relay.pk)
     return bool(moved)
 
