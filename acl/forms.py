@@ -6,7 +6,7 @@ from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from acl.derpmap import FIRST_REGION_ID, LAST_REGION_ID
-from acl.node_keys import LONGEST_INPUT, NewDevice, NoNodeKey, NotAList, has_other_key, parse_devices
+from acl.node_keys import NewDevice, NoNodeKey, NotAList, TooLong, has_other_key, parse_devices
 from acl.services import WINDOWS
 
 
@@ -71,10 +71,10 @@ class PasteForm(forms.Form):
                     " from the first { or [ to the last } or ]. Single node keys can be pasted one a line."
                 )
             ) from error
+        except TooLong as error:
+            raise forms.ValidationError(_("This is too long. Paste the devices in several parts.")) from error
         except NoNodeKey:
             pass
-        if len(text) > LONGEST_INPUT:
-            raise forms.ValidationError(_("This is too long. Paste the devices in several parts."))
         if has_other_key(text):
             raise forms.ValidationError(
                 _(

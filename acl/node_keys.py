@@ -8,15 +8,20 @@ from typing import Any, NamedTuple
 
 from acl import pasted
 
-# Longer input is no list of devices.
+# Longer input is no list of devices, ...
 LONGEST_INPUT = 1_000_000
+# ... and of so many at once nobody reads which they are.
+MOST_DEVICES = 2000
+# Lists and objects within each other; lists of devices have three.
+_DEEPEST = 30
 _NAME_LENGTH = 63
+_KEY_LENGTH = 64
 
 _KEY = re.compile(
     r"(?:(?<![0-9a-z])nodekey[:：]|(?<![0-9a-z:：]))([0-9a-f]{64})(?![0-9a-z])", re.IGNORECASE | re.ASCII
 )
 # Keys of Tailscale's of other kinds, as its programs write them and as people do.
-_LABELLED_KEY = r"(?<![0-9a-z])(?:m(?:achine)?|disco|priv(?:ate)?)[ _-]?key[\"']?\s*[:：=]?\s*[\"']?[0-9a-f]{64}(?![0-9a-z])"
+_LABELLED_KEY = r"(?<![0-9a-z])(?:m(?:achine)?|disco|priv(?:ate)?)[ _-]?key[\"']?\s*(?:[:：=]\s*)?[\"']?[0-9a-f]{64}(?![0-9a-z])"
 _OTHER_HEX_KEY = re.compile(_LABELLED_KEY, re.IGNORECASE | re.ASCII)
 _OTHER_KEY = re.compile(
     rf"\b(?:mkey|discokey|privkey|tskey-[a-z]+|chalpub|nlpub)[:-]|{_LABELLED_KEY}", re.IGNORECASE | re.ASCII
@@ -32,7 +37,11 @@ _NODE_KEYS = ("node_key", "nodeKey", "nodekey", "NodeKey")
 
 
 class NoNodeKey(ValueError):
-    """A text names no node key, or is too long to be looked at."""
+    """A text names no node key."""
+
+
+class TooLong(NoNodeKey):
+    """A text is longer, or has more in it, than is looked at at once."""
 
 
 class NotAList(NoNodeKey):
@@ -63,15 +72,18 @@ def parse_devices(text: str) -> list[NewDevice]:
     both programs' APIs; or lines that carry one node key each with anything beside it as the name. Devices of others that a status
     lists are left out: those that were shared, Mullvad's exit nodes, the nodes of Tailscale's Funnel.
 
-    Raises `NoNodeKey`; as `NotAList` for JSON or YAML that is cut off, or that does not say whose devices it names.
+    Raises `NoNodeKey`; as `NotAList` for JSON or YAML that is cut off, or that does not say whose devices it names, as `TooLong` for more
+    than `LONGEST_INPUT` characters or `MOST_DEVICES` devices.
     """
     if len(text) > LONGEST_INPUT:
-        raise NoNodeKey("too long")
+        raise TooLong("too long")
     text = pasted.clean(text)
     try:
         values = pasted.find_json(text) or pasted.find_yaml(text)
     except pasted.NotWhole as error:
         raise NotAList(str(error)) from error
+    except pasted.TooLong as error:
+        raise TooLong(str(error)) from error
     found = [device for value in values for device in _from_value(value)] if values else _from_lines(text)
     devices: dict[str, _Found] = {}
     for device in found:
@@ -79,6 +91,8 @@ def parse_devices(text: str) -> list[NewDevice]:
             devices[device.node_key] = device
     if not devices:
         raise NoNodeKey("no node key")
+    if len(devices) > MOST_DEVICES:
+        raise TooLong("too many devices")
     return _named(list(devices.values()))
 
 
@@ -115,6 +129,8 @@ def _from_lines(text: str) -> Iterator[_Found]:
     if _FIELD.search(text):
         raise NotAList("fields of a program's output")
     for line in _OTHER_HEX_KEY.sub(" ", text).splitlines():
+        if len(line) < _KEY_LENGTH:
+            continue
         matches = list(_KEY.finditer(line))
         # A name belongs to a line with one key only.
         name = clean_name(_KEYS_LABEL.sub(" ", _KEY.sub(" ", line))) if len(matches) == 1 else ""
@@ -122,18 +138,20 @@ def _from_lines(text: str) -> Iterator[_Found]:
         yield from (_Found(match[1].lower(), names) for match in matches)
 
 
-def _from_value(value: Any) -> Iterator[_Found]:
+def _from_value(value: Any, depth: int = 1) -> Iterator[_Found]:
     """The devices of one JSON or YAML value. Raises `NotAList` for one that does not say whose they are."""
+    if depth > _DEEPEST:
+        raise NotAList("lists within lists")
     if not isinstance(value, dict):
         for one in value if isinstance(value, list) else []:
-            yield from _from_value(one)
+            yield from _from_value(one, depth + 1)
     elif "Self" in value or "Peer" in value:
         yield from _from_status(value)
     elif lists := [
         value[name] for name in ("nodes", "node", "devices") if isinstance(value.get(name), list | dict)
     ]:
         for one in lists:
-            yield from _from_value(one)
+            yield from _from_value(one, depth + 1)
     elif node_key := _key_of(value, *_NODE_KEYS):
         # A device that was shared into the network, as Tailscale's API says it.
         if value.get("isExternal") is not True:

@@ -9,7 +9,15 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from acl import services
 from acl.models import Device
-from acl.node_keys import LONGEST_INPUT, NewDevice, NoNodeKey, NotAList, parse_devices, parse_node_key
+from acl.node_keys import (
+    LONGEST_INPUT,
+    NewDevice,
+    NoNodeKey,
+    NotAList,
+    TooLong,
+    parse_devices,
+    parse_node_key,
+)
 from acl.pasted import decode
 from derpmgmt.device_command import DeviceCommand
 from serials.models import Rental
@@ -97,6 +105,10 @@ class Command(DeviceCommand):
                     _(
                         "Standard input is cut off, or does not say whose devices it names: give all that the command prints."
                     )
+                ) from error
+            except TooLong as error:
+                raise CommandError(
+                    _("Standard input is too long. Give the devices in several parts.")
                 ) from error
             except NoNodeKey as error:
                 raise CommandError(_("No node key was found in standard input.")) from error
