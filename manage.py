@@ -15,8 +15,9 @@ def main() -> None:
         )
     import django
     from django.core.exceptions import ImproperlyConfigured
-    from django.core.management import execute_from_command_line
     from django.utils import translation
+
+    from derpmgmt.lib.commands import is_json_asked, run_command_line
 
     try:
         django.setup()
@@ -26,10 +27,10 @@ def main() -> None:
         from derpmgmt.own_keys import check_keys_for
 
         check_keys_for(sys.argv)
-        execute_from_command_line(sys.argv)
+        run_command_line(sys.argv)
         sys.stdout.flush()
     except ImproperlyConfigured as error:
-        if "--json" in sys.argv:
+        if is_json_asked(sys.argv):
             sys.exit(
                 json.dumps(
                     {"code": "configuration", "message": str(error), "details": {}}, ensure_ascii=False

@@ -3,13 +3,15 @@
 import json
 import re
 import sys
+import traceback
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, NoReturn
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.management import ManagementUtility, execute_from_command_line, get_commands
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
@@ -17,7 +19,15 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-__all__ = ["CommandRefused", "PanelCommand", "TranslatedCommand", "describe_error", "parse_day"]
+__all__ = [
+    "CommandRefused",
+    "PanelCommand",
+    "TranslatedCommand",
+    "describe_error",
+    "is_json_asked",
+    "parse_day",
+    "run_command_line",
+]
 
 Row = Mapping[str, Any]
 
@@ -60,6 +70,67 @@ def describe_error(error: CommandError) -> dict[str, Any]:
     else:
         code = "usage" if error.returncode == 2 else "refused"
     return {"code": code, "message": str(error), "details": details}
+
+
+def is_json_asked(argv: Sequence[str]) -> bool:
+    """Whether a command line has `--json`, also shortened or with a value that it cannot have."""
+    names = (word.partition("=")[0] for word in argv[1:])
+    return any(len(name) > len("--") and "--json".startswith(name) for name in names)
+
+
+def run_command_line(argv: list[str]) -> None:
+    """Run the command of this command line. With `--json` every failure is an object on the last line of standard error, whatever
+    fails: the command line itself, a command of ours or one of Django's and other libraries'."""
+    if not is_json_asked(argv):
+        execute_from_command_line(argv)
+        return
+    try:
+        _JsonUtility(list(argv)).execute()
+    except (ImproperlyConfigured, BrokenPipeError):
+        raise
+    except Exception as raised:
+        try:
+            error = _failure(raised)
+        except Exception as mistake:  # of ours: said whole, and once more for programs
+            traceback.print_exc()
+            error = CommandRefused(repr(mistake), code="internal")
+        sys.stderr.write(json.dumps(describe_error(error), cls=DjangoJSONEncoder, ensure_ascii=False) + "\n")
+        sys.exit(error.returncode)
+
+
+def _failure(raised: Exception) -> CommandError:
+    """What a command says of it; raises again what is a mistake of ours."""
+    if isinstance(raised, CommandError):
+        return raised
+    if isinstance(raised, DatabaseError | InterfaceError):
+        return _describe_database_error(raised)
+    raise raised
+
+
+class _JsonUtility(ManagementUtility):
+    """Django's, with failures handed on instead of printed."""
+
+    def fetch_command(self, subcommand: str) -> BaseCommand:
+        """The command; raises `CommandRefused` where there is none of that name."""
+        if subcommand not in get_commands():
+            text = _("There is no command “%(name)s”; manage.py help lists them.") % {"name": subcommand}
+            raise CommandRefused(text, code="unknown_command", details={"name": subcommand})
+        command = super().fetch_command(subcommand)
+        create_parser = command.create_parser
+
+        def create_one_that_raises(*args: Any, **options: Any) -> CommandParser:
+            parser = create_parser(*args, **options)
+            parser.error = _refuse_arguments  # type: ignore[method-assign]
+            return parser
+
+        command.create_parser = create_one_that_raises  # type: ignore[method-assign]
+        # Has Django hand the failure on.
+        self.argv.insert(2, "--traceback")
+        return command
+
+
+def _refuse_arguments(message: str) -> NoReturn:
+    raise CommandRefused(message, code="usage", returncode=2)
 
 
 def _describe_database_error(error: DatabaseError | InterfaceError) -> CommandRefused:
@@ -130,7 +201,7 @@ class PanelCommand(TranslatedCommand):
 
     Results go to standard output with `emit` or `emit_one`, progress to standard error with `say`. What cannot be done is a
     `CommandError` with the reason as a sentence: it is printed to standard error and the command exits with 1 (2 for
-    wrong arguments). With `--json` the failure is an object on the last line of standard error (`describe_error`). Nothing is emitted by a command that fails, unless what it found is the very reason.
+    wrong arguments). With `--json` the failure is an object on the last line of standard error (`run_command_line`). Nothing is emitted by a command that fails, unless what it found is the very reason.
 
     A command that `destroys` something has `--yes` and asks with `confirm` before it changes anything.
     """
@@ -143,8 +214,6 @@ class PanelCommand(TranslatedCommand):
         parser.add_argument("--json", action="store_true", help=_("print JSON instead of a table"))
         if self.destroys:
             parser.add_argument("--yes", action="store_true", help=_("do not ask whether it is meant"))
-        if getattr(self, "_called_from_command_line", False) and "--json" in sys.argv:
-            parser.error = self._refuse_arguments  # type: ignore[method-assign]
         return parser
 
     def run_from_argv(self, argv: list[str]) -> None:
@@ -155,20 +224,9 @@ class PanelCommand(TranslatedCommand):
             # Has Django hand the failure on instead of printing it under the name of its class.
             super().run_from_argv([*argv[:2], "--traceback", *argv[2:]])
         except (CommandError, DatabaseError, InterfaceError) as raised:
-            error = raised if isinstance(raised, CommandError) else _describe_database_error(raised)
-            if "--json" in argv:
-                self._print_error(error)
-            else:
-                self.stderr.write(str(error))
+            error = _failure(raised)
+            self.stderr.write(str(error))
             sys.exit(error.returncode)
-
-    def _refuse_arguments(self, message: str) -> NoReturn:
-        self._print_error(CommandRefused(message, code="usage"))
-        sys.exit(2)
-
-    def _print_error(self, error: CommandError) -> None:
-        text = json.dumps(describe_error(error), cls=DjangoJSONEncoder, ensure_ascii=False)
-        self.stderr.write(text, str)
 
     def confirm(self, name: str, question: str, *, is_sure: bool) -> None:
         """Has a person type `name` before what cannot be undone; `is_sure` is the option `--yes`.

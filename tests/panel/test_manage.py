@@ -13,14 +13,21 @@ from typing import Any
 import pytest
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured, ValidationError
-from django.core.management import CommandError, call_command, get_commands, load_command_class
+from django.core.management import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    call_command,
+    get_commands,
+    load_command_class,
+)
 from django.db import IntegrityError, OperationalError
 from django.utils import translation
 
 from accounts.models import User
 from accounts.services import ClosingRefused
 from derpmgmt.lib import env
-from derpmgmt.lib.commands import CommandRefused, PanelCommand, describe_error
+from derpmgmt.lib.commands import CommandRefused, PanelCommand, describe_error, run_command_line
 from derpmgmt.lib.language import terminal_language
 from fleet.ssh import Unreachable
 from serials.services import SerialRefused
@@ -130,6 +137,64 @@ def test_failure_is_one_json_object_and_the_exit_code_stays(folder: Folder) -> N
     assert (done.returncode, json.loads(done.stderr.splitlines()[-1])["code"]) == (1, "configuration")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "code", "words"),
+    [
+        (["nonsense", "--json"], 1, "unknown_command", "nonsense"),
+        (["--json"], 1, "unknown_command", "--json"),
+        (["help", "nonsense", "--json"], 1, "unknown_command", "nonsense"),
+        (["server_edit", "--json"], 2, "usage", "required"),
+        (["server_list", "--json", "--status"], 2, "usage", "--status"),
+        (["server_list", "--js", "--nonsense"], 2, "usage", "--nonsense"),
+        (["server_list", "--json=yes"], 2, "usage", "--json"),
+        (["up", "--json"], 2, "usage", "--json"),
+        (["demo", "--with-parent", "--json"], 2, "usage", "--json"),
+        (["migrate", "--json"], 2, "usage", "--json"),
+        (["dumpdata", "--format", "--json"], 2, "usage", "--format"),
+        (["rqstats", "--json", "--nonsense"], 2, "usage", "--nonsense"),
+        (["shell", "--json", "-c", "1/0"], 2, "usage", "--json"),
+    ],
+)
+def test_every_failure_is_json_where_json_is_asked_for(
+    folder: Folder, arguments: list[str], status: int, code: str, words: str
+) -> None:
+    """Also where the command line is wrong, or the command is Django's and knows no JSON at all."""
+    done = folder.manage(*arguments, LC_ALL="en_US.UTF-8")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), done
+    told = json.loads(done.stderr)
+    assert told.keys() == {"code", "message", "details"}
+    assert told["code"] == code
+    assert words in told["message"]
+
+
+def test_a_command_of_others_with_json_fails_in_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Others(BaseCommand):
+        requires_system_checks: Any = []
+        error: Exception = CommandError("Why.", returncode=3)
+
+        def add_arguments(self, parser: CommandParser) -> None:
+            parser.add_argument("--json", action="store_true")
+
+        def handle(self, *args: object, **options: object) -> None:
+            raise self.error
+
+    monkeypatch.setitem(get_commands(), "others", Others())  # type: ignore[arg-type]
+    with pytest.raises(SystemExit) as ended:
+        run_command_line(["manage.py", "others", "--json"])
+    assert ended.value.code == 3
+    assert json.loads(capsys.readouterr().err) == {"code": "refused", "message": "Why.", "details": {}}
+    # A mistake of ours has its traceback, and the object on the last line.
+    Others.error = ZeroDivisionError("a mistake of ours")
+    with pytest.raises(SystemExit) as ended:
+        run_command_line(["manage.py", "others", "--json"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "Traceback" in said
+    assert json.loads(said.splitlines()[-1])["code"] == "internal"
+
+
 @pytest.mark.parametrize("arguments", [["server_list"], ["user_create", "a@example.com"], ["relay_list"]])
 def test_command_says_that_the_database_has_no_tables_yet(tmp_path: Path, arguments: list[str]) -> None:
     folder = Folder(tmp_path / "var")
@@ -143,7 +208,9 @@ def test_command_says_that_the_database_has_no_tables_yet(tmp_path: Path, argume
 
 
 @pytest.mark.django_db
-def test_command_says_that_the_database_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_says_that_the_database_does_not_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Asking(PanelCommand):
         requires_system_checks: Any = []
         error: Exception = OperationalError(2002, "Can't connect to server on '127.0.0.1' (111)")
@@ -151,9 +218,10 @@ def test_command_says_that_the_database_does_not_answer(capsys: pytest.CaptureFi
         def handle(self, *args: object, **options: object) -> None:
             raise self.error
 
+    monkeypatch.setitem(get_commands(), "asking", Asking())  # type: ignore[arg-type]
     for flag, is_json in (([], False), (["--json"], True)):
         with translation.override("en"), pytest.raises(SystemExit) as ended:
-            Asking().run_from_argv(["manage.py", "asking", *flag])
+            run_command_line(["manage.py", "asking", *flag])
         said = capsys.readouterr().err
         assert ended.value.code == 1
         message = json.loads(said)["message"] if is_json else said.strip()
@@ -161,7 +229,7 @@ def test_command_says_that_the_database_does_not_answer(capsys: pytest.CaptureFi
         assert not is_json or json.loads(said)["code"] == "database"
     Asking.error = IntegrityError("a mistake of ours")
     with pytest.raises(IntegrityError):
-        Asking().run_from_argv(["manage.py", "asking"])
+        run_command_line(["manage.py", "asking"])
 
 
 @pytest.mark.parametrize(
