@@ -7,6 +7,7 @@ from django import forms
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from derpmgmt.lib.lines import LineFormField
 from serials import services
 from serials.models import SerialBatch
 from serials.templatetags.rental import BYTES_PER_GB, BYTES_PER_MBIT
@@ -99,4 +100,4 @@ class RenewForm(forms.Form):
 class PauseForm(forms.Form):
     """Why an admin pauses a rental."""
 
-    reason = forms.CharField(label=_("Reason"), required=False, max_length=200)
+    reason = LineFormField(label=_("Reason"), required=False, max_length=200)

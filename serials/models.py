@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import OwnedQuerySet, User
 from derpmgmt.lib.crypto import EncryptedTextField
+from derpmgmt.lib.lines import LineField
 from fleet.models import Server, StaffOnlyQuerySet
 
 
@@ -69,7 +70,7 @@ class SerialBatch(Entitlement):
     # A customer's three relays stand on three servers, so a batch is bound to at least as many.
     FEWEST_SERVERS = 3
 
-    name = models.CharField(_("name"), max_length=80)
+    name = LineField(_("name"), max_length=80)
     days = models.PositiveIntegerField(
         _("days"),
         validators=[MinValueValidator(1), MaxValueValidator(3660)],
@@ -288,7 +289,7 @@ class Redemption(models.Model):
         related_name="+",
         verbose_name=_("by"),
     )
-    note = models.CharField(_("note"), max_length=200, blank=True)
+    note = LineField(_("note"), max_length=200, blank=True)
 
     objects = ByRentalQuerySet["Redemption"].as_manager()
 

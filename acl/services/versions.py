@@ -21,6 +21,7 @@ from acl.services.regions import CHANGES_APART, choose_relays, may_answer
 from containers.models import Relay
 from containers.services.rotation import rotate_relay
 from derpmgmt.lib import queue
+from derpmgmt.lib.lines import one_line
 from derpmgmt.lib.places import place_of
 from serials.models import Rental
 
@@ -373,5 +374,5 @@ def record_event(
         by=by,
         ip=ip,
         place=place_of(ip),
-        browser=derpmap.clean_text(browser)[:200],
+        browser=one_line(browser)[:200],
     )
