@@ -23,6 +23,7 @@ from accounts import services
 from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
 from accounts.forms import AdminCloseForm, UserChangeForm, UserCreateForm
 from accounts.models import Notice, OperationLog, User
+from accounts.requests import staff_of
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.mail import MailFailed, MailLimited, send_test_mail
 from derpmgmt.lib.way_back import part_of
@@ -130,7 +131,7 @@ class UserAdmin(StaffAdmin):
         return False
 
     def save_model(self, request: HttpRequest, obj: User, form: ModelForm[User], change: bool) -> None:
-        by = _staff(request)
+        by = staff_of(request)
         if change:
             # A field that is read-only for this admin is not in the form and stays as it is.
             stored = User.objects.get(pk=obj.pk)
@@ -188,7 +189,7 @@ class UserAdmin(StaffAdmin):
         if request.method == "POST" and form.is_valid():
             ip, reason = client_ip(request), form.cleaned_data["reason"]
             try:
-                if not services.close_account(user=person, by=_staff(request), reason=reason, ip=ip):
+                if not services.close_account(user=person, by=staff_of(request), reason=reason, ip=ip):
                     return self._closed_already(request, person)
             except (services.NotAllowed, services.ClosingRefused) as error:
                 messages.error(request, str(error))
@@ -219,7 +220,7 @@ class UserAdmin(StaffAdmin):
             raise PermissionDenied
         user = get_object_or_404(User.objects.visible_to(request.user), pk=pk)
         try:
-            messages.success(request, act(user, _staff(request)))
+            messages.success(request, act(user, staff_of(request)))
         except services.NotAllowed as error:
             messages.error(request, str(error))
         return HttpResponseRedirect(reverse("admin:accounts_user_change", args=[pk]))
@@ -236,18 +237,13 @@ class UserAdmin(StaffAdmin):
         done = 0
         for user in queryset:
             try:
-                done += act(user=user, by=_staff(request))
+                done += act(user=user, by=staff_of(request))
             except services.NotAllowed as error:
                 messages.error(request, f"{user}: {error}")
         messages.success(
             request,
             ngettext("%(count)d account changed.", "%(count)d accounts changed.", done) % {"count": done},
         )
-
-
-def _staff(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user
 
 
 def _ban(user: User, by: User) -> str:
@@ -367,7 +363,7 @@ class NoticeAdmin(ReadOnlyAdmin):
         done = 0
         for notice in notices:
             try:
-                services.send_again(notice=notice, by=_staff(request))
+                services.send_again(notice=notice, by=staff_of(request))
                 done += 1
             except services.NoticeRefused as error:
                 messages.error(request, f"#{notice.pk}: {error}")
@@ -379,7 +375,7 @@ class NoticeAdmin(ReadOnlyAdmin):
         """A test mail to the operator's own address, and what the mail server said to it."""
         if request.method != "POST":
             raise PermissionDenied
-        address = _staff(request).email
+        address = staff_of(request).email
         try:
             send_test_mail(address)
         except MailLimited as limited:

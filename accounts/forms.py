@@ -18,7 +18,6 @@ from django.utils.translation import gettext_lazy as _
 from accounts import push, sms, tries, usernames
 from accounts.models import USERNAME_VALIDATORS, User
 from accounts.services import use_up_code
-from derpmgmt.lib.lines import LineFormField
 
 
 class SignupForm(AllauthSignupForm):
@@ -44,15 +43,19 @@ class SignupForm(AllauthSignupForm):
 
 
 class AddKeyForm(AddWebAuthnForm):
-    """A new passkey; allauth's form leaves the name's label untranslated, and takes any text for one."""
+    """A new passkey; allauth's form leaves the name's label untranslated."""
 
-    name = LineFormField(label=_("Name of the key"), required=False)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["name"].label = _("Name of the key")
 
 
 class RenameKeyForm(EditWebAuthnForm):
     """As above, for a new name."""
 
-    name = LineFormField(label=_("Name of the key"))
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["name"].label = _("Name of the key")
 
 
 class _OnceForm(BaseAuthenticateForm):
@@ -146,7 +149,7 @@ class CloseForm(forms.Form):
 class AdminCloseForm(forms.Form):
     """Why an admin closes somebody's account."""
 
-    reason = LineFormField(
+    reason = forms.CharField(
         label=_("Reason"),
         max_length=200,
         required=False,

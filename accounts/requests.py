@@ -11,3 +11,9 @@ class SignedInRequest(HttpRequest):
 
     user: User
     htmx: HtmxDetails
+
+
+def staff_of(request: HttpRequest) -> User:
+    """Who asks, on a page that only staff reaches."""
+    assert isinstance(request.user, User)
+    return request.user

@@ -12,7 +12,7 @@ from containers.spec import INNER_STUN_PORT
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.jobs import JobQuerySet, JobRecord
 from fleet.models import Server, StaffOnlyQuerySet
-from serials.models import ByRentalQuerySet, Rental
+from serials.rentals.models import ByRentalQuerySet, Rental
 
 
 class RelayQuerySet(ByRentalQuerySet["Relay"]):

@@ -15,7 +15,7 @@ from containers.services.relays import SLOTS
 from containers.steps import format_seconds
 from containers.ticks import Day, relay_days
 from fleet.models import Server
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 # A deployment's own steps, in the four that a customer is shown.
 _STEPS: tuple[tuple[Promise | str, tuple[str, ...]], ...] = (

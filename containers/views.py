@@ -11,7 +11,7 @@ from containers.progress import describe_relays
 from containers.services.relays import ask_probe
 from derpmgmt.lib.limits import consume
 from derpmgmt.lib.way_back import posted_from
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 PROBE_RATE = "30/5m"
 

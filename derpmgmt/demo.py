@@ -33,9 +33,9 @@ from containers.services.images import (
 from derpmgmt.lib.files import write_private
 from fleet.models import Region, Server, SshCredential
 from fleet.services import confirm_host_key, create_server, update_server
-from serials import codes
-from serials.models import SerialNumber
-from serials.services import create_batch
+from serials.numbers import codes
+from serials.numbers.models import SerialNumber
+from serials.numbers.services import create_batch
 
 # Code, name in Chinese and English, latitude and longitude.
 REGIONS = (

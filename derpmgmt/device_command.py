@@ -7,10 +7,10 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.utils.translation import gettext as _
 
-from acl import presence
-from acl.models import Device
+from acl.devices import presence
+from acl.devices.models import Device
 from derpmgmt.rental_command import RentalCommand
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 # Digits of a node key that a table shows, and that are needed at least to name a device.
 SHOWN_DIGITS = 16

@@ -23,7 +23,8 @@ from containers.services.relays import SLOTS
 from derpmgmt.lib.address import is_loopback
 from derpmgmt.lib.problems import explain
 from fleet.models import Region, Server
-from serials.models import Redemption, Rental, SerialBatch, SerialNumber
+from serials.numbers.models import SerialBatch, SerialNumber
+from serials.rentals.models import Redemption, Rental
 
 # Of each kind so many are named one by one; of the rest it is said how many there are.
 SHOWN = 10

@@ -6,11 +6,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils.translation import gettext as _
 
-from derpmgmt.lib import env
 from derpmgmt.lib.crypto import DecryptionFailed, EncryptedTextField
 from derpmgmt.models import foreign_keys_given
-from serials.models import SerialNumber
-from serials.services.batches import code_hash
+from serials.numbers.models import SerialNumber
+from serials.numbers.services.batches import code_hash
 
 # These neither read nor write a secret, or they ask themselves once the database is up to date.
 _WITHOUT_KEYS = frozenset(
@@ -71,6 +70,7 @@ def check_keys_for(argv: list[str]) -> None:
 
 
 def _foreign(*names: str) -> ForeignKeys:
-    text = _("These keys in %(folder)s are not those of this database: %(names)s. %(restore)s")
-    values = {"folder": settings.VAR_DIR / "keys", "names": ", ".join(names), "restore": env.restore()}
-    return ForeignKeys(text % values)
+    text = _(
+        "These keys in %(folder)s are not those of this database: %(names)s. Put back the copy you saved."
+    )
+    return ForeignKeys(text % {"folder": settings.VAR_DIR / "keys", "names": ", ".join(names)})

@@ -16,14 +16,14 @@ from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
 
 from accounts.models import User
 from accounts.requests import SignedInRequest
-from acl.presence import ask_presence
-from acl.services import describe_map
-from acl.services.device_panel import describe_state, describe_waiting
+from acl.devices.presence import ask_presence
+from acl.devices.services.device_panel import describe_state, describe_waiting
+from acl.maps.services import describe_map
 from containers.progress import describe_relays
 from derpmgmt.lib.mail import LIMIT, WINDOW
 from derpmgmt.lib.way_back import part_of
-from serials.models import Rental
-from serials.services import current_pause, current_span
+from serials.rentals.models import Rental
+from serials.rentals.services import current_pause, current_span
 
 # From then on the page says that the end is near.
 ENDING_SOON = timedelta(days=7)

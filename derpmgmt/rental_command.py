@@ -8,9 +8,9 @@ from django.utils.translation import gettext as _
 from accounts.models import User
 from containers.models import Relay
 from derpmgmt.lib.commands import PanelCommand
-from serials.models import Rental
-from serials.services import current_pause
-from serials.templatetags.rental import moves_on, time_left
+from serials.rentals.models import Rental
+from serials.rentals.services import current_pause
+from serials.rentals.wording import moves_on, time_left
 
 
 class RentalCommand(PanelCommand):

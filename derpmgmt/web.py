@@ -175,19 +175,19 @@ class Web:
         """In each process, before it answers."""
         from django.db import connection
 
-        from acl import admission_log
+        from acl.devices import admission_writer
 
         if connection.vendor == "sqlite":
             connection.settings_dict["OPTIONS"]["timeout"] = (
                 BUSY_SECONDS  # every thread's connection has the same
             )
-        admission_log.start()
+        admission_writer.start()
 
     def end(self) -> None:
         """In each process, before it ends."""
-        from acl import admission_log
+        from acl.devices import admission_writer
 
-        admission_log.stop()
+        admission_writer.stop()
 
 
 def _drop_path(record: logging.LogRecord) -> bool:

@@ -7,6 +7,6 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "derpmgmt.settings")
 pages = get_wsgi_application()
 
-from acl.admission import AdmissionApplication  # noqa: E402 — it needs the models
+from acl.devices.admission import AdmissionApplication  # noqa: E402 — it needs the models
 
 application = AdmissionApplication(pages)

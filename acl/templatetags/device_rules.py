@@ -8,9 +8,9 @@ from django.db.models import Count, Q
 from django.utils import timezone
 from django.utils.translation import gettext
 
-from acl import services
-from acl.models import Device, DevicePolicy
-from serials.models import Rental
+from acl.devices import services
+from acl.devices.models import Device, DevicePolicy
+from serials.rentals.models import Rental
 
 register = template.Library()
 

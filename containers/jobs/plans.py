@@ -3,7 +3,7 @@
 from django.utils import timezone
 
 from containers.services import planning, relays
-from serials.services import PLAN_AGAIN
+from serials.rentals.services import PLAN_AGAIN
 
 
 def plan_rental(rental_pk: int) -> None:

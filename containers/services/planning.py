@@ -14,8 +14,8 @@ from containers.models import Relay
 from containers.services.relays import SLOTS, create_relay, give_up
 from derpmgmt.lib import queue
 from fleet.models import Server
-from serials.models import Rental
-from serials.services import bound_servers, record_plan
+from serials.rentals.models import Rental
+from serials.rentals.services import bound_servers, record_plan
 
 # A server on which a customer's relay failed is not tried again for him within this time while others are left.
 AVOID_FOR = timedelta(minutes=10)

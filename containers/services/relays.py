@@ -23,8 +23,8 @@ from containers.spec import INNER_STUN_PORT, RelaySpec
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import JobRecord, Problem
 from fleet.models import Server
-from serials.models import Rental
-from serials.services import credit_waiting_time, lock_rental, request_plan
+from serials.rentals.models import Rental
+from serials.rentals.services import credit_waiting_time, lock_rental, request_plan
 
 SLOTS = (1, 2, 3)
 # A failed try is repeated after 5 s, 10 s, … at most every 5 minutes.
@@ -254,7 +254,7 @@ def record_probe(*, relay: Relay, result: ProbeResult) -> RelayHealth:
 def record_running(*, relay: Relay, image: str, now: datetime) -> None:
     """The relay carried a packet: it runs. The first one ends the customer's wait, and the time lost is given back.
 
-    A successor takes the place of the relay that it replaces, which then retires. The map follows (`acl.services.regions`).
+    A successor takes the place of the relay that it replaces, which then retires. The map follows (`acl.maps.services.regions`).
     """
     with transaction.atomic():
         if relay.rental_id is not None:
@@ -391,6 +391,12 @@ def ask_probe(*, relay: Relay, now: datetime) -> bool:
             Relay.objects.to_prove().filter(pk=relay.pk, prove_after__gt=soon).update(prove_after=soon)
             queue.announce("probe_asked", relay.pk)
     return bool(moved)
+
+
+def has_running_relay(*, rental_pk: int) -> list[bool]:
+    """Answer to "has_running_relay": whether one of the customer's relays has proven itself and still stands."""
+    running = Relay.objects.filter(rental=rental_pk, status=Relay.Status.RUNNING, slot__isnull=False)
+    return [running.exists()]
 
 
 def server_relays(server_pk: int) -> list[int]:

@@ -14,8 +14,8 @@ from containers.services.planning import CERTIFICATE_RESERVE, PLAN_TRIES, look_a
 from containers.services.relays import FIRST_LOOK_AFTER, create_relay, give_up
 from derpmgmt.lib import queue
 from fleet.models import Server
-from serials.models import Rental
-from serials.services import bound_servers
+from serials.rentals.models import Rental
+from serials.rentals.services import bound_servers
 
 # A retiring relay that devices were still connected to is looked at again after this time.
 LOOK_EVERY = timedelta(minutes=10)

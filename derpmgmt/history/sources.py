@@ -11,9 +11,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from accounts.models import Notice, OperationLog, User
-from acl.models import AclEvent
+from acl.maps.models import AclEvent
 from fleet.models import Region
-from serials.models import Redemption
+from serials.rentals.models import Redemption
 
 Cell = str | int | datetime | None
 

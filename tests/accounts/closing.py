@@ -8,12 +8,12 @@ from django.utils import timezone
 
 from accounts.models import Notice, User
 from accounts.services import closing
-from acl.services.regions import LETS_GO_AFTER
+from acl.maps.services.regions import LETS_GO_AFTER
 from containers.models import Relay
 from containers.services.planning import plan_relays
 from containers.services.relays import record_released
 from derpmgmt import flow
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.accounts.conftest import PASSWORD, send_notices
 
 

@@ -15,7 +15,7 @@ from accounts import services
 from accounts.models import User
 from accounts.services import notices
 from derpmgmt.lib import queue
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.panel import world
 
 PASSWORD = "quiet-river-42"

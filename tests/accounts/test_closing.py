@@ -19,8 +19,9 @@ from accounts.models import Notice, OperationLog, User
 from accounts.services import closing
 from derpmgmt.lib import queue
 from derpmgmt.lib.mail import MailFailed
-from serials.models import Redemption, Rental
-from serials.services import AccountBarred, redeem_serial
+from serials.numbers.services import redeem_serial
+from serials.rentals.models import Redemption, Rental
+from serials.rentals.services import AccountBarred
 from tests.accounts.closing import close_by_page, confirm, do_jobs, everything, told
 from tests.accounts.conftest import PASSWORD, Answer
 from tests.panel import world

@@ -13,9 +13,9 @@ from django.utils import timezone
 from accounts import services
 from accounts.models import Notice, OperationLog, User
 from derpmgmt.lib import queue
-from serials.models import Rental
-from serials.services import closing as automatic
-from serials.services import renew_rental, sweep_rentals
+from serials.rentals.models import Rental
+from serials.rentals.services import automatic_closing as automatic
+from serials.rentals.services import renew_rental, sweep_rentals
 from tests.accounts.closing import told
 from tests.accounts.conftest import Answer
 from tests.panel import world
@@ -24,7 +24,7 @@ from tests.panel.killing import dies_at_line
 pytestmark = pytest.mark.django_db
 
 DAY = timedelta(days=1)
-SWEEPING = ("serials/services/closing.py",)
+SWEEPING = ("serials/rentals/services/automatic_closing.py",)
 
 
 @pytest.fixture

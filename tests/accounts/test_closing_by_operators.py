@@ -15,7 +15,7 @@ from django.utils import translation
 from accounts import services
 from accounts.models import User
 from containers.models import Relay
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.accounts.closing import do_jobs
 from tests.accounts.conftest import Answer
 from tests.panel import world

@@ -16,10 +16,10 @@ from django.utils import timezone, translation
 
 from accounts import services
 from accounts.models import Channel, Notice, OperationLog, User
-from acl.models import AclConfig, AclEvent, LiveUrl
+from acl.maps.models import AclConfig, AclEvent, LiveUrl
 from containers.models import Relay
-from serials import services as serials
-from serials.models import Redemption, Rental
+from serials.rentals import services as serials
+from serials.rentals.models import Redemption, Rental
 from tests.accounts.closing import do_jobs, everything
 from tests.accounts.conftest import send_notices
 from tests.panel import world

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from acl import copies, outbound, sources
-from acl.sources import Answer, Verdict, ask_verify_url
+from acl.devices import outbound, sources
+from acl.devices.sources import Answer, Verdict, ask_verify_url
+from acl.maps import copies
 from tests.derp.conftest import admission as admission
 from tests.derp.conftest import start_scripted as start_scripted
 from tests.derp.parts import PATIENCE

@@ -7,13 +7,13 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 
-from acl.models import Device, DevicePolicy
-from acl.node_keys import NewDevice
-from acl.services import devices
+from acl.devices.models import Device, DevicePolicy
+from acl.devices.node_keys import NewDevice
+from acl.devices.services import devices
 from containers.models import Gate, Relay
 from containers.services import gates
 from derpmgmt.wsgi import application
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.acl.factories import make_relay, make_rental
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from acl import admission, admission_log, copies, services
-from acl.services import admissions, pace
-from serials.models import Rental
+from acl.devices import admission, admission_writer
+from acl.devices.services import admission_rows, pace
+from acl.maps import copies, services
+from serials.rentals.models import Rental
 from tests.acl.factories import make_served_rental
 from tests.acl.reading import path_of
 
@@ -29,9 +30,9 @@ def _fresh_admission(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has asked yet."""
     monkeypatch.setattr(admission, "_counts", admission._Counts())
     monkeypatch.setattr(admission, "_known", admission._Known())
-    monkeypatch.setattr(admissions, "_pace", pace.Pace())
-    admission_log._waiting.clear()
-    admission_log._seen.clear()
+    monkeypatch.setattr(admission_rows, "_pace", pace.Pace())
+    admission_writer._waiting.clear()
+    admission_writer._seen.clear()
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from acl import presence
-from acl.models import Admission, Device, DevicePolicy
-from acl.node_keys import NewDevice
-from acl.services import add_devices
-from acl.services.admissions import record_admissions
-from acl.services.pace import Asked
+from acl.devices import presence
+from acl.devices.models import Admission, Device, DevicePolicy
+from acl.devices.node_keys import NewDevice
+from acl.devices.services import add_devices
+from acl.devices.services.admission_rows import record_admissions
+from acl.devices.services.pace import Asked
 from containers.models import Relay
-from serials.models import Rental, RentalSpan
+from serials.rentals.models import Rental, RentalSpan
 from tests.acl.factories import make_relay, make_rental
 
 KEYS = [f"{number:02x}" * 32 for number in range(1, 100)]

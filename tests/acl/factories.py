@@ -8,10 +8,10 @@ from typing import Any
 from django.utils import timezone
 
 from accounts.models import User
-from acl import services
+from acl.maps import services
 from containers.models import Relay
 from fleet.models import Region, Server, SshCredential
-from serials.models import Redemption, Rental, RentalSpan, SerialBatch, SerialNumber
+from serials.rentals.models import Redemption, Rental, RentalSpan
 
 _numbers = itertools.count(1)
 
@@ -28,20 +28,11 @@ def make_rental(user: User | None = None, *, days: float = 30, is_paid: bool = T
     """A rental that began a day ago, from one redeemed serial number."""
     now = timezone.now()
     starts_at, ends_at = now - timedelta(days=1), now + timedelta(days=days)
-    batch = SerialBatch.objects.create(name="b", days=31, count=1, paid_at=now if is_paid else None)
-    number = next(_numbers)
-    serial = SerialNumber.objects.create(
-        batch=batch,
-        code_hash=hashlib.sha256(str(number).encode()).hexdigest(),
-        code=f"code {number}",
-        code_end="0000",
-        status=SerialNumber.Status.USED,
-    )
     rental = Rental.objects.create(user=user or make_user(language="en"), ends_at=ends_at, runs_until=ends_at)
     redemption = Redemption.objects.create(
         rental=rental,
         kind=Redemption.Kind.SERIAL,
-        serial=serial,
+        unpaid_since=None if is_paid else now,
         granted_seconds=int((ends_at - starts_at).total_seconds()),
         new_ends_at=ends_at,
     )
@@ -55,7 +46,8 @@ def make_rental(user: User | None = None, *, days: float = 30, is_paid: bool = T
 
 
 def set_paid(rental: Rental, paid_at: datetime | None) -> None:
-    SerialBatch.objects.filter(serials__redemption__rental=rental).update(paid_at=paid_at)
+    """Whether what `rental` runs on is paid for."""
+    rental.redemptions.update(unpaid_since=None if paid_at else timezone.now())
 
 
 def make_server(code: str = "sh", name_zh: str = "上海", name_en: str = "Shanghai") -> Server:

@@ -11,8 +11,8 @@ from django.conf import settings
 from django.db import OperationalError, connection
 from django.test import Client
 
-from acl import services
-from acl.models import LiveUrl
+from acl.maps import services
+from acl.maps.models import LiveUrl
 
 EMPTY: dict[str, Any] = {"Regions": {}}
 

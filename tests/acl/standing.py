@@ -10,11 +10,11 @@ import django_rq
 import pytest
 from django.utils import timezone
 
-from acl import cutting, presence
-from acl.models import Device
+from acl.devices import cutting, presence
+from acl.devices.models import Device
 from containers.derp.client import DerpClient
 from containers.models import Relay as RelayRow
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.acl.factories import make_relay, make_rental, make_server
 from tests.derp.conftest import certificate as certificate
 from tests.derp.conftest import loop_thread as loop_thread

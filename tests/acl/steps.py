@@ -6,10 +6,10 @@ import time_machine
 from django.test import Client
 from django.utils import timezone
 
-from acl import derpmap, jobs, services
-from acl.models import AclConfig, LiveUrl, MapRegion
+from acl.maps import derpmap, jobs, services
+from acl.maps.models import AclConfig, LiveUrl, MapRegion
 from containers.models import Relay
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.acl.factories import make_relay
 from tests.acl.reading import path_of
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from serials import codes
+from serials.numbers import codes
 from tests.browser.conftest import PHONE, Demo, Window
 
 pytestmark = pytest.mark.lab
@@ -222,8 +222,8 @@ def test_all_pages_fit_a_phone_and_the_renewal_starts_at_the_old_end(demo: Demo,
 
 def test_each_serial_number_that_is_refused_gets_its_own_sentence(demo: Demo, open_window: Open) -> None:
     made = demo.folder.python(
-        "from datetime import date; from serials.services import create_batch, recall_serial;"
-        "from serials.models import SerialBatch; from accounts.models import User; from serials.services import redeem_serial;"
+        "from datetime import date; from serials.numbers.services import create_batch, recall_serial;"
+        "from serials.numbers.models import SerialBatch; from accounts.models import User; from serials.numbers.services import redeem_serial;"
         "make = lambda **f: create_batch(name='refused', days=30, count=1, by=None, **f).serials.get();"
         "late, gone, owed, used = make(is_paid=True), make(is_paid=True), make(is_paid=False), make(is_paid=True);"
         "SerialBatch.objects.filter(pk=late.batch_id).update(redeem_by=date(2020, 1, 31));"

@@ -13,11 +13,11 @@ pytestmark = pytest.mark.lab
 
 GREEN = "#relays .relay-card .badge.bg-green-lt"
 TAKEN = (
-    "import json; from acl.models import AclEvent;"
+    "import json; from acl.maps.models import AclEvent;"
     "print(json.dumps(list(AclEvent.objects.filter(kind='downloaded').order_by('pk').values_list('file_format', 'version'))))"
 )
 RENEW = (
-    "from acl.services import renew_map; from serials.models import Rental;"
+    "from acl.maps.services import renew_map; from serials.rentals.models import Rental;"
     "renew_map(rental=Rental.objects.get(user__email='{}'), by=None)"
 )
 NO_CLIPBOARD = "void (navigator.clipboard.writeText = () => Promise.reject(new Error()))"

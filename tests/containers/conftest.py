@@ -10,7 +10,7 @@ from tests.containers.rentals import plan, prove
 
 if TYPE_CHECKING:
     from fleet.models import Server
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 if TYPE_CHECKING:
     from containers.models import Relay
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 DAY = timedelta(days=1)
 
@@ -33,7 +33,7 @@ def prove(rental: Rental) -> None:
 
 
 def set_end(rental: Rental, moment: Any) -> None:
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
     Rental.objects.filter(pk=rental.pk).update(ends_at=moment, runs_until=moment)
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 from tests.containers.rentals import plan, prove, ways
 
 if TYPE_CHECKING:
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
 

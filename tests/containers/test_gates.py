@@ -17,7 +17,7 @@ from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.jobs import Problem
 from fleet.models import Server
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db

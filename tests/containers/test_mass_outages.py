@@ -24,7 +24,7 @@ from tests.containers.test_outages import test_relay as record_test
 if TYPE_CHECKING:
     from accounts.models import Notice, User
     from fleet.models import Server
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
 BEGIN = datetime.fromisoformat("2026-11-30T08:00:00+00:00")

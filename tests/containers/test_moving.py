@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from containers.models import Relay
     from fleet.models import Server
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
 
@@ -93,7 +93,7 @@ def test_only_those_move_that_stand_elsewhere(rental: Rental, others: list[Serve
 
 def test_they_move_when_the_time_begins_that_is_bound(rental: Rental, others: list[Server]) -> None:
     from containers.services.planning import due_rentals, plan_relays
-    from serials.models import RentalSpan
+    from serials.rentals.models import RentalSpan
 
     first = rental.spans.get()
     second = RentalSpan.objects.create(
@@ -114,7 +114,7 @@ def test_everything_stays_while_fewer_than_three_bound_servers_are_usable(
 ) -> None:
     from containers.services.planning import due_rentals
     from fleet.models import Server
-    from serials.services import PLAN_AGAIN
+    from serials.rentals.services import PLAN_AGAIN
 
     before = ways(rental)
     last: dict[str, dict[str, Any]] = {

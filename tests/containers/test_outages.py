@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from containers.models import Relay
     from containers.progress import RelayCard
     from fleet.models import Server
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
 MINUTE = timedelta(minutes=1)

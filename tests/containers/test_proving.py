@@ -11,7 +11,7 @@ from django.utils import timezone
 if TYPE_CHECKING:
     from containers.derp.probe import ProbeTarget
     from containers.models import Relay
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
 PANEL, OTHER_EGRESS = "198.51.100.7", "198.51.100.8"

@@ -11,7 +11,7 @@ from tests.containers.rentals import DAY, prove
 
 if TYPE_CHECKING:
     from containers.models import Relay
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
 NEW_ADDRESS = "198.51.100.7"

@@ -14,7 +14,7 @@ from accounts.models import OperationLog
 from tests.containers.rentals import DAY, end, plan, prove, set_end
 
 if TYPE_CHECKING:
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
 
@@ -60,7 +60,7 @@ def test_what_happened_stays_when_the_relays_come_back(rental: Rental) -> None:
 
 
 def test_what_happened_stays_when_a_pause_is_over(rental: Rental) -> None:
-    from serials.services import pause_rental, resume_rental
+    from serials.rentals.services import pause_rental, resume_rental
 
     pause_rental(rental=rental, by=None)
     plan(rental)

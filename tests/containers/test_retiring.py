@@ -12,7 +12,7 @@ from tests.containers.rentals import DAY, prove
 
 if TYPE_CHECKING:
     from containers.models import Relay
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
 HOUR = timedelta(hours=1)
@@ -67,14 +67,14 @@ def is_gone(relay: Relay) -> bool:
 
 
 def refresh(rental: Rental) -> None:
-    from acl import services
+    from acl.maps import services
 
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
 
 
 def paste(rental: Rental) -> None:
     """The customer takes his newest map."""
-    from acl import derpmap, services
+    from acl.maps import derpmap, services
 
     refresh(rental)
     services.hand_out_map(rental=rental, file_format=derpmap.MapFormat.HUJSON, by=rental.user)
@@ -82,8 +82,8 @@ def paste(rental: Rental) -> None:
 
 def fetch(rental: Rental) -> None:
     """His live URL is asked."""
-    from acl import services
-    from acl.models import AclEvent
+    from acl.maps import services
+    from acl.maps.models import AclEvent
 
     refresh(rental)
     config = services.active_config(rental)
@@ -155,7 +155,7 @@ def test_it_stays_until_the_customer_has_the_way_to_its_successor(
 
 
 def test_a_map_from_before_its_successor_is_not_enough(rental: Rental) -> None:
-    from acl import derpmap, services
+    from acl.maps import derpmap, services
 
     paste(rental)
     old = replace(rental.relays.get(slot=1))

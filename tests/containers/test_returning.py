@@ -14,7 +14,7 @@ from tests.containers.rentals import DAY, end, plan, prove, set_end, ways
 if TYPE_CHECKING:
     from containers.models import Relay
     from fleet.models import Server
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
 
@@ -142,7 +142,7 @@ def test_no_plan_is_due_before_something_changes(rental: Rental) -> None:
 def test_a_plan_is_made_again_soon_when_a_place_stays_empty(servers: list[Server], announced: Any) -> None:
     from containers.services.planning import due_rentals
     from fleet.models import Server
-    from serials.services import PLAN_AGAIN
+    from serials.rentals.services import PLAN_AGAIN
     from tests.acl.factories import make_rental
 
     Server.objects.exclude(pk=servers[0].pk).update(status=Server.Status.MAINTENANCE)
@@ -153,7 +153,7 @@ def test_a_plan_is_made_again_soon_when_a_place_stays_empty(servers: list[Server
 
 
 def test_a_plan_is_due_at_the_start_of_the_next_span(rental: Rental) -> None:
-    from serials.models import RentalSpan
+    from serials.rentals.models import RentalSpan
 
     span = rental.spans.get()
     starts_at = span.ends_at

@@ -14,7 +14,7 @@ from tests.containers.rentals import DAY
 if TYPE_CHECKING:
     from containers.models import Relay
     from fleet.models import Server
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
 

@@ -16,7 +16,7 @@ from tests.containers.test_outages import test_relay
 
 if TYPE_CHECKING:
     from containers.models import Relay
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
 MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)

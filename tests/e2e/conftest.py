@@ -31,8 +31,9 @@ from containers.models import Relay
 from containers.services import images
 from fleet.contact import Contact, contact, pool
 from fleet.models import Region, Server, SshCredential
-from serials.models import Rental, SerialNumber
-from serials.services import create_batch, redeem_serial
+from serials.numbers.models import SerialNumber
+from serials.numbers.services import create_batch, redeem_serial
+from serials.rentals.models import Rental
 
 IS_LAB = os.environ.get("DERPMGMT_TEST_FLEET") == "lab"
 REGIONS = ("sh", "gz", "bj", "sh")
@@ -290,7 +291,7 @@ def work(fleet: Fleet) -> Callable[..., None]:
     from rq import SimpleWorker
 
     from containers.jobs import sweep as run_sweep
-    from serials.jobs import sweep_rentals
+    from serials.rentals.jobs import sweep_rentals
 
     def run(*, sweep: bool = False) -> None:
         if sweep:

@@ -20,7 +20,7 @@ from django.test.testcases import QuietWSGIRequestHandler
 from django.urls import reverse
 
 from accounts.models import User
-from acl import admission, admission_log
+from acl.devices import admission, admission_writer
 from containers import jobs
 from containers.derp.client import ConnectionClosed, DerpClient, NotAdmitted
 from containers.derp.keys import public_key_of
@@ -28,7 +28,7 @@ from containers.models import Gate, Relay
 from derpmgmt import flow
 from derpmgmt.lib.workers import run_scheduler, run_worker
 from derpmgmt.wsgi import application
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 from .conftest import Fleet, assert_in_order
 
@@ -178,8 +178,8 @@ def panel(hosts: list[Any], settings: Any, monkeypatch: pytest.MonkeyPatch) -> I
     settings.RELAY_URL = made.url
     yield made
     made.stop()
-    admission_log._waiting.clear()
-    admission_log._seen.clear()
+    admission_writer._waiting.clear()
+    admission_writer._seen.clear()
 
 
 @pytest.fixture

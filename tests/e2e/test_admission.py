@@ -15,15 +15,16 @@ from django.utils import timezone
 
 from accounts.models import Notice, User
 from accounts.services import ban_user, create_user, unban_user
-from acl import admission_log
-from acl import jobs as acl_jobs
-from acl.models import Device
-from acl.node_keys import NewDevice
-from acl.services import add_devices, close_window
+from acl.devices import admission_writer
+from acl.devices import jobs as acl_jobs
+from acl.devices.models import Device
+from acl.devices.node_keys import NewDevice
+from acl.devices.services import add_devices, close_window
 from containers.derp.client import DerpClient
 from containers.models import Relay
-from serials.models import Rental, RentalSpan
-from serials.services import pause_rental, redeem_serial, resume_rental
+from serials.numbers.services import redeem_serial
+from serials.rentals.models import Rental, RentalSpan
+from serials.rentals.services import pause_rental, resume_rental
 
 from .door import Phone, assert_cut, assert_stays, let_in, press, wait_for
 from .door import browser as browser
@@ -86,7 +87,7 @@ def test_devices_are_approved_by_themselves_up_to_the_limit_and_not_one_more(
     home, visited, _last = new_relays
     with time_machine.travel(timezone.now(), tick=True) as clock, ONE.connect(home) as stays:
         assert let_in([TWO, THREE], new_relays) == {2: IN, 3: IN}  # on trial
-        admission_log.flush()
+        admission_writer.flush()
         for _ in range(2):
             clock.shift(timedelta(seconds=91))
             settle()
@@ -112,14 +113,14 @@ def test_the_keys_of_a_diagnosis_leave_no_trace_and_refuse_nobody(
             for phone in throw_away:
                 left_open.enter_context(phone.connect(relays[0]))
             assert let_in([ONE], relays) == {1: IN}
-            admission_log.flush()
+            admission_writer.flush()
             for seconds in (31, 20):
                 clock.shift(timedelta(seconds=seconds))
                 settle()
             assert not approved()
         # Their connections are gone now; the customer's device stays.
         with ONE.connect(relays[0]):
-            admission_log.flush()
+            admission_writer.flush()
             for _ in range(2):
                 clock.shift(timedelta(seconds=91))
                 settle()
@@ -140,7 +141,7 @@ def settle() -> None:
 
 def test_a_device_that_knocked_in_vain_comes_in_after_a_click(relays: list[Relay], browser: Client) -> None:
     assert not ONE.gets_in(relays[1])
-    admission_log.flush()  # which the web server's own thread does every second
+    admission_writer.flush()  # which the web server's own thread does every second
     page = browser.get("/devices/").content.decode()
     assert f"/devices/{row(ONE).pk}/approve/" in page
     press(browser, "device-approve", row(ONE).pk)

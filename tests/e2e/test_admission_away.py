@@ -8,15 +8,15 @@ from django.conf import settings
 from django.urls import reverse
 
 from accounts.models import User
-from acl.models import Device
-from acl.node_keys import NewDevice
-from acl.services import add_devices, revoke_device
+from acl.devices.models import Device
+from acl.devices.node_keys import NewDevice
+from acl.devices.services import add_devices, revoke_device
 from containers.gate import gate_name
 from containers.models import Gate, Relay
 from derpmgmt.lib.crypto import keyed_hash
 from fleet.engine import engine_errors
 from fleet.models import Server
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.panel import world
 
 from .conftest import Fleet, rest_no_more

@@ -8,7 +8,7 @@ from containers import jobs
 from containers.derp.probe import probe_relay
 from containers.models import Relay
 from containers.services.relays import target_of
-from serials.services import redeem_serial
+from serials.numbers.services import redeem_serial
 
 from .conftest import assert_in_order
 from .test_life import assert_map_works, let_pass, take_map, the_map

@@ -7,7 +7,7 @@ from containers.models import Deployment, Relay
 from derpmgmt.lib.problems import sentence_of
 from fleet import contact
 from fleet.models import Server
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 from .conftest import IS_LAB, Fleet, assert_in_order, rest_no_more
 

@@ -26,8 +26,8 @@ from containers.services.checks import request_check
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import LOST_AFTER
 from fleet.models import Server
-from serials.models import Rental
-from serials.services import redeem_serial
+from serials.numbers.services import redeem_serial
+from serials.rentals.models import Rental
 
 from .conftest import IS_LAB, Fleet, assert_in_order, end_now, rest_no_more
 

@@ -13,7 +13,7 @@ from containers import jobs
 from containers.models import Deployment, Relay, ServerCheck
 from derpmgmt.lib.jobs import LOST_AFTER, JobRecord
 from fleet.models import Server
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 from .conftest import Fleet, assert_in_order, end_now
 

@@ -10,12 +10,12 @@ from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import Notice
-from acl.derpmap import MapFormat
-from acl.jobs import sweep_maps
-from acl.models import AclConfig, MapRegion
-from acl.node_keys import NewDevice
-from acl.services.devices import add_devices
-from acl.services.handing_out import hand_out_map
+from acl.devices.node_keys import NewDevice
+from acl.devices.services.devices import add_devices
+from acl.maps.derpmap import MapFormat
+from acl.maps.jobs import sweep_maps
+from acl.maps.models import AclConfig, MapRegion
+from acl.maps.services.downloads import hand_out_map
 from containers import jobs
 from containers.derp import presence, stun
 from containers.derp.client import DerpClient
@@ -25,12 +25,12 @@ from containers.models import Relay
 from containers.services.relays import target_of
 from containers.services.rotation import rotate_relay
 from fleet.models import Server
-from serials.models import Redemption, Rental, RentalSpan
-from serials.services import (
+from serials.numbers.services import redeem_serial
+from serials.rentals.models import Redemption, Rental, RentalSpan
+from serials.rentals.services import (
     close_rental,
     credit_waiting_time,
     pause_rental,
-    redeem_serial,
     renew_rental,
     resume_rental,
 )

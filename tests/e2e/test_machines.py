@@ -20,7 +20,7 @@ from containers.services import checks, images, relays
 from fleet import services
 from fleet.contact import pool
 from fleet.models import Server
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 from .conftest import IS_LAB, Fleet, assert_in_order, rest_no_more
 

@@ -9,14 +9,14 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from acl.models import AclConfig
+from acl.maps.models import AclConfig
 from containers.jobs import check_server, visit_servers
 from containers.models import Deployment, Relay, RelayHealth, ServerCheck
 from containers.services.planning import plan_relays
 from containers.services.relays import request_repair
 from fleet.models import Server
 from fleet.services import confirm_host_key
-from serials.models import Redemption, Rental
+from serials.rentals.models import Redemption, Rental
 
 from .conftest import IS_LAB, Fleet, assert_in_order, end_now, rest_no_more
 
@@ -94,7 +94,7 @@ def test_relays_are_removed_when_the_rental_has_ended(fleet, work, rental):
 
 
 def test_a_batch_bound_to_servers_uses_only_those(fleet, work, customer, make_code):
-    from serials.services import redeem_serial
+    from serials.numbers.services import redeem_serial
 
     bound = fleet.servers[:3]
     code = make_code(servers=bound)

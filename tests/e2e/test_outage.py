@@ -12,16 +12,18 @@ from django.utils import timezone
 
 from accounts.models import Notice, OperationLog, User
 from accounts.services import create_user
-from acl.derpmap import MapFormat
-from acl.models import AclConfig
-from acl.services import hand_out_map
+from acl.maps.derpmap import MapFormat
+from acl.maps.models import AclConfig
+from acl.maps.services import hand_out_map
 from containers.models import Relay
 from containers.services.planning import CERTIFICATE_RESERVE
 from derpmgmt import flow
 from fleet.models import Server
-from serials.jobs import sweep_reminders
-from serials.models import Redemption, Rental, SerialNumber
-from serials.services import create_batch, pause_rental, redeem_serial
+from serials.numbers.models import SerialNumber
+from serials.numbers.services import create_batch, redeem_serial
+from serials.rentals.jobs import sweep_reminders
+from serials.rentals.models import Redemption, Rental
+from serials.rentals.services import pause_rental
 
 from .conftest import Fleet
 from .test_life import assert_map_works, the_map

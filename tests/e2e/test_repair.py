@@ -9,7 +9,7 @@ from containers.jobs import visit_servers
 from containers.models import Relay
 from containers.services import images
 from containers.services.relays import spec_of
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 from .conftest import Fleet, assert_in_order, rest_no_more
 

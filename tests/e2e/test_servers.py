@@ -5,10 +5,10 @@ import ssl
 
 import pytest
 
-from acl.models import AclConfig
+from acl.maps.models import AclConfig
 from containers.models import Relay
 from fleet import services
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 from .conftest import IS_LAB, Fleet, assert_in_order, end_now
 

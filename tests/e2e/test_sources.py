@@ -11,7 +11,7 @@ from containers.services.checks import read_findings
 from containers.services.relays import ask_probe
 from fleet.models import Server
 from fleet.services import confirm_host_key
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 from .conftest import IS_LAB, Fleet, assert_in_order, rest_no_more, timezone
 

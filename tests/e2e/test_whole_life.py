@@ -9,11 +9,11 @@ from django.utils import timezone
 
 from accounts.models import Notice, User
 from accounts.services import hash_address
-from acl.models import AclConfig, AclEvent
+from acl.maps.models import AclConfig, AclEvent
 from containers.models import Relay
 from derpmgmt import flow
-from serials.models import Redemption, Rental
-from serials.services import redeem_serial
+from serials.numbers.services import redeem_serial
+from serials.rentals.models import Redemption, Rental
 
 from .conftest import Fleet, assert_in_order
 from .test_life import assert_map_works, assert_silent, the_map

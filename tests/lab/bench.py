@@ -67,8 +67,8 @@ def measure(hosts: list[Any], derper: str) -> None:
     from accounts.services import create_user
     from containers.services.images import current_image
     from fleet.ssh import HostKey
-    from serials.models import SerialNumber
-    from serials.services import create_batch
+    from serials.numbers.models import SerialNumber
+    from serials.numbers.services import create_batch
 
     _manage("image_build", "--derper", derper)
     for host, region in zip(hosts, ("sh", "gz", "bj"), strict=True):
@@ -115,7 +115,7 @@ def _time(work: Callable[[], None]) -> float:
 
 def _redeem(user: Any, code: str) -> None:
     from containers.models import Relay
-    from serials.services import redeem_serial
+    from serials.numbers.services import redeem_serial
 
     rental = redeem_serial(code=code, user=user, by=user).rental
     deadline = time.monotonic() + WAIT_SECONDS

@@ -73,11 +73,12 @@ def _fill() -> list[tuple[int, int]]:
     from django.utils import timezone
 
     from accounts.models import User
-    from acl.models import AclConfig, Device
+    from acl.devices.models import Device
+    from acl.maps.models import AclConfig
     from containers.models import Gate, Relay
     from derpmgmt.lib.crypto import keyed_hash
     from fleet.models import Region, Server, SshCredential
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
     call_command("migrate", verbosity=0)
     region, _new = Region.objects.get_or_create(

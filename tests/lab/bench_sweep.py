@@ -46,10 +46,10 @@ def fill() -> None:
     from django.utils import timezone
 
     from accounts.models import User
-    from acl.models import AclConfig
+    from acl.maps.models import AclConfig
     from containers.models import Relay
     from fleet.models import Region, Server, SshCredential
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
     region, _new = Region.objects.get_or_create(
         code="sh", defaults={"name_zh": "上海", "name_en": "Shanghai"}
@@ -118,9 +118,9 @@ def fill() -> None:
 def measure() -> None:
     """Time the sweeps with nothing due, then with as many rentals at their end as are to be due, and print both."""
     from derpmgmt.flow import CRON
-    from serials.models import Rental
+    from serials.rentals.models import Rental
 
-    ours = ("serials.jobs", "containers.jobs", "acl.jobs", "accounts.jobs")
+    ours = ("serials.", "containers.jobs", "acl.", "accounts.jobs")
     sweeps = [
         tick.job for tick in CRON if tick.job.__module__.startswith(ours) and tick.job.__name__ not in _OTHERS
     ]

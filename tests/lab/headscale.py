@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from acl import derpmap
+from acl.maps import derpmap
 from tests.lab.clients import Client
 from tests.lab.headscale_parts import (
     ADDRESS,

@@ -165,11 +165,11 @@ class Customer:
         record = json.loads((folder.path / "demo.json").read_text())
         self._python = (
             "import json\n"
-            "from acl import services\n"
-            "from acl.models import MapRegion\n"
+            "from acl.maps import services\n"
+            "from acl.maps.models import MapRegion\n"
             "from accounts.models import User\n"
             "from containers.models import Relay\n"
-            "from serials import services as serials\n"
+            "from serials.numbers import services as serials\n"
             f"user = User.objects.get(email={record['logins']['customer']['email']!r})\n"
         )
         self.python(f"serials.redeem_serial(code={record['serials'][0]!r}, user=user, by=user)")

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from acl import services
-from acl.models import MapRegion
-from acl.services.regions import LETS_GO_AFTER
+from acl.maps import services
+from acl.maps.models import MapRegion
+from acl.maps.services.regions import LETS_GO_AFTER
 from containers.certificates import make_certificate
 from containers.derp.keys import generate_private_key
 from containers.models import Relay
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.acl.factories import make_relay, make_rental, make_server
 from tests.lab.clients import Client, start
 from tests.panel.running import wait_for

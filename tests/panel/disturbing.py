@@ -43,8 +43,9 @@ from django.utils import timezone
 
 from accounts import jobs as accounts
 from accounts import push
-from acl import copies, presence
-from acl.live import LiveMiddleware
+from acl.devices import presence
+from acl.maps import copies
+from acl.maps.live import LiveMiddleware
 from containers import jobs as containers
 from containers.gate import list_hash
 from containers.jobs import rotations

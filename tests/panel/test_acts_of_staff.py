@@ -11,8 +11,9 @@ from django.utils import timezone
 
 from accounts import services
 from accounts.models import OperationLog, User
-from acl.models import Device
-from serials.models import Rental, SerialNumber
+from acl.devices.models import Device
+from serials.numbers.models import SerialNumber
+from serials.rentals.models import Rental
 from tests.panel import world
 from tests.panel.test_every_url import Address, addresses, rental  # noqa: F401  (fixtures)
 

@@ -11,7 +11,7 @@ from django.test import Client, RequestFactory
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from acl import outbound
+from acl.devices import outbound
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.public_url import read_host, read_url
 from tests.panel.running import Folder

@@ -8,8 +8,8 @@ from django.test import Client
 
 from accounts.models import User
 from derpmgmt.lib.paging import MOST_ROWS
-from serials.models import SerialNumber
-from serials.services import create_batch
+from serials.numbers.models import SerialNumber
+from serials.numbers.services import create_batch
 from tests.accounts.conftest import make_user, sign_in, sign_in_with_factor  # noqa: F401
 
 pytestmark = pytest.mark.django_db

@@ -81,7 +81,7 @@ def test_the_web_server_waits_less_long_than_a_worker(monkeypatch: pytest.Monkey
     if connection.vendor != "sqlite":
         pytest.skip("only SQLite has one writer")
     monkeypatch.setitem(connections["default"].settings_dict["OPTIONS"], "timeout", 20)
-    monkeypatch.setattr("acl.admission_log.start", lambda: None)
+    monkeypatch.setattr("acl.devices.admission_writer.start", lambda: None)
     web.Web.begin(web.Web.__new__(web.Web))
     connection.close()
     with connection.cursor() as cursor:

@@ -14,8 +14,8 @@ from allauth.mfa.models import Authenticator
 from accounts.models import User
 from accounts.services import change_user, close_account
 from derpmgmt import demo
-from serials.models import SerialNumber
-from serials.services import find_serial
+from serials.numbers.models import SerialNumber
+from serials.numbers.services import find_serial
 from tests.panel.running import ROOT, Folder, Running
 
 # A server of one's own that does not answer, one of the demo's under another name, one retired; an account with another password, and

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from accounts.models import User
 from derpmgmt.lib.way_back import page_of
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.panel import world
 from tests.panel.test_every_url import (  # noqa: F401  (fixtures)
     PUBLIC,

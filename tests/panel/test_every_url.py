@@ -13,7 +13,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from accounts.models import User
 from containers.models import Relay
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -25,6 +25,7 @@ PUBLIC = {
     "accounts:account-closed",
     "accounts:language-set",
     "serials:serial-redeem",
+    "serials:rental-renew",
     "account_login",
     "account_logout",
     "account_signup",

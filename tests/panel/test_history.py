@@ -15,13 +15,14 @@ from django.utils import timezone, translation
 
 from accounts import services as accounts
 from accounts.models import Notice, User
-from acl import services as acl
-from acl.models import AclEvent
+from acl.devices import services as devices
+from acl.maps import services as maps
+from acl.maps.models import AclEvent
 from containers.models import Relay
 from containers.services import relays
 from derpmgmt.history import sources, views
-from serials import services as serials
-from serials.models import Rental
+from serials.rentals import services as serials
+from serials.rentals.models import Rental
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -47,10 +48,10 @@ def go_through(rental: Rental) -> None:
     relays.record_running(relay=old, image="-", now=timezone.now())
     relays.give_up(old)
     relays.record_released(relay=old, now=timezone.now())
-    acl.record_event(
+    maps.record_event(
         rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, file_format="json", ip="198.51.100.7"
     )
-    acl.revoke_device(device=world.let_in(rental), by=rental.user)
+    devices.revoke_device(device=world.let_in(rental), by=rental.user)
     key = f"k{Notice.objects.count()}"
     accounts.notify(user=rental.user, kind="rental_ending", key=key, context={}, is_mail_only=True)
 
@@ -214,7 +215,7 @@ def test_no_file_when_kind_or_format_is_unknown(rental: Rental) -> None:
 
 @pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", " =1"])
 def test_no_cell_is_a_formula_when_text_looks_like_one(rental: Rental, start: str) -> None:
-    acl.record_event(rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, reason=start, by=rental.user)
+    maps.record_event(rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, reason=start, by=rental.user)
     client = world.sign_in(rental.user)
     cells = [cell for row in read_csv(client, "map")[1:] for cell in row]
     assert any("1" in cell and start.strip() in cell for cell in cells)

@@ -11,8 +11,8 @@ from django.test import Client
 
 from accounts.admin_base import StaffAdmin
 from accounts.models import User
-from acl.models import Device
-from serials.models import Rental
+from acl.devices.models import Device
+from serials.rentals.models import Rental
 from tests.panel import world
 from tests.panel.test_every_url import (  # noqa: F401  (fixtures)
     REFUSALS,

@@ -11,8 +11,8 @@ from django.core.exceptions import ImproperlyConfigured
 from derpmgmt.lib import env, keys
 from derpmgmt.models import KeyFingerprint, foreign_keys_given
 from derpmgmt.own_keys import ForeignKeys, check_keys
-from serials.models import SerialNumber
-from serials.services import create_batch
+from serials.numbers.models import SerialNumber
+from serials.numbers.services import create_batch
 from tests.panel.running import Folder
 
 

@@ -1,9 +1,8 @@
 """Nothing is lost and nothing comes twice, wherever a sweep, a job or a click dies and wherever it is doubled."""
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,18 @@ from django.utils import translation
 from accounts import jobs as accounts
 from accounts.models import Channel, Notice, User
 from accounts.services import close_account, create_user, log_operation, notify
-from acl import jobs as acl
-from acl.models import AclEvent, LiveUrl
-from acl.services.live_urls import secret_hash
+from acl.maps import jobs as acl
+from acl.maps.models import AclEvent, LiveUrl
+from acl.maps.services.live_urls import secret_hash
 from containers import jobs as containers
 from containers.models import Relay
 from fleet.models import Server
 from fleet.services import record_contact, update_server
-from serials import jobs as serials
-from serials import services
-from serials.models import Rental
+from serials.numbers import jobs as numbers
+from serials.numbers.services import create_batch, redeem_serial
+from serials.rentals import jobs as rentals
+from serials.rentals.models import Rental
+from serials.rentals.services import RentalRefused, pause_rental, renew_rental, resume_rental
 from tests.acl.factories import make_server
 from tests.panel.disturbing import BEGIN, LIVE_SECRET, Ending, Play, Stage, Theatre, copy_database
 
@@ -46,8 +47,8 @@ def make_servers() -> list[Server]:
 
 
 def redeem(user: User, days: int = 30, **terms: Any) -> Rental:
-    batch = services.create_batch(name="b", days=days, count=1, by=None, is_paid=True, **terms)
-    return services.redeem_serial(code=batch.serials.get().code, user=user, by=user).rental
+    batch = create_batch(name="b", days=days, count=1, by=None, is_paid=True, **terms)
+    return redeem_serial(code=batch.serials.get().code, user=user, by=user).rental
 
 
 def customer(stage: Stage, name: str, ends_at: datetime, days: int = 30, **terms: Any) -> Rental:
@@ -78,7 +79,7 @@ def ending_rentals(stage: Stage) -> None:
     add_live_url(customer(stage, "li", BEGIN - 3 * DAY, grace_days=3))
     customer(stage, "wang", BEGIN - DAY, grace_days=3)
     with stage.at(BEGIN - DAY):
-        services.create_batch(name="old", days=9, count=3, by=None, is_paid=True, redeem_by=date(2031, 3, 4))
+        create_batch(name="old", days=9, count=3, by=None, is_paid=True, redeem_by=date(2031, 3, 4))
         stage.run(acl.sweep_maps)
 
 
@@ -99,9 +100,9 @@ def reminded_rentals(stage: Stage) -> None:
     for days in (23, 29):
         rental = customer(stage, f"ago{days}", BEGIN - days * DAY)
         with stage.at(BEGIN - days * DAY):
-            stage.run(serials.sweep_rentals, serials.sweep_reminders)
+            stage.run(rentals.sweep_rentals, rentals.sweep_reminders)
     with stage.at(BEGIN - 6 * DAY):
-        stage.run(serials.sweep_closing)
+        stage.run(rentals.sweep_closing)
     assert Notice.objects.filter(user=rental.user, kind="account_closing").count() == 1
 
 
@@ -130,7 +131,7 @@ def ended_long_ago(stage: Stage) -> None:
         customer(stage, name, BEGIN - 31 * DAY)
     for days in (31, 8, 2):
         with stage.at(BEGIN - days * DAY):
-            stage.run(serials.sweep_rentals, serials.sweep_reminders, serials.sweep_closing)
+            stage.run(rentals.sweep_rentals, rentals.sweep_reminders, rentals.sweep_closing)
     with stage.at(BEGIN - DAY):
         create_user(email="admin@example.com", role=User.Role.ADMIN)
         add_live_url(the_rental())
@@ -168,7 +169,7 @@ def ended(stage: Stage) -> None:
     make_servers()
     add_live_url(customer(stage, "li", BEGIN - DAY))
     with stage.at(BEGIN - DAY):
-        stage.run(serials.sweep_rentals)
+        stage.run(rentals.sweep_rentals)
 
 
 def the_rental() -> Rental:
@@ -182,16 +183,16 @@ def close() -> None:
 
 
 def pause() -> None:
-    services.pause_rental(rental=the_rental(), by=None, reason="a journey")
+    pause_rental(rental=the_rental(), by=None, reason="a journey")
 
 
 def resume() -> None:
-    services.resume_rental(rental=the_rental(), by=None)
+    resume_rental(rental=the_rental(), by=None)
 
 
 def renew() -> None:
-    with suppress(services.RentalRefused):  # a doubled click: it runs so long already
-        services.renew_rental(rental=the_rental(), until=BEGIN + 10 * DAY, by=None)
+    with suppress(RentalRefused):  # a doubled click: it runs so long already
+        renew_rental(rental=the_rental(), until=BEGIN + 10 * DAY, by=None)
 
 
 def maps_due(stage: Stage) -> None:
@@ -282,7 +283,7 @@ GONE, THREE = (None, "released"), [(1, "running"), (2, "running"), (3, "running"
 PLAYS = {
     "rentals and serial numbers end, one is in its grace": Play(
         ending_rentals,
-        [serials.sweep_rentals, serials.expire_serials, *RELAYS],
+        [rentals.sweep_rentals, numbers.expire_serials, *RELAYS],
         {
             STATES: [("active", 1), ("expired", 2)],
             SERIALS: [("expired", 3), ("used", 3)],
@@ -295,7 +296,7 @@ PLAYS = {
     ),
     "reminders and warnings": Play(
         reminded_rentals,
-        [serials.sweep_reminders, serials.sweep_closing],
+        [rentals.sweep_reminders, rentals.sweep_closing],
         {
             TOLD: [
                 ("account_closing", "waiting", 3),
@@ -306,12 +307,12 @@ PLAYS = {
     ),
     "a reminder by mail and phone": Play(
         reminded_by_phone,
-        [serials.sweep_reminders, accounts.sweep_notices],
+        [rentals.sweep_reminders, accounts.sweep_notices],
         {TOLD: [("rental_ending", "sent", 2)]},
     ),
     "accounts are closed by themselves": Play(
         ended_long_ago,
-        [serials.sweep_closing, accounts.sweep_closing, accounts.sweep_notices, containers.sweep],
+        [rentals.sweep_closing, accounts.sweep_closing, accounts.sweep_notices, containers.sweep],
         {
             TOLD: [
                 ("account_closed", "sent", 1),
@@ -412,10 +413,6 @@ def empty(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
         pytest.skip("a play begins with a copy of the database's file")
     path = tmp_path_factory.mktemp("empty") / "panel.sqlite3"
     copy_database(Path(connection.settings_dict["NAME"]), path)
-    with closing(sqlite3.connect(path)) as copy:
-        # Plays know their rows by number, and other tests of this process may have counted on.
-        copy.execute("DELETE FROM sqlite_sequence")
-        copy.commit()
     reverse("home")
     get_template("notices/rental_ended_message.html")
     with translation.override("zh-hans"):

@@ -19,9 +19,9 @@ from rq.job import Job
 from accounts import jobs as accounts
 from accounts.models import Notice
 from accounts.services import notices, notify
-from acl import cutting
-from acl import jobs as acl
-from acl.models import DevicePolicy
+from acl.devices import cutting
+from acl.devices import jobs as acl
+from acl.devices.models import DevicePolicy
 from containers import jobs as containers
 from containers.jobs import deployments, server_checks
 from containers.jobs import gates as gate_jobs
@@ -32,7 +32,7 @@ from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import LOST_AFTER
 from derpmgmt.lib.workers import KeepingWorker, run_worker
 from fleet.models import Server
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.acl.factories import make_relay, make_rental, make_server, make_user
 from tests.panel.running import START_SECONDS
 

@@ -40,7 +40,7 @@ def test_a_bell_rings_only_after_commit():
     with transaction.atomic():
         queue.announce("relays_changed", 7)
         assert queued() == []
-    assert queued() == [("default", "acl.jobs.refresh_acl", (7,))]
+    assert queued() == [("default", "acl.maps.jobs.refresh_acl", (7,))]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -30,7 +30,7 @@ from derpmgmt.lib import env
 from derpmgmt.lib.commands import CommandRefused, PanelCommand, describe_error, run_command_line
 from derpmgmt.lib.language import terminal_language
 from fleet.ssh import Unreachable
-from serials.services import SerialRefused
+from serials.numbers.services import SerialRefused
 from tests.panel import world
 from tests.panel.running import ROOT, Folder
 

@@ -17,7 +17,8 @@ from containers.models import Deployment, Gate, Relay, RelayHealth, ServerCheck
 from containers.services import gates
 from derpmgmt.lib.jobs import Problem
 from fleet.models import Server
-from serials.models import Rental, SerialBatch
+from serials.numbers.models import SerialBatch
+from serials.rentals.models import Rental
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db

@@ -13,7 +13,7 @@ from django.utils import timezone
 from accounts.models import User
 from containers.models import Deployment, Relay, RelayHealth, ServerCheck
 from fleet.models import Server
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db

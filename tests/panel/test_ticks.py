@@ -13,8 +13,8 @@ from rq.cron import CronScheduler
 from accounts.models import OperationLog
 from derpmgmt import flow
 from derpmgmt.lib import workers
-from serials.jobs import sweep_rentals
-from serials.models import Rental
+from serials.rentals.jobs import sweep_rentals
+from serials.rentals.models import Rental
 from tests.acl.factories import make_rental
 
 

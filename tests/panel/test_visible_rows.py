@@ -8,7 +8,7 @@ from django.contrib.auth.models import AnonymousUser
 
 from accounts.models import Channel, User
 from accounts.services import create_user
-from serials.models import Rental
+from serials.rentals.models import Rental
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db

@@ -11,14 +11,17 @@ from django.utils import timezone
 
 from accounts import services as accounts
 from accounts.models import User
-from acl import services as acl
-from acl.models import AclConfig, AclEvent, Admission, Device, DevicePolicy, LiveUrl, MapRegion
-from acl.node_keys import NewDevice
+from acl.devices import services as devices
+from acl.devices.models import Admission, Device, DevicePolicy
+from acl.devices.node_keys import NewDevice
+from acl.maps import services as maps
+from acl.maps.models import AclConfig, AclEvent, LiveUrl, MapRegion
 from containers.models import Deployment, Relay, RelayHealth, ServerCheck
 from containers.services import gates
 from fleet.models import ProviderAccount, Region, Server, SshCredential
-from serials import services as serials
-from serials.models import Rental, SerialBatch
+from serials.numbers import services as serials
+from serials.numbers.models import SerialBatch
+from serials.rentals.models import Rental
 from tests.panel.running import free_port
 
 PASSWORD = "quiet-river-42"
@@ -97,9 +100,9 @@ def make_customer() -> Rental:
         relay = make_relay(rental, slot, make_server())
         ServerCheck.objects.create(server=relay.server, status=ServerCheck.Status.DONE)
         gates.record_running(gate=gates.gate_of(relay.server_id), image="-", now=timezone.now())
-    acl.refresh_map(rental=rental, reason=acl.RELAYS_CHANGED)
-    acl.record_event(rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, by=user, ip="198.51.100.7")
-    acl.create_live_url(rental=rental, by=user)
+    maps.refresh_map(rental=rental, reason=maps.RELAYS_CHANGED)
+    maps.record_event(rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, by=user, ip="198.51.100.7")
+    maps.create_live_url(rental=rental, by=user)
     let_in(rental)
     return rental
 
@@ -107,14 +110,16 @@ def make_customer() -> Rental:
 def let_in(rental: Rental) -> Device:
     """One more device of his: approved, let in by the first relay, with the customer's own rules about it."""
     now, node_key = timezone.now(), f"{next(_numbers):064x}"
-    added = acl.add_devices(
+    added = devices.add_devices(
         rental=rental, devices=[NewDevice(node_key, f"nas-{node_key[-4:]}")], by=rental.user
     )
-    acl.open_window(rental=rental, length=acl.WINDOWS[0], by=rental.user)
+    devices.open_window(rental=rental, length=devices.WINDOWS[0], by=rental.user)
     relay = rental.relays.get(slot=1)
-    asked = acl.Asked(relay.pk, rental.pk, node_key, "198.51.100.7", True, Admission.Reason.APPROVED, at=now)
-    acl.record_admissions([asked])
-    acl.record_seen([asked])
+    asked = devices.Asked(
+        relay.pk, rental.pk, node_key, "198.51.100.7", True, Admission.Reason.APPROVED, at=now
+    )
+    devices.record_admissions([asked])
+    devices.record_seen([asked])
     return added.added[0]
 
 

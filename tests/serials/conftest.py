@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from accounts.models import User
     from fleet.models import Server
-    from serials.models import SerialBatch, SerialNumber
+    from serials.numbers.models import SerialBatch, SerialNumber
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def customer(db: None) -> User:
 
 @pytest.fixture
 def make_batch(db: None) -> Callable[..., SerialBatch]:
-    from serials.services import create_batch
+    from serials.numbers.services import create_batch
 
     def make(**fields: Any) -> SerialBatch:
         defaults: dict[str, Any] = {"name": "test", "days": 30, "count": 1, "by": None, "is_paid": True}

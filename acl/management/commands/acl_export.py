@@ -6,10 +6,10 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from acl import services
-from acl.derpmap import MapFormat
+from acl.maps import services
+from acl.maps.derpmap import MapFormat
 from derpmgmt.lib.commands import PanelCommand
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 
 class Command(PanelCommand):

@@ -6,9 +6,9 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from acl import services
+from acl.maps import services
 from derpmgmt.lib.commands import PanelCommand
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 
 class Command(PanelCommand):

@@ -7,9 +7,9 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from acl import services
-from acl.models import Device
-from acl.node_keys import (
+from acl.devices import services
+from acl.devices.models import Device
+from acl.devices.node_keys import (
     LONGEST_INPUT,
     NewDevice,
     NoNodeKey,
@@ -18,9 +18,9 @@ from acl.node_keys import (
     parse_devices,
     parse_node_key,
 )
-from acl.pasted import decode
+from acl.devices.pasted import decode
 from derpmgmt.device_command import DeviceCommand
-from serials.models import Rental
+from serials.rentals.models import Rental
 
 STANDARD_INPUT = "-"
 

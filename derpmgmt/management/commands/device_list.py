@@ -3,7 +3,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from acl.models import Device
+from acl.devices.models import Device
 from derpmgmt.device_command import DeviceCommand
 
 ORDER = [Device.Status.APPROVED, Device.Status.PENDING, Device.Status.REVOKED]

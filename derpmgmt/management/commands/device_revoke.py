@@ -4,7 +4,7 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from acl import services
+from acl.devices import services
 from derpmgmt.device_command import DeviceCommand
 
 

@@ -6,8 +6,8 @@ from django.utils.translation import gettext_lazy
 
 from derpmgmt.lib.commands import parse_day
 from derpmgmt.rental_command import RentalCommand
-from serials.forms import end_of_day
-from serials.services import RentalRefused, renew_rental
+from serials.rentals.forms import end_of_day
+from serials.rentals.services import RentalRefused, renew_rental
 
 
 class Command(RentalCommand):

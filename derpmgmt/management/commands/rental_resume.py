@@ -5,7 +5,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from derpmgmt.rental_command import RentalCommand
-from serials.services import RentalRefused, resume_rental
+from serials.rentals.services import RentalRefused, resume_rental
 
 
 class Command(RentalCommand):

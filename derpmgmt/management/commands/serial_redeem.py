@@ -9,13 +9,14 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.models import User
-from acl.services import close_window
+from acl.devices.services import close_window
 from containers.models import Deployment, Relay
 from containers.services.relays import SLOTS
 from containers.steps import name_steps
 from derpmgmt.lib.commands import CommandRefused, PanelCommand
-from serials import services
-from serials.models import Redemption, Rental
+from derpmgmt.lib.refusals import Refusal
+from serials.numbers import services
+from serials.rentals.models import Redemption, Rental
 
 WAIT_SECONDS = 300.0
 # Some relays run, the others have no server: after this long without any work under way that is the result.
@@ -53,7 +54,7 @@ class Command(PanelCommand):
         code = sys.stdin.readline() if options["code"] == "-" else options["code"]
         try:
             redemption = self._redeem(code, user, is_closed=options["no_auto_enrol"])
-        except services.SerialRefused as refusal:
+        except Refusal as refusal:
             raise CommandError(str(refusal)) from refusal
         rental = redemption.rental
         if not options["no_wait"]:
@@ -68,7 +69,7 @@ class Command(PanelCommand):
         with transaction.atomic():
             try:
                 redemption = services.redeem_serial(code=code, user=user, by=None)
-            except services.SerialRefused as error:
+            except Refusal as error:
                 # Raised after the transaction: the log's entry about it is to stay.
                 refusal = error
             else:

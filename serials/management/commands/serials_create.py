@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from derpmgmt.lib.commands import PanelCommand, parse_day
 from fleet.models import Server
-from serials import codes, services
+from serials.numbers import codes, services
 
 
 class Command(PanelCommand):

@@ -1,0 +1,270 @@
+"""Maps, devices and admissions, for operators to read; what may be changed is changed by a button."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, ClassVar, cast
+from urllib.parse import urlsplit
+
+from django.contrib import admin, messages
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from accounts.requests import staff_of
+from acl.devices import services
+from acl.devices.models import Admission, Device, DevicePolicy
+from acl.maps.admin import RentalRowAdmin
+from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.way_back import part_of
+from serials.rentals.models import Rental
+
+# A list of admissions is counted and leafed through so far; a search finds what is older.
+MOST_LISTED = 10_000
+# Customers whose rows a search shows, at most.
+MOST_CUSTOMERS = 100
+_PK = re.compile(r"[0-9]{1,18}")
+_KEY_START = re.compile(r"nodekey:([0-9a-f]{1,64})|([0-9a-f]{8,64})", re.IGNORECASE)
+COLOURS = {Device.Status.APPROVED: "green", Device.Status.PENDING: "orange", Device.Status.REVOKED: "grey"}
+
+
+class KeyRowAdmin(RentalRowAdmin):
+    """Rows about a node key, found by it or its beginning, by a whole IP address, or by the customer."""
+
+    ip_field: ClassVar[str]
+    search_help_text = _("A node key or its beginning, an IP address, or the customer's e-mail address.")
+    show_full_result_count = False
+    list_per_page = 50
+
+    @admin.display(description=_("node key"))
+    def key(self, row: Any) -> str:
+        """The node key's beginning; the row's own page has all of it. A minute's admissions that were counted together have none."""
+        return f"{row.node_key[:16]}…" if row.node_key else gettext("several, counted together")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        if match := _KEY_START.fullmatch(term):
+            return queryset.filter(node_key__startswith=(match[1] or match[2]).lower()), False
+        try:
+            return queryset.filter(**{self.ip_field: str(ipaddress.ip_address(term))}), False
+        except ValueError:
+            return queryset.filter(self.named(term)), False
+
+    def named(self, term: str) -> Q:
+        """What a word finds."""
+        by_name = Q(user__email__icontains=term) | Q(user__username__icontains=term)
+        # Looked up first: the index of the large tables begins with the rental.
+        return Q(
+            rental__in=list(Rental.objects.filter(by_name).values_list("pk", flat=True)[:MOST_CUSTOMERS])
+        )
+
+
+@admin.register(Device)
+class DeviceAdmin(KeyRowAdmin):
+    """Devices of all customers; approved and revoked here."""
+
+    ip_field = "last_ip"
+    search_help_text = _(
+        "A node key or its beginning, a name, an IP address, or the customer's e-mail address."
+    )
+    list_select_related = ("rental__user", "last_relay__server")
+    list_display = (
+        "device",
+        "state",
+        "customer",
+        "key",
+        "last_relay",
+        "last_seen_at",
+        "last_ip",
+        "last_place",
+    )
+    list_display_links = ("device",)
+    list_filter = ("status", "source", "last_seen_at")
+    actions = ("approve", "revoke")
+    fields = (
+        "device",
+        "state",
+        "customer",
+        "node_key",
+        "source",
+        "trial_until",
+        "stayed_at",
+        "knocks",
+        "first_seen_at",
+        "last_seen_at",
+        "last_ip",
+        "last_place",
+        "last_relay",
+        "created_at",
+        "approved_at",
+        "revoked_at",
+        "admissions",
+    )
+    readonly_fields = fields
+
+    change_form_template = "admin/acl/device/change_form.html"
+
+    def get_urls(self) -> list[Any]:
+        give = self.admin_site.admin_view(part_of("admin:acl_device_change", "pk")(self.give_place))
+        return [path("<int:pk>/give-place/", give, name="acl_device_give_place"), *super().get_urls()]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """With the devices whose place it can be given, where it has none and none is left."""
+        holders = (
+            services.replaceable_devices(device_pk=object_id, now=timezone.now())
+            if _PK.fullmatch(object_id)
+            else []
+        )
+        return super().change_view(
+            request, object_id, form_url, {"holders": holders, **(extra_context or {})}
+        )
+
+    def give_place(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Give the device the place of another one of the same customer's."""
+        device = self.act(request, pk)
+        chosen = request.POST.get("holder", "")
+        if not _PK.fullmatch(chosen):
+            raise Http404
+        holder = get_object_or_404(Device, pk=chosen, rental=device.rental_id)
+        try:
+            services.give_place(device=holder, to=device, by=staff_of(request), ip=client_ip(request))
+        except services.DeviceRefused as refusal:
+            messages.error(request, str(refusal))
+        else:
+            text = gettext("%(old)s is revoked, and %(new)s has its place.")
+            messages.success(request, text % {"old": holder, "new": device})
+        return redirect("admin:acl_device_change", pk)
+
+    def named(self, term: str) -> Q:
+        return super().named(term) | Q(name__icontains=term)
+
+    @admin.display(description=_("device"), ordering="name")
+    def device(self, row: Device) -> str:
+        """Its name, or the beginning of its key."""
+        return str(row)
+
+    @admin.display(description=_("state"), ordering="status")
+    def state(self, row: Device) -> SafeString:
+        """The state, in its colour."""
+        colour = COLOURS[Device.Status(row.status)]
+        return format_html('<span class="panel-state is-{}">{}</span>', colour, row.get_status_display())
+
+    @admin.display(description=_("admissions"))
+    def admissions(self, row: Device) -> SafeString:
+        """The way to what its key asked for."""
+        url = reverse("admin:acl_admission_changelist")
+        return format_html(
+            '<a href="{}?rental__id__exact={}&amp;q={}">{}</a>', url, row.rental_id, row.node_key, _("show")
+        )
+
+    @admin.action(description=_("Approve the selected devices"))
+    def approve(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        others = queryset.exclude(status=Device.Status.APPROVED)
+        self._act_on_all(request, others, services.approve_device)
+
+    @admin.action(description=_("Revoke the selected devices (cuts their connections)"))
+    def revoke(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        self._act_on_all(request, queryset, services.revoke_device)
+
+    def _act_on_all(
+        self, request: HttpRequest, queryset: QuerySet[Device], act: Callable[..., object]
+    ) -> None:
+        done = 0
+        for device in queryset.select_related("rental"):
+            try:
+                done += bool(act(device=device, by=staff_of(request), ip=client_ip(request)))
+            except services.DeviceRefused as refusal:
+                messages.error(request, f"{device}: {refusal}")
+        if done:
+            text = ngettext("%(count)d device changed.", "%(count)d devices changed.", done)
+            messages.success(request, text % {"count": done})
+
+
+@admin.register(DevicePolicy)
+class DevicePolicyAdmin(RentalRowAdmin):
+    """What customers decided about who may use their relays; a rental's own page shows its."""
+
+    list_display = ("customer", "enrol_until", "is_open", "problem")
+    list_display_links = ("enrol_until",)
+    list_filter = ("is_open",)
+    fields = ("customer", "enrol_until", "is_open", "verify_host", "problem", "verify_asked_at")
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        return super().get_queryset(request).defer("verify_url")
+
+    @admin.display(description=_("own verify address"))
+    def verify_host(self, row: DevicePolicy) -> str:
+        """Only where it leads: the rest may be a secret of the customer's."""
+        return urlsplit(row.verify_url).hostname or "–"
+
+    @admin.display(description=_("what its last question ran into"))
+    def problem(self, row: DevicePolicy) -> str:
+        """What the own verify address did wrong, in the reader's language."""
+        return gettext(row.verify_problem) if row.verify_problem else "–"
+
+
+class NewestPaginator(Paginator[Any]):
+    """Counts and shows the newest rows only: to count a table of many millions takes longer than anybody waits."""
+
+    @cached_property
+    def count(self) -> int:
+        """How many rows there are, `MOST_LISTED` at most."""
+        rows = cast(QuerySet[Admission], self.object_list)
+        return rows.order_by()[:MOST_LISTED].count()
+
+
+@admin.register(Admission)
+class AdmissionAdmin(KeyRowAdmin):
+    """Who asked to be let in, and what the answer was."""
+
+    ip_field = "ip"
+    paginator = NewestPaginator
+    list_select_related = ("rental__user", "relay__server")
+    list_display = (
+        "at",
+        "is_allowed",
+        "reason",
+        "customer",
+        "relay",
+        "key",
+        "ip",
+        "place",
+        "map_version",
+        "count",
+    )
+    list_display_links = ("at",)
+    list_filter = ("is_allowed", "reason", "at")
+    # The rows in the order of their times come from an index, in any other order they do not.
+    sortable_by = ("at",)
+    fields = (
+        "at",
+        "is_allowed",
+        "reason",
+        "customer",
+        "relay",
+        "node_key",
+        "ip",
+        "place",
+        "map_version",
+        "count",
+    )
+    readonly_fields = fields

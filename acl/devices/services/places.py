@@ -1,0 +1,76 @@
+"""How many devices a rental has places for, who has one, and what its customer decided about who comes in."""
+
+from datetime import datetime
+
+from django.db.models import OuterRef, Q, QuerySet, Subquery
+
+from acl.devices.models import Device, DevicePolicy
+from serials.rentals.models import Rental, RentalSpan
+from serials.rentals.services import current_span
+
+
+def device_limit(rental: Rental, now: datetime) -> int:
+    """How many devices the rental allows now; 0 when it has no time."""
+    span = current_span(rental, now)
+    return span.device_limit if span else 0
+
+
+def placed(rental: Rental, now: datetime) -> QuerySet[Device]:
+    """The devices that have a place: approved, or on trial and there for so long that no diagnosis is."""
+    is_provisional = Q(status=Device.Status.PENDING, trial_until__gt=now, stayed_at__isnull=False)
+    return Device.objects.filter(Q(status=Device.Status.APPROVED) | is_provisional, rental=rental)
+
+
+def admitted(rental: Rental, now: datetime) -> QuerySet[Device]:
+    """The devices that are let in: approved, or on trial."""
+    is_let_in = Q(status=Device.Status.APPROVED) | Q(status=Device.Status.PENDING, trial_until__gt=now)
+    return Device.objects.filter(is_let_in, rental=rental)
+
+
+def has_place(device: Device, now: datetime) -> bool:
+    """Whether a device that is not approved has a provisional place."""
+    return device.is_on_trial(now) and device.stayed_at is not None
+
+
+def places_left(rental: Rental, now: datetime) -> int:
+    """How many more devices the rental has a place for."""
+    return max(device_limit(rental, now) - placed(rental, now).count(), 0)
+
+
+def window_until(rental: Rental, policy: DevicePolicy | None = None) -> datetime:
+    """Until when new devices are approved by themselves; may be past. `policy` saves a query to whoever has it.
+
+    Without a decision of the customer's it is `DevicePolicy.ENROL_FOR` from the first activation.
+    """
+    if policy is None:
+        policy = DevicePolicy.objects.filter(rental=rental).first()
+    if policy is None:
+        return rental.created_at + DevicePolicy.ENROL_FOR
+    return policy.enrol_until or rental.created_at
+
+
+def may_open(rental: Rental, now: datetime) -> bool:
+    """Whether what was sold allows device checking to be switched off."""
+    span = current_span(rental, now)
+    return span is not None and span.may_open
+
+
+def span_may_open(now: datetime, rental: str = "pk") -> Subquery:
+    """An annotation, `may_open` of a rental that has rights: the span that began last rules it, also in the grace.
+
+    `rental` leads from the annotated rows to the rental's primary key.
+    """
+    ruling = RentalSpan.objects.filter(rental=OuterRef(rental), starts_at__lte=now).order_by("-starts_at")
+    return Subquery(ruling.values("may_open")[:1])
+
+
+def lets_all_in(rental: Rental, now: datetime) -> bool:
+    """Whether devices are not checked: the customer has switched it off, and what was sold allows that now."""
+    return DevicePolicy.objects.filter(rental=rental, is_open=True).exists() and may_open(rental, now)
+
+
+def policy_of(rental: Rental) -> DevicePolicy:
+    """The row of the customer's decisions, made with a new rental's defaults; call with the rental locked."""
+    defaults = {"enrol_until": rental.created_at + DevicePolicy.ENROL_FOR}
+    policy, _made = DevicePolicy.objects.get_or_create(rental=rental, defaults=defaults)
+    return policy

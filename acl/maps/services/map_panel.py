@@ -1,0 +1,123 @@
+"""What pages show about maps and live URLs."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.utils import timezone
+from django.utils.translation import gettext
+
+from acl.maps import derpmap
+from acl.maps.derpmap import MapFormat
+from acl.maps.models import AclConfig, LiveUrl, MapRegion
+from acl.maps.services.downloads import DownloadRefused, check_download
+from acl.maps.services.live_urls import live_address
+from acl.maps.services.map_news import PasteNote, describe_paste
+from serials.rentals.models import Rental
+
+
+@dataclass(frozen=True)
+class MapTab:
+    """One form of the map on the page; `hint` says in a sentence where it goes."""
+
+    file_format: MapFormat
+    title: str
+    hint: str
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class MapRegionLine:
+    """One relay in the map: its row, its name and its code."""
+
+    row: MapRegion
+    name: str
+    code: str
+
+
+@dataclass(frozen=True)
+class MapPanel:
+    """All that a page says about a customer's map: either `config`, `tabs`, `regions` and `paste`, or the `refusal`."""
+
+    config: AclConfig | None = None
+    paste: PasteNote | None = None
+    live: LiveUrl | None = None
+    refusal: str = ""
+    tabs: tuple[MapTab, ...] = ()
+    regions: tuple[MapRegionLine, ...] = ()
+
+
+def describe_map(*, rental: Rental | None, now: datetime) -> MapPanel:
+    """What `acl/maps/_map.html` shows, under the same conditions as a download but without a record; few, fixed queries."""
+    try:
+        config = check_download(rental=rental, now=now)
+    except DownloadRefused as refusal:
+        return MapPanel(refusal=str(refusal))
+    ends_at = timezone.localtime(config.ends_at)
+    tabs = (
+        MapTab(
+            MapFormat.HUJSON,
+            gettext("Tailscale (official)"),
+            gettext("Goes into your policy file, right after its first {."),
+            derpmap.to_hujson_key(config.derp_map, version=config.version, ends_at=ends_at),
+        ),
+        MapTab(
+            MapFormat.YAML,
+            gettext("Headscale"),
+            gettext("A file for derp: paths: in Headscale's config.yaml."),
+            derpmap.to_headscale_yaml(config.derp_map, version=config.version, ends_at=ends_at),
+        ),
+        MapTab(
+            MapFormat.JSON,
+            gettext("JSON"),
+            gettext("The bare DERPMap, for scripts."),
+            derpmap.to_json(config.derp_map),
+        ),
+    )
+    regions = config.derp_map["Regions"]
+    lines = tuple(
+        MapRegionLine(
+            row, regions[str(row.region_id)]["RegionName"], regions[str(row.region_id)]["RegionCode"]
+        )
+        for row in MapRegion.objects.filter(
+            rental=config.rental_id, region_id__in=[int(key) for key in regions]
+        )
+    )
+    live = LiveUrl.objects.filter(rental=config.rental_id, revoked_at=None).defer("secret").first()
+    paste = describe_paste(config=config, url=live, now=now)
+    return MapPanel(config=config, paste=paste, live=live, tabs=tabs, regions=lines)
+
+
+@dataclass(frozen=True)
+class LivePanel:
+    """All that the page of the live URL says. `address`, `timer` (five lines for cron) and `lines` (for Headscale's config.yaml, when
+    it reads the address itself) hold the secret; `file_lines` are for its config.yaml when the timer keeps a file; `is_empty` says that it answers without regions at the moment, `is_lapsed` that it answers with a failure, which readers pass over."""
+
+    url: LiveUrl | None = None
+    address: str = field(default="", repr=False)
+    timer: str = field(default="", repr=False)
+    file_lines: str = ""
+    lines: str = field(default="", repr=False)
+    is_empty: bool = False
+    is_lapsed: bool = False
+
+
+def describe_live(*, rental: Rental | None, now: datetime) -> LivePanel:
+    """What `acl/maps/live_show.html` shows; few, fixed queries."""
+    url = LiveUrl.objects.filter(rental=rental, revoked_at=None).first() if rental else None
+    if rental is None or url is None:
+        return LivePanel()
+    refused = ""
+    try:
+        check_download(rental=rental, now=now)
+    except DownloadRefused as refusal:
+        refused = refusal.code
+    address = live_address(url)
+    return LivePanel(
+        url,
+        address,
+        derpmap.to_headscale_timer(address),
+        derpmap.to_headscale_file_config(),
+        derpmap.to_headscale_config(address),
+        is_empty=refused not in {"", "lapsed"},
+        is_lapsed=refused == "lapsed",
+    )

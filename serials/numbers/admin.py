@@ -1,0 +1,294 @@
+"""Serial numbers in the admin, made and changed by services only; and the pages of rentals on which they stand."""
+
+from typing import Any
+
+import tablib  # type: ignore[import-untyped]
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from accounts.admin_base import ReadOnlyAdmin
+from accounts.requests import staff_of
+from accounts.services import NotAllowed
+from derpmgmt.lib.address import client_ip
+from derpmgmt.lib.way_back import part_of
+from serials.numbers import codes, services
+from serials.numbers.forms import BatchForm
+from serials.numbers.models import SerialBatch, SerialNumber
+from serials.rentals import admin as rentals
+from serials.rentals.models import Redemption, Rental
+
+
+@admin.register(SerialBatch)
+class SerialBatchAdmin(rentals.EntitlementColumns, ReadOnlyAdmin):
+    """Batches: made here, then only marked as paid or unpaid and exported."""
+
+    list_display = [
+        "name",
+        "days",
+        "count",
+        "unused",
+        "used",
+        "is_paid",
+        "redeem_by",
+        "created_at",
+        "created_by",
+    ]
+    list_select_related = ["created_by"]
+    list_filter = [("paid_at", admin.EmptyFieldListFilter), "created_at"]
+    search_fields = ["name"]
+    actions = ["mark_paid", "mark_unpaid", "export_csv", "export_xlsx"]
+    filter_horizontal = ["servers"]
+    form = BatchForm
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SerialBatch]:
+        counts = {
+            f"{status}_count": Count("serials", filter=Q(serials__status=status))
+            for status in SerialNumber.Status.values
+        }
+        return SerialBatch.objects.visible_to(request.user).annotate(**counts)
+
+    @admin.display(description=gettext_lazy("unused"), ordering="unused_count")
+    def unused(self, batch: Any) -> int:
+        return batch.unused_count
+
+    @admin.display(description=gettext_lazy("used"), ordering="used_count")
+    def used(self, batch: Any) -> int:
+        return batch.used_count
+
+    @admin.display(description=gettext_lazy("paid"), boolean=True, ordering="paid_at")
+    def is_paid(self, batch: SerialBatch) -> bool:
+        return batch.is_paid
+
+    @admin.display(description=gettext_lazy("serial numbers"))
+    def serial_numbers(self, batch: Any) -> SafeString:
+        url = reverse("admin:serials_serialnumber_changelist")
+        parts = " · ".join(
+            f"{status.label} {getattr(batch, f'{status}_count')}" for status in SerialNumber.Status
+        )
+        return format_html('<a href="{}?batch__id__exact={}">{}</a>', url, batch.pk, parts)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return staff_of(request).is_staff
+
+    def get_fields(self, request: HttpRequest, obj: SerialBatch | None = None) -> list[Any]:
+        if obj is not None:
+            return ["name", "days", "serial_numbers", "redeem_by", "paid_at", "device_limit", "quota", "rate", "at_quota",
+                    "grace_days", "may_open", "servers", "created_at", "created_by"]  # fmt: skip
+        paid = ["is_paid"] if staff_of(request).is_superuser else []
+        return [
+            "name",
+            "days",
+            "count",
+            "redeem_by",
+            *paid,
+            "device_limit",
+            "quota_gb",
+            "rate_mbit",
+            "at_quota",
+            "grace_days",
+            "may_open",
+            "servers",
+        ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: SerialBatch | None = None) -> list[Any]:
+        return self.get_fields(request, obj) if obj is not None else []
+
+    def get_form(
+        self, request: HttpRequest, obj: SerialBatch | None = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        # The form's own fields are no model fields, which is all that Django would accept here.
+        kwargs["fields"] = None if obj is None else []
+        return super().get_form(request, obj, change=change, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: SerialBatch, form: BatchForm, change: bool) -> None:
+        try:
+            made = services.create_batch(by=staff_of(request), **form.values())
+        except NotAllowed as error:
+            raise PermissionDenied(str(error)) from error
+        obj.pk = made.pk
+
+    def save_related(self, *args: Any) -> None:
+        """Done by the service."""
+
+    def log_addition(self, *args: Any) -> Any:
+        """Written by the service."""
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions = super().get_actions(request)
+        if not staff_of(request).is_superuser:
+            for name in ("mark_paid", "mark_unpaid"):
+                actions.pop(name, None)
+        return actions
+
+    @admin.action(description=gettext_lazy("Mark as paid"))
+    def mark_paid(self, request: HttpRequest, queryset: QuerySet[SerialBatch]) -> None:
+        done = sum(services.mark_batch_paid(batch=batch, by=staff_of(request)) for batch in queryset)
+        self.message_user(
+            request,
+            ngettext("%(n)d batch marked as paid.", "%(n)d batches marked as paid.", done) % {"n": done},
+        )
+
+    @admin.action(description=gettext_lazy("Mark as unpaid (stops redeeming and downloads)"))
+    def mark_unpaid(self, request: HttpRequest, queryset: QuerySet[SerialBatch]) -> None:
+        done = sum(services.mark_batch_unpaid(batch=batch, by=staff_of(request)) for batch in queryset)
+        text = ngettext("%(n)d batch marked as unpaid.", "%(n)d batches marked as unpaid.", done)
+        self.message_user(request, text % {"n": done}, messages.WARNING)
+
+    @admin.action(description=gettext_lazy("Export the codes as CSV (logged)"))
+    def export_csv(self, request: HttpRequest, queryset: QuerySet[SerialBatch]) -> HttpResponse:
+        # The mark lets spreadsheet programs read the headings as UTF-8.
+        content = "\ufeff" + self._dataset(request, queryset).export("csv")
+        return _download(content.encode(), "text/csv; charset=utf-8", "serials.csv")
+
+    @admin.action(description=gettext_lazy("Export the codes as Excel file (logged)"))
+    def export_xlsx(self, request: HttpRequest, queryset: QuerySet[SerialBatch]) -> HttpResponse:
+        kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+        return _download(self._dataset(request, queryset).export("xlsx"), kind, "serials.xlsx")
+
+    @staticmethod
+    def _dataset(request: HttpRequest, batches: QuerySet[SerialBatch]) -> tablib.Dataset:
+        data = tablib.Dataset(
+            headers=[
+                str(text) for text in (_("serial number"), _("days"), _("state"), _("redeem by"), _("batch"))
+            ]
+        )
+        for batch in batches:
+            redeem_by = batch.redeem_by.isoformat() if batch.redeem_by else ""
+            for serial in services.reveal_batch(batch=batch, by=staff_of(request), ip=client_ip(request)):
+                data.append(
+                    (codes.group(serial.code), batch.days, serial.get_status_display(), redeem_by, batch.pk)
+                )
+        return data
+
+
+def _download(content: bytes, kind: str, name: str) -> HttpResponse:
+    return HttpResponse(
+        content, content_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'}
+    )
+
+
+@admin.register(SerialNumber)
+class SerialNumberAdmin(ReadOnlyAdmin):
+    """Serial numbers: masked; a full code or its last four characters finds one."""
+
+    list_display = ["masked", "batch", "days", "status", "redeemed_at", "customer"]
+    list_select_related = ["batch", "redemption__rental__user"]
+    list_filter = ["status", "redeemed_at"]
+    search_fields = ["code_end"]
+    search_help_text = gettext_lazy(
+        "A whole serial number, its last four characters, or the customer's e-mail address."
+    )
+    fields = ["masked", "batch", "days", "status", "redeemed_at", "customer"]
+    actions = ["recall"]
+    show_full_result_count = False
+    change_form_template = "admin/serials/serialnumber/change_form.html"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SerialNumber]:
+        return SerialNumber.objects.visible_to(request.user)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[SerialNumber], search_term: str
+    ) -> tuple[QuerySet[SerialNumber], bool]:
+        code = codes.normalize(search_term)
+        if not code:
+            return queryset, False
+        if codes.is_well_typed(code):
+            return queryset.filter(code_hash=services.code_hash(code)), False
+        by_customer = Q(redemption__rental__user__email__icontains=search_term.strip())
+        return queryset.filter(Q(code_end=code[-4:]) | by_customer), False
+
+    @admin.display(description=gettext_lazy("serial number"), ordering="code_end")
+    def masked(self, serial: SerialNumber) -> str:
+        return serial.masked
+
+    @admin.display(description=gettext_lazy("days"), ordering="batch__days")
+    def days(self, serial: SerialNumber) -> int:
+        return serial.batch.days
+
+    @admin.display(description=gettext_lazy("redeemed by"))
+    def customer(self, serial: SerialNumber) -> str | SafeString:
+        if serial.redemption is None:
+            return "–"
+        rental = serial.redemption.rental
+        return format_html(
+            '<a href="{}">{}</a>', reverse("admin:serials_rental_change", args=[rental.pk]), rental.user
+        )
+
+    @admin.action(description=gettext_lazy("Recall the unused ones of the selected"))
+    def recall(self, request: HttpRequest, queryset: QuerySet[SerialNumber]) -> None:
+        done = 0
+        for serial in queryset:
+            try:
+                services.recall_serial(serial=serial, by=staff_of(request))
+                done += 1
+            except services.SerialRefused as refusal:
+                messages.error(request, f"{serial}: {refusal}")
+        text = ngettext("%(n)d serial number recalled.", "%(n)d serial numbers recalled.", done)
+        messages.success(request, text % {"n": done})
+
+    def get_urls(self) -> list[Any]:
+        page = part_of("admin:serials_serialnumber_change", "pk")
+        reveal = self.admin_site.admin_view(page(self.reveal))
+        return [path("<int:pk>/reveal/", reveal, name="serials_serialnumber_reveal"), *super().get_urls()]
+
+    def reveal(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Show one code, once, and write down who saw it."""
+        if request.method != "POST":
+            raise PermissionDenied
+        serial = get_object_or_404(SerialNumber.objects.visible_to(request.user), pk=pk)
+        code = services.reveal_code(serial=serial, by=staff_of(request), ip=client_ip(request))
+        context = {**self.admin_site.each_context(request), "title": str(serial), "serial": serial, "code": code,
+                   "opts": self.opts}  # fmt: skip
+        return TemplateResponse(request, "admin/serials/serialnumber/reveal.html", context)
+
+
+class RedemptionInline(rentals.RedemptionInline):
+    """What moved a rental's end, with the serial number that was redeemed."""
+
+    fields = ["at", "kind", "serial", "granted", "old_ends_at", "new_ends_at", "by", "note"]
+    readonly_fields = ["serial", "granted"]
+
+    @admin.display(description=gettext_lazy("serial number"))
+    def serial(self, redemption: Redemption) -> str:
+        return _masked(redemption)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Redemption]:
+        return super().get_queryset(request).select_related("serial")
+
+
+def _masked(redemption: Redemption) -> str:
+    serial: SerialNumber | None = getattr(redemption, "serial", None)
+    return serial.masked if serial else "–"
+
+
+@admin.register(Rental)
+class RentalAdmin(rentals.RentalAdmin):
+    """Rentals, with the serial numbers that were redeemed."""
+
+    inlines = [rentals.SpanInline, RedemptionInline]
+
+
+@admin.register(Redemption)
+class RedemptionAdmin(ReadOnlyAdmin):
+    """What moved the ends of all rentals, newest first."""
+
+    list_display = ["at", "rental", "kind", "serial", "old_ends_at", "new_ends_at", "by"]
+    list_select_related = ["rental__user", "serial", "by"]
+    list_filter = ["kind", "at"]
+    search_fields = ["rental__user__email", "serial__code_end"]
+
+    @admin.display(description=gettext_lazy("serial number"))
+    def serial(self, redemption: Redemption) -> str:
+        return _masked(redemption)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Redemption]:
+        return Redemption.objects.visible_to(request.user)

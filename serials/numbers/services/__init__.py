@@ -1,0 +1,31 @@
+"""What is done with serial numbers: made, revealed, recalled, redeemed."""
+
+from serials.numbers.services.batches import (
+    check_batch,
+    code_hash,
+    create_batch,
+    expire_serials,
+    mark_batch_paid,
+    mark_batch_unpaid,
+    recall_serial,
+    reveal_batch,
+    reveal_code,
+)
+from serials.numbers.services.redeeming import (
+    Preview,
+    Stretch,
+    check_serial,
+    find_serial,
+    preview_redemption,
+    redeem_serial,
+)
+from serials.numbers.services.refusals import (
+    AlreadyRedeemed,
+    SerialExpired,
+    SerialMistyped,
+    SerialRecalled,
+    SerialRefused,
+    SerialUnknown,
+    SerialUnpaid,
+    SerialUsed,
+)

@@ -1,0 +1,24 @@
+"""TODO"""
+
+from datetime import date, datetime, time
+
+from django import forms
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+
+def end_of_day(day: date) -> datetime:
+    """The last second of a day in the panel's time zone: what “until this day” means."""
+    return timezone.make_aware(datetime.combine(day, time(23, 59, 59)), timezone.get_default_timezone())
+
+
+class RenewForm(forms.Form):
+    """Until which day an admin renews a rental."""
+
+    until = forms.DateField(label=_("Last day"))
+
+
+class PauseForm(forms.Form):
+    """Why an admin pauses a rental."""
+
+    reason = forms.CharField(label=_("Reason"), required=False, max_length=200)

@@ -1,0 +1,35 @@
+"""What is done with rentals: their schedule, what happens to them, and how they close by themselves."""
+
+from serials.rentals.services.life import (
+    Pause,
+    close_rental,
+    current_pause,
+    grant_days,
+    pause_rental,
+    renew_rental,
+    resume_rental,
+    sweep_rentals,
+)
+from serials.rentals.services.refusals import (
+    AccountBarred,
+    AccountClosed,
+    NothingToPause,
+    NothingToRenew,
+    NotLater,
+    RentalClosed,
+    RentalRefused,
+    TooFar,
+)
+from serials.rentals.services.spans import (
+    PLAN_AGAIN,
+    Terms,
+    bound_servers,
+    credit_waiting_time,
+    current_span,
+    is_paid,
+    lock_rental,
+    read_schedule,
+    record_plan,
+    request_plan,
+    write_schedule,
+)
