@@ -5,9 +5,10 @@ does wrong comes out as the SDK's own exceptions; wrap a piece of work in `engin
 """
 
 import io
+import queue
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -156,29 +157,33 @@ class _Route:
     """How the Docker socket is reached: a channel straight to it or, where the host forbids that, the docker command."""
 
     def __init__(self, connection: Connection, docker_socket: str) -> None:
-        self._connection = connection
+        self.connection = connection
         self._docker_socket = docker_socket
-        self._by_command = False
+        self.by_command = False
 
     def open(self, timeout: float) -> ChannelStream:
-        if not self._by_command:
+        if not self.by_command:
             try:
-                return self._connection.open_unix(self._docker_socket, timeout)
+                return self.connection.open_unix(self._docker_socket, timeout)
             except ForwardingRefused as refusal:
                 self._find_reason(refusal, timeout)
-            self._by_command = True
+            self.by_command = True
         command = f"docker -H {quote('unix://' + self._docker_socket)} system dial-stdio"
-        return self._connection.open_session_command(command, timeout)
+        return self.connection.open_session_command(command, timeout)
 
     def _find_reason(self, refusal: ForwardingRefused, timeout: float) -> None:
         """Returns when the docker command can help; otherwise raises what is wrong."""
-        answer = self._connection.run(socket_check(self._docker_socket), timeout=timeout)
+        answer = self.connection.run(socket_check(self._docker_socket), timeout=timeout)
         word = answer.stdout.decode(errors="replace").strip()
         code = {"absent": "no_docker", "forbidden": "no_permission", "deaf": "daemon_down"}.get(word)
         if code:
             raise EngineError(code=code, detail=refusal.detail)
-        if word != "command":
-            raise ForwardingRefused(code="forwarding_forbidden", detail=refusal.detail)
+        if word == "command":
+            return
+        if refusal.is_unknown:
+            program = self.connection.server_program
+            raise ForwardingRefused(code="forwarding_unknown", detail=refusal.detail, program=program)
+        raise ForwardingRefused(code="forwarding_forbidden", detail=refusal.detail)
 
 
 class _EngineConnection(HTTPConnection):
@@ -203,6 +208,21 @@ class _EnginePool(HTTPConnectionPool):
     def __init__(self, route: _Route) -> None:
         super().__init__("docker", maxsize=4)
         self._route = route
+        route.connection.add_keeper(self)
+
+    def release_idle(self) -> None:
+        """Close the streams that only wait for a next request and take a session meanwhile."""
+        waiting, kept = self.pool, []
+        if waiting is None or not self._route.by_command:  # closed, or of streams that take no session
+            return
+        with suppress(queue.Empty):
+            while True:
+                kept.append(waiting.get_nowait())
+        for connection in reversed(kept):
+            if connection is not None:
+                connection.close()
+            with suppress(queue.Full):
+                waiting.put_nowait(connection)
 
     def _new_conn(self) -> _EngineConnection:
         return _EngineConnection(self._route)

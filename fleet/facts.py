@@ -4,19 +4,19 @@ import ipaddress
 import re
 import time
 from dataclasses import dataclass
+from shlex import quote
 
 from fleet.engine import DOCKER_SOCKET
 from fleet.ssh import Connection, RemoteError
 
-# POSIX sh and what Debian, Ubuntu, CentOS and Alpine (busybox) have. It reads two lines from its input, the Docker socket's
-# path and the folder whose disk counts (empty = Docker's usual one), so that it is the same text for every server. The
-# clock comes first: it is compared with the time of asking.
+# POSIX sh and what Debian, Ubuntu, CentOS and Alpine (busybox) have. Its two arguments are the Docker socket's path and the folder
+# whose disk counts (empty = Docker's usual one). The clock comes first: it is compared with the time of asking.
 FACTS_SCRIPT = r"""LC_ALL=C
 export LC_ALL
 echo derpmgmt-facts
 echo "clock $(date +%s.%N)"
-read -r socket
-read -r folder
+socket=$1
+folder=$2
 [ -d "$folder" ] || folder=/var/lib/docker
 [ -d "$folder" ] || folder=/
 echo "cores $(nproc 2>/dev/null || grep -c ^processor /proc/cpuinfo)"
@@ -163,6 +163,7 @@ def read_facts(
     Raises RemoteError (garbage_facts), TimedOut, Unreachable, CommandFailed.
     """
     before = time.time()
-    answer = connection.run(FACTS_SCRIPT, f"{docker_socket}\n{docker_root}\n".encode(), timeout)
+    script = f"set -- {quote(docker_socket)} {quote(docker_root)}\n{FACTS_SCRIPT}"
+    answer = connection.run(script, timeout)
     asked_at = (before + time.time()) / 2
     return parse_facts(answer.stdout.decode(errors="replace"), asked_at)

@@ -20,7 +20,7 @@ class Faults:
     says "Not allowed at this time" instead of a version, as for PerSourcePenalties. ``old_algorithms``: it knows only
     key exchanges that nobody uses any more. ``wants_both``: it wants the key and then the password
     (AuthenticationMethods). ``login_shell``: "" = well, "prints" = the login shell prints before and after each
-    command, "nologin" and "expired" = it says why it runs none.
+    command, "nologin" and "expired" = it says why it runs none. ``max_sessions``: commands at a time on one connection.
     ``streamlocal_refused``: SSH forwards no sockets. ``docker``: "" = well, "absent" = not installed, "down" = the
     socket is there and nobody listens, "hung" = the daemon accepts requests and never answers. ``no_ps``: it has no
     command that lists processes. ``top_refused``: the Engine's words for why it may not list them, as rootless ones do.
@@ -40,6 +40,7 @@ class Faults:
     old_algorithms: bool = False
     wants_both: bool = False
     login_shell: str = ""
+    max_sessions: int = 10
     streamlocal_refused: bool = False
     docker: str = ""
     no_ps: bool = False

@@ -22,8 +22,6 @@ from derpmgmt.sandbox.machine import facts, machine
 DOCKER_SOCKET = "/var/run/docker.sock"
 """Where the Docker socket is in the eyes of whoever is connected to a server."""
 USER = "root"
-MAX_SESSIONS = 10
-"""Sessions on one connection, as sshd's own MaxSessions."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What login shells say by themselves: of one whose .bashrc prints, of nologin, and sshd's own about an expired password.
 _GREETING, _FAREWELL = b"Welcome to this server!\n3 updates can be applied.", b"Goodbye.\n"
@@ -80,8 +78,6 @@ class SshServer(asyncssh.SSHServer):
         return not self._has_key
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        # sshd takes a second request for the service, with which paramiko begins each try; asyncssh does not.
-        self._connection._next_service = b"ssh-userauth"
         is_right = username == USER and key.public_data == self._doors.client_key.public_data
         if is_right and self._doors.faults().wants_both:
             # Success of a part (RFC 4252 section 5.1), which asyncssh has no word for.
@@ -103,7 +99,7 @@ class SshServer(asyncssh.SSHServer):
         return username == USER and hmac.compare_digest(password.encode(), self._doors.password.encode())
 
     def session_requested(self) -> Callable[..., Awaitable[None]]:
-        if self._sessions >= MAX_SESSIONS:
+        if self._sessions >= self._doors.faults().max_sessions:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "open failed")
         self._sessions += 1
         return self._session
@@ -171,13 +167,13 @@ class SshServer(asyncssh.SSHServer):
     ) -> int:
         """Run a command; two of the panel's scripts are not run but answered, with whatever it prints around them."""
         if "system dial-stdio" in command:
-            around = await self._run_with(command, ":", b"")
+            around = await self._run_with(command, ":")
             stdout.write(around.stdout)
             stderr.write(around.stderr)
             return await self._dial_docker(stdin, stdout, stderr)
         told = self._told(command)
         if told:
-            ended = await self._run_with(command, "cat", told.encode())
+            ended = await self._run_with(command, 'printf %s "$TOLD"', TOLD=told)
             stdout.write(ended.stdout)
             stderr.write(ended.stderr)
             return ended.returncode
@@ -192,11 +188,17 @@ class SshServer(asyncssh.SSHServer):
             return machine(doors.boot_id, doors.up_since)
         return ""
 
-    async def _run_with(self, command: str, script: str, given: bytes) -> subprocess.CompletedProcess[bytes]:
-        """Run `sh -c AROUND sh SCRIPT…` with another script."""
+    async def _run_with(
+        self, command: str, script: str, **environment: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `sh -c AROUND sh SCRIPT…` with another script, which finds more in its environment."""
         words = shlex.split(command)
         return await asyncio.to_thread(
-            subprocess.run, [*words[:4], script], input=given, capture_output=True, check=False
+            subprocess.run,
+            [*words[:4], script],
+            env=os.environ | environment,
+            capture_output=True,
+            check=False,
         )
 
     def _connection_words(self) -> str:

@@ -16,7 +16,6 @@ from fleet.ssh.errors import (
 )
 from fleet.ssh.keys import HostKey
 from fleet.ssh.pool import ConnectionPool
-from fleet.ssh.shell import command_line
 from fleet.ssh.stream import ChannelStream
 from fleet.ssh.transport import read_host_key
 
@@ -34,6 +33,5 @@ __all__ = [
     "RemoteError",
     "TimedOut",
     "Unreachable",
-    "command_line",
     "read_host_key",
 ]

@@ -2,33 +2,30 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import paramiko
-from paramiko.ssh_exception import BadAuthenticationType
 
-from fleet.ssh.errors import (
-    AuthenticationFailed,
-    CommandFailed,
-    ForwardingRefused,
-    HostKeyChanged,
-    TimedOut,
-    Unreachable,
-)
+from fleet.ssh.errors import CommandFailed, ForwardingRefused, HostKeyChanged, TimedOut, Unreachable
 from fleet.ssh.keys import HostKey, load_private_key
-from fleet.ssh.shell import BEGIN, command_line, not_run, read_marked, stream_line
+from fleet.ssh.shell import Marked, Wrapped, not_run
+from fleet.ssh.sign_in import SignIn
 from fleet.ssh.stream import ChannelStream
-from fleet.ssh.transport import Transport, greet, leave, read_host_key
+from fleet.ssh.transport import Channel, Transport, greet, leave, read_host_key
 
 OUTPUT_LIMIT = 1024 * 1024
 """Bytes of each output stream that `Connection.run` keeps; a command that says more has failed."""
-NOISE_LIMIT = 256 * 1024
-"""Bytes of each stream that a login shell may print around that."""
-STDIN_LIMIT = 1024 * 1024
-"""Bytes `Connection.run` takes: it sends all input before it reads, so the input must fit SSH's channel window."""
 KEEPALIVE_SECONDS = 15
+SETTLE_SECONDS = 1.0
+"""How long `Connection.run` waits for the rest once it knows that the script has ended: what a login shell left in the
+background may hold both outputs open for ever."""
+SESSION_PAUSE = 0.05
+SESSION_SECONDS = 3.0
+"""How long a host may count a command that has ended before it takes the next (MaxSessions)."""
 
 
 @dataclass(frozen=True)
@@ -53,68 +50,11 @@ class CommandResult:
     stderr: bytes
 
 
-class _Bell(threading.Event):
-    """Rings when either output of a command has something, or has ended.
+class Keeper(Protocol):
+    """Somebody who keeps commands of a connection running for later use."""
 
-    Not `channel.fileno()`: the pipe behind it is closed together with the channel, and the transport's thread may still
-    write to its number, which breaks the connection or reaches whatever file has that number by then.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rung = threading.Event()
-
-    def set(self) -> None:
-        self.rung.set()
-
-    def clear(self) -> None:
-        """paramiko clears when one of the outputs is empty; the other may not be."""
-
-
-class _Tries:
-    """What a server said to each way of signing in."""
-
-    def __init__(self) -> None:
-        self._given: list[str] = []
-        self._refused: dict[str, str] = {}
-        self._not_on_offer: set[str] = set()
-        self._wanted: list[str] = []
-
-    def next(self, possible: Iterable[str]) -> str:
-        """The next one to try; empty when there is none."""
-        tried = {*self._given, *self._refused, *self._not_on_offer}
-        return next((kind for kind in possible if kind not in tried), "")
-
-    def accepted(self, kind: str, wanted: list[str]) -> None:
-        """The server takes it, and wants more of these."""
-        self._given.append(kind)
-        self._wanted = wanted
-        self._not_on_offer.clear()
-
-    def failed(self, kind: str, error: Exception) -> None:
-        """The server refused it, or does not take it at all."""
-        if isinstance(error, BadAuthenticationType):
-            self._not_on_offer.add(kind)
-            self._wanted = list(error.allowed_types)
-        else:
-            self._refused[kind] = str(error)
-
-    def error(self) -> AuthenticationFailed:
-        """Why the sign-in failed."""
-        detail = "; ".join(self._refused.values())
-        methods = ", ".join(self._wanted)
-        if self._given:
-            other = {"publickey": "password", "password": "publickey"}[self._given[-1]]
-            if other in self._refused:
-                code = "password_refused" if other == "password" else "key_refused"
-                return AuthenticationFailed(code=code, detail=detail)
-            if other in self._wanted or (other == "password" and "keyboard-interactive" in self._wanted):
-                return AuthenticationFailed(code="key_and_password", detail=methods)
-            return AuthenticationFailed(code="more_wanted", methods=methods)
-        if self._not_on_offer and not self._refused:
-            code = "password_not_taken" if "password" in self._not_on_offer else "key_not_taken"
-            return AuthenticationFailed(code=code, methods=methods)
-        return AuthenticationFailed(detail=detail)
+    def release_idle(self) -> None:
+        """End those that nobody uses now."""
 
 
 class Connection:
@@ -126,6 +66,9 @@ class Connection:
         self.used_at = time.monotonic()
         # By Docker socket: when who the machine is was read on this connection, and what was read.
         self.machines: dict[str, tuple[float, Any]] = {}
+        self._lock = threading.Lock()
+        self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[Channel] = weakref.WeakSet()
 
     @classmethod
     def open(cls, endpoint: Endpoint, timeout: float = 10.0) -> "Connection":
@@ -136,6 +79,24 @@ class Connection:
         deadline = time.monotonic() + timeout
         pinned = HostKey.from_line(endpoint.host_key)
         key = load_private_key(endpoint.private_key) if endpoint.private_key else None
+        sign_in = SignIn(endpoint.user, key, endpoint.password)
+        while True:
+            transport = cls._greet(endpoint, pinned, deadline)
+            try:
+                is_signed_in = sign_in.run(transport, deadline)
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                transport.close()
+                raise Unreachable(code="lost_at_sign_in", detail=transport.farewell or str(error)) from None
+            except BaseException:
+                transport.close()
+                raise
+            if is_signed_in:
+                transport.set_keepalive(KEEPALIVE_SECONDS)
+                return cls(endpoint, transport)
+            leave(transport)
+
+    @staticmethod
+    def _greet(endpoint: Endpoint, pinned: HostKey, deadline: float) -> Transport:
         try:
             transport, presented = greet(endpoint.host, endpoint.port, pinned.algorithms, deadline)
         except Unreachable as error:
@@ -147,39 +108,7 @@ class Connection:
         if presented != pinned:
             leave(transport)
             raise HostKeyChanged(endpoint.host, pinned.fingerprint, presented.fingerprint)
-        try:
-            cls._sign_in(transport, endpoint, key, deadline)
-        except BaseException:
-            transport.close()
-            raise
-        transport.set_keepalive(KEEPALIVE_SECONDS)
-        return cls(endpoint, transport)
-
-    @staticmethod
-    def _sign_in(
-        transport: Transport, endpoint: Endpoint, key: paramiko.PKey | None, deadline: float
-    ) -> None:
-        attempts: dict[str, Callable[[], list[str]]] = {}
-        if key is not None:
-            attempts["publickey"] = lambda: transport.auth_publickey(endpoint.user, key)
-        if endpoint.password:
-            attempts["password"] = lambda: transport.auth_password(endpoint.user, endpoint.password)
-        tries = _Tries()
-        # A method that was accepted may leave another one wanted (AuthenticationMethods), and one that was not on offer
-        # may be so afterwards.
-        while kind := tries.next(attempts):
-            transport.auth_timeout = max(deadline - time.monotonic(), 0.1)
-            try:
-                tries.accepted(kind, attempts[kind]())
-            except (paramiko.SSHException, EOFError, OSError) as error:
-                if time.monotonic() >= deadline:
-                    raise TimedOut from None
-                if not transport.is_active():
-                    raise Unreachable(code="lost_at_sign_in", detail=transport.farewell) from None
-                tries.failed(kind, error)
-            if transport.is_authenticated():
-                return
-        raise tries.error()
+        return transport
 
     @property
     def is_alive(self) -> bool:
@@ -193,6 +122,11 @@ class Connection:
             return str(self._transport.sock.getpeername()[0])
         except OSError:
             return ""
+
+    @property
+    def server_program(self) -> str:
+        """What the SSH server calls itself, such as `dropbear_2022.83`."""
+        return str(self._transport.remote_version).split("-", 2)[-1][:100]
 
     def ping(self, timeout: float = 3.0) -> bool:
         """Whether the host answers within `timeout` seconds. If not, the connection is dropped."""
@@ -214,7 +148,7 @@ class Connection:
 
     def _open_channel(
         self, kind: str, timeout: float, payload: Callable[[paramiko.Message], object]
-    ) -> paramiko.Channel:
+    ) -> Channel:
         try:
             channel = self._transport.open(kind, timeout, payload)
         except (TimedOut, Unreachable):
@@ -241,95 +175,158 @@ class Connection:
             self, self._open_channel("direct-streamlocal@openssh.com", timeout, payload), timeout
         )
 
+    def add_keeper(self, keeper: Keeper) -> None:
+        """Have `keeper` asked to end commands that nobody uses, where the host allows no more of them."""
+        with self._lock:
+            self._keepers.add(keeper)
+
     def open_session_command(self, command: str, timeout: float = 10.0) -> ChannelStream:
         """A stream to a command's input and output (sshd allows ten at a time), from the command's first byte on, whatever
-        the login shell prints before. Raises CommandFailed (session_refused, or why nothing was run), TimedOut, Unreachable.
-        """
-        stream = ChannelStream(self, self._start(stream_line(f"exec {command}"), timeout), timeout)
-        if not stream.skip_to(BEGIN):
-            status = stream.read_status(timeout)
-            stream.close()
-            raise not_run(stream.skipped, stream.read_stderr().encode(), status)
-        return stream
+        the login shell prints before.
 
-    def _start(self, command: str, timeout: float) -> paramiko.Channel:
+        Raises CommandFailed (session_refused, too_few_sessions, shell_reads_input, or why nothing was run), TimedOut, Unreachable.
+        """
+        deadline = time.monotonic() + timeout
+        wrapped = Wrapped(f"exec {command}", stream=True)
+        channel = self._start(wrapped, deadline)
+        out, err = wrapped.output(self._transport.default_window_size), wrapped.errors(OUTPUT_LIMIT)
         try:
-            channel = self._open_channel("session", timeout, lambda _message: None)
-        except ForwardingRefused as error:
-            raise CommandFailed(code="session_refused", detail=error.detail) from None
-        self._transport.execute(channel, command)
+            begun = self._read(channel, out, err, time.monotonic() + timeout / 2, lambda: out.has_begun)
+            if not begun and not channel.closed and not channel.eof_received:
+                # Whoever reads in vain goes on at the end of the input.
+                channel.shutdown_write()
+                if self._read(channel, out, err, deadline, lambda: out.has_begun):
+                    raise CommandFailed(code="shell_reads_input", detail=_words(out, err))
+                if not channel.closed and not channel.eof_received:
+                    self.close()
+                    raise TimedOut(detail=_words(out, err))
+            if not out.has_begun:
+                status = self._status(channel, min(deadline, time.monotonic() + SETTLE_SECONDS))
+                raise not_run(out.before, err.before, -1 if status is None else status)
+        except BaseException:
+            channel.close()
+            raise
+        self.used_at = time.monotonic()
+        return ChannelStream(self, channel, timeout, bytes(out.text))
+
+    def _start(self, wrapped: Wrapped, deadline: float) -> Channel:
+        """Have the host run a command. Where it allows only so many at a time, wait for others to end."""
+        patient_until = time.monotonic() + SESSION_SECONDS
+        while True:
+            try:
+                remaining = max(deadline - time.monotonic(), 0.1)
+                channel = self._open_channel("session", remaining, lambda _message: None)
+                break
+            except ForwardingRefused as error:
+                with self._lock:
+                    keepers, sessions = list(self._keepers), list(self._sessions)
+                for keeper in keepers:
+                    keeper.release_idle()
+                is_ours = any(not session.closed for session in sessions)
+                if time.monotonic() >= (deadline if is_ours else min(deadline, patient_until)):
+                    code = "too_few_sessions" if is_ours else "session_refused"
+                    raise CommandFailed(code=code, detail=error.detail) from None
+            time.sleep(SESSION_PAUSE)
+        with self._lock:
+            self._sessions.add(channel)
+        self._transport.execute(channel, wrapped.command)
         return channel
 
-    def run(
-        self, script: str, stdin: bytes = b"", timeout: float = 30.0, *, check: bool = False
-    ) -> CommandResult:
+    def run(self, script: str, timeout: float = 30.0, *, check: bool = False) -> CommandResult:
         """Runs a POSIX shell script and waits for its end, `timeout` seconds in all. What the user's login shell prints by
-        itself is left out.
+        itself is left out. The script has no input, and must hold no secret: the host shows command lines to all its users.
 
-        Secrets belong in `stdin` (1 MiB at most), never in the script: the host shows command lines to all its users.
         With `check`, a status other than 0 raises CommandFailed. Raises also TimedOut, Unreachable, and CommandFailed
         when the output passes `OUTPUT_LIMIT` or the host did not run it: its words are the error's `detail`.
         """
-        if len(stdin) > STDIN_LIMIT:
-            raise ValueError("input too long")
         deadline = time.monotonic() + timeout
-        channel = self._start(command_line(script), timeout)
-        out, err = bytearray(), bytearray()
+        wrapped = Wrapped(script)
+        channel = self._start(wrapped, deadline)
+        out, err = wrapped.output(OUTPUT_LIMIT), wrapped.errors(OUTPUT_LIMIT)
         try:
-            status = self._collect(channel, stdin, deadline, out, err)
+            # Where that fails, it has ended: what it says and its status tell the rest.
+            with suppress(EOFError, OSError, paramiko.SSHException):
+                channel.shutdown_write()
+            status = self._wait(channel, out, err, deadline)
         except TimeoutError:
             self.close()
-            raise TimedOut(detail=(err + out).decode(errors="replace")) from None
+            raise TimedOut(detail=_words(out, err)) from None
         finally:
             channel.close()
         self.used_at = time.monotonic()
-        result = CommandResult(status, *read_marked(bytes(out), bytes(err), status))
+        if not out.has_begun:
+            raise not_run(out.before, err.before, status)
+        result = CommandResult(status, bytes(out.text), bytes(err.text))
         if check and result.status != 0:
             words = (result.stderr or result.stdout).decode(errors="replace")
             raise CommandFailed(detail=f"{words} (status {result.status})")
         return result
 
-    def _collect(
-        self, channel: paramiko.Channel, stdin: bytes, deadline: float, out: bytearray, err: bytearray
-    ) -> int:
-        """Send the input, add what comes to both outputs, and return the status."""
-        channel.settimeout(max(deadline - time.monotonic(), 0.1))
-        try:
-            if stdin:
-                channel.sendall(stdin)
-            channel.shutdown_write()
-        except (EOFError, paramiko.SSHException):
-            pass  # ended before it read its input: what it says and its status tell the rest
-        except OSError as error:
-            if isinstance(error, TimeoutError):
-                raise
-        bell = _Bell()
-        channel.in_buffer.set_event(bell)
-        channel.in_stderr_buffer.set_event(bell)
+    def _wait(self, channel: Channel, out: Marked, err: Marked, deadline: float) -> int:
+        """Read until the script's end, and return its status. Raises TimeoutError."""
+
+        def is_known() -> bool:
+            return out.status is not None or channel.status_event.is_set()
+
+        def is_all() -> bool:
+            return channel.status_event.is_set() and None not in (out.status, err.status)
+
+        self._read(channel, out, err, deadline, is_known)
+        # The rest is under way: the other mark, and the status, which may come before the last of the output.
+        # As long as more of the script's own comes, that is waited for; what comes after its marks is not.
         while True:
-            bell.rung.clear()
-            ended = bool(channel.eof_received or channel.closed)
-            while channel.recv_ready():
-                out += channel.recv(65536)
-            while channel.recv_stderr_ready():
-                err += channel.recv_stderr(65536)
-            if max(len(out), len(err)) > OUTPUT_LIMIT + NOISE_LIMIT:
-                raise CommandFailed(code="output_too_long")
-            if ended:
+            unfinished = [output for output in (out, err) if output.status is None]
+            taken = sum(output.taken for output in unfinished)
+            settled = min(deadline, time.monotonic() + SETTLE_SECONDS)
+            is_whole = self._read(channel, out, err, settled, is_all)
+            has_more = sum(output.taken for output in unfinished) > taken
+            if is_whole or not has_more or time.monotonic() >= deadline:
                 break
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                raise TimeoutError
-            bell.rung.wait(remaining)
-        if not channel.status_event.wait(max(deadline - time.monotonic(), 0.1)):
+        if out.status is not None:
+            return out.status
+        status = self._status(channel, deadline)
+        if status is None:
             raise TimeoutError
-        if channel.exit_status == -1:
+        if status == -1:
             if not channel.event_ready:
-                self._transport.join(
-                    0.2
-                )  # a connection that breaks closes its channels a moment before it says so
+                # A connection that breaks closes its channels a moment before it says so.
+                self._transport.join(0.2)
                 if self.is_alive:
                     raise CommandFailed(code="session_refused")
             if not self.is_alive:
                 raise Unreachable(code="lost")
-        return channel.exit_status
+        return status
+
+    @staticmethod
+    def _status(channel: Channel, deadline: float) -> int | None:
+        """The status that the host tells, -1 for a command that has none; None when it tells nothing until the deadline."""
+        if channel.status_event.wait(max(deadline - time.monotonic(), 0.1)):
+            return int(channel.exit_status)
+        return None
+
+    @staticmethod
+    def _read(
+        channel: Channel, out: Marked, err: Marked, deadline: float, is_enough: Callable[[], bool]
+    ) -> bool:
+        """Take what comes until it is enough, both outputs have ended or the deadline passes; whether it was enough."""
+        while True:
+            channel.bell.clear()
+            has_ended = bool(channel.eof_received or channel.closed)
+            while channel.recv_ready() or channel.recv_stderr_ready():
+                if channel.recv_ready():
+                    out.feed(channel.recv(65536))
+                if channel.recv_stderr_ready():
+                    err.feed(channel.recv_stderr(65536))
+                if time.monotonic() >= deadline:
+                    break
+            if is_enough():
+                return True
+            remaining = deadline - time.monotonic()
+            if has_ended or remaining <= 0:
+                return False
+            channel.bell.wait(remaining)
+
+
+def _words(out: Marked, err: Marked) -> str:
+    """What a host said that did not do what it was asked to."""
+    return b" ".join(bytes(output.text) or output.before for output in (err, out)).decode(errors="replace")

@@ -47,12 +47,28 @@ SENTENCES: dict[str, str | Promise] = {
     "more_wanted": _("The server accepted what the panel has and wants more: %(methods)s."),
     "password_refused": _("The server accepted the key, but not the password, which it wants as well."),
     "key_refused": _("The server accepted the password, but not the key, which it wants as well."),
+    "key_kind_not_taken": _(
+        "The server takes no signature that the panel can make with this kind of key: store an Ed25519 key instead."
+    ),
+    "asks_more": _(
+        "The server asks for something besides the password, such as a code, which the panel cannot answer: let the panel’s user "
+        "sign in by key or password alone."
+    ),
     "lost_at_sign_in": _("The server closed the connection during the sign-in."),
     "bad_key": _("The private key cannot be read: it must be Ed25519, RSA or ECDSA, without a passphrase."),
     # Commands and channels.
     "command_failed": _("A command failed on the server."),
     "output_too_long": _("A command on the server wrote more than expected."),
     "session_refused": _("The server refused to run a command."),
+    "too_few_sessions": _(
+        "SSH on the server allows too few commands at a time on one connection: set MaxSessions to 10, or allow forwarding to "
+        "sockets (AllowStreamLocalForwarding)."
+    ),
+    "shell_reads_input": _(
+        "The files that the user’s login shell reads on the server, such as ~/.bashrc, wait for input that is not theirs, so the "
+        "docker command cannot be used: have them do so only where somebody types, or allow forwarding to sockets "
+        "(AllowStreamLocalForwarding)."
+    ),
     "password_expired": _(
         "The password of this user on the server has expired, so it runs no command for him: set a new one there."
     ),
@@ -65,6 +81,10 @@ SENTENCES: dict[str, str | Promise] = {
     "forwarding_forbidden": _(
         "SSH on the server forbids forwarding to sockets (AllowStreamLocalForwarding, DisableForwarding, or “restrict” "
         "before the key), and there is no docker command either."
+    ),
+    "forwarding_unknown": _(
+        "The SSH server, %(program)s, cannot forward connections to sockets, and there is no docker command either: install that "
+        "command, or use OpenSSH."
     ),
     "garbage_facts": _("The server's answer about itself makes no sense."),
 }
@@ -146,6 +166,13 @@ class CommandFailed(RemoteError):
 
 class ForwardingRefused(RemoteError):
     """The host did not open a channel to a unix socket. OpenSSH says the same when forwarding is forbidden, when the
-    socket is absent and when nobody listens on it, so the reason must be found out separately."""
+    socket is absent and when nobody listens on it, so the reason must be found out separately. `is_unknown`: the server does
+    not know this kind of channel at all."""
 
     code = "forwarding_refused"
+
+    def __init__(
+        self, *, code: str = "", detail: str = "", is_unknown: bool = False, **values: object
+    ) -> None:
+        super().__init__("", code=code, detail=detail, **values)
+        self.is_unknown = is_unknown

@@ -3,47 +3,101 @@
 A command is a string that the user's login shell reads (RFC 4254 section 6.5). sh, bash, dash, zsh, fish, csh and tcsh agree
 on words in single quotes as long as these hold no quote, backslash before a quote, exclamation mark or line end. So a script
 travels in the octal escapes of `printf %b`, in words below the 1,024 bytes that csh takes, and marks tell what it wrote from
-what the login shell's own files print before and after it.
+what the login shell's own files print before and after it. It reads nothing: its input is what those files might read too.
 """
 
+import re
+import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from fleet.ssh.errors import CommandFailed
 
-BEGIN, END = b"derpmgmt:begin:", b"derpmgmt:end:"
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 /._:=,-+@")
 _WORD_BYTES = 800
-# The marks are put together on the host, so that a shell that repeats its commands (set -x) does not print them.
-_SCRIPT = (
-    "printf derpmgmt:%s: begin; printf derpmgmt:%s: begin >&2; "
-    '(eval "$(printf %b "$@")"); s=$?; '
-    "printf derpmgmt:%s: end; printf derpmgmt:%s: end >&2; exit $s"
-)
-_STREAM = 'printf derpmgmt:%s: begin; printf derpmgmt:%s: begin >&2; eval "$(printf %b "$@")"'
-# What hosts say instead of running anything, in lower case; the first match counts.
-_WORDS = (
-    ("password has expired", "password_expired"),
-    ("password change required", "password_expired"),
-    ("required to change your password", "password_expired"),
-    ("account has expired", "account_expired"),
-    ("account is currently not available", "no_login_shell"),  # nologin of util-linux and shadow
-    ("account is not available", "no_login_shell"),
-)
 _SHOWN = 400
+# The marks are put together on the host, so that a shell that repeats its commands (set -x) does not print them. Those of
+# stderr have names of their own: some login shells lead it into the output.
+_BEGIN = "printf derpmgmt:%s:{mark}: error-begin >&2; printf derpmgmt:%s:{mark}: begin; "
+_SCRIPT = (
+    _BEGIN + '(eval "$(printf %b "$@")") </dev/null; s=$?; '
+    "printf derpmgmt:%s:{mark}:%s: end $s; printf derpmgmt:%s:{mark}:%s: error-end $s >&2; exit $s"
+)
+_STREAM = _BEGIN + 'eval "$(printf %b "$@")"'
+# The lines with which hosts say that they sign nobody in or run nothing, in lower case.
+_LINES = (
+    # sshd (session.c, do_pwchange) and pam_unix
+    (r"(warning: )?your password has expired([.!;,(]|$)", "password_expired"),
+    (r"password change required but no tty available", "password_expired"),
+    (r"you are required to change your password immediately", "password_expired"),
+    (r"your account has expired([.!;,(]|$)", "account_expired"),
+)
+_NO_SHELL = r"this account is (currently )?not available"  # nologin of util-linux and shadow
 
 
-def command_line(script: str) -> str:
-    """The command that has a POSIX shell run `script`, whatever the user's login shell is."""
-    return _wrap(_SCRIPT, script)
+@dataclass(frozen=True)
+class Wrapped:
+    """A script on its way. `stream` is one whose program takes over input and output: only its beginning is marked."""
+
+    script: str
+    stream: bool = False
+    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def command(self) -> str:
+        """The command that has a POSIX shell run it, whatever the user's login shell is."""
+        around = (_STREAM if self.stream else _SCRIPT).replace("{mark}", self.mark)
+        return " ".join([f"/bin/sh -c '{around}' sh", *(f"'{word}'" for word in _words(self.script))])
+
+    def output(self, limit: int) -> "Marked":
+        """A reader of its output, of which it keeps `limit` bytes."""
+        return self._marked("", limit)
+
+    def errors(self, limit: int) -> "Marked":
+        """The same of its error output."""
+        return self._marked("error-", limit)
+
+    def _marked(self, prefix: str, limit: int) -> "Marked":
+        begin, end = (f"derpmgmt:{prefix}{name}:{self.mark}:".encode() for name in ("begin", "end"))
+        return Marked(begin, end, limit)
 
 
-def stream_line(script: str) -> str:
-    """The same for a script that becomes a stream: only its beginning is marked."""
-    return _wrap(_STREAM, script)
+class Marked:
+    """One output of a script: what stands between the marks is kept, of the rest the last bytes before the beginning.
 
+    `text` is the script's own, `before` what else was said as long as it has not begun. `status` is the script's exit status
+    once it has ended, `taken` how many bytes came in all.
+    """
 
-def _wrap(around: str, script: str) -> str:
-    return " ".join([f"/bin/sh -c '{around}' sh", *(f"'{word}'" for word in _words(script))])
+    TAIL = 4096
+
+    def __init__(self, begin: bytes, end: bytes, limit: int) -> None:
+        self._begin, self._end, self._limit = begin, end, limit
+        self.before = b""
+        self.has_begun = False
+        self.text = bytearray()
+        self.status: int | None = None
+        self.taken = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take what came. Raises CommandFailed (output_too_long) when the script wrote more than the limit."""
+        self.taken += len(data)
+        if self.status is not None:
+            return
+        looked = max(len(self.text) - len(self._end) - 4, 0)
+        if self.has_begun:
+            self.text += data
+        else:
+            said, mark, after = (self.before + data).partition(self._begin)
+            self.before = said[-self.TAIL :]
+            self.has_begun = bool(mark)
+            self.text += after
+        ended = re.compile(re.escape(self._end) + rb"(\d{1,3}):").search(self.text, looked)
+        if ended:
+            self.status = int(ended[1])
+            del self.text[ended.start() :]
+        if len(self.text) > self._limit + (0 if ended else len(self._end) + 4):
+            raise CommandFailed(code="output_too_long")
 
 
 def _words(script: str) -> Iterator[str]:
@@ -56,27 +110,25 @@ def _words(script: str) -> Iterator[str]:
     yield word
 
 
-def read_marked(stdout: bytes, stderr: bytes, status: int) -> tuple[bytes, bytes]:
-    """What the script itself wrote to both outputs. Raises CommandFailed when it was not run, with the host's words."""
-    _noise, mark, out = stdout.partition(BEGIN)
-    if not mark:
-        raise not_run(stdout, stderr, status)
-    before, mark, err = stderr.partition(BEGIN)
-    if not mark:
-        err = before
-    return _before_end(out), _before_end(err)
-
-
-def _before_end(output: bytes) -> bytes:
-    text, mark, _noise = output.rpartition(END)
-    return text if mark else output
+def what_expired(words: str) -> str:
+    """`password_expired` or `account_expired` where one of the lines says so in a host's own words, else empty."""
+    for line in words.lower().splitlines():
+        for pattern, code in _LINES:
+            if re.match(pattern, line.strip()):
+                return code
+    return ""
 
 
 def not_run(stdout: bytes, stderr: bytes, status: int) -> CommandFailed:
     """The error of a host that ended a command with `status` and never began our script."""
-    said = b"\n".join(part.strip() for part in (stdout, stderr) if part.strip())
-    words = " ".join(said.decode(errors="replace").split())
-    lowered = words.lower()
-    code = next((code for fragment, code in _WORDS if fragment in lowered), "no_commands")
-    # What the login shell's files print comes first: the reason is at the end.
-    return CommandFailed(code=code, detail=f"{words[-_SHOWN:]} (status {status})")
+    outputs = [part.decode(errors="replace").strip() for part in (stdout, stderr)]
+    code = ""
+    if status == 1:
+        # The reason is what came last; anything before is what the login shell's files print, whatever it speaks of.
+        out, err = (text.rpartition("\n")[2].strip() for text in outputs)
+        if re.match(_NO_SHELL, out.lower()) or re.match(_NO_SHELL, err.lower()):
+            code = "no_login_shell"
+        else:
+            code = what_expired(err)
+    words = " ".join("\n".join(outputs).split())
+    return CommandFailed(code=code or "no_commands", detail=f"{words[-_SHOWN:]} (status {status})")

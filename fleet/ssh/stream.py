@@ -2,18 +2,17 @@
 
 import io
 import socket
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import paramiko
 
 from fleet.ssh.errors import TimedOut, Unreachable
+from fleet.ssh.transport import Channel
 
 if TYPE_CHECKING:
     from fleet.ssh.connection import Connection
-
-# Bytes that a login shell may print before a command's own; then nothing more is hoped for.
-_LONGEST_NOISE = 256 * 1024
 
 
 class ChannelStream:
@@ -23,32 +22,15 @@ class ChannelStream:
     stopped answering on one channel is not asked again on another.
     """
 
-    def __init__(self, connection: "Connection", channel: paramiko.Channel, timeout: float) -> None:
+    def __init__(
+        self, connection: "Connection", channel: Channel, timeout: float, ahead: bytes = b""
+    ) -> None:
         self._connection = connection
         self._channel = channel
         self._readers = 0
         self._closing = False
-        self._ahead = b""
-        self.skipped = b""
+        self._ahead = ahead
         channel.settimeout(timeout)
-
-    def skip_to(self, mark: bytes) -> bool:
-        """Read up to the end of `mark`, keeping what came before it as `skipped`; False when the far side ended without it.
-
-        Raises TimedOut, Unreachable.
-        """
-        while mark not in self.skipped:
-            data = self.recv(65536)
-            if not data or len(self.skipped) > _LONGEST_NOISE:
-                return False
-            self.skipped += data
-        self.skipped, _mark, self._ahead = self.skipped.partition(mark)
-        return True
-
-    def read_status(self, timeout: float) -> int:
-        """The exit status of a command that has ended; -1 when it is not told within `timeout` seconds."""
-        self._channel.status_event.wait(timeout)
-        return self._channel.exit_status
 
     @property
     def is_open(self) -> bool:
@@ -68,14 +50,25 @@ class ChannelStream:
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes; empty when the far side has ended. Raises TimedOut, Unreachable."""
         channel = self._channel
+        data: bytes
         if self._ahead:
             data, self._ahead = self._ahead[:size], self._ahead[size:]
             return data
-        try:
-            data = channel.recv(size)
-        except TimeoutError:
-            self._connection.close()
-            raise TimedOut from None
+        timeout = channel.gettimeout()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            channel.bell.clear()
+            # Both outputs share one window: what is not read of one would stop the other.
+            while channel.recv_stderr_ready():
+                channel.recv_stderr(65536)
+            if channel.recv_ready() or channel.eof_received or channel.closed:
+                data = channel.recv(size)
+                break
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                self._connection.close()
+                raise TimedOut
+            channel.bell.wait(remaining)
         # A channel that ended without EOF in either direction did not end by itself: its connection broke.
         if not data and channel.closed and not (channel.eof_received or channel.eof_sent or self._closing):
             self._connection.close()
@@ -99,13 +92,6 @@ class ChannelStream:
             if self._connection.is_alive:
                 raise BrokenPipeError("channel closed") from None
             raise Unreachable(code="lost") from None
-
-    def read_stderr(self) -> str:
-        """What a command has written to its error output by now, shortened."""
-        channel = self._channel
-        if channel.recv_stderr_ready():
-            return channel.recv_stderr(4096).decode(errors="replace")
-        return ""
 
     def makefile(self, mode: str = "rb", buffering: int | None = None) -> io.BufferedReader:
         """A buffered reader; the channel stays open until the reader is closed too, as with a real socket."""

@@ -31,6 +31,7 @@ SILENCE_MILLISECONDS = 20_000
 TURNED_AWAY_PAUSES = (0.3, 0.7, 1.5)
 # OpenSSH's words before its version line when it takes no connection now (sshd.c: MaxStartups, PerSourcePenalties).
 _TURNED_AWAY = ("exceeded maxstartups", "not allowed at this time")
+_UNKNOWN_CHANNEL = 3  # SSH_OPEN_UNKNOWN_CHANNEL_TYPE, RFC 4254 section 5.1
 _NOTHING_IN_COMMON = (
     ("kex algorithm", "no_common_kex"),
     ("host key", "no_common_host_key"),
@@ -41,6 +42,26 @@ _NOTHING_IN_COMMON = (
 )
 
 
+class Channel(paramiko.Channel):
+    """A channel whose `bell` rings whenever something came for it, or it has ended."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.bell = threading.Event()
+
+    def _set_closed(self) -> None:
+        super()._set_closed()  # type: ignore[misc]
+        self.bell.set()
+
+
+def _ringing(handle: Callable[[Any, paramiko.Message], None]) -> Callable[[Channel, paramiko.Message], None]:
+    def handle_and_ring(channel: Channel, message: paramiko.Message) -> None:
+        handle(channel, message)
+        channel.bell.set()
+
+    return handle_and_ring
+
+
 class Transport(paramiko.Transport):
     """paramiko's transport with channels to unix sockets, one answer per channel open, a ping with a time limit, and the host's words.
 
@@ -48,10 +69,15 @@ class Transport(paramiko.Transport):
     `farewell` why it disconnected.
     """
 
+    _channel_handler_table = {
+        number: _ringing(handle)
+        for number, handle in paramiko.Transport._channel_handler_table.items()  # type: ignore[attr-defined]
+    }
+
     def __init__(self, sock: socket.socket, algorithms: tuple[str, ...]) -> None:
         super().__init__(sock)
         self._algorithms = algorithms
-        self._refusals: dict[int, str] = {}
+        self._refusals: dict[int, tuple[int, str]] = {}
         self._answered = threading.Event()
         self.said: list[str] = []
         self.offer: dict[str, list[str]] = {}
@@ -89,13 +115,11 @@ class Transport(paramiko.Transport):
         m.rewind()
         super()._parse_disconnect(m)  # type: ignore[misc]
 
-    def open(
-        self, kind: str, timeout: float, payload: Callable[[paramiko.Message], object]
-    ) -> paramiko.Channel:
+    def open(self, kind: str, timeout: float, payload: Callable[[paramiko.Message], object]) -> Channel:
         """A new channel of any kind. Raises TimedOut, Unreachable, or ForwardingRefused when the host says no."""
         with self.lock:
             number = self._next_channel()  # type: ignore[attr-defined]
-            channel = paramiko.Channel(number)
+            channel = Channel(number)
             message = paramiko.Message()
             message.add_byte(cMSG_CHANNEL_OPEN)
             message.add_string(kind)
@@ -114,7 +138,8 @@ class Transport(paramiko.Transport):
             if time.monotonic() >= deadline:
                 raise TimedOut
         if number in self._refusals:
-            raise ForwardingRefused(detail=self._refusals.pop(number))
+            reason, words = self._refusals.pop(number)
+            raise ForwardingRefused(detail=f"{words} ({reason})", is_unknown=reason == _UNKNOWN_CHANNEL)
         if not channel.active or not self.is_active():
             detail = str(self.get_exception() or "")
             raise Unreachable(code="lost", detail=detail)
@@ -123,11 +148,11 @@ class Transport(paramiko.Transport):
     def _parse_channel_open_failure(self, m: paramiko.Message) -> None:
         # paramiko keeps one exception for the whole transport, which two threads opening channels would mix up.
         number, reason, words = m.get_int(), m.get_int(), m.get_text()
-        self._refusals[number] = f"{words} ({reason})"
+        self._refusals[number] = reason, words
         m.rewind()
         super()._parse_channel_open_failure(m)  # type: ignore[misc]
 
-    def execute(self, channel: paramiko.Channel, command: str) -> None:
+    def execute(self, channel: Channel, command: str) -> None:
         """Asks for a command to be run, without waiting for the answer: paramiko's own call waits for ever, and a refusal
         closes the channel (`channel.event_ready` tells the two apart)."""
         message = paramiko.Message()

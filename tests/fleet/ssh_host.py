@@ -25,6 +25,8 @@ class SshHost:
         self.forwarding = True
         self.takes_passwords = True
         self.path = os.environ["PATH"]
+        # What the user's login shell (bash) does before and after each command.
+        self.before = self.after = ""
         self.port = 0
         self.sign_ins: list[str] = []
         self.tasks: set[asyncio.Task[None]] = set()
@@ -127,7 +129,12 @@ def ssh_host(*kinds: str, **offered: list[str]) -> Iterator[SshHost]:
         task = asyncio.current_task()
         assert task is not None
         child = await asyncio.create_subprocess_exec(
-            *("/bin/sh", "-c", str(process.command)),
+            *(
+                "/bin/bash",
+                "-c",
+                f'{host.before}\neval "$0"\n{{ s=$?; {host.after}\n}}; exit $s',
+                str(process.command),
+            ),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -34,8 +34,7 @@ derpmgmt-end
 
 def run_here(docker_socket: str, folder: str) -> HostFacts:
     answer = subprocess.run(
-        ["sh", "-c", FACTS_SCRIPT],
-        input=f"{docker_socket}\n{folder}\n",
+        ["sh", "-c", FACTS_SCRIPT, "sh", docker_socket, folder],
         capture_output=True,
         text=True,
         check=True,

@@ -1,11 +1,14 @@
-"""One lab for a whole run of lab tests."""
+"""One lab for a whole run of lab tests, and SSH servers without hosts."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from tests.lab.hosts import Host, Lab, lab
 from tests.lab.kinds import ROOTLESS
+from tests.lab.sshd import Sshd, StartSshd, sshd
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +22,16 @@ def running_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def rootless_host(running_lab: Lab) -> Host:
     """A host more, whose Docker belongs to an unprivileged user."""
     return running_lab.add(ROOTLESS)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartSshd]:
+    """Starts OpenSSH's server with these lines before its settings."""
+    with ExitStack() as stack:
+
+        def begin(
+            config: str = "", *, login_shell: str = "/bin/sh", changed: str = "19000", expires: str = ""
+        ) -> Sshd:
+            return stack.enter_context(sshd(tmp_path, config, login_shell, changed, expires))
+
+        yield begin

@@ -111,8 +111,8 @@ def test_host_key_is_read_when_asked(host: Host) -> None:
 
 
 def test_command_runs_on_the_host_when_signed_in(host: Host, connection: Connection) -> None:
-    result = connection.run("cat; readlink /proc/self/ns/net >&2; exit 5", b"input")
-    assert (result.status, result.stdout) == (5, b"input")
+    result = connection.run("cat; echo there; readlink /proc/self/ns/net >&2; exit 5")
+    assert (result.status, result.stdout) == (5, b"there\n")
     assert result.stderr.strip() == f"net:[{Path('/run/netns', host.netns).stat().st_ino}]".encode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -297,9 +298,9 @@ def test_facts_have_the_lines_of_the_script_when_it_runs_on_linux(sandbox: Sandb
     import subprocess
 
     connection = Connection.open(endpoint_of(sandbox.hosts[0]), 10.0)
-    told = connection.run(FACTS_SCRIPT, b"/var/run/docker.sock\n\n", 10.0).stdout.decode()
+    told = connection.run(FACTS_SCRIPT, 10.0).stdout.decode()
     real = subprocess.run(
-        ["sh", "-c", FACTS_SCRIPT], input="/nowhere\n\n", capture_output=True, text=True, check=True
+        ["sh", "-c", FACTS_SCRIPT, "sh", "/nowhere", ""], capture_output=True, text=True, check=True
     ).stdout
     connection.close()
 
@@ -313,20 +314,21 @@ def test_eleventh_command_is_refused_when_ten_run(sandbox: Sandbox) -> None:
     connection = Connection.open(endpoint_of(sandbox.hosts[0]), 10.0)
     running = [connection.open_session_command("docker system dial-stdio", 10.0) for _ in range(10)]
 
-    with pytest.raises(CommandFailed):
-        connection.run("true", timeout=10.0)
+    with pytest.raises(CommandFailed) as error:
+        connection.run("true", timeout=0.5)
+    assert code_of(error) == "too_few_sessions"
 
     for stream in running:
         stream.close()
     connection.close()
 
 
-def test_command_runs_as_on_a_host_when_it_reads_writes_and_fails(sandbox: Sandbox) -> None:
+def test_command_runs_as_on_a_host_when_it_reads_nothing_writes_and_fails(sandbox: Sandbox) -> None:
     connection = Connection.open(endpoint_of(sandbox.hosts[0]), 10.0)
 
-    result = connection.run("cat; echo wrong >&2; exit 7", b"some input", 10.0)
+    result = connection.run("cat; echo there; echo wrong >&2; exit 7", 10.0)
 
-    assert (result.status, result.stdout, result.stderr) == (7, b"some input", b"wrong\n")
+    assert (result.status, result.stdout, result.stderr) == (7, b"there\n", b"wrong\n")
     connection.close()
 
 
@@ -366,4 +368,31 @@ def test_image_is_gone_on_one_server_only_when_deleted_there(
         make_relay(sandbox.hosts[0], image).create(engine)
     assert code_of(error) == "image_missing"
     make_relay(sandbox.hosts[1], image).create(second)
+    connection.close()
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+def test_all_works_when_ssh_runs_one_command_at_a_time(sandbox: Sandbox, forwards: bool) -> None:
+    sandbox.server(0).fault(max_sessions=1, streamlocal_refused=not forwards)
+    host = sandbox.hosts[0]
+    connection = Connection.open(endpoint_of(host), 10.0)
+    engine = open_engine(connection, host.docker_socket, 10.0)
+
+    for _ in range(3):
+        assert read_facts(connection).docker_usable
+        assert engine.version()["ApiVersion"]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(list(threads.map(lambda _number: read_facts(connection).cores, range(8)))) == 8
+    connection.close()
+
+
+def test_reason_is_told_when_ssh_runs_no_command_at_all(sandbox: Sandbox) -> None:
+    sandbox.server(0).fault(max_sessions=0)
+    connection = Connection.open(endpoint_of(sandbox.hosts[0]), 10.0)
+
+    with pytest.raises(CommandFailed) as error:
+        connection.run("true", timeout=1)
+
+    assert code_of(error) == "session_refused"
     connection.close()
