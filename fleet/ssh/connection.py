@@ -211,6 +211,7 @@ class Connection:
 
     def _start(self, wrapped: Wrapped, deadline: float) -> Channel:
         """Have the host run a command. Where it allows only so many at a time, wait for others to end."""
+        self._await_closed(min(deadline, time.monotonic() + SETTLE_SECONDS))
         patient_until = time.monotonic() + SESSION_SECONDS
         while True:
             try:
@@ -231,6 +232,14 @@ class Connection:
             self._sessions.add(channel)
         self._transport.execute(channel, wrapped.command)
         return channel
+
+    def _await_closed(self, deadline: float) -> None:
+        """Wait until the host has closed what we closed: before, it may count that, and dropbear 2022 mixes up the two."""
+        with self._lock:
+            closing = [session for session in self._sessions if session.closed and not session.over.is_set()]
+        for session in closing:
+            while self.is_alive and time.monotonic() < deadline and not session.over.wait(0.05):
+                pass
 
     def run(self, script: str, timeout: float = 30.0, *, check: bool = False) -> CommandResult:
         """Runs a POSIX shell script and waits for its end, `timeout` seconds in all. What the user's login shell prints by

@@ -55,6 +55,10 @@ SENTENCES: dict[str, str | Promise] = {
         "sign in by key or password alone."
     ),
     "lost_at_sign_in": _("The server closed the connection during the sign-in."),
+    "closed_at_sign_in": _(
+        "The server closed the connection after the panel’s key or password without a word: it is wrong, or the server does not "
+        "let this user in."
+    ),
     "bad_key": _("The private key cannot be read: it must be Ed25519, RSA or ECDSA, without a passphrase."),
     # Commands and channels.
     "command_failed": _("A command failed on the server."),

@@ -201,7 +201,7 @@ class SignIn:
                 return False
             if _TOO_MANY in transport.farewell.lower():
                 raise self._error((), [words])
-        raise Unreachable(code="lost_at_sign_in", detail=words)
+        raise Unreachable(code="lost_at_sign_in" if words or not way else "closed_at_sign_in", detail=words)
 
     def _next(self, methods: tuple[str, ...]) -> str:
         """The next way to try among those the server takes; empty when there is none."""

@@ -43,20 +43,37 @@ _NOTHING_IN_COMMON = (
 
 
 class Channel(paramiko.Channel):
-    """A channel whose `bell` rings whenever something came for it, or it has ended."""
+    """A channel whose `bell` rings whenever something came for it, or it has ended; `over` once the host has closed it too."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.bell = threading.Event()
+        self.over = threading.Event()
+
+    def close(self) -> None:
+        """Close it; the transport keeps it until the host has done the same."""
+        transport = self.transport
+        assert transport is None or isinstance(transport, Transport)
+        if transport is not None and self.active:
+            transport.closing.add(self)
+        super().close()
+        if transport is not None and self.over.is_set():
+            transport.closing.discard(self)
+
+    def _handle_close(self, message: paramiko.Message) -> None:
+        super()._handle_close(message)  # type: ignore[misc]
+        self.over.set()
+        if isinstance(self.transport, Transport):
+            self.transport.closing.discard(self)
 
     def _set_closed(self) -> None:
         super()._set_closed()  # type: ignore[misc]
         self.bell.set()
 
 
-def _ringing(handle: Callable[[Any, paramiko.Message], None]) -> Callable[[Channel, paramiko.Message], None]:
+def _ringing(name: str) -> Callable[[Channel, paramiko.Message], None]:
     def handle_and_ring(channel: Channel, message: paramiko.Message) -> None:
-        handle(channel, message)
+        getattr(channel, name)(message)
         channel.bell.set()
 
     return handle_and_ring
@@ -70,7 +87,7 @@ class Transport(paramiko.Transport):
     """
 
     _channel_handler_table = {
-        number: _ringing(handle)
+        number: _ringing(handle.__name__)
         for number, handle in paramiko.Transport._channel_handler_table.items()  # type: ignore[attr-defined]
     }
 
@@ -79,6 +96,7 @@ class Transport(paramiko.Transport):
         self._algorithms = algorithms
         self._refusals: dict[int, tuple[int, str]] = {}
         self._answered = threading.Event()
+        self.closing: set[Channel] = set()
         self.said: list[str] = []
         self.offer: dict[str, list[str]] = {}
         self.farewell = ""

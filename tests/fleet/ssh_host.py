@@ -22,7 +22,8 @@ class SshHost:
         self.private_key = client_key.export_private_key().decode()
         self.password = "correct horse battery"
         self.authorized = [client_key.export_public_key().decode()]
-        self.forwarding = True
+        # None: the server does not know what that is.
+        self.forwarding: bool | None = True
         self.takes_passwords = True
         self.path = os.environ["PATH"]
         # What the user's login shell (bash) does before and after each command.
@@ -105,6 +106,8 @@ class _Server(asyncssh.SSHServer):
         return password == self.host.password
 
     def unix_connection_requested(self, dest_path: str) -> bool:
+        if self.host.forwarding is None:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_UNKNOWN_CHANNEL_TYPE, "Unknown channel type")
         return self.host.forwarding
 
 

@@ -59,7 +59,7 @@ def test_key_and_password_are_both_given_when_the_server_wants_both(steps: tuple
         (Door(wants_change=True), {"password": PASSWORD}, "password_expired"),
         (Door(at_success=ACCOUNT), {"password": PASSWORD}, "account_expired"),
         (Door(at_success=ACCOUNT), {"key": True}, "account_expired"),
-        (Door(at_success=""), {"key": True}, "lost_at_sign_in"),
+        (Door(at_success=""), {"key": True}, "closed_at_sign_in"),
         (Door(at_success="System is going down."), {"key": True}, "lost_at_sign_in"),
         (Door(steps=DIALOGUE, rounds=[("", [("Verification code: ", False)])]), {"password": PASSWORD}, "asks_more"),
         (Door(steps=DIALOGUE, rounds=[("", [("Colour: ", True)])]), {"password": PASSWORD}, "asks_more"),
@@ -103,4 +103,4 @@ def test_password_is_tried_anew_when_the_server_ends_the_connection_after_the_ke
 @pytest.mark.parametrize("words", [f"{CHANGE}\n{ACCOUNT}", "Your password has expired."])
 def test_expiry_is_no_diagnosis_when_the_banner_speaks_of_it(words: str) -> None:
     assert refusal(Door(banner=words), password="wrong").code == "authentication_failed"
-    assert refusal(Door(banner=words, at_success=""), key=True).code == "lost_at_sign_in"
+    assert refusal(Door(banner=words, at_success=""), key=True).code == "closed_at_sign_in"

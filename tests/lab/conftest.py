@@ -8,6 +8,7 @@ import pytest
 
 from tests.lab.hosts import Host, Lab, lab
 from tests.lab.kinds import ROOTLESS
+from tests.lab.shell_image import write_archive
 from tests.lab.sshd import Sshd, StartSshd, sshd
 
 
@@ -35,3 +36,9 @@ def start(tmp_path: Path) -> Iterator[StartSshd]:
             return stack.enter_context(sshd(tmp_path, config, login_shell, changed, expires))
 
         yield begin
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the image with a shell."""
+    return write_archive(tmp_path_factory.mktemp("image"))

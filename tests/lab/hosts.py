@@ -136,10 +136,10 @@ class Host:
         self.stop_ssh()
         self.start_ssh()
 
-    def allow_forwarding(self, allowed: bool) -> None:
-        """Lets the SSH server forward to unix sockets, or forbids it."""
+    def allow_forwarding(self, allowed: bool, more: str = "") -> None:
+        """Lets the SSH server forward to unix sockets, or forbids it; `more` are further lines of its settings."""
         (self._folder / "forwarding.conf").write_text(
-            f"AllowStreamLocalForwarding {'yes' if allowed else 'no'}\n"
+            f"AllowStreamLocalForwarding {'yes' if allowed else 'no'}\n{more}\n"
         )
         self.stop_ssh()
         self.start_ssh()

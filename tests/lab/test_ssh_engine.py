@@ -1,15 +1,12 @@
 """The SSH client and the Docker client against real OpenSSH servers and real Docker Engines, whole and broken."""
 
-import hashlib
 import io
-import json
 import os
-import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import docker.errors
 import pytest
@@ -17,17 +14,11 @@ import pytest
 from fleet import ssh
 from fleet.engine import Engine, EngineError, engine_errors, open_engine
 from fleet.facts import read_facts
-from fleet.ssh import Connection, ConnectionPool, Endpoint, HostKey, read_host_key
-from tests.lab import network
-from tests.lab.hosts import Host, Lab, lab
-from tests.lab.kinds import ROOTLESS
+from fleet.ssh import Connection, ConnectionPool, HostKey, read_host_key
+from tests.lab.hosts import Host, Lab
+from tests.lab.shell_image import IMAGE, endpoint, run_container
 
 pytestmark = pytest.mark.lab
-IMAGE = "lab/shell:1"
-
-
-def endpoint(host: Host) -> Endpoint:
-    return Endpoint(host.address, host.ssh_port, host.user, host.host_key, host.private_key)
 
 
 @pytest.fixture
@@ -42,43 +33,6 @@ def connection(host: Host) -> Iterator[Connection]:
     opened.close()
 
 
-@pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image made by hand of this machine's shell and the libraries it needs."""
-    programs = ["/bin/dash", "/bin/sleep", "/bin/cat"]
-    linked = subprocess.run(["ldd", *programs], check=True, capture_output=True, text=True).stdout
-    files = {path: path for path in linked.split() if path.startswith("/") and not path.endswith(":")}
-    files |= {program: program for program in programs} | {"/bin/sh": "/bin/dash"}
-
-    def pack(contents: dict[str, bytes]) -> bytes:
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as tar:
-            for name, data in contents.items():
-                entry = tarfile.TarInfo(name.lstrip("/"))
-                entry.size, entry.mode = len(data), 0o755
-                tar.addfile(entry, io.BytesIO(data))
-        return packed.getvalue()
-
-    layer = pack({name: Path(source).read_bytes() for name, source in files.items()})
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {"Cmd": ["/bin/sleep", "100"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-    }
-    manifest = [{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]
-    image = pack(
-        {
-            "config.json": json.dumps(config).encode(),
-            "layer.tar": layer,
-            "manifest.json": json.dumps(manifest).encode(),
-        }
-    )
-    path = tmp_path_factory.mktemp("image") / "shell.tar"
-    path.write_bytes(image)
-    return path
-
-
 @pytest.fixture
 def engine(host: Host, connection: Connection, archive: Path) -> Iterator[Engine]:
     """The first host's Engine, with the image and, after the test, without containers."""
@@ -91,19 +45,6 @@ def engine(host: Host, connection: Connection, archive: Path) -> Iterator[Engine
         tidy = open_engine(fresh, host.docker_socket)
         for container in tidy.containers(all=True):
             tidy.remove_container(container["Id"], force=True, v=True)
-
-
-def run_container(engine: Engine, command: list[str], *, port: int = 0, name: str | None = None) -> str:
-    bound: Any = {f"{port}/tcp": ("127.0.0.1", port)} if port else None
-    made = engine.create_container(
-        IMAGE,
-        command,
-        name=name,
-        ports=[port] if port else None,
-        host_config=engine.create_host_config(port_bindings=bound),
-    )
-    engine.start(made["Id"])
-    return str(made["Id"])
 
 
 def test_host_key_is_read_when_asked(host: Host) -> None:
@@ -222,6 +163,28 @@ def test_docker_command_is_used_when_ssh_forbids_forwarding(host: Host) -> None:
         host.allow_forwarding(True)
 
 
+@pytest.mark.parametrize("forwards", [True, False])
+def test_engine_and_scripts_work_when_ssh_runs_one_command_at_a_time(
+    host: Host, engine: Engine, forwards: bool
+) -> None:
+    host.allow_forwarding(forwards, "MaxSessions 1")
+    try:
+        with Connection.open(endpoint(host)) as connection:
+            single = open_engine(connection, host.docker_socket)
+            for _ in range(3):
+                assert read_facts(connection, host.docker_socket, host.data_root).docker_usable
+                container = run_container(single, ["/bin/sh", "-c", "echo out"])
+                assert single.wait(container)["StatusCode"] == 0
+                assert single.logs(container) == b"out\n"
+            with ThreadPoolExecutor(3) as threads:
+                told = threads.map(
+                    lambda _: open_engine(connection, host.docker_socket).info()["DockerRootDir"], range(6)
+                )
+                assert set(told) == {host.data_root}
+    finally:
+        host.allow_forwarding(True)
+
+
 def test_reason_is_told_when_docker_is_stopped_or_killed(host: Host) -> None:
     try:
         host.kill_docker()
@@ -318,142 +281,6 @@ def test_host_is_refused_when_its_key_changed(host: Host) -> None:
         host.restore_host_key()
     with Connection.open(endpoint(host)) as connection:
         assert connection.is_alive
-
-
-def test_hosts_do_not_share_anything_when_there_are_three(running_lab: Lab, archive: Path) -> None:
-    hosts = running_lab.hosts[:3]
-    assert len({host.host_key for host in hosts}) == len({host.address for host in hosts}) == 3
-    connections = [Connection.open(endpoint(host)) for host in hosts]
-    engines = [
-        open_engine(connection, host.docker_socket)
-        for connection, host in zip(connections, hosts, strict=True)
-    ]
-    assert len({engine.info()["ID"] for engine in engines}) == 3
-    facts = [
-        read_facts(connection, host.docker_socket, host.data_root)
-        for connection, host in zip(connections, hosts, strict=True)
-    ]
-    assert len({fact.boot_id for fact in facts}) == 3
-    for engine in engines:
-        with archive.open("rb") as data:
-            list(engine.load_image(data))
-        engine.create_container(IMAGE, name="same")
-    for engine in engines:
-        assert [item["Names"] for item in engine.containers(all=True)] == [["/same"]]
-        engine.remove_container("same")
-        engine.connection.close()
-
-
-def test_lab_reuses_what_runs_and_replaces_what_died_when_brought_up_again(tmp_path: Path) -> None:
-    with lab(1, tmp_path / "own") as own:
-        host = own.hosts[0]
-        with Connection.open(endpoint(host)) as connection:
-            before = open_engine(connection, host.docker_socket).info()["ID"]
-            own.up(1)
-            assert connection.ping()
-            host.kill_docker()
-            own.up(1)
-            assert open_engine(connection, host.docker_socket).info()["ID"] == before
-        assert own.hosts == [host]
-
-
-def test_each_good_host_is_of_its_kind(running_lab: Lab, archive: Path) -> None:
-    plain, printing, unforwarded = running_lab.hosts[:3]
-    assert [proxies_of(host) for host in (plain, printing, unforwarded)] == [False] * 3
-    for host, is_proxied in ((plain, True), (printing, False), (unforwarded, True)):
-        with Connection.open(endpoint(host)) as connection:
-            engine = open_engine(connection, host.docker_socket)
-            with archive.open("rb") as data:
-                list(engine.load_image(data))
-            container = run_container(engine, ["/bin/sleep", "100"], port=4333)
-            assert proxies_of(host) is is_proxied
-            engine.remove_container(container, force=True)
-    # OpenSSH's own client: the panel's leaves out what a login shell prints.
-    how = [
-        "-i",
-        printing.private_key_path,
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        "UserKnownHostsFile=/dev/null",
-    ]
-    said = subprocess.run(
-        ["ssh", *how, f"{printing.user}@{printing.address}", "echo said"], check=True, capture_output=True
-    )
-    lines = said.stdout.decode().splitlines()
-    assert lines[0] == f"Welcome to {printing.name}!"
-    assert lines[-2:] == ["said", f"Good-bye from {printing.name}."]
-    with Connection.open(endpoint(unforwarded)) as connection, pytest.raises(ssh.ForwardingRefused):
-        connection.open_unix(unforwarded.docker_socket)
-
-
-def proxies_of(host: Host) -> bool:
-    """Whether Docker's proxy stands before a port of the host."""
-    return any(
-        b"docker-proxy" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        for pid in network.pids_in_namespace(host.netns)
-    )
-
-
-def test_rootless_host_runs_containers_of_its_user(rootless_host: Host, archive: Path) -> None:
-    with Connection.open(endpoint(rootless_host)) as connection:
-        assert connection.run("id -un").stdout == b"relays\n"
-        engine = open_engine(connection, rootless_host.docker_socket)
-        assert "name=rootless" in engine.info()["SecurityOptions"]
-        with archive.open("rb") as data:
-            list(engine.load_image(data))
-        container = run_container(engine, ["/bin/sleep", "100"], port=4334)
-        assert engine.inspect_container(container)["State"]["Status"] == "running"
-        engine.remove_container(container, force=True)
-
-
-def test_nothing_is_left_when_a_rootless_host_is_taken_down(tmp_path: Path, archive: Path) -> None:
-    own = Lab(tmp_path / "own")
-    try:
-        host = own.up(1, [ROOTLESS])[0]
-        with Connection.open(endpoint(host)) as connection:
-            engine = open_engine(connection, host.docker_socket)
-            with archive.open("rb") as data:
-                list(engine.load_image(data))
-            container = run_container(engine, ["/bin/sleep", "1000"])
-            running = engine.inspect_container(container)["State"]["Pid"]
-            assert network.is_running(running)
-        (own.state / "lab.json").unlink()
-        host.kill_docker()
-    finally:
-        own.down()
-    assert not network.is_running(running)
-    assert own.mark not in Path("/proc/self/mountinfo").read_text()
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{own.mark}"))
-    assert not own.state.exists()
-    assert not own.runtime.exists()
-
-
-def test_nothing_is_left_when_a_lab_with_running_containers_is_taken_down(
-    tmp_path: Path, archive: Path
-) -> None:
-    own = Lab(tmp_path / "own")
-    try:
-        host = own.up(1)[0]
-        with Connection.open(endpoint(host)) as connection:
-            engine = open_engine(connection, host.docker_socket)
-            with archive.open("rb") as data:
-                list(engine.load_image(data))
-            container = run_container(engine, ["/bin/sleep", "1000"])
-            running = engine.inspect_container(container)["State"]["Pid"]
-        (own.state / "lab.json").unlink()  # as a crash half-way leaves it
-        host.kill_docker()
-    finally:
-        own.down()
-    assert not network.is_running(running)
-    assert not network.namespaces_of(own.mark)
-    assert not network.interface_exists(own.bridge)
-    assert not network.interface_exists(host.wire)
-    assert own.mark not in Path("/proc/self/mountinfo").read_text()
-    assert str(own.state) not in Path("/proc/self/mountinfo").read_text()
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{own.mark}"))
-    assert not own.state.exists()
-    assert not own.runtime.exists()
 
 
 def test_kept_connection_serves_many_runs_when_containers_come_and_go(engine: Engine) -> None:
