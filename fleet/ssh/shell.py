@@ -72,7 +72,9 @@ class Marked:
     TAIL = 4096
 
     def __init__(self, begin: bytes, end: bytes, limit: int) -> None:
-        self._begin, self._end, self._limit = begin, end, limit
+        self._begin, self._limit = begin, limit
+        self._ended = re.compile(re.escape(end) + rb"(\d{1,3}):")
+        self._longest_end = len(end) + 4
         self.before = b""
         self.has_begun = False
         self.text = bytearray()
@@ -84,7 +86,7 @@ class Marked:
         self.taken += len(data)
         if self.status is not None:
             return
-        looked = max(len(self.text) - len(self._end) - 4, 0)
+        looked = max(len(self.text) - self._longest_end, 0)
         if self.has_begun:
             self.text += data
         else:
@@ -92,11 +94,11 @@ class Marked:
             self.before = said[-self.TAIL :]
             self.has_begun = bool(mark)
             self.text += after
-        ended = re.compile(re.escape(self._end) + rb"(\d{1,3}):").search(self.text, looked)
+        ended = self._ended.search(self.text, looked)
         if ended:
             self.status = int(ended[1])
             del self.text[ended.start() :]
-        if len(self.text) > self._limit + (0 if ended else len(self._end) + 4):
+        if len(self.text) > self._limit + (0 if ended else self._longest_end):
             raise CommandFailed(code="output_too_long")
 
 

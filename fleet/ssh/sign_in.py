@@ -66,7 +66,7 @@ class _Dialogue(AuthHandler):
     @property
     def _handler_table(self) -> dict[int, object]:
         return {
-            MSG_SERVICE_ACCEPT: lambda _message: self._answers.put(_Answer("ready")),
+            MSG_SERVICE_ACCEPT: lambda _message: self._put(_Answer("ready")),
             MSG_USERAUTH_SUCCESS: self._take_success,
             MSG_USERAUTH_FAILURE: self._take_failure,
             MSG_USERAUTH_BANNER: lambda message: self.hear(message.get_text()),
@@ -75,7 +75,11 @@ class _Dialogue(AuthHandler):
 
     def abort(self) -> None:
         """Called when the connection has ended."""
-        self._answers.put(_Answer("ended"))
+        self._put(_Answer("ended"))
+
+    def _put(self, answer: _Answer) -> None:
+        if not self.authenticated:  # nobody listens any more
+            self._answers.put(answer)
 
     def hear(self, words: str) -> None:
         """Keep words of the host."""
@@ -88,18 +92,18 @@ class _Dialogue(AuthHandler):
 
     def _take_failure(self, message: paramiko.Message) -> None:
         methods = tuple(name for name in message.get_list() if name)
-        self._answers.put(_Answer("failure", methods, is_partial=message.get_boolean()))
+        self._put(_Answer("failure", methods, is_partial=message.get_boolean()))
 
     def _take_question(self, message: paramiko.Message) -> None:
         # The number means different things: a dialogue's questions, or that the password has to be changed (RFC 4252 section 8).
         if self.auth_method != DIALOGUE:
-            self._answers.put(_Answer("question", text=message.get_text()))
+            self._put(_Answer("question", text=message.get_text()))
             return
         title, instruction = message.get_text(), message.get_text()
         message.get_text()  # the language
         count = min(message.get_int(), _MOST_WORDS)
         prompts = tuple((message.get_text(), message.get_boolean()) for _ in range(count))
-        self._answers.put(_Answer("question", text=f"{title}\n{instruction}", prompts=prompts))
+        self._put(_Answer("question", text=f"{title}\n{instruction}", prompts=prompts))
 
     def answer(self) -> _Answer:
         """The server's next one. Raises TimedOut."""
