@@ -6,6 +6,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils.translation import gettext as _
 
+from derpmgmt.lib import env
 from derpmgmt.lib.crypto import DecryptionFailed, EncryptedTextField
 from derpmgmt.models import foreign_keys_given
 from serials.numbers.models import SerialNumber
@@ -70,7 +71,6 @@ def check_keys_for(argv: list[str]) -> None:
 
 
 def _foreign(*names: str) -> ForeignKeys:
-    text = _(
-        "These keys in %(folder)s are not those of this database: %(names)s. Put back the copy you saved."
-    )
-    return ForeignKeys(text % {"folder": settings.VAR_DIR / "keys", "names": ", ".join(names)})
+    text = _("These keys in %(folder)s are not those of this database: %(names)s. %(restore)s")
+    values = {"folder": settings.VAR_DIR / "keys", "names": ", ".join(names), "restore": env.restore()}
+    return ForeignKeys(text % values)

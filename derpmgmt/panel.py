@@ -21,6 +21,7 @@ from django.conf import settings
 from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.db import DatabaseError, connection, connections
+from django.db.migrations.exceptions import InconsistentMigrationHistory
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import translation
@@ -61,6 +62,8 @@ class Panel:
         """Start everything, say when it is ready, and return when a signal has ended it. Raises `CannotStart`."""
         os.umask(0o077)
         with _lock() as lock, _listen() as listener:
+            with _writable():
+                _note_place()
             supervisor = Supervisor(lock, output=self.output, parent=self._parent)
             try:
                 with supervisor, _writable():
@@ -113,18 +116,22 @@ class Panel:
 
         if settings.IS_VALKEY_OURS:
             start("valkey", lambda: valkey.run(settings.VAR_DIR), 3, 10)
-        for program in self.fleet():
+        fleet = self.fleet()
+        for program in fleet:
             start(program.name, program.main, 2, program.grace)
         self._prepare()
         connections.close_all()
         self._wait_for_redis(supervisor)
         if not supervisor.run(self.is_fleet_up, SILENT_SECONDS) and not supervisor.is_stopping:
             self.say(_("Waiting for the servers of the demo to start …"))
-            if not supervisor.run(self.is_fleet_up, self.ready_seconds) and not supervisor.is_stopping:
-                raise CannotStart(
-                    _("The servers of the demo did not start; see %(path)s. “make demo-reset” begins anew.")
-                    % {"path": self.output}
-                )
+            supervisor.run(
+                # What ended twice will again.
+                lambda: self.is_fleet_up() or any(supervisor.deaths(program.name) > 1 for program in fleet),
+                self.ready_seconds,
+            )
+            if not self.is_fleet_up() and not supervisor.is_stopping:
+                text = _("The servers of the demo did not start; see %(path)s.")
+                raise _broken(text % {"path": self.output})
         if supervisor.is_stopping:
             return
         start("scheduler", lambda: run_scheduler(flow.CRON), 0, 5)
@@ -139,7 +146,7 @@ class Panel:
         )
         supervisor.run(lambda: supervisor.exit_code("start") is not None)
         if supervisor.exit_code("start"):
-            raise CannotStart(_("The panel did not start."))
+            raise _broken(_("The panel did not start."))
         if not supervisor.is_stopping:
             _write_record()
             self.announce()
@@ -154,19 +161,26 @@ class Panel:
                     (settings.VAR_DIR / "keys" / name).unlink(missing_ok=True)
                 raise CannotStart(
                     _(
-                        "There is a database, but its keys are missing from %(folder)s. Put back the copy you saved. "
-                        "Without these keys the stored secrets cannot be read."
+                        "There is a database, but its keys are missing from %(folder)s. "
+                        "Without these keys the stored secrets cannot be read. %(restore)s"
                     )
-                    % {"folder": settings.VAR_DIR / "keys"}
+                    % {"folder": settings.VAR_DIR / "keys", "restore": env.restore()}
                 )
+            if is_new and not settings.DATABASE_URL and _tables():
+                text = _("%(name)s is the database of another program. %(restore)s")
+                values = {"name": settings.DATABASES["default"]["NAME"], "restore": env.restore()}
+                raise CannotStart(text % values)
             if MigrationExecutor(connection).migration_plan(_leaves()):
                 self.say(_("Bringing the database up to date …"))
                 call_command("migrate", interactive=False, verbosity=0)
             check_keys()
         except ForeignKeys as error:
             raise CannotStart(str(error)) from error
+        except InconsistentMigrationHistory as error:
+            text = _("The database is not one of this version: %(reason)s %(restore)s")
+            raise CannotStart(text % {"reason": error, "restore": env.restore()}) from error
         except DatabaseError as error:
-            raise CannotStart(_("The database does not answer: %(reason)s") % {"reason": error}) from error
+            raise _database_failure(error) from error
         _collect_static()
         if is_new and not settings.IS_DEMO:
             self.say(
@@ -182,7 +196,7 @@ class Panel:
             is_up = supervisor.run(lambda: valkey.is_answering(settings.VAR_DIR), VALKEY_SECONDS)
             if not is_up and not supervisor.is_stopping:
                 path = valkey.log_path(settings.VAR_DIR)
-                raise CannotStart(_("The embedded Valkey did not start; see %(path)s.") % {"path": path})
+                raise _broken(_("The embedded Valkey did not start; see %(path)s.") % {"path": path})
             return
         try:
             with django_rq.get_connection("default") as client:
@@ -193,7 +207,10 @@ class Panel:
     def _settle(self, since: datetime) -> None:
         try:
             with _writable():
-                self.settle()
+                try:
+                    self.settle()
+                except DatabaseError as error:
+                    raise _database_failure(error) from error
             began = said_at = time.monotonic()
             said = ""
             while missing := self._missing(since):
@@ -246,8 +263,44 @@ def _writable() -> Iterator[None]:
     except OSError as error:
         if error.filename is None:
             raise
-        text = _("%(path)s cannot be used: %(reason)s.")
-        raise CannotStart(text % {"path": error.filename, "reason": error.strerror}) from error
+        text = _("%(path)s cannot be used: %(reason)s.") % {"path": error.filename, "reason": error.strerror}
+        is_state = Path(os.fsdecode(error.filename)).is_relative_to(settings.VAR_DIR)
+        raise (_broken(text) if is_state else CannotStart(text)) from error
+
+
+def _broken(text: str) -> CannotStart:
+    """For what may be wrong with the state of a demo or panel: the sentence, and a demo's way out."""
+    return CannotStart(f"{text} {env.begin_anew()}".rstrip())
+
+
+def _database_failure(error: DatabaseError) -> CannotStart:
+    text = _("The database does not answer: %(reason)s") % {"reason": error}
+    return CannotStart(text) if settings.DATABASE_URL else _broken(text)
+
+
+def _tables() -> set[str]:
+    return set(connection.introspection.table_names()) - {MigrationRecorder.Migration._meta.db_table}
+
+
+def _note_place() -> None:
+    """Write into the state folder where it is, so that a copy of it knows whose it is.
+
+    Raises `CannotStart` in a copy, as long as its original runs: both would have the same keys and be the same panel to all servers.
+    """
+    path = settings.VAR_DIR / "place.json"
+    try:
+        place = json.loads(path.read_text())
+        original, lock = Path(place["folder"]), Path(place["lock"])
+        is_copy = original.exists() and not original.samefile(settings.VAR_DIR)
+    except (FileNotFoundError, ValueError, TypeError, LookupError):
+        is_copy = False
+    if is_copy and (pid := Lock.holder(lock)):
+        text = _(
+            "%(folder)s is a copy of %(original)s, where a panel or demo runs (process %(pid)s). Both would be the same panel to their "
+            "servers: end that one first."
+        )
+        raise _broken(text % {"folder": settings.VAR_DIR, "original": original, "pid": pid})
+    write_private(path, json.dumps({"folder": str(settings.VAR_DIR), "lock": str(env.running_lock())}))
 
 
 @contextmanager

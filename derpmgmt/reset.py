@@ -15,7 +15,8 @@ def reset_demo() -> str:
 
     Raises `SystemExit` with a sentence when a demo or panel runs in this folder, or when something cannot be removed.
     """
-    folder = env.home() / ("demo-lab" if os.environ.get(f"{env.PREFIX}FLEET") == "lab" else "demo")
+    is_lab = os.environ.get(f"{env.PREFIX}FLEET") == "lab"
+    folder = env.home() / ("demo-lab" if is_lab else "demo")
     try:
         lock = Lock(env.running_lock())
     except AlreadyRunning as error:
@@ -25,25 +26,33 @@ def reset_demo() -> str:
         raise SystemExit(_("%(path)s cannot be used: %(reason)s.") % _values(error)) from error
     try:
         removed = _remove(folder)
-        (env.home() / "demo.json").unlink(missing_ok=True)
+        _delete(env.home() / "demo.json")
     except OSError as error:
         raise SystemExit(_("%(path)s cannot be used: %(reason)s.") % _values(error)) from error
     finally:
         lock.close()
     if not removed:
         return _("There is nothing of a demo in %(folder)s.") % {"folder": env.home()}
-    return _("Removed: %(folder)s. “make demo” begins anew.") % {"folder": folder}
+    start = "make demo FLEET=lab" if is_lab else "make demo"
+    return _("Removed: %(folder)s. “%(start)s” begins anew.") % {"folder": folder, "start": start}
 
 
 def _remove(folder: Path) -> bool:
-    """Whether there was something; at once or not at all, wherever this is killed."""
+    """Whether there was something; at once or not at all, wherever this is killed. What is a file in a folder's place goes too."""
     aside = folder.with_name(f"{folder.name}.removed")
-    shutil.rmtree(aside, ignore_errors=True)
-    if not folder.exists():
+    _delete(aside)
+    if not os.path.lexists(folder):
         return False
     folder.rename(aside)
-    shutil.rmtree(aside)
+    _delete(aside)
     return True
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _values(error: OSError) -> dict[str, str]:

@@ -60,13 +60,13 @@ else:
         has_database = Path(_database["NAME"]).exists()
         if has_database and not Path(_database["NAME"]).stat().st_size and (VAR_DIR / "keys").exists():
             text = gettext(
-                "The database %(name)s is empty, but there are keys beside it: it was lost. Put back the copy you saved, or "
-                "delete the empty file to begin with an empty panel."
+                "The database %(name)s is empty, but there are keys beside it: it was lost. %(restore)s"
             )
-            raise ImproperlyConfigured(text % {"name": _database["NAME"]})
+            raise ImproperlyConfigured(text % {"name": _database["NAME"], "restore": env.restore()})
     except OSError as error:
         text = gettext("The state folder %(folder)s cannot be used: %(reason)s.")
-        raise ImproperlyConfigured(text % {"folder": VAR_DIR, "reason": error.strerror}) from error
+        text = text % {"folder": VAR_DIR, "reason": error.strerror}
+        raise ImproperlyConfigured(f"{text} {env.begin_anew()}".rstrip()) from error
 # Opening one for each request costs a millisecond, SQLite too. Whoever forks closes them all before.
 _database["CONN_MAX_AGE"] = 60
 DATABASES = {"default": _database}
@@ -135,7 +135,8 @@ if IS_VALKEY_OURS:
         REDIS_URL = f"unix://{quote(str(valkey.socket_path(VAR_DIR)))}"
     except OSError as error:
         text = gettext("The state folder %(folder)s cannot be used: %(reason)s.")
-        raise ImproperlyConfigured(text % {"folder": VAR_DIR, "reason": error.strerror}) from error
+        text = text % {"folder": VAR_DIR, "reason": error.strerror}
+        raise ImproperlyConfigured(f"{text} {env.begin_anew()}".rstrip()) from error
 
 
 def _redis(number: int) -> str:

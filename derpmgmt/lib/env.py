@@ -79,6 +79,21 @@ def var_dir() -> Path:
     return home() / ("demo-lab" if read("FLEET") == "lab" else "demo")
 
 
+def begin_anew() -> str:
+    """The way out of a demo whose state is broken, as a sentence; "" for a real panel, whose state nobody is ever told to delete."""
+    if not read_bool("DEMO"):
+        return ""
+    fleet = " FLEET=lab" if read("FLEET") == "lab" else ""
+    text = _("“%(reset)s” removes all that was done in the demo, and “%(start)s” begins anew.")
+    return text % {"reset": f"make demo-reset{fleet}", "start": f"make demo{fleet}"}
+
+
+def restore() -> str:
+    """What to do about keys or a database that are lost or foreign, as a sentence."""
+    anew = "" if read("DATABASE_URL") else begin_anew()
+    return anew or _("Put back the copy you saved.")
+
+
 def running_file() -> Path:
     """The record (JSON, 0600) of the demo or panel that runs in this folder."""
     return home() / "running.json"

@@ -70,25 +70,29 @@ def load_keys(var_dir: Path, *, has_database: bool) -> Keys:
         missing = [name for name, value in given.items() if not value and not (folder / name).exists()]
     except OSError as error:
         text = _("The keys in %(folder)s cannot be read: %(reason)s.")
-        raise ImproperlyConfigured(text % {"folder": folder, "reason": error.strerror}) from error
+        raise _broken(text % {"folder": folder, "reason": error.strerror}) from error
     if missing:
         if has_database:
             text = _(
-                "There is a database, but its keys are missing from %(folder)s: %(names)s. Put back the copy you saved. Without "
-                "these keys the stored secrets cannot be read."
+                "There is a database, but its keys are missing from %(folder)s: %(names)s. Without these keys the stored secrets "
+                "cannot be read. %(restore)s"
             )
-            raise ImproperlyConfigured(text % {"folder": folder, "names": ", ".join(missing)})
+            raise ImproperlyConfigured(
+                text % {"folder": folder, "names": ", ".join(missing), "restore": env.restore()}
+            )
         try:
             _make(folder)
         except OSError as error:
             text = _("The panel's keys cannot be made in %(folder)s: %(reason)s.")
-            raise ImproperlyConfigured(text % {"folder": folder, "reason": error.strerror}) from error
+            raise _broken(text % {"folder": folder, "reason": error.strerror}) from error
     values = {name: value or _read(folder / name) for name, value in given.items()}
     for name, value in values.items():
         if wrong := _what_is_wrong(name, value):
-            where = f"{env.PREFIX}{_VARIABLES[name]}" if given[name] else str(folder / name)
-            text = _("The key in %(path)s cannot be right: %(reason)s. Put back the copy you saved.")
-            raise ImproperlyConfigured(text % {"path": where, "reason": wrong})
+            if given[name]:
+                text = _("The key in %(path)s cannot be right: %(reason)s. Put back the copy you saved.")
+                where = f"{env.PREFIX}{_VARIABLES[name]}"
+                raise ImproperlyConfigured(text % {"path": where, "reason": wrong})
+            raise _wrong(folder / name, wrong)
     return Keys(
         django=values["django"].split(),
         fields=_parts(values["fields"]),
@@ -106,10 +110,18 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError as error:
         text = _("The key in %(path)s cannot be read: %(reason)s.")
-        raise ImproperlyConfigured(text % {"path": path, "reason": error.strerror}) from error
+        raise _broken(text % {"path": path, "reason": error.strerror}) from error
     except ValueError as error:
-        text = _("The key in %(path)s cannot be right: %(reason)s. Put back the copy you saved.")
-        raise ImproperlyConfigured(text % {"path": path, "reason": _("it is not text")}) from error
+        raise _wrong(path, _("it is not text")) from error
+
+
+def _broken(text: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(f"{text} {env.begin_anew()}".rstrip())
+
+
+def _wrong(path: Path, reason: str) -> ImproperlyConfigured:
+    text = _("The key in %(path)s cannot be right: %(reason)s. %(restore)s")
+    return ImproperlyConfigured(text % {"path": path, "reason": reason, "restore": env.restore()})
 
 
 def _parts(value: str) -> list[str]:

@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,7 @@ class Supervisor:
         self._children: dict[str, _Child] = {}
         self._due: list[tuple[float, Program, float]] = []
         self._ended: dict[str, int] = {}
+        self._deaths: Counter[str] = Counter()
         self._signals = 0
         self._signalled = 0.0
         self._handlers: dict[int, object] = {}
@@ -212,6 +214,10 @@ class Supervisor:
     def exit_code(self, name: str) -> int | None:
         """How a program that is not restarted ended (negative: the signal); None while it runs."""
         return self._ended.get(name)
+
+    def deaths(self, name: str) -> int:
+        """How many times a program that is restarted has ended by itself."""
+        return self._deaths[name]
 
     def run(self, until: Callable[[], bool] | None = None, seconds: float | None = None) -> bool:
         """Keep everything running until `until()` holds, `seconds` have passed or the end is asked for.
@@ -309,6 +315,7 @@ class Supervisor:
             if not child.program.is_restarted:
                 self._ended[name] = code
                 continue
+            self._deaths[name] += 1
             lived = time.monotonic() - child.started
             pause = FIRST_PAUSE_SECONDS if lived >= LONG_LIFE_SECONDS else child.pause
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"

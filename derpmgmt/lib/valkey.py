@@ -22,7 +22,7 @@ LONGEST_SOCKET_PATH = 100
 
 def socket_path(var_dir: Path) -> Path:
     """Where the Valkey of the state folder `var_dir` listens: in there, or, where that path is too long, in a 0700 folder
-    under the system's temporary folder, made here and recorded in `var_dir`.
+    under the system's temporary folder, made here and recorded in `var_dir`, for this `var_dir` alone: a copy of it has another.
     """
     folder = var_dir / "valkey"
     inside = folder / "valkey.sock"
@@ -30,11 +30,13 @@ def socket_path(var_dir: Path) -> Path:
         return inside
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     record = folder / "socket_folder"
-    if record.exists() and _is_ours(elsewhere := Path(os.fsdecode(record.read_bytes()))):
-        return elsewhere / "valkey.sock"
+    if record.exists():
+        name, _, owner = record.read_bytes().partition(b"\n")
+        if owner == os.fsencode(var_dir) and _is_ours(elsewhere := Path(os.fsdecode(name))):
+            return elsewhere / "valkey.sock"
     elsewhere = Path(tempfile.mkdtemp(prefix="derpmgmt-"))
     aside = folder / f".socket_folder.{os.getpid()}"
-    aside.write_text(str(elsewhere))
+    aside.write_bytes(os.fsencode(elsewhere) + b"\n" + os.fsencode(var_dir))
     aside.replace(record)
     return elsewhere / "valkey.sock"
 

@@ -109,6 +109,16 @@ def test_a_lock_with_something_else_in_it_can_be_taken(tmp_path: Path, content: 
     lock.close()
 
 
+def test_a_copied_folder_has_a_sockets_folder_of_its_own(tmp_path: Path) -> None:
+    folder, copy = tmp_path / ("long" * 30), tmp_path / ("copy" * 30)
+    found = valkey.socket_path(folder)
+    shutil.copytree(folder, copy)
+    assert valkey.socket_path(copy) != found
+    assert valkey.socket_path(folder) == found
+    for path in (found, valkey.socket_path(copy)):
+        path.parent.rmdir()
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\x00\n", b"/nowhere"])
 def test_the_sockets_folder_is_made_anew_when_its_record_is_broken(tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / ("long" * 30)

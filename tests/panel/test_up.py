@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -147,6 +148,23 @@ def test_the_panel_ends_when_make_is_killed(folder: Folder, tmp_path: Path) -> N
     finally:
         panel.end(signal.SIGKILL)
     assert not (folder.path / "running.json").exists()
+
+
+def test_a_copy_is_refused_at_once_beside_its_original(panel: Running, tmp_path: Path) -> None:
+    """As `cp -r` makes it; with the sockets' folder elsewhere too, which must stay its original's."""
+    shutil.copytree(
+        panel.folder.path, tmp_path / "var", ignore=lambda _folder, names: {"valkey.sock"} & set(names)
+    )
+    copy = Folder(tmp_path / "var")
+    began = time.monotonic()
+    done = copy.manage("up", DERPMGMT_PORT=str(copy.port))
+    assert done.returncode == 1
+    assert time.monotonic() - began < 30
+    assert str(copy.path) in done.stderr
+    assert str(panel.folder.path) in done.stderr
+    assert str(panel.process.pid) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert panel.get("/") == 200
 
 
 def test_nothing_is_started_when_the_port_is_taken(tmp_path: Path) -> None:
