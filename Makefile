@@ -27,7 +27,7 @@ endif
 
 help:
 	@echo "make demo              a panel with made-up data and servers, to play with (PORT=8000, FLEET=sandbox or lab)"
-	@echo "make demo-reset        removes all that was done in the demo (FLEET=lab: in the lab's); make demo begins anew"
+	@echo "make demo-reset        removes all that was done in the demo (FLEET=lab: in the lab's, and on its hosts); make demo begins anew"
 	@echo "make up                a real panel on this machine (PORT=8000; docs/running.md)"
 	@echo "make test              the test suite; no root, no services"
 	@echo "make check             formatting, lint, types, layers, migrations, translations"

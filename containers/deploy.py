@@ -326,6 +326,17 @@ def read_standing(engine: Engine, panel_id: str) -> set[int]:
     return present | read_volumes(engine, panel_id)
 
 
+def remove_panel(engine: Engine, panel_id: str) -> None:
+    """Remove every container and volume of a panel, under whatever name; what is not there is fine. Raises RemoteError."""
+    labels = {LABEL_PANEL: panel_id}
+    for container in _rows_of(engine, labels):
+        _remove(partial(engine.remove_container, container["Id"], v=True, force=True))
+    with engine_errors():
+        volumes = engine.volumes(filters={"label": [f"{LABEL_PANEL}={panel_id}"]})["Volumes"] or []
+    for volume in volumes:
+        _remove(partial(engine.remove_volume, volume["Name"]))
+
+
 def remove_orphans(
     engine: Engine, panel_id: str, owned: Callable[[Collection[int]], Collection[int]]
 ) -> list[int]:

@@ -10,8 +10,9 @@ from derpmgmt.lib.early import gettext as _
 from derpmgmt.lib.processes import AlreadyRunning, Lock
 
 
-def reset_demo() -> str:
-    """Remove all that was done in the demo (`DERPMGMT_FLEET=lab`: in the lab's); a panel's own state stays. Returns what to say.
+def reset_demo(hosts_file: Path | None = None) -> str:
+    """Remove all that was done in the demo (`DERPMGMT_FLEET=lab`: in the lab's, and on its hosts, which `hosts_file` lists); a panel's own
+    state stays. Returns what to say.
 
     Raises `SystemExit` with a sentence when a demo or panel runs in this folder, or when something cannot be removed.
     """
@@ -24,7 +25,13 @@ def reset_demo() -> str:
         raise SystemExit(text % {"folder": env.home(), "pid": error.pid}) from error
     except OSError as error:
         raise SystemExit(_("%(path)s cannot be used: %(reason)s.") % _values(error)) from error
+    said: list[str] = []
     try:
+        if is_lab:
+            from derpmgmt import lab_reset  # takes a moment, and nobody else needs it
+
+            # First: the state knows which are ours.
+            said = lab_reset.clean_hosts(folder, hosts_file or lab_reset.HOSTS_FILE)
         removed = _remove(folder)
         _delete(env.home() / "demo.json")
     except OSError as error:
@@ -34,7 +41,8 @@ def reset_demo() -> str:
     if not removed:
         return _("There is nothing of a demo in %(folder)s.") % {"folder": env.home()}
     start = "make demo FLEET=lab" if is_lab else "make demo"
-    return _("Removed: %(folder)s. “%(start)s” begins anew.") % {"folder": folder, "start": start}
+    text = _("Removed: %(folder)s. “%(start)s” begins anew.") % {"folder": folder, "start": start}
+    return "\n".join([*said, text])
 
 
 def _remove(folder: Path) -> bool:
