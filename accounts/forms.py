@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts import push, sms, tries, usernames
 from accounts.models import USERNAME_VALIDATORS, User
 from accounts.services import use_up_code
+from derpmgmt.lib.lines import LineFormField
 
 
 class SignupForm(AllauthSignupForm):
@@ -43,19 +44,15 @@ class SignupForm(AllauthSignupForm):
 
 
 class AddKeyForm(AddWebAuthnForm):
-    """A new passkey; allauth's form leaves the name's label untranslated."""
+    """A new passkey; allauth's form leaves the name's label untranslated, and takes any text for one."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["name"].label = _("Name of the key")
+    name = LineFormField(label=_("Name of the key"), required=False)
 
 
 class RenameKeyForm(EditWebAuthnForm):
     """As above, for a new name."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["name"].label = _("Name of the key")
+    name = LineFormField(label=_("Name of the key"))
 
 
 class _OnceForm(BaseAuthenticateForm):
@@ -149,7 +146,7 @@ class CloseForm(forms.Form):
 class AdminCloseForm(forms.Form):
     """Why an admin closes somebody's account."""
 
-    reason = forms.CharField(
+    reason = LineFormField(
         label=_("Reason"),
         max_length=200,
         required=False,

@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import actions, usernames
 from derpmgmt.lib.crypto import EncryptedTextField
+from derpmgmt.lib.lines import LineField
 
 # A user name is shown to others and stands beside the e-mail address, so it must look neither like one nor like another name.
 USERNAME_VALIDATORS = usernames.VALIDATORS
@@ -73,7 +74,7 @@ class User(AbstractUser):
     # Closing was asked for at `closing_at` and is done at `closed_at`, when the last of what it had on hosts is gone.
     closing_at = models.DateTimeField(_("closing since"), null=True, blank=True)
     closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
-    closing_reason = models.CharField(_("reason of closing"), max_length=200, blank=True)
+    closing_reason = LineField(_("reason of closing"), max_length=200, blank=True)
     # A keyed hash: finds the history of a closed account by the address it had, which is stored nowhere.
     former_email_hash = models.CharField(max_length=64, blank=True, db_index=True, editable=False)
 
@@ -161,7 +162,7 @@ class OperationLog(models.Model):
         User, models.SET_NULL, null=True, blank=True, related_name="suffered", verbose_name=_("customer")
     )
     action = models.CharField(_("action"), max_length=48, db_index=True)
-    target = models.CharField(_("target"), max_length=120, blank=True)
+    target = LineField(_("target"), max_length=120, blank=True)
     is_success = models.BooleanField(_("success"), default=True)
     detail = models.JSONField(_("details"), default=dict, blank=True)
     ip = models.GenericIPAddressField(_("IP address"), null=True, blank=True)
@@ -210,7 +211,7 @@ class Channel(models.Model):
 
     user = models.ForeignKey(User, models.CASCADE, related_name="channels", verbose_name=_("user"))
     kind = models.CharField(_("kind"), max_length=8, choices=Kind)
-    label = models.CharField(_("channel"), max_length=60, help_text=_("The service and the end of its key."))
+    label = LineField(_("channel"), max_length=60, help_text=_("The service and the end of its key."))
     address = EncryptedTextField(editable=False)
     # Finds a double without the address being readable.
     address_hash = models.CharField(max_length=64, editable=False)

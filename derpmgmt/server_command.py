@@ -177,6 +177,21 @@ class ServerCommand(PanelCommand):
             by=None,
         )
 
+    @staticmethod
+    def check_addresses(fields: dict[str, Any]) -> str:
+        """The host that SSH would connect to with these fields; raises `CommandError` for wrong addresses, before anything connects."""
+        server = Server(**{name: fields.get(name) or "" for name in ("address", "ssh_host")})
+        server.bind_address = fields.get("bind_address")
+        given = {"address", "bind_address", "ssh_host"}
+        exclude = {field.name for field in Server._meta.fields} - given
+        try:
+            server.clean_fields(exclude=exclude)
+            if problems := server.read_addresses():
+                raise ValidationError(problems)
+        except ValidationError as error:
+            raise refuse_invalid(error) from error
+        return server.ssh_address
+
     def confirm_key(self, host: str, port: int, expected: str | None, pinned: str = "") -> HostKey:
         """The key that the host shows, confirmed by `expected`, by being the pinned one already, or by a person; raises
         `CommandError`."""

@@ -6,6 +6,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
+from derpmgmt.lib.lines import LineFormField
 from fleet.models import ProviderAccount, Server, SshCredential
 from fleet.ssh import HostKey, RemoteError
 from fleet.ssh.keys import load_private_key
@@ -74,11 +75,13 @@ class ProviderAccountForm(SecretMixin, forms.ModelForm[ProviderAccount]):
     """An account at a cloud provider."""
 
     secret_fields = ("phone",)
+    phone = LineFormField(
+        label=_("phone number"), required=False, widget=forms.TextInput(attrs={"autocomplete": "off"})
+    )
 
     class Meta:
         model = ProviderAccount
         fields = ("provider", "name", "phone")
-        widgets = {"phone": forms.TextInput(attrs={"autocomplete": "off"})}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

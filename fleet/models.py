@@ -15,7 +15,9 @@ from django.utils.translation import get_language
 from django.utils.translation import gettext_lazy as _
 
 from derpmgmt.lib.crypto import EncryptedTextField
+from derpmgmt.lib.lines import LineField
 from derpmgmt.lib.problems import explain, translate
+from fleet.addresses import check_address, read_host
 
 _port = [MinValueValidator(1), MaxValueValidator(65535)]
 
@@ -47,8 +49,8 @@ class Region(models.Model):
     """A place where servers stand; its name is what customers read in `tailscale netcheck`."""
 
     code = models.SlugField(_("code"), max_length=8, unique=True, help_text=_("Short, e.g. sh for Shanghai."))
-    name_zh = models.CharField(_("name in Chinese"), max_length=40)
-    name_en = models.CharField(_("name in English"), max_length=40)
+    name_zh = LineField(_("name in Chinese"), max_length=40)
+    name_en = LineField(_("name in English"), max_length=40)
     latitude = models.FloatField(_("latitude"), null=True, blank=True)
     longitude = models.FloatField(_("longitude"), null=True, blank=True)
 
@@ -71,8 +73,8 @@ class Region(models.Model):
 class ProviderAccount(models.Model):
     """The account at a cloud provider under which servers are rented; the phone number is shown masked only."""
 
-    provider = models.CharField(_("provider"), max_length=40)
-    name = models.CharField(_("account name"), max_length=60)
+    provider = LineField(_("provider"), max_length=40)
+    name = LineField(_("account name"), max_length=60)
     phone = EncryptedTextField(_("phone number"), blank=True)
 
     objects = StaffOnlyQuerySet.as_manager()
@@ -96,8 +98,8 @@ class ProviderAccount(models.Model):
 class SshCredential(models.Model):
     """How the panel signs in at servers: a private key, a password, or both. Both are encrypted at rest."""
 
-    name = models.CharField(_("name"), max_length=60, unique=True)
-    username = models.CharField(_("user on the server"), max_length=32, default="root")
+    name = LineField(_("name"), max_length=60, unique=True)
+    username = LineField(_("user on the server"), max_length=32, default="root")
     private_key = EncryptedTextField(_("private key"), blank=True)
     password = EncryptedTextField(_("password"), blank=True)
 
@@ -144,7 +146,7 @@ class Server(models.Model):
         DRAINING = "draining", _("draining")
         RETIRED = "retired", _("retired")
 
-    name = models.CharField(_("name"), max_length=60, unique=True)
+    name = LineField(_("name"), max_length=60, unique=True)
     region = models.ForeignKey(Region, models.PROTECT, related_name="servers", verbose_name=_("region"))
     provider_account = models.ForeignKey(
         ProviderAccount,
@@ -166,7 +168,7 @@ class Server(models.Model):
             "Where the provider translates addresses: the machine's own IPv4; empty = the public one."
         ),
     )
-    ssh_host = models.CharField(
+    ssh_host = LineField(
         _("address for SSH"), max_length=253, blank=True, help_text=_("Empty = the public address.")
     )
     ssh_port = models.PositiveIntegerField(_("SSH port"), default=22, validators=_port)
@@ -276,6 +278,8 @@ class Server(models.Model):
         """What more than one field says. Raises `ValidationError` with the field that is to be changed."""
         super().clean()
         problems: dict[str, list[Any]] = defaultdict(list)
+        for name, said in self.read_addresses().items():
+            problems[name].append(said)
         try:
             self.docker_socket = read_socket_path(self.docker_socket)
         except ValidationError as error:
@@ -288,6 +292,23 @@ class Server(models.Model):
         found = {name: said for name, said in problems.items() if said}
         if found:
             raise ValidationError(found)
+
+    def read_addresses(self) -> dict[str, ValidationError]:
+        """Bring `ssh_host` into its common form; what is wrong with the addresses, by field. Not well-formed ones are their fields'
+        business."""
+        problems = {}
+        for name in ("address", "bind_address"):
+            try:
+                check_address(getattr(self, name))
+            except ValidationError as error:
+                problems[name] = error
+            except ValueError:
+                continue
+        try:
+            self.ssh_host = read_host(self.ssh_host)
+        except ValidationError as error:
+            problems["ssh_host"] = error
+        return problems
 
     def _port_ranges(self) -> list[tuple[str, int | None, int | None]]:
         return [

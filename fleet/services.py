@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import User
 from accounts.services import log_operation
 from derpmgmt.lib import queue
+from derpmgmt.lib.lines import one_line
 from derpmgmt.lib.problems import Problem
 from fleet import outages
 from fleet.identity import forget_machine
@@ -147,6 +148,7 @@ def accept_server(*, server: Server, by: User | None = None) -> bool:
 @transaction.atomic
 def start_maintenance(*, server: Server, by: User | None, reason: str = "") -> None:
     """Place nothing new on the server; its relays keep running. Raises `WrongState`."""
+    reason = one_line(reason)
     moved = Server.objects.filter(
         pk=server.pk, status__in=[Server.Status.HEALTHY, Server.Status.UNHEALTHY]
     ).update(status=Server.Status.MAINTENANCE, **(NO_REASON | {"status_reason": reason}))

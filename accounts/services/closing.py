@@ -26,6 +26,7 @@ from accounts.services.notices import FAREWELLS, drop_notices, notify
 from accounts.services.people import NotAllowed, ask_right_over, end_sessions
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
+from derpmgmt.lib.lines import one_line
 
 FAREWELL = "account_closed"
 # What is left of a person's IP addresses: enough to tell a region and an abuse's source, too little to tell a household.
@@ -93,6 +94,7 @@ def close_account(*, user: User, by: User | None, reason: str = "", ip: str | No
     last super admin's by nobody. `by` None is the system or the console. `reason` is an English sentence marked for translation, or what an admin wrote. Raises
     `NotAllowed`, and `ClosingRefused` while "closing_reasons" has any. Makes the farewell mail. Announces `account_closing`.
     """
+    reason = one_line(reason)
     if by is None or by.pk != user.pk:
         ask_right_over(user, by)
     elif user.is_staff:

@@ -20,6 +20,7 @@ from accounts.models import User
 from accounts.services.activity import log_operation
 from accounts.services.notices import notify
 from derpmgmt.lib import queue
+from derpmgmt.lib.lines import one_line
 
 # What counts as a second factor; recovery codes only stand in for one.
 SECOND_FACTORS = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
@@ -153,7 +154,7 @@ def ban_user(*, user: User, by: User | None, reason: str = "") -> bool:
     user.banned_at = timezone.now()
     user.save(update_fields=["banned_at"])
     end_sessions(user)
-    log_operation(by=by, action="user.banned", target=user, subject=user, reason=reason)
+    log_operation(by=by, action="user.banned", target=user, subject=user, reason=one_line(reason))
     queue.announce("user_barred", user.pk)
     return True
 

@@ -9,6 +9,7 @@ from django.utils.translation import pgettext_lazy
 
 from containers.models import Relay
 from derpmgmt.lib.crypto import EncryptedTextField
+from derpmgmt.lib.lines import LineField
 from serials.rentals.models import ByRentalQuerySet, Rental
 
 
@@ -74,7 +75,7 @@ class Device(models.Model):
     node_key = models.CharField(
         _("node key"), max_length=64, help_text=_("64 hexadecimal digits, without “nodekey:”.")
     )
-    name = models.CharField(_("name"), max_length=63, blank=True)
+    name = LineField(_("name"), max_length=63, blank=True)
     status = models.CharField(_("state"), max_length=8, choices=Status, default=Status.PENDING)
     source = models.CharField(_("how it came in"), max_length=10, choices=Source, blank=True)
     trial_until = models.DateTimeField(_("on trial until"), null=True, blank=True, db_index=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from acl.devices import pasted
+from derpmgmt.lib.lines import one_line
 
 # Longer input is no list of devices, ...
 LONGEST_INPUT = 1_000_000
@@ -222,5 +223,4 @@ def _text(value: dict[str, Any], name: str) -> str:
 
 def clean_name(name: str) -> str:
     """A device's name as it is kept: what can be printed, without the marks around it, 63 characters at most."""
-    printable = "".join(character if character.isprintable() else " " for character in name)
-    return " ".join(printable.split()).strip("\"'#,;:|-=，；：、 ")[:_NAME_LENGTH].strip()
+    return one_line(name).strip("\"'#,;:|-=，；：、 ")[:_NAME_LENGTH].strip()

@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 from django.utils.translation import gettext as _
 
+from derpmgmt.lib.lines import one_line
+
 FIRST_REGION_ID, LAST_REGION_ID = 900, 999
 OLDEST_CLIENT = "1.84"
 # What Headscale's configuration names as the map of Tailscale's own relays; without any map it does not start.
@@ -67,14 +69,9 @@ class MapNode:
     certificate_sha256: str
 
 
-def clean_text(text: str) -> str:
-    """`text` on one line without control, format or line-separating characters, so that it cannot end a comment."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
 def region_name(place: str, number: int) -> str:
     """What `tailscale netcheck` prints for a region: "上海 1"."""
-    return f"{clean_text(place)} {number}".strip()
+    return f"{one_line(place)} {number}".strip()
 
 
 def region_code(place: str, number: int) -> str:
@@ -179,7 +176,7 @@ def _dump(value: Any) -> str:
 
 
 def _comment(mark: str, lines: Iterable[str]) -> str:
-    return "".join(f"{mark} {clean_text(line)}\n" for line in lines)
+    return "".join(f"{mark} {one_line(line)}\n" for line in lines)
 
 
 def _common_comments(version: int, ends_at: datetime) -> list[str]:

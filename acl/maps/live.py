@@ -24,6 +24,7 @@ from acl.maps.copies import Copy
 from acl.maps.derpmap import MapFormat
 from acl.maps.services.live_urls import PREFIX, read_copy, secret_hash
 from derpmgmt.lib.address import client_ip, client_network
+from derpmgmt.lib.lines import one_line
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def _answer(request: HttpRequest, path: str) -> HttpResponse:
             seen,
             version=version,
             ip=client_ip(request),
-            browser=derpmap.clean_text(request.headers.get("User-Agent", ""))[:200],
+            browser=one_line(request.headers.get("User-Agent", ""))[:200],
             file_format=file_format.value,
         )
     return _map(request, body, file_format)

@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import OwnedQuerySet
 from derpmgmt.lib.crypto import EncryptedTextField
+from derpmgmt.lib.lines import LineField
 from fleet.models import StaffOnlyQuerySet
 from serials.rentals.models import Entitlement, Redemption
 
@@ -20,7 +21,7 @@ class SerialBatch(Entitlement):
     # A customer's three relays stand on three servers, so a batch is bound to at least as many.
     FEWEST_SERVERS = 3
 
-    name = models.CharField(_("name"), max_length=80)
+    name = LineField(_("name"), max_length=80)
     days = models.PositiveIntegerField(
         _("days"),
         validators=[MinValueValidator(1), MaxValueValidator(3660)],

@@ -6,6 +6,8 @@ from django import forms
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from derpmgmt.lib.lines import LineFormField
+
 
 def end_of_day(day: date) -> datetime:
     """The last second of a day in the panel's time zone: what “until this day” means."""
@@ -21,4 +23,4 @@ class RenewForm(forms.Form):
 class PauseForm(forms.Form):
     """Why an admin pauses a rental."""
 
-    reason = forms.CharField(label=_("Reason"), required=False, max_length=200)
+    reason = LineFormField(label=_("Reason"), required=False, max_length=200)

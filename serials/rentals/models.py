@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import OwnedQuerySet, User
+from derpmgmt.lib.lines import LineField
 from fleet.models import Server
 
 
@@ -188,7 +189,7 @@ class Redemption(models.Model):
         related_name="+",
         verbose_name=_("by"),
     )
-    note = models.CharField(_("note"), max_length=200, blank=True)
+    note = LineField(_("note"), max_length=200, blank=True)
     # What was redeemed counts as not paid for since then: its time runs on, but no map of it is handed out.
     unpaid_since = models.DateTimeField(_("unpaid since"), null=True, blank=True, editable=False)
 

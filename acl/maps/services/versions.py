@@ -20,6 +20,7 @@ from acl.maps.services.regions import CHANGES_APART, choose_relays
 from containers.models import Relay
 from containers.services.rotation import rotate_relay
 from derpmgmt.lib import queue
+from derpmgmt.lib.lines import one_line
 from derpmgmt.lib.places import place_of
 from serials.rentals.models import Rental
 
@@ -334,5 +335,5 @@ def record_event(
         by=by,
         ip=ip,
         place=place_of(ip),
-        browser=derpmap.clean_text(browser)[:200],
+        browser=one_line(browser)[:200],
     )

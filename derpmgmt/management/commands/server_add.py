@@ -31,11 +31,10 @@ class Command(ServerCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         region = self.find_region(options["region"])
-        address, port = options["address"], options["ssh_port"]
+        address, port = options["address"].strip(), options["ssh_port"]
+        host = self.check_addresses(self.read_fields(options) | {"address": address})
         known = self._find_unfinished(address, port)
-        key = self.confirm_key(
-            options["ssh_host"] or address, port, options["host_key"], known.host_key if known else ""
-        )
+        key = self.confirm_key(host, port, options["host_key"], known.host_key if known else "")
         try:
             # Together: a server that is refused leaves no credential behind.
             with transaction.atomic():

@@ -40,7 +40,8 @@ class Command(ServerCommand):
             )
         key = None
         if options["host_key"]:
-            host = changes.get("ssh_host", server.ssh_host) or changes.get("address", server.address)
+            now = {name: getattr(server, name) for name in ("address", "bind_address", "ssh_host")}
+            host = self.check_addresses(now | changes)
             key = self.confirm_key(host, changes.get("ssh_port", server.ssh_port), options["host_key"])
         try:
             with transaction.atomic():

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from accounts.models import OperationLog, User
 from accounts.services import NotAllowed, log_operation
 from derpmgmt.lib import queue
+from derpmgmt.lib.lines import one_line
 from serials.rentals import reminders, schedule
 from serials.rentals.models import Redemption, Rental
 from serials.rentals.services.notices import tell
@@ -126,6 +127,7 @@ def renew_rental(*, rental: Rental, until: datetime, by: User | None, note: str 
     Announces `rental_changed`.
     """
     _ask_staff(by)
+    note = one_line(note)
     now, until = _now(), until.replace(microsecond=0)
     rental = _lock_open(rental)
     if until <= now:
@@ -189,6 +191,7 @@ def pause_rental(*, rental: Rental, by: User | None, reason: str = "") -> bool:
     Raises `NotAllowed` and, in its kinds, `RentalRefused`. Announces `rental_changed`.
     """
     _ask_staff(by)
+    reason = one_line(reason)
     now = _now()
     rental = _lock_open(rental)
     if rental.paused_at is not None:
