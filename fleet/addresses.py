@@ -1,4 +1,4 @@
-"""Addresses of servers as people give them: which ones cannot be a machine's, and what SSH connects to."""
+"""How servers are reached, as people give it: which addresses cannot be a machine's, what SSH connects to, Docker's socket."""
 
 import ipaddress
 import re
@@ -66,6 +66,18 @@ def read_host(text: str) -> str:
             params={"host": typed},
         )
     return name
+
+
+def read_socket_path(text: str) -> str:
+    """The path of a Docker socket as people write it: `unix://` is taken off. Raises `ValidationError` for anything else."""
+    path = text.strip().removeprefix("unix://")
+    if not re.fullmatch(r"/[^\x00-\x1f\x7f]*[^/\x00-\x1f\x7f]", path):
+        raise ValidationError(
+            _(
+                "The Docker socket is the absolute path of a file on the server, for example /var/run/docker.sock."
+            )
+        )
+    return path
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -1,6 +1,5 @@
 """Servers, where they stand, and how they are reached."""
 
-import re
 from collections import defaultdict
 from datetime import timedelta
 from ipaddress import ip_address
@@ -17,21 +16,9 @@ from django.utils.translation import gettext_lazy as _
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.lines import LineField
 from derpmgmt.lib.problems import explain, translate
-from fleet.addresses import check_address, read_host
+from fleet.addresses import check_address, read_host, read_socket_path
 
 _port = [MinValueValidator(1), MaxValueValidator(65535)]
-
-
-def read_socket_path(text: str) -> str:
-    """The path of a Docker socket as people write it: `unix://` is taken off. Raises `ValidationError` for anything else."""
-    path = text.strip().removeprefix("unix://")
-    if not re.fullmatch(r"/[^\x00-\x1f\x7f]*[^/\x00-\x1f\x7f]", path):
-        raise ValidationError(
-            _(
-                "The Docker socket is the absolute path of a file on the server, for example /var/run/docker.sock."
-            )
-        )
-    return path
 
 
 def _lies_within(port: int | None, first: int | None, last: int | None) -> bool:
