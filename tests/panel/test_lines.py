@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from accounts import services as accounts
 from accounts.forms import AddKeyForm, AdminCloseForm, RenameKeyForm
 from accounts.models import Notice, OperationLog
-from acl.services import rename_device
+from acl.devices.services import rename_device
 from derpmgmt.lib.lines import LineField, LineFormField, one_line
 from fleet import services as fleet
 from fleet.models import ProviderAccount, Region, Server, SshCredential
-from serials import services as serials
-from serials.forms import PauseForm
-from serials.models import Redemption, Rental, SerialBatch
+from serials.numbers import services as numbers
+from serials.numbers.models import SerialBatch
+from serials.rentals import services as rentals
+from serials.rentals.forms import PauseForm
+from serials.rentals.models import Redemption, Rental
 from tests.acl.factories import make_rental
 from tests.panel import world
 
@@ -114,7 +116,7 @@ def test_services_and_plain_writes_keep_one_line() -> None:
 @pytest.mark.django_db
 def test_a_name_of_nothing_is_none() -> None:
     with pytest.raises(ValidationError) as refused:
-        serials.create_batch(name="\n\0 ", days=1, count=1, by=None, is_paid=True)
+        numbers.create_batch(name="\n\0 ", days=1, count=1, by=None, is_paid=True)
     assert list(refused.value.message_dict) == ["name"]
 
 
@@ -124,10 +126,10 @@ def test_reasons_and_notes_are_one_line_in_the_log_and_in_mails() -> None:
     call_command("rental_pause", rental.user.email, "--reason", TYPED, stdout=StringIO(), stderr=StringIO())
     assert OperationLog.objects.get(action="rental.paused").detail["reason"] == KEPT
     assert Notice.objects.get(kind="rental_paused").context["reason"] == KEPT
-    serials.resume_rental(rental=Rental.objects.get(), by=None)
+    rentals.resume_rental(rental=Rental.objects.get(), by=None)
     rental.refresh_from_db()
     assert rental.ends_at is not None
-    serials.renew_rental(
+    rentals.renew_rental(
         rental=rental, until=rental.ends_at.replace(year=rental.ends_at.year + 1), by=None, note=TYPED
     )
     assert Redemption.objects.latest("pk").note == KEPT
