@@ -19,7 +19,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from accounts import services
+from accounts import services, wordlist
 from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
 from accounts.forms import AdminCloseForm, UserChangeForm, UserCreateForm
 from accounts.models import Notice, OperationLog, User
@@ -274,7 +274,7 @@ class ActionFilter(admin.SimpleListFilter):
     parameter_name = "action"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return list(OperationLog.NAMES.items())
+        return list(wordlist.ACTIONS.items())
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[OperationLog]) -> QuerySet[OperationLog]:
         return queryset.filter(action=self.value()) if self.value() else queryset
@@ -308,7 +308,7 @@ class NoticeKindFilter(admin.SimpleListFilter):
     parameter_name = "kind"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return list(Notice.NAMES.items())
+        return [(kind, words.name) for kind, words in wordlist.NOTICES.items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Notice]) -> QuerySet[Notice]:
         return queryset.filter(kind=self.value()) if self.value() else queryset

@@ -1,5 +1,4 @@
 from django.apps import AppConfig
-from django.contrib.admin.apps import AdminConfig
 from django.utils.translation import gettext_lazy as _
 
 
@@ -11,9 +10,3 @@ class AccountsConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import receivers  # noqa: F401
-
-
-class PanelAdminConfig(AdminConfig):
-    """Django's admin with our site: staff only, and only with a second factor."""
-
-    default_site = "accounts.admin_site.PanelAdminSite"

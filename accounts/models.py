@@ -1,6 +1,6 @@
 """People, and what they did."""
 
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.core.serializers.json import DjangoJSONEncoder
@@ -8,7 +8,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from accounts import actions, usernames
+from accounts import usernames, wordlist
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.lines import LineField
 
@@ -151,9 +151,6 @@ class OperationLogQuerySet(models.QuerySet["OperationLog"]):
 class OperationLog(models.Model):
     """Who did what to what, with which result; append-only, never with a secret in it."""
 
-    # Action → what people call it.
-    NAMES: ClassVar[dict[str, Any]] = actions.NAMES
-
     at = models.DateTimeField(_("time"), auto_now_add=True, db_index=True)
     actor = models.ForeignKey(
         User, models.SET_NULL, null=True, blank=True, related_name="operations", verbose_name=_("who")
@@ -180,7 +177,7 @@ class OperationLog(models.Model):
     @property
     def action_text(self) -> str:
         """What people call the action; one that an older version wrote stands as it is."""
-        return str(self.NAMES.get(self.action, self.action))
+        return str(wordlist.ACTIONS.get(self.action, self.action))
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if self.pk is not None:
@@ -263,30 +260,6 @@ class Notice(models.Model):
         PUSH = "push", _("push message")
         SMS = "sms", _("text message")
 
-    # Kind → what people call it; each has its texts in `templates/notices/`.
-    NAMES: ClassVar[dict[str, Any]] = {
-        "rental_redeemed": _("The rental has begun"),
-        "rental_renewed": _("Rental renewed"),
-        "rental_ending": _("The rental ends soon"),
-        "rental_ended": _("The rental has ended"),
-        "rental_paused": _("The rental is paused"),
-        "rental_resumed": _("The rental is resumed"),
-        "map_changed": _("The map has changed"),
-        "device_waiting": _("A device is waiting"),
-        "places_full": _("All places for devices are taken"),
-        "checking_on": _("Devices are checked again"),
-        "security": _("About the account's safety"),
-        "second_factor_reset": _("Two-factor authentication was reset"),
-        "server_silent": _("A server does not answer"),
-        "server_back": _("A server answers again"),
-        "servers_silent": _("Several servers do not answer"),
-        "servers_back": _("Several servers answer again"),
-        "relay_silent": _("A relay carries no packets"),
-        "account_closing": _("The account will be closed"),
-        "account_closing_refused": _("An account cannot be closed yet"),
-        "account_closed": _("The account is closed"),
-    }
-
     user = models.ForeignKey(User, models.CASCADE, related_name="notices", verbose_name=_("user"))
     kind = models.CharField(_("kind"), max_length=32)
     key = models.CharField(_("about"), max_length=120)
@@ -324,4 +297,5 @@ class Notice(models.Model):
     @property
     def kind_text(self) -> str:
         """What people call its kind."""
-        return str(self.NAMES.get(self.kind, self.kind))
+        kind = wordlist.NOTICES.get(self.kind)
+        return str(kind.name if kind else self.kind)

@@ -20,9 +20,10 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from accounts import wordlist
 from accounts.models import Channel, Notice, OperationLog, User
 from accounts.services.activity import log_operation
-from accounts.services.notices import FAREWELLS, drop_notices, notify
+from accounts.services.notices import drop_notices, notify
 from accounts.services.people import NotAllowed, ask_right_over, end_sessions
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
@@ -238,7 +239,7 @@ def finish_closing(*, user_pk: int, now: datetime) -> list[Any]:
         if User.objects.closing().filter(pk=user_pk).update(closed_at=now):
             # What was sent when stays, but no word of it: mails about an account's safety name person and place.
             Notice.objects.filter(user=user).update(address="", context={})
-            Notice.objects.filter(user=user, kind__in=FAREWELLS).update(error="")
+            Notice.objects.filter(user=user, kind__in=wordlist.farewells()).update(error="")
             log_operation(by=None, action="user.closed", target=user, subject=user)
     return []
 

@@ -25,7 +25,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from accounts import push, sms
+from accounts import push, sms, wordlist
 from accounts.models import Channel, Notice, User
 from accounts.services.activity import log_operation
 from derpmgmt.lib import queue
@@ -36,10 +36,6 @@ log = logging.getLogger(__name__)
 
 # After a refusal that may pass: the n-th try comes so long after the one before. Then a person has to look at it.
 BACKOFF = [timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 180, 360, 720, 1440)]
-# These go to closed and banned people too.
-FAREWELLS = frozenset({"account_closed", "security", "second_factor_reset"})
-# Text messages cost the operator money: only what a person must not miss.
-SMS_KINDS = frozenset({"rental_ending", "rental_ended", "account_closing"})
 # One sweep rings for so many.
 AT_ONCE = 200
 
@@ -82,7 +78,7 @@ def notify(
         wanted += [
             (channel.kind, str(channel.pk), "")
             for channel in Channel.objects.filter(user=user, confirmed_at__isnull=False)
-            if channel.kind != Channel.Kind.SMS or kind in SMS_KINDS
+            if channel.kind != Channel.Kind.SMS or wordlist.NOTICES[kind].by_sms
         ]
     if fits_until is not None:
         context = context | {"fits_until": fits_until.isoformat()}
@@ -111,7 +107,7 @@ def drop_notices(*, user: User, kinds: frozenset[str] | None = None) -> int:
     Those that failed are not sent again either, and one that is being handed over at this moment gets no further try. Returns
     how many would still have left by themselves.
     """
-    chosen = ~Q(kind__in=FAREWELLS) if kinds is None else Q(kind__in=kinds)
+    chosen = ~Q(kind__in=wordlist.farewells()) if kinds is None else Q(kind__in=kinds)
     return _take_back(Notice.objects.filter(chosen, user=user))
 
 
@@ -210,7 +206,7 @@ def send_notice(pk: int) -> None:
         return
     notice = Notice.objects.select_related("user").get(pk=pk)
     mine = Notice.objects.filter(pk=pk, state=Notice.State.SENDING, worker=worker)
-    if not notice.user.is_active and notice.kind not in FAREWELLS:
+    if not notice.user.is_active and notice.kind not in wordlist.farewells():
         mine.update(state=Notice.State.DROPPED, error=BARRED, address="")
         return
     if _is_outdated(notice, now):

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy, pgettext_lazy
 from accounts.models import Notice, OperationLog, User
 from acl.maps.models import AclEvent
 from fleet.models import Region
+from serials.numbers.models import redeemed_serial
 from serials.rentals.models import Redemption
 
 Cell = str | int | datetime | None
@@ -140,13 +141,13 @@ class RedemptionSource(Source):
         return Redemption.objects.visible_to(reader).filter(rental__user=customer).select_related("serial")
 
     def describe(self, row: Redemption, moment: str) -> tuple[str, str]:
-        title = " ".join(filter(None, [row.get_kind_display(), row.serial.masked if row.serial else ""]))
+        title = " ".join(filter(None, [row.get_kind_display(), redeemed_serial(row)]))
         # Given back were perhaps seconds, which no page shows.
         ends = dict.fromkeys(written(end) for end in (row.old_ends_at, row.new_ends_at) if end)
         return title, " → ".join(ends)
 
     def cells(self, row: Redemption) -> tuple[Cell, ...]:
-        serial = row.serial.masked if row.serial else ""
+        serial = redeemed_serial(row)
         return row.at, row.get_kind_display(), serial, row.old_ends_at, row.new_ends_at
 
 

@@ -22,7 +22,7 @@ from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.way_back import part_of
 from serials.numbers import codes, services
 from serials.numbers.forms import BatchForm
-from serials.numbers.models import SerialBatch, SerialNumber
+from serials.numbers.models import SerialBatch, SerialNumber, redeemed_serial
 from serials.rentals import admin as rentals
 from serials.rentals.models import Redemption, Rental
 
@@ -259,15 +259,10 @@ class RedemptionInline(rentals.RedemptionInline):
 
     @admin.display(description=gettext_lazy("serial number"))
     def serial(self, redemption: Redemption) -> str:
-        return _masked(redemption)
+        return redeemed_serial(redemption) or "–"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Redemption]:
         return super().get_queryset(request).select_related("serial")
-
-
-def _masked(redemption: Redemption) -> str:
-    serial: SerialNumber | None = getattr(redemption, "serial", None)
-    return serial.masked if serial else "–"
 
 
 @admin.register(Rental)
@@ -288,7 +283,7 @@ class RedemptionAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("serial number"))
     def serial(self, redemption: Redemption) -> str:
-        return _masked(redemption)
+        return redeemed_serial(redemption) or "–"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Redemption]:
         return Redemption.objects.visible_to(request.user)

@@ -113,3 +113,9 @@ class SerialNumber(models.Model):
     def masked(self) -> str:
         """The code as pages show it: only its last four characters."""
         return f"••••-{self.code_end}"
+
+
+def redeemed_serial(redemption: Redemption) -> str:
+    """The serial number that was redeemed, masked; "" where time came otherwise. Select `serial` with the redemptions."""
+    serial: SerialNumber | None = getattr(redemption, "serial", None)
+    return serial.masked if serial else ""

@@ -16,7 +16,7 @@ from django.core import mail
 from django.db import connection, transaction
 from django.utils import timezone
 
-from accounts import jobs, services
+from accounts import jobs, services, wordlist
 from accounts.models import Channel, Notice, OperationLog, User
 from accounts.services import channels, notices
 from derpmgmt.lib.jobs import LOST_AFTER
@@ -319,7 +319,7 @@ def test_every_kind_has_its_three_texts_and_a_name() -> None:
     files = {file.name for file in TEMPLATES.iterdir()} - {"base_message.txt", "base_message.html"}
     files = {name for name in files if not name.startswith("_")}  # parts of several
     kinds = {name.rpartition("_")[0] for name in files}
-    assert kinds == Notice.NAMES.keys()
+    assert kinds == wordlist.NOTICES.keys()
     wanted = {f"{kind}_{part}" for kind in kinds for part in ("subject.txt", "message.txt", "message.html")}
     assert wanted == files
 

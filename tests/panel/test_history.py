@@ -14,6 +14,7 @@ from django.urls import reverse
 from django.utils import timezone, translation
 
 from accounts import services as accounts
+from accounts import wordlist
 from accounts.models import Notice, User
 from acl.devices import services as devices
 from acl.maps import services as maps
@@ -248,7 +249,7 @@ def test_what_moves_the_end_is_not_called_a_renewal() -> None:
 def test_every_kind_of_notice_has_a_name(language: str) -> None:
     source = sources.SOURCES["notice"]
     with translation.override(language):
-        for kind in Notice.NAMES:
+        for kind in wordlist.NOTICES:
             title, text = source.describe(Notice(kind=kind), "created_at")
             assert title != kind
             assert text

@@ -12,11 +12,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
 from accounts import services as accounts
-from accounts.admin_site import PanelAdminSite
 from accounts.models import OperationLog, User
 from acl.devices import admin, services
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.devices.node_keys import NewDevice
+from derpmgmt.admin_site import PanelAdminSite
 from serials.numbers.models import SerialBatch
 from serials.rentals.models import Rental, RentalSpan
 from tests.acl.factories import make_relay, make_rental

@@ -11,13 +11,13 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts.admin_site import PanelAdminSite
 from acl.devices import admission_writer, jobs
 from acl.devices.models import Admission
 from acl.devices.networks import network_of
 from acl.devices.services import admission_rows, pace
 from acl.devices.services.pace import Asked, Pace
 from containers.models import Relay
+from derpmgmt.admin_site import PanelAdminSite
 from serials.rentals.models import Rental
 from tests.acl.device_world import browser as browser
 from tests.acl.device_world import relay as relay

@@ -8,11 +8,11 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts.admin_site import PanelAdminSite
 from acl.devices.models import Device, DevicePolicy
 from acl.devices.services import devices
 from containers.models import Gate, Relay
 from containers.services import gates
+from derpmgmt.admin_site import PanelAdminSite
 from serials.rentals.models import Rental, RentalSpan
 from tests.acl.device_world import A, B, C, D, approve, connect, press, refuse, show, words
 from tests.acl.device_world import browser as browser

@@ -14,8 +14,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import translation
 
 from accounts import services as accounts
-from accounts.admin_site import PanelAdminSite
 from accounts.models import OperationLog, User
+from derpmgmt.admin_site import PanelAdminSite
 from fleet.models import Server
 from serials.numbers import codes, services
 from serials.numbers.models import SerialBatch, SerialNumber

@@ -14,10 +14,10 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
-from accounts.admin_site import PanelAdminSite
 from accounts.models import Notice, User
 from accounts.services import create_user
 from accounts.services.notices import render
+from derpmgmt.admin_site import PanelAdminSite
 from serials.numbers import services as serials
 from serials.numbers.models import SerialNumber
 from serials.rentals import services as rentals

@@ -1,0 +1,38 @@
+"""What people call what happens to people's accounts."""
+
+from django.utils.translation import gettext_lazy as _
+
+from accounts.wordlist import Kind, declare
+
+declare(
+    actions={
+        "user.created": _("Account created"),
+        "user.signed_up": _("Signed up"),
+        "user.signed_in": _("Signed in"),
+        "user.signed_out": _("Signed out"),
+        "user.sign_in_failed": _("Sign-in failed"),
+        "user.changed": _("Account changed"),
+        "user.banned": _("Account banned"),
+        "user.unbanned": _("Ban lifted"),
+        "user.closing": _("The account was closed"),
+        "user.closing_refused": _("Account could not be closed"),
+        "user.closed": _("Closing of the account finished"),
+        "email.confirmed": _("E-mail address confirmed"),
+        "email.changed": _("E-mail address changed"),
+        "password.changed": _("Password changed"),
+        "password.reset": _("Password reset"),
+        "second_factor.added": _("Second factor added"),
+        "second_factor.removed": _("Second factor removed"),
+        "second_factor.renewed": _("Recovery codes renewed"),
+        "second_factor.reset": _("Second factors reset by an operator"),
+        "channel.added": _("Notice channel added"),
+        "channel.confirmed": _("Notice channel confirmed"),
+        "channel.removed": _("Notice channel removed"),
+        "notice.sent_again": _("Notice sent again"),
+    },
+    notices={
+        "security": Kind(_("About the account's safety"), is_farewell=True),
+        "second_factor_reset": Kind(_("Two-factor authentication was reset"), is_farewell=True),
+        "account_closed": Kind(_("The account is closed"), is_farewell=True),
+    },
+)

@@ -1,0 +1,17 @@
+"""What people call what happens to relays and gates."""
+
+from django.utils.translation import gettext_lazy as _
+
+from accounts.wordlist import Kind, declare
+
+declare(
+    actions={
+        "relay.ready": _("Relay ready"),
+        "relay.removed": _("Relay removed"),
+        "relay.retried": _("Relay tried again"),
+        "gate.retried": _("Gate tried again"),
+    },
+    notices={
+        "relay_silent": Kind(_("A relay carries no packets")),
+    },
+)

@@ -1,0 +1,28 @@
+"""What people call what happens to servers."""
+
+from django.utils.translation import gettext_lazy as _
+
+from accounts.wordlist import Kind, declare
+
+declare(
+    actions={
+        "credential.created": _("Credential added"),
+        "credential.changed": _("Credential changed"),
+        "server.created": _("Server added"),
+        "server.changed": _("Server changed"),
+        "server.host_key_confirmed": _("Host key confirmed"),
+        "server.check_requested": _("Server check requested"),
+        "server.accepted": _("Server accepted"),
+        "server.maintenance_started": _("Maintenance started"),
+        "server.maintenance_ended": _("Maintenance ended"),
+        "server.retired": _("Server retired"),
+        "server.silent": _("Server does not answer"),
+        "server.answers": _("Server answers again"),
+    },
+    notices={
+        "server_silent": Kind(_("A server does not answer")),
+        "server_back": Kind(_("A server answers again")),
+        "servers_silent": Kind(_("Several servers do not answer")),
+        "servers_back": Kind(_("Several servers answer again")),
+    },
+)
