@@ -12,7 +12,7 @@ import paramiko
 
 from fleet.ssh.errors import CommandFailed, ForwardingRefused, HostKeyChanged, TimedOut, Unreachable
 from fleet.ssh.keys import HostKey, load_private_key
-from fleet.ssh.shell import Marked, Wrapped, not_run
+from fleet.ssh.shell import Marked, Tail, Wrapped, not_run
 from fleet.ssh.sign_in import SignIn
 from fleet.ssh.stream import ChannelStream
 from fleet.ssh.transport import Channel, Transport, greet, leave, read_host_key
@@ -189,7 +189,7 @@ class Connection:
         deadline = time.monotonic() + timeout
         wrapped = Wrapped(f"exec {command}", stream=True)
         channel = self._start(wrapped, deadline)
-        out, err = wrapped.output(self._transport.default_window_size), wrapped.errors(OUTPUT_LIMIT)
+        out, err = wrapped.output(self._transport.default_window_size), Tail()
         try:
             begun = self._read(channel, out, err, time.monotonic() + timeout / 2, lambda: out.has_begun)
             if not begun and not channel.closed and not channel.eof_received:
@@ -326,7 +326,8 @@ class Connection:
                     out.feed(channel.recv(65536))
                 if channel.recv_stderr_ready():
                     err.feed(channel.recv_stderr(65536))
-                if time.monotonic() >= deadline:
+                # Not only when nothing more is there: some hosts never stop.
+                if time.monotonic() >= deadline or is_enough():
                     break
             if is_enough():
                 return True

@@ -102,6 +102,18 @@ class Marked:
             raise CommandFailed(code="output_too_long")
 
 
+class Tail(Marked):
+    """An output of which only the last is of interest: `before`."""
+
+    def __init__(self) -> None:
+        super().__init__(b"", b"", 0)
+
+    def feed(self, data: bytes) -> None:
+        """Take what came."""
+        self.taken += len(data)
+        self.before = (self.before + data)[-self.TAIL :]
+
+
 def _words(script: str) -> Iterator[str]:
     word = ""
     for byte in script.encode():

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,24 @@ def test_stream_carries_all_when_the_login_shell_is_wild(
     while echoed < len(data):
         echoed += len(stream.recv(65536))
     assert echoed == len(data)
+    stream.close()
+
+
+def test_stream_begins_when_much_is_there_before_anybody_reads(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine."""
+    start = Connection._start
+
+    def start_and_be_busy(*values: Any) -> Any:
+        channel = start(*values)
+        time.sleep(1)
+        return channel
+
+    monkeypatch.setattr(Connection, "_start", start_and_be_busy)
+    stream = connection.open_session_command("sh -c 'yes wrong | head -c 3000000 >&2; cat'", 20)
+    stream.sendall(b"there")
+    assert stream.recv(10) == b"there"
     stream.close()
 
 
