@@ -8,10 +8,10 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from containers.decisions import SLOTS
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Relay, RelayHealth
 from containers.services.proving import reaches_nothing
-from containers.services.relays import SLOTS
 from containers.steps import format_seconds
 from containers.ticks import Day, relay_days
 from fleet.models import Server

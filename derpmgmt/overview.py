@@ -15,11 +15,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from accounts.models import Notice, User
+from containers.decisions import SLOTS
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Gate, Relay, ServerCheck
 from containers.services import gates, rotation
 from containers.services.images import GATE_LINK, RELAY_LINK
-from containers.services.relays import SLOTS
 from derpmgmt.lib.address import is_loopback
 from derpmgmt.lib.problems import explain
 from fleet.models import Region, Server

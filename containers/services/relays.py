@@ -26,7 +26,6 @@ from fleet.models import Server
 from serials.rentals.models import Rental
 from serials.rentals.services import credit_waiting_time, lock_rental, request_plan
 
-SLOTS = (1, 2, 3)
 # A failed try is repeated after 5 s, 10 s, … at most every 5 minutes.
 RETRY_PAUSE = timedelta(seconds=5)
 RETRY_PAUSE_LONGEST = timedelta(minutes=5)
@@ -111,6 +110,26 @@ def give_up(relay: Relay, *, returns: bool = False) -> bool:
             try_after=None,
             failures=0,
         )
+    )
+    if moved:
+        queue.announce("relay_changed", relay.pk)
+    return bool(moved)
+
+
+def bring_back(relay: Relay) -> bool:
+    """Have a relay that went with its customer's rights made again in its place, with the same ports, keys and certificate.
+
+    It has to prove itself again. False when it has changed since it was read.
+    """
+    moved = Relay.objects.filter(pk=relay.pk, status=relay.status).update(
+        status=Relay.Status.PLANNED,
+        slot=relay.return_slot,
+        return_slot=None,
+        image="",
+        failures=0,
+        failure_code="",
+        try_after=None,
+        proven_at=None,
     )
     if moved:
         queue.announce("relay_changed", relay.pk)

@@ -4,18 +4,17 @@ for those who have the old map, until nobody needs it."""
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from containers import placement
+from containers.decisions import decide_successor
 from containers.models import Relay
-from containers.services.planning import CERTIFICATE_RESERVE, PLAN_TRIES, look_at
-from containers.services.relays import FIRST_LOOK_AFTER, create_relay, give_up
+from containers.services.ground import CERTIFICATE_RESERVE, read_state
+from containers.services.planning import create_planned, write_planned
+from containers.services.relays import FIRST_LOOK_AFTER, give_up
 from derpmgmt.lib import queue
-from fleet.models import Server
 from serials.rentals.models import Rental
-from serials.rentals.services import bound_servers
 
 # A retiring relay that devices were still connected to is looked at again after this time.
 LOOK_EVERY = timedelta(minutes=10)
@@ -30,15 +29,8 @@ def rotate_relay(*, relay: Relay, now: datetime | None = None) -> Relay | None:
     place over (`relays.record_running`). None when the relay is not running in its place, has a successor, its customer has
     no right to it, or no server has room: ask again later. Announces `relay_changed`.
     """
-    for attempt in range(PLAN_TRIES):
-        try:
-            with transaction.atomic():
-                return _rotate(relay.pk, now or timezone.now())
-        except IntegrityError:
-            # Another plan took the same port between our look and our insert.
-            if attempt == PLAN_TRIES - 1:
-                raise
-    return None
+    moment = now or timezone.now()
+    return write_planned(lambda: _rotate(relay.pk, moment))
 
 
 def _rotate(relay_pk: int, now: datetime) -> Relay | None:
@@ -46,24 +38,9 @@ def _rotate(relay_pk: int, now: datetime) -> Relay | None:
     if rental_pk is None:
         return None
     rental = Rental.objects.select_for_update().get(pk=rental_pk)
-    live = list(rental.relays.live().select_related("server"))
-    relay = next((row for row in live if row.pk == relay_pk), None)
-    is_running = relay and relay.slot is not None and relay.status == Relay.Status.RUNNING
-    has_successor = any(row.replaces_id == relay_pk for row in live)
-    if not relay or not is_running or has_successor or not rental.is_entitled(now):
-        return None
-    servers = list(Server.objects.select_for_update().usable().due_for_contact(now).order_by("pk"))
-    views, free = look_at(servers, now)
-    bound = bound_servers(rental, now)
-    others = {row.server_id for row in live} - {relay.server_id}
-    same = [view for view in views if view.pk == relay.server_id]
-    chosen = placement.choose_servers(same, 1, bound=bound) or placement.choose_servers(
-        views, 1, taken=others | {relay.server_id}, bound=bound
-    )
-    if not chosen:
-        return None
-    server = next(server for server in servers if server.pk == chosen[0])
-    return create_relay(rental, server, free[server.pk], now, replaces=relay)
+    state, ground = read_state(rental, now)
+    action = decide_successor(state, relay_pk)
+    return create_planned(rental, action, ground, now) if action else None
 
 
 def due_rotations(now: datetime, limit: int = 50) -> list[Relay]:

@@ -6,7 +6,9 @@ A fleet gives the fixture `host`: one server with a Docker Engine, empty of our 
 import hashlib
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -18,6 +20,7 @@ from containers.deploy import (
     Found,
     ensure_image,
     make_so,
+    put_files,
     read_differences,
     read_ours,
     read_volumes,
@@ -216,6 +219,31 @@ class DeployBehaviour:
         assert broken.private_key not in refusal.value.detail
         assert host.make(host.spec()) is True
         assert host.only().state == "running"
+
+    def test_one_that_had_to_be_restarted_is_not_taken_for_up(self, host: Host) -> None:
+        whole = host.spec()
+        broken = replace(whole, certificate_pem="no certificate")
+
+        def mend(step: str) -> None:
+            """What it lacked arrives after it has crashed, so that it runs by the time that it is looked at."""
+            if step != "check":
+                return
+            name, deadline = whole.container_name, time.monotonic() + 20
+            while not host.engine.inspect_container(name)["RestartCount"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            put_files(host.engine, name, whole.files_dir, whole.files)
+            while True:
+                with suppress(OSError):
+                    if served_pin(whole) == wanted_pin(whole):
+                        return
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+        with pytest.raises(ContainerStopped):
+            host.make(broken, mend)
+        state = host.engine.inspect_container(whole.container_name)["State"]
+        assert state["Status"] == "running"
 
     def test_removing_is_silent_when_there_is_nothing(self, host: Host) -> None:
         remove_relay(host.engine, PANEL, 404)

@@ -16,7 +16,7 @@ from acl.maps.derpmap import MapFormat
 from acl.maps.models import AclConfig
 from acl.maps.services import hand_out_map
 from containers.models import Relay
-from containers.services.planning import CERTIFICATE_RESERVE
+from containers.services.ground import CERTIFICATE_RESERVE
 from derpmgmt import flow
 from fleet.models import Server
 from serials.numbers.models import SerialNumber

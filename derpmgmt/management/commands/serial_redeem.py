@@ -10,8 +10,8 @@ from django.utils.translation import gettext_lazy
 
 from accounts.models import User
 from acl.devices.services import close_window
+from containers.decisions import SLOTS
 from containers.models import Deployment, Relay
-from containers.services.relays import SLOTS
 from containers.steps import name_steps
 from derpmgmt.lib.commands import CommandRefused, PanelCommand
 from derpmgmt.lib.refusals import Refusal

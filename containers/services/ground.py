@@ -1,0 +1,166 @@
+"""Where a customer's relays stand and where they may be made: the rows, read for `containers.decisions`."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db.models import Q
+
+from containers import placement
+from containers.decisions import PANEL_FAILURES, PORT_FAILURES, GoneView, RelayView, State
+from containers.models import Relay, RelayQuerySet
+from fleet.models import Server
+from serials.rentals.models import Rental
+from serials.rentals.services import bound_servers
+
+# A server on which a customer's relay failed is not tried again for him within this time while others are left.
+AVOID_FOR = timedelta(minutes=10)
+# A port found taken by a stranger is not tried again for a day.
+PORT_AVOID_FOR = timedelta(days=1)
+# A certificate is renewed, and a relay does not come back with it, when its end is as near as this.
+CERTIFICATE_RESERVE = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The rows behind a `State`: the relays and usable servers by pk, and the lowest free DERP and STUN port of each server."""
+
+    relays: dict[int, Relay]
+    servers: dict[int, Server]
+    ports: dict[int, tuple[int | None, int | None]]
+
+
+def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
+    """What `containers.decisions` needs, and the rows behind it; call in a transaction with the rental's row locked.
+
+    Without rights only the relays are read.
+    """
+    has_rights = rental.user.banned_at is None and rental.is_entitled(now)
+    live = list(_relays(rental).exclude(status=Relay.Status.RELEASED))
+    relays = tuple(_view(relay, now) for relay in live)
+    if not has_rights:
+        return State(False, relays), Ground({relay.pk: relay for relay in live}, {}, {})
+    # Locked, so that two plans never both take a server's last place.
+    # (MariaDB knows no FOR UPDATE OF, so nothing is joined here.)
+    servers = list(Server.objects.select_for_update().usable().due_for_contact(now).order_by("pk"))
+    gone = list(
+        _relays(rental)
+        .filter(
+            return_slot__isnull=False,
+            status__in=[Relay.Status.RELEASED, Relay.Status.REMOVING],
+            server__in=servers,
+        )
+        .order_by("-pk")
+    )
+    standing = _read_standing(servers, now)
+    ports = {server.pk: _free_ports(server, standing[server.pk]) for server in servers}
+    failed_lately = (
+        rental.relays.filter(failed_at__gt=now - AVOID_FOR)
+        .exclude(failure_code__in=["", *PORT_FAILURES, *PANEL_FAILURES])
+        .values_list("server_id", flat=True)
+    )
+    bound = bound_servers(rental, now)
+    state = State(
+        has_rights=True,
+        relays=relays,
+        gone=tuple(_gone_view(relay, standing[relay.server_id], now) for relay in gone),
+        servers=tuple(_server_view(server, standing[server.pk], ports[server.pk]) for server in servers),
+        bound=None if bound is None else frozenset(bound),
+        avoided=frozenset(failed_lately),
+    )
+    rows = {relay.pk: relay for relay in [*gone, *live]}
+    return state, Ground(rows, {server.pk: server for server in servers}, ports)
+
+
+def _relays(rental: Rental) -> RelayQuerySet:
+    """A rental's relays with what a plan looks at: not their keys, each of which would be decrypted."""
+    # fmt: off
+    return rental.relays.select_related("server").only(
+        "rental_id", "slot", "status", "derp_port", "stun_port", "certificate_address", "certificate_ends_at", "failure_code", "failed_at",
+        "proven_at", "return_slot", "replaces_id", "retiring_since", "server__region_id", "server__address", "server__capacity",
+        "server__next_contact_at", "server__tcp_port_first", "server__tcp_port_last", "server__udp_port_first", "server__udp_port_last",
+    )
+    # fmt: on
+
+
+def _view(relay: Relay, now: datetime) -> RelayView:
+    resting = relay.server.next_contact_at
+    return RelayView(
+        pk=relay.pk,
+        server=relay.server_id,
+        region=str(relay.server.region_id),
+        slot=relay.slot,
+        status=relay.status,
+        is_proven=relay.proven_at is not None,
+        replaces=relay.replaces_id,
+        is_retiring=relay.retiring_since is not None,
+        is_resting=resting is not None and resting > now,
+        failure_code=relay.failure_code,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What has ports on a server: pks, ports, and whether it stands there or its port is only avoided."""
+
+    pk: int
+    derp_port: int
+    stun_port: int
+    is_live: bool
+
+
+def _read_standing(servers: list[Server], now: datetime) -> dict[int, list[_Standing]]:
+    """What has ports on each of the servers, by one query."""
+    standing = defaultdict(list)
+    in_use = Relay.objects.filter(server__in=servers).filter(
+        ~Q(status=Relay.Status.RELEASED)
+        | Q(failure_code__in=PORT_FAILURES, failed_at__gt=now - PORT_AVOID_FOR)
+    )
+    rows = in_use.values_list("server_id", "pk", "derp_port", "stun_port", "status")
+    for server_pk, pk, derp_port, stun_port, status in rows:
+        standing[server_pk].append(_Standing(pk, derp_port, stun_port, status != Relay.Status.RELEASED))
+    return standing
+
+
+def _gone_view(relay: Relay, standing: list[_Standing], now: datetime) -> GoneView:
+    """A relay that went with the rights; it may come back where its ports are free and in the server's ranges, one more relay fits,
+    and its certificate names the server's present address and lasts."""
+    server = relay.server
+    others = [row for row in standing if row.is_live and row.pk != relay.pk]
+    is_possible = (
+        server.tcp_port_first <= relay.derp_port <= server.tcp_port_last
+        and server.udp_port_first <= relay.stun_port <= server.udp_port_last
+        and not any(row.derp_port == relay.derp_port or row.stun_port == relay.stun_port for row in others)
+        and len(others) < server.capacity
+        and not (
+            relay.failure_code in PORT_FAILURES and relay.failed_at and relay.failed_at > now - PORT_AVOID_FOR
+        )
+        and relay.certificate_address == server.address
+        and relay.certificate_ends_at > now + CERTIFICATE_RESERVE
+    )
+    assert relay.return_slot is not None
+    return GoneView(relay.pk, server.pk, str(server.region_id), relay.return_slot, is_possible)
+
+
+def _free_ports(server: Server, standing: list[_Standing]) -> tuple[int | None, int | None]:
+    """A server's lowest free DERP and STUN port; None where there is none."""
+    tcp = range(server.tcp_port_first, server.tcp_port_last + 1)
+    udp = range(server.udp_port_first, server.udp_port_last + 1)
+    return (
+        placement.choose_port(tcp, {row.derp_port for row in standing}),
+        placement.choose_port(udp, {row.stun_port for row in standing}),
+    )
+
+
+def _server_view(
+    server: Server, standing: list[_Standing], ports: tuple[int | None, int | None]
+) -> placement.ServerView:
+    return placement.ServerView(
+        pk=server.pk,
+        region=str(server.region_id),
+        capacity=server.capacity,
+        relays=sum(row.is_live for row in standing),
+        free_derp_ports=int(ports[0] is not None),
+        free_stun_ports=int(ports[1] is not None),
+        load=server.load_ratio,
+    )
