@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
 from derpmgmt.lib.outgoing import never_connected
+from derpmgmt.lib.refusals import NotSent, Refusal
 
 # apprise's schema → the name people know, and the only host an address may name where it names one at all.
 SERVICES: dict[str, tuple[Any, str]] = {
@@ -47,22 +48,14 @@ UNREACHABLE = gettext_noop("It could not be reached.")
 IN_DOUBT = gettext_noop("The service did not answer as it should; the message may have arrived all the same.")
 
 
-class AddressRefused(Exception):
-    """Nothing can be sent to an address like this; the text says why."""
+class AddressRefused(Refusal):
+    """Nothing can be sent to an address like this."""
+
+    code, field = "address_refused", "address"
 
 
-class PushFailed(Exception):
-    """The service did not take the message.
-
-    `reason` is what it said, without any key, or an English sentence marked for translation. `is_in_doubt`: it, or one of
-    several receivers, may have got the message all the same.
-    """
-
-    is_final = False
-
-    def __init__(self, reason: str, *, is_in_doubt: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.is_in_doubt = reason, is_in_doubt
+class PushFailed(NotSent):
+    """The service did not take the message; `is_in_doubt` also where one of several receivers may have got it."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
 from derpmgmt.lib.outgoing import never_connected
+from derpmgmt.lib.refusals import NotSent, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -28,22 +29,15 @@ NOT_INSTALLED = gettext_noop("What requirements-sms.txt lists is not installed."
 UNREACHABLE = gettext_noop("It could not be reached.")
 
 
-class NumberRefused(Exception):
+class NumberRefused(Refusal):
     """This is no mobile number in mainland China."""
 
-    def __str__(self) -> str:
-        return str(_("Type a mobile number of mainland China: eleven digits."))
+    code, field = "no_mobile_number", "number"
+    sentence = _("Type a mobile number of mainland China: eleven digits.")
 
 
-class SmsFailed(Exception):
-    """The provider did not take the message; `reason` is what it said, or an English sentence marked for translation.
-
-    `is_final`: it never will. `is_in_doubt`: there was no answer that says so, and it may have taken it all the same.
-    """
-
-    def __init__(self, reason: str, *, is_final: bool = False, is_in_doubt: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.is_final, self.is_in_doubt = reason, is_final, is_in_doubt
+class SmsFailed(NotSent):
+    """The provider did not take the message."""
 
 
 def is_configured() -> bool:

@@ -23,6 +23,7 @@ import certifi
 from django.utils.translation import gettext
 
 from containers.spec import FILES_DIR, USER_ID
+from derpmgmt.lib.refusals import Refusal
 
 DERPER_VERSION = "v1.102.5"
 DERPER_MODULE = "tailscale.com/cmd/derper"
@@ -35,8 +36,10 @@ MACHINES = {62: "amd64", 183: "arm64"}  # e_machine of ELF (EM_X86_64, EM_AARCH6
 PT_INTERP = 3
 
 
-class ImageError(Exception):
-    """The image cannot be made or read; the text is a sentence for the operator."""
+class ImageError(Refusal):
+    """The image cannot be made or read."""
+
+    code = "image"
 
 
 @dataclass(frozen=True)

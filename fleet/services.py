@@ -15,6 +15,7 @@ from accounts.services import log_operation
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import one_line
 from derpmgmt.lib.problems import Problem
+from derpmgmt.lib.refusals import Refusal
 from fleet import outages
 from fleet.identity import forget_machine
 from fleet.machine import SameMachine
@@ -43,12 +44,17 @@ def status_words(problem: Problem) -> dict[str, Any]:
     }
 
 
-class ServerNotEmpty(Exception):
+class ServerNotEmpty(Refusal):
     """The server still holds relays."""
 
+    code = "server_not_empty"
+    sentence = _("The server still holds relays; it can be removed once they are gone.")
 
-class WrongState(Exception):
+
+class WrongState(Refusal):
     """The server's state does not allow this."""
+
+    code = "wrong_state"
 
 
 @transaction.atomic

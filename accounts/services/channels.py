@@ -13,14 +13,17 @@ from accounts import push, sms
 from accounts.models import Channel, User
 from accounts.services.activity import log_operation
 from derpmgmt.lib.crypto import keyed_hash
+from derpmgmt.lib.refusals import Refusal
 
 MOST = 5
 CODE_LASTS = timedelta(minutes=10)
 CODE_TRIES = 5
 
 
-class ChannelRefused(Exception):
-    """The channel is not added, or the code is not right; the text says why."""
+class ChannelRefused(Refusal):
+    """The channel is not added, or the code is not right."""
+
+    code = "channel_refused"
 
 
 def add_push_channel(*, user: User, address: str) -> Channel:

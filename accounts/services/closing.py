@@ -19,6 +19,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from accounts import wordlist
 from accounts.models import Channel, Notice, OperationLog, User
@@ -28,6 +29,7 @@ from accounts.services.people import NotAllowed, ask_right_over, end_sessions
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.lines import one_line
+from derpmgmt.lib.refusals import Refusal
 
 FAREWELL = "account_closed"
 # What is left of a person's IP addresses: enough to tell a region and an abuse's source, too little to tell a household.
@@ -37,15 +39,22 @@ _BELONGINGS: tuple[type[Any], ...] = (EmailAddress, Authenticator, Channel)
 _UNDER_WAY = (Notice.State.WAITING, Notice.State.SENDING)
 
 
-class ClosingRefused(Exception):
+class ClosingRefused(Refusal):
     """The account cannot be closed yet; `reasons` are sentences, lazily translated."""
 
+    code = "closing_refused"
+    sentence = gettext_lazy("The account cannot be closed yet:")
+
     def __init__(self, reasons: list[Any]) -> None:
-        super().__init__(reasons)
+        super().__init__()
         self.reasons = reasons
 
     def __str__(self) -> str:
         return " ".join(str(reason) for reason in self.reasons)
+
+    def details(self) -> dict[str, Any]:
+        """The reasons one by one."""
+        return {"reasons": [str(reason) for reason in self.reasons]}
 
 
 def hash_address(email: str) -> str:

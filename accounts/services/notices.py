@@ -31,6 +31,7 @@ from accounts.services.activity import log_operation
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import LOST_AFTER, Heartbeat, worker_name
 from derpmgmt.lib.mail import LIMIT, MailFailed, MailLimited, deliver
+from derpmgmt.lib.refusals import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,10 @@ INTERNAL = gettext_noop("An internal error; the panel's log says more.")
 OUTDATED = gettext_noop("It was no longer the case.")
 
 
-class NoticeRefused(Exception):
-    """A notice cannot be sent again; the text says why."""
+class NoticeRefused(Refusal):
+    """A notice cannot be sent again."""
+
+    code = "notice_refused"
 
 
 class _TakenAway(Exception):

@@ -21,6 +21,7 @@ from accounts.services.activity import log_operation
 from accounts.services.notices import notify
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import one_line
+from derpmgmt.lib.refusals import Refusal
 
 # What counts as a second factor; recovery codes only stand in for one.
 SECOND_FACTORS = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
@@ -29,12 +30,16 @@ SECOND_FACTORS = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
 MOST_SESSIONS = 50
 
 
-class AccountExists(Exception):
+class AccountExists(Refusal):
     """The e-mail address or the user name is taken."""
 
+    code = "account_exists"
 
-class NotAllowed(Exception):
-    """Who asks may not do this; the text says why."""
+
+class NotAllowed(Refusal):
+    """Who asks may not do this."""
+
+    code = "not_allowed"
 
 
 def suggest_username(text: str) -> str:

@@ -16,12 +16,13 @@ from typing import Any
 
 import redis
 from django.core.cache import cache
-from django.utils.translation import gettext, gettext_noop
+from django.utils.translation import gettext_lazy, gettext_noop
 
 from acl.devices import outbound
 from acl.maps import copies
 from containers.derp.keys import format_node_key
 from derpmgmt.lib.crypto import keyed_hash
+from derpmgmt.lib.refusals import Refusal
 
 # The time limits in seconds for all of a question, from the name to the last byte: of a relay's, and of a person's who waits.
 ASK_SECONDS = 1.5
@@ -77,15 +78,14 @@ class Answer:
     problem: str = ""
 
 
-class VerifyUrlRefused(Exception):
-    """The address cannot be used; `code` is a key of `SENTENCES`, `str()` the sentence for people. Never holds the address."""
+class VerifyUrlRefused(Refusal):
+    """The address cannot be used; `code` is a key of `SENTENCES`. Never holds the address."""
+
+    field = "verify_url"
 
     def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = _SAME.get(code, code)
-
-    def __str__(self) -> str:
-        return gettext(SENTENCES[self.code])
+        code = _SAME.get(code, code)
+        super().__init__(gettext_lazy(SENTENCES[code]), code=code)
 
 
 def ask_verify_url(*, url: str, node_key: str, source_ip: str, timeout: float = ASK_SECONDS) -> Answer:

@@ -19,6 +19,8 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from derpmgmt.lib.refusals import Refusal
+
 __all__ = [
     "CommandRefused",
     "PanelCommand",
@@ -60,13 +62,10 @@ def describe_error(error: CommandError) -> dict[str, Any]:
             if hasattr(cause, "error_dict")
             else {"errors": [str(text) for text in cause.messages]}
         )
+    elif isinstance(cause, Refusal):
+        code, details = cause.code, cause.details()
     elif cause is not None:
-        code = str(getattr(cause, "code", "") or _slug(type(cause).__name__))
-        details = {name: str(value) for name, value in (getattr(cause, "values", None) or {}).items()}
-        if words := getattr(cause, "detail", ""):
-            details["words"] = words
-        if reasons := getattr(cause, "reasons", None):
-            details["reasons"] = [str(reason) for reason in reasons]
+        code = _slug(type(cause).__name__)
     else:
         code = "usage" if error.returncode == 2 else "refused"
     return {"code": code, "message": str(error), "details": details}
@@ -200,7 +199,7 @@ class PanelCommand(TranslatedCommand):
     """A command with `--json`.
 
     Results go to standard output with `emit` or `emit_one`, progress to standard error with `say`. What cannot be done is a
-    `CommandError` with the reason as a sentence: it is printed to standard error and the command exits with 1 (2 for
+    `CommandError` with the reason as a sentence, or a `Refusal` of the services: it is printed to standard error and the command exits with 1 (2 for
     wrong arguments). With `--json` the failure is an object on the last line of standard error (`run_command_line`). Nothing is emitted by a command that fails, unless what it found is the very reason.
 
     A command that `destroys` something has `--yes` and asks with `confirm` before it changes anything.
@@ -249,7 +248,10 @@ class PanelCommand(TranslatedCommand):
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         self.as_json = bool(options.get("json"))
-        return super().execute(*args, **options)
+        try:
+            return super().execute(*args, **options)
+        except Refusal as refusal:
+            raise CommandError(str(refusal)) from refusal
 
     def emit(self, rows: Sequence[Row], columns: Mapping[str, Any]) -> None:
         """Print rows: as a table of `columns` (key of a row → heading), or with `--json` as a list of whole rows.

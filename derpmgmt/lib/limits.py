@@ -6,17 +6,31 @@ from typing import Any, NamedTuple
 
 import redis
 from django.http import HttpRequest
+from django.utils.translation import ngettext
 from django_ratelimit.core import get_usage
+
+from derpmgmt.lib.refusals import Refusal
 
 log = logging.getLogger(__name__)
 
 
-class TooManyRequests(Exception):
+class TooManyRequests(Refusal):
     """The limit is reached; `wait_seconds` until it is lifted. The middleware turns it into a 429 page that says so."""
 
+    code = "too_many_requests"
+
     def __init__(self, wait_seconds: int) -> None:
-        super().__init__(f"too many requests, wait {wait_seconds} s")
+        super().__init__(wait_seconds=wait_seconds)
         self.wait_seconds = wait_seconds
+
+    def __str__(self) -> str:
+        minutes = -(-self.wait_seconds // 60)
+        text = ngettext(
+            "Too many tries. Wait %(count)d minute, then try again.",
+            "Too many tries. Wait %(count)d minutes, then try again.",
+            minutes,
+        )
+        return text % {"count": minutes}
 
 
 class Limit(NamedTuple):

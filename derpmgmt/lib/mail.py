@@ -27,6 +27,7 @@ from django.utils.translation import ngettext
 
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
+from derpmgmt.lib.refusals import NotSent, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -82,23 +83,17 @@ class _Place(NamedTuple):
     name: str
 
 
-class MailFailed(Exception):
-    """The mail server did not take a message. `reason` is for operators; the log has it too.
-
-    `is_final`: it never will (the address does not exist). `is_in_doubt`: the connection broke while the message was handed over,
-    so it may have been taken all the same.
-    """
-
-    def __init__(self, reason: str = "", *, is_final: bool = False, is_in_doubt: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.is_final, self.is_in_doubt = reason, is_final, is_in_doubt
+class MailFailed(NotSent):
+    """The mail server did not take a message. `reason` is for operators; the log has it too."""
 
 
-class MailLimited(Exception):
+class MailLimited(Refusal):
     """So many messages went to this address that the next one has to wait for `wait_seconds`."""
 
+    code = "mail_limited"
+
     def __init__(self, wait_seconds: int) -> None:
-        super().__init__(wait_seconds)
+        super().__init__(wait_seconds=wait_seconds)
         self.wait_seconds = wait_seconds
 
     def __str__(self) -> str:

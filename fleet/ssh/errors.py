@@ -1,10 +1,13 @@
 """What may go wrong with a host, in words a person can read."""
 
+from typing import Any
+
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
 from derpmgmt.lib.problems import declare, sentence_of
+from derpmgmt.lib.refusals import Refusal
 
 DETAIL_LIMIT = 500
 """Characters of a host's own words that an error keeps."""
@@ -100,12 +103,8 @@ declare(SENTENCES)
 gettext_noop("SSH on the server forbids forwarding to sockets, and there is no docker command either.")
 
 
-class RemoteError(Exception):
-    """A host did something wrong, or could not be asked.
-
-    `code` is a short slug for programs, one for each sentence; `str()` the sentence for people in the language active when
-    it is read, `detail` the host's own words, shortened; `values` what is filled into the sentence.
-    """
+class RemoteError(Refusal):
+    """A host did something wrong, or could not be asked; `detail` are its own words, shortened. Rows keep it (`problems.Problem`)."""
 
     code = "remote"
     sentence: str | Promise = ""
@@ -116,21 +115,15 @@ class RemoteError(Exception):
             declare({cls.code: cls.sentence})
 
     def __init__(
-        self, sentence: str | Promise = "", *, code: str = "", detail: str = "", **values: object
+        self, sentence: str | Promise = "", *, code: str = "", detail: str = "", **values: Any
     ) -> None:
-        super().__init__(code or self.code)
-        self.code = code or self.code
-        self.sentence = sentence or self.explain(self.code)
-        self.detail = "".join(c if c.isprintable() else " " for c in detail).strip()[:DETAIL_LIMIT]
-        self.values = values
+        words = "".join(c if c.isprintable() else " " for c in detail).strip()[:DETAIL_LIMIT]
+        super().__init__(sentence or self.explain(code or self.code), code=code, detail=words, **values)
 
     @classmethod
     def explain(cls, code: str) -> str | Promise:
         """The sentence of a code, with places for the values."""
         return sentence_of(code) or cls.sentence or SENTENCES["remote"]
-
-    def __str__(self) -> str:
-        return str(self.sentence) % self.values if self.values else str(self.sentence)
 
 
 class Unreachable(RemoteError):

@@ -146,13 +146,7 @@ def _show_refusal(request: HttpRequest, form: CodeForm, refusal: Refusal) -> Htt
 
 
 def _show_limit(request: HttpRequest, form: CodeForm, limit: limits.TooManyRequests) -> HttpResponse:
-    minutes = -(-limit.wait_seconds // 60)
-    text = ngettext(
-        "Too many tries. Wait %(count)d minute, then try again.",
-        "Too many tries. Wait %(count)d minutes, then try again.",
-        minutes,
-    )
-    form.add_error("code", text % {"count": minutes})
+    form.add_error("code", str(limit))
     response = _show_box(request, form, status=429)
     response["Retry-After"] = str(limit.wait_seconds)
     return response

@@ -1,4 +1,4 @@
-"""TODO"""
+"""What admins fill in about a rental."""
 
 from datetime import date, datetime, time
 

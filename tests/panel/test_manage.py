@@ -238,7 +238,7 @@ def test_command_says_that_the_database_does_not_answer(
         (
             Unreachable(code="refused", detail="Connection refused", host="h", port=22),
             "refused",
-            {"host": "h", "port": "22", "words": "Connection refused"},
+            {"host": "h", "port": 22, "words": "Connection refused"},
         ),
         (ValidationError({"name": ["Taken."]}), "invalid", {"name": ["Taken."]}),
         (ValidationError("Wrong."), "invalid", {"errors": ["Wrong."]}),
@@ -257,7 +257,7 @@ def test_failure_has_the_code_and_details_of_its_cause(
 def test_refused_serial_number_has_the_code_of_its_refusal() -> None:
     for kind in SerialRefused.__subclasses__():
         error = CommandError("Why.")
-        error.__cause__ = kind.__new__(kind)
+        error.__cause__ = kind()
         assert describe_error(error)["code"] == kind.code
 
 

@@ -45,12 +45,9 @@ class Command(PanelCommand):
                 validate_password(password, User(email=options["email"], username=options["username"]))
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from error
-        try:
-            user = services.create_user(
-                email=options["email"], username=options["username"], password=password, role=options["role"]
-            )
-        except services.AccountExists as error:
-            raise CommandError(str(error)) from error
+        user = services.create_user(
+            email=options["email"], username=options["username"], password=password, role=options["role"]
+        )
         self.emit_one(
             {
                 "id": user.pk,

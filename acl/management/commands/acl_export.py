@@ -31,12 +31,9 @@ class Command(PanelCommand):
         rental = Rental.objects.filter(user__email=email.strip().lower()).first()
         if rental is None:
             raise CommandError(_("%(email)s has no rental.") % {"email": email})
-        try:
-            file = services.hand_out_map(
-                rental=rental, file_format=MapFormat(file_format), by=None, browser="manage.py acl_export"
-            )
-        except services.DownloadRefused as refusal:
-            raise CommandError(str(refusal)) from refusal
+        file = services.hand_out_map(
+            rental=rental, file_format=MapFormat(file_format), by=None, browser="manage.py acl_export"
+        )
         if self.as_json:
             config = file.config
             self.emit_one(

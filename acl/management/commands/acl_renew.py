@@ -23,9 +23,6 @@ class Command(PanelCommand):
         rental = Rental.objects.filter(user__email=email.strip().lower()).first()
         if rental is None:
             raise CommandError(_("%(email)s has no rental.") % {"email": email})
-        try:
-            config = services.renew_map(rental=rental, by=None)
-        except services.DownloadRefused as refusal:
-            raise CommandError(str(refusal)) from refusal
+        config = services.renew_map(rental=rental, by=None)
         row = {"email": rental.user.email, "version": config.version, "ends_at": config.ends_at}
         self.emit_one(row, {"email": _("Customer"), "version": _("version"), "ends_at": _("valid until")})

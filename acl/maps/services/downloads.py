@@ -5,7 +5,7 @@ from datetime import datetime
 
 from django.db import transaction
 from django.utils import timezone
-from django.utils.translation import gettext, gettext_noop
+from django.utils.translation import gettext_lazy, gettext_noop
 
 from accounts.models import User
 from accounts.services import log_operation
@@ -13,6 +13,7 @@ from acl.maps import derpmap
 from acl.maps.derpmap import MapFormat
 from acl.maps.models import AclConfig, AclEvent
 from acl.maps.services.versions import RENEWED, active_config, record_event, refresh_map
+from derpmgmt.lib.refusals import Refusal
 from serials.rentals.models import Rental
 from serials.rentals.services import is_paid
 
@@ -33,23 +34,19 @@ _REFUSALS = {
 }
 
 
-class DownloadRefused(Exception):
-    """The map may not be handed out: `code` says why as a slug, `reason` in English, `str()` in the reader's language."""
+class DownloadRefused(Refusal):
+    """The map may not be handed out: `code` says why as a slug, `reason` in English."""
 
     def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
         self.reason = _REFUSALS[code]
-
-    def __str__(self) -> str:
-        return gettext(self.reason)
+        super().__init__(gettext_lazy(self.reason), code=code)
 
 
-class ChangedMeanwhile(Exception):
-    """What was to be replaced is not what there is any more, so nothing was done; `str()` says so in the reader's language."""
+class ChangedMeanwhile(Refusal):
+    """What was to be replaced is not what there is any more, so nothing was done."""
 
-    def __str__(self) -> str:
-        return gettext("This has changed meanwhile, perhaps in another window: nothing was done.")
+    code = "changed_meanwhile"
+    sentence = gettext_lazy("This has changed meanwhile, perhaps in another window: nothing was done.")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from containers.services.rotation import rotate_relay
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import one_line
 from derpmgmt.lib.places import place_of
+from derpmgmt.lib.refusals import Refusal
 from serials.rentals.models import Rental
 
 RELAYS_CHANGED = gettext_noop("relays were added or changed")
@@ -37,8 +38,10 @@ GATHERS = timedelta(seconds=10)
 _LAPSES_AT_ONCE = 1000
 
 
-class RegionIdRefused(Exception):
-    """A region ID cannot be had; `str()` is the sentence that says why."""
+class RegionIdRefused(Refusal):
+    """A region ID cannot be had."""
+
+    code, field = "region_id_refused", "region_id"
 
 
 def active_config(rental: Rental) -> AclConfig | None:

@@ -3,13 +3,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.db import DatabaseError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from containers.gate_image import find_nginx
-from containers.image import DERPER_VERSION, MACHINES, ImageArchive, ImageError, compile_derper
+from containers.image import DERPER_VERSION, MACHINES, ImageArchive, compile_derper
 from containers.services import gates
 from containers.services.images import install_gate_image, install_image
 from derpmgmt.lib.commands import PanelCommand
@@ -43,17 +43,14 @@ class Command(PanelCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         made: list[tuple[str, ImageArchive]] = []
-        try:
-            # The gate first: what may be missing for it is known before derper is built for minutes.
-            if options["only"] != "relay":
-                archive, nginx = options["gate_archive"], options["nginx"]
-                if archive is None and nginx is None:
-                    nginx = find_nginx()
-                made.append(("gate", install_gate_image(nginx=nginx, archive=archive)))
-            if options["only"] != "gate":
-                made.append(("relay", self._make_relay(options["derper"], options["architecture"])))
-        except ImageError as error:
-            raise CommandError(str(error)) from error
+        # The gate first: what may be missing for it is known before derper is built for minutes.
+        if options["only"] != "relay":
+            archive, nginx = options["gate_archive"], options["nginx"]
+            if archive is None and nginx is None:
+                nginx = find_nginx()
+            made.append(("gate", install_gate_image(nginx=nginx, archive=archive)))
+        if options["only"] != "gate":
+            made.append(("relay", self._make_relay(options["derper"], options["architecture"])))
         with suppress(DatabaseError):  # images may be made before there is a panel
             gates.wake_imageless()
         names = {"relay": _("relay"), "gate": _("gate")}

@@ -1,11 +1,11 @@
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from derpmgmt.rental_command import RentalCommand
-from serials.rentals.services import RentalRefused, pause_rental
+from serials.rentals.services import pause_rental
 
 
 class Command(RentalCommand):
@@ -19,10 +19,7 @@ class Command(RentalCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         rental = self.find_rental(options["email"])
-        try:
-            is_new = pause_rental(rental=rental, by=None, reason=options["reason"])
-        except RentalRefused as refusal:
-            raise CommandError(str(refusal)) from refusal
+        is_new = pause_rental(rental=rental, by=None, reason=options["reason"])
         if not is_new:
             self.say(_("This rental is paused already."))
         self.show(rental)

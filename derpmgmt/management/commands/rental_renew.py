@@ -1,13 +1,13 @@
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from derpmgmt.lib.commands import parse_day
 from derpmgmt.rental_command import RentalCommand
 from serials.rentals.forms import end_of_day
-from serials.rentals.services import RentalRefused, renew_rental
+from serials.rentals.services import renew_rental
 
 
 class Command(RentalCommand):
@@ -27,8 +27,5 @@ class Command(RentalCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         until = end_of_day(parse_day(options["until"]))
         rental = self.find_rental(options["email"])
-        try:
-            renew_rental(rental=rental, until=until, by=None, note=options["note"])
-        except RentalRefused as refusal:
-            raise CommandError(str(refusal)) from refusal
+        renew_rental(rental=rental, until=until, by=None, note=options["note"])
         self.show(rental)

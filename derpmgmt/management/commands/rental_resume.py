@@ -1,11 +1,10 @@
 from typing import Any
 
-from django.core.management.base import CommandError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from derpmgmt.rental_command import RentalCommand
-from serials.rentals.services import RentalRefused, resume_rental
+from serials.rentals.services import resume_rental
 
 
 class Command(RentalCommand):
@@ -15,10 +14,7 @@ class Command(RentalCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         rental = self.find_rental(options["email"])
-        try:
-            redemption = resume_rental(rental=rental, by=None)
-        except RentalRefused as refusal:
-            raise CommandError(str(refusal)) from refusal
+        redemption = resume_rental(rental=rental, by=None)
         if redemption is None:
             self.say(_("This rental is not paused."))
         self.show(rental)

@@ -52,10 +52,7 @@ class Command(PanelCommand):
                 _("There is no account with the address %(email)s.") % {"email": options["email"]}
             )
         code = sys.stdin.readline() if options["code"] == "-" else options["code"]
-        try:
-            redemption = self._redeem(code, user, is_closed=options["no_auto_enrol"])
-        except Refusal as refusal:
-            raise CommandError(str(refusal)) from refusal
+        redemption = self._redeem(code, user, is_closed=options["no_auto_enrol"])
         rental = redemption.rental
         if not options["no_wait"]:
             self._wait(rental)

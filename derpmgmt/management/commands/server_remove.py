@@ -1,6 +1,6 @@
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -27,10 +27,7 @@ class Command(ServerCommand):
             _("This removes the server %(name)s from the panel.") % {"name": name},
             is_sure=options["yes"],
         )
-        try:
-            services.retire_server(server=server, by=None)
-        except services.ServerNotEmpty as error:
-            raise CommandError(str(error)) from error
+        services.retire_server(server=server, by=None)
         server.refresh_from_db()
         self.emit_one(
             {
