@@ -4,13 +4,12 @@
 does wrong comes out as the SDK's own exceptions; wrap a piece of work in `engine_errors()` to get `RemoteError`s.
 """
 
-import io
 import queue
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import docker.errors
 import requests
@@ -20,7 +19,6 @@ from django.utils.translation import gettext_lazy as _
 from docker import APIClient
 from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.utils.proxy import ProxyConfig
-from docker.utils.socket import STDOUT, consume_socket_output
 from docker.utils.utils import version_lt
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
@@ -105,7 +103,6 @@ _WORDS: tuple[tuple[str, str], ...] = (
     ("no such container", "not_found"),
     ("no such volume", "not_found"),
     ("no such network", "not_found"),
-    ("no such exec instance", "not_found"),
     ("oci runtime", "runtime"),
     ("failed to create task", "runtime"),
 )
@@ -244,47 +241,12 @@ class _EngineAdapter(HTTPAdapter):
         self._pool.close()
 
 
-class _RawStream:
-    """A request that has turned into a raw stream (exec, attach). Reads go through the response's buffer, because that
-    may already hold the stream's beginning."""
-
-    def __init__(self, response: requests.Response) -> None:
-        self._response = response
-        raw: Any = response.raw
-        self._reader: io.BufferedReader = raw._fp.fp
-        stream: ChannelStream = raw._fp.fp.raw._sock
-        self.sendall = stream.sendall
-        self.settimeout = stream.settimeout
-        self.gettimeout = stream.gettimeout
-        self.shutdown = stream.shutdown
-
-    def recv(self, size: int) -> bytes:
-        """Up to `size` bytes; empty at the end."""
-        return self._reader.read1(size)
-
-    def close(self) -> None:
-        self._response.close()
-
-    def frames(self, tty: bool) -> Iterator[tuple[int, bytes]]:
-        """(stream number, bytes) until the end. Without a terminal, frames have an 8-byte header: the number, three zero
-        bytes, the length big-endian (Docker Engine API, "Attach to a container")."""
-        if tty:
-            while data := self.recv(65536):
-                yield STDOUT, data
-            return
-        while len(header := self._reader.read(8)) == 8:
-            yield header[0], self._reader.read(int.from_bytes(header[4:]))
-
-
 class Engine(APIClient):
     """An SDK client (`docker.APIClient`) of the Engine behind a connection. Made by `open_engine`.
 
     `timeout` (seconds, settable at any time) limits every single wait for the Engine, streams included; when it passes,
     the connection is dropped and TimedOut raised.
     """
-
-    if TYPE_CHECKING:  # what the SDK's stubs leave out
-        _raise_for_status: Callable[[requests.Response], None]
 
     def __init__(self, connection: Connection, docker_socket: str, timeout: float) -> None:
         super().__init__(base_url="tcp://docker:1", version=OLDEST_API, timeout=timeout)  # type: ignore[arg-type]
@@ -315,29 +277,13 @@ class Engine(APIClient):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(code="garbage", detail=str(error)) from error
 
-    # The SDK's own versions of these wait without a limit, or miss what came together with the response's headers.
+    # Where the SDK streams an answer, such as files, it would take away the limit on waiting from its own kind of socket.
 
-    def _get_raw_response_socket(self, response: requests.Response) -> _RawStream:
-        self._raise_for_status(response)
-        return _RawStream(response)
+    def _get_raw_response_socket(self, response: requests.Response) -> None:
+        pass
 
     def _disable_socket_timeout(self, socket: object) -> None:
         pass
-
-    def _read_from_socket(
-        self, response: requests.Response, stream: bool, tty: bool = True, demux: bool = False
-    ) -> Any:
-        frames = self._get_raw_response_socket(response).frames(tty)
-        # With demux, each piece is (stdout, None) or (None, stderr).
-        pairs = ((data, None) if number == STDOUT else (None, data) for number, data in frames)
-        if stream:
-            return pairs if demux else (data or more for data, more in pairs)
-        try:
-            if demux:
-                return consume_socket_output(pairs, demux=True)
-            return b"".join(data or more or b"" for data, more in pairs)
-        finally:
-            response.close()
 
 
 def open_engine(

@@ -106,8 +106,6 @@ class ContainerApi:
         self._lifecycle = lifecycle
         self._faults = faults
         self._clock = clock
-        # Exec id → container id, command, exit code (None = not run yet).
-        self._execs: dict[str, tuple[str, list[str], int | None]] = {}
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Method, pattern of the path with one group, handler that is given the group."""
@@ -119,8 +117,6 @@ class ContainerApi:
             ("POST", f"{one}/start", self._start),
             ("POST", f"{one}/stop", self._stop),
             ("POST", f"{one}/kill", self._kill),
-            ("POST", f"{one}/restart", self._restart),
-            ("POST", f"{one}/wait", self._wait),
             ("POST", f"{one}/rename", self._rename),
             ("POST", f"{one}/update", self._update),
             ("DELETE", one, self._remove),
@@ -129,9 +125,6 @@ class ContainerApi:
             ("HEAD", f"{one}/archive", self._get_archive),
             ("GET", f"{one}/logs", self._logs),
             ("GET", f"{one}/top", self._top),
-            ("POST", f"{one}/exec", self._create_exec),
-            ("POST", "/exec/([^/]+)/start", self._start_exec),
-            ("GET", "/exec/([^/]+)/json", self._inspect_exec),
         ]
 
     async def _list(self, request: Request, _: str) -> Response:
@@ -190,17 +183,6 @@ class ContainerApi:
             raise Refusal(refusal.status, f"Cannot kill container: {name}: {refusal.message}") from None
         await self._lifecycle.kill(container, name, signal)
         return Response(204)
-
-    async def _restart(self, request: Request, name: str) -> Response:
-        container = self._containers.find(name)
-        await self._lifecycle.stop(container)
-        await self._lifecycle.start(container)
-        return Response(204)
-
-    async def _wait(self, request: Request, name: str) -> Response:
-        container = self._containers.find(name)
-        code = await self._lifecycle.wait(container, request.query.get("condition", ""))
-        return json_response({"Error": None, "StatusCode": code})
 
     async def _rename(self, request: Request, name: str) -> Response:
         container, new_name = self._containers.find(name), request.query.get("name", "")
@@ -295,40 +277,6 @@ class ContainerApi:
             rows = [[pid, "root", "0:00", title] for pid, title in rows]
             return json_response({"Processes": rows, "Titles": ["PID", "USER", "TIME", "COMMAND"]})
         return json_response({"Processes": rows, "Titles": ["PID", "COMMAND"]})
-
-    async def _create_exec(self, request: Request, name: str) -> Response:
-        container, command = self._containers.find(name), json_body(request).get("Cmd") or []
-        if not command:
-            raise Refusal(400, "No exec command specified")
-        _check_runs(container)
-        exec_id = new_id()
-        self._execs[exec_id] = (container.id, command, None)
-        return json_response({"Id": exec_id}, 201)
-
-    async def _start_exec(self, request: Request, exec_id: str) -> Response:
-        container_id, command, _ = self._exec(exec_id)
-        program = self._containers.find(container_id).command[0]
-        if command == [program, "-version"] and posixpath.basename(program) == "derper":
-            code, output = 0, _frame(1, b"1.102.5-sandbox\n")
-        else:
-            words = f'exec: "{command[0]}": executable file not found in $PATH: unknown'
-            failed = f"OCI runtime exec failed: exec failed: unable to start container process: {words}\r\n"
-            code, output = 126, _frame(1, failed.encode())
-        self._execs[exec_id] = (container_id, command, code)
-        if json_body(request).get("Detach"):
-            return Response(200)
-        return Response(200, raw=output)
-
-    async def _inspect_exec(self, request: Request, exec_id: str) -> Response:
-        container_id, command, code = self._exec(exec_id)
-        process = {"entrypoint": command[0], "arguments": command[1:], "privileged": False, "tty": False}
-        about = {"ID": exec_id, "Running": False, "ExitCode": code, "ContainerID": container_id, "Pid": 0}
-        return json_response(about | {"ProcessConfig": process})
-
-    def _exec(self, exec_id: str) -> tuple[str, list[str], int | None]:
-        if exec_id not in self._execs:
-            raise Refusal(404, f"No such exec instance: {exec_id}")
-        return self._execs[exec_id]
 
     def _place(self, container: Container, path: str) -> tuple[str, str, dict[str, Any] | None] | None:
         """Volume, path in it and mount that a path of the container leads to; no mount for a path of the image."""

@@ -1,7 +1,7 @@
 """The Docker Engine API of one server, as far as the panel uses it: Engine 20.10, API 1.41.
 
 Answers and words are the real Engine's, as recorded in ``tests/sandbox/engine_20_10.json``. Not here: pulling and building,
-``events``, ``stats``, ``attach``, following a log, and exec of anything but derper.
+``events``, ``stats``, ``attach``, ``exec``, ``wait``, ``restart`` and following a log.
 """
 
 from __future__ import annotations

@@ -69,7 +69,6 @@ class Lifecycle:
         self._pauses: dict[str, float] = {}
         self._started: dict[str, float] = {}
         self._is_up = False
-        self._ended = asyncio.Condition()
         self._lock = asyncio.Lock()  # one change at a time
 
     def pid(self, container: Container) -> int:
@@ -155,21 +154,6 @@ class Lifecycle:
                     mount["Name"]
                 ):
                     self._volumes.delete(mount["Name"], [])
-        async with self._ended:
-            self._ended.notify_all()
-
-    async def wait(self, container: Container, condition: str) -> int:
-        """Its exit code once it does not run; with ``condition`` "next-exit" or "removed", once that has come."""
-        before = container.finished_at
-
-        def came() -> bool:
-            if condition == "removed":
-                return container not in list(self._containers)
-            return not container.is_running and (condition != "next-exit" or container.finished_at != before)
-
-        async with self._ended:
-            await self._ended.wait_for(came)
-        return container.exit_code
 
     async def resume(self) -> None:
         """After the server came up: start what its restart policy wants running, write down the rest as ended."""
@@ -374,8 +358,6 @@ class Lifecycle:
         container.status, container.exit_code, container.ports = "exited", exit_code, {}
         container.finished_at = self._now()
         self._containers.save()
-        async with self._ended:
-            self._ended.notify_all()
 
     async def _start_again(self, container: Container) -> None:
         """What the restart policy says about a process that ended by itself."""

@@ -89,20 +89,6 @@ def test_image_loads_from_a_file_and_a_container_runs_when_the_host_had_none(
     assert engine.wait(container)["StatusCode"] == 4
     assert engine.logs(container, stderr=False) == b"out\n"
     assert engine.logs(container, stdout=False) == b"err\n"
-    assert b"".join(sorted(engine.logs(container, stream=True))) == b"err\nout\n"
-
-
-def test_exec_and_attach_carry_streams_when_container_runs(engine: Engine) -> None:
-    container = run_container(engine, ["/bin/sh", "-c", "sleep 0.3; echo ticked; sleep 100"])
-    attached = engine.attach(container, stream=True)
-    script = ["/bin/sh", "-c", "cat /etc/hostname; echo err >&2"]
-    for _ in range(5):  # the answer must not be lost when it comes together with the headers
-        both = engine.exec_start(engine.exec_create(container, script)["Id"], demux=True)
-        assert both == (container[:12].encode() + b"\n", b"err\n")
-    assert next(attached) == b"ticked\n"
-    terminal = engine.exec_create(container, ["/bin/sh", "-c", "echo there"], tty=True)["Id"]
-    assert engine.exec_start(terminal, tty=True) == b"there\r\n"
-    assert engine.exec_inspect(terminal)["ExitCode"] == 0
 
 
 def test_files_arrive_with_their_mode_when_put_into_a_created_container(engine: Engine) -> None:

@@ -159,9 +159,10 @@ def _ask_life(talk: Talk, files: dict[str, bytes], pause: float) -> None:
     ask("gate: inspect stopped", "GET", f"{gate}/json", pick=SEEN)
     ask("gate: start after stop", "POST", f"{gate}/start")
     time.sleep(pause)
-    ask("gate: restart", "POST", f"{gate}/restart", query={"t": "5"})
+    ask("", "POST", f"{gate}/stop", query={"t": "5"})
+    ask("", "POST", f"{gate}/start")
     time.sleep(pause)
-    ask("gate: inspect restarted", "GET", f"{gate}/json", pick=SEEN + " RestartCount")
+    ask("gate: inspect started again", "GET", f"{gate}/json", pick=SEEN + " RestartCount")
     signal("KILL", "KILL")
     _remove(talk, "gate", "g1")
 
@@ -177,7 +178,8 @@ def _ask_failing(talk: Talk, files: dict[str, bytes], pause: float) -> None:
         if archive is not None:
             ask("", "PUT", f"{gate}/archive", archive, query={"path": "/gate"})
         ask(f"gate with {name}: start", "POST", f"{gate}/start")
-        ask(f"gate with {name}: wait", "POST", f"{gate}/wait")
+        talk.until_ended(gate)
+        ask(f"gate with {name}: exit code", "GET", f"{gate}/json", pick="State.ExitCode")
         ask(f"gate with {name}: logs", "GET", f"{gate}/logs", query={"stdout": "1", "stderr": "1"})
         _remove(talk, "gate", "g1")
 

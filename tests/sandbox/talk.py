@@ -8,6 +8,7 @@ import io
 import json
 import re
 import tarfile
+import time
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -83,6 +84,11 @@ class Talk:
             kept = json.dumps({"status": answer.status, "body": _kept(answer, pick)})
             self.record[name] = json.loads(kept.replace(self.address, "<address>"))
         return answer
+
+    def until_ended(self, container: str) -> None:
+        """Wait until the program of a container (its path) has ended by itself."""
+        while self.ask("", "GET", f"{container}/json").json["State"]["Running"]:
+            time.sleep(0.05)
 
 
 def _kept(answer: Answer, pick: str | None) -> Any:

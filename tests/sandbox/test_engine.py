@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -53,25 +52,6 @@ def test_image_has_the_id_of_its_configuration_when_loaded(
         content = archive.extractfile(name)
         assert content is not None
         assert engine.inspect_image(image)["Id"] == f"sha256:{hashlib.sha256(content.read()).hexdigest()}"
-
-
-def test_requests_are_answered_beside_each_other_when_one_waits(
-    sandbox: Sandbox, engine: Engine, image: str
-) -> None:
-    relay = make_relay(sandbox.hosts[0], image)
-    relay.run(engine)
-    codes: list[int] = []
-    connection, other = connect(sandbox.hosts[0])
-    waiting = threading.Thread(target=lambda: codes.append(other.wait(relay.name)["StatusCode"]))
-    waiting.start()
-
-    for _ in range(20):
-        assert engine.inspect_container(relay.name)["State"]["Running"]
-    engine.stop(relay.name)
-
-    waiting.join(10)
-    connection.close()
-    assert codes == [0]
 
 
 def test_engine_answers_when_only_a_docker_command_leads_to_it(sandbox: Sandbox, image: str) -> None:

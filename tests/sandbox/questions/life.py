@@ -1,4 +1,4 @@
-"""A container's life: start, stop, files, exec, changes by hand, removal."""
+"""A container's life: start, stop, files, changes by hand, removal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OURS = '{"label":["derpmgmt.panel=conversation"]}'
 def ask_life(talk: Talk, files: dict[str, bytes]) -> None:
     ask = talk.ask
     one = "/containers/one"
-    for verb in ("start", "stop", "kill", "restart", "wait"):
+    for verb in ("start", "stop", "kill"):
         ask(f"{verb} unknown", "POST", f"{one}/{verb}")
     ask("remove unknown", "DELETE", one)
     ask("inspect unknown", "GET", f"{one}/json")
@@ -86,32 +86,16 @@ def ask_life(talk: Talk, files: dict[str, bytes]) -> None:
     ask("delete volume in use", "DELETE", "/volumes/v1")
     ask("delete image in use", "DELETE", f"/images/{TAG}")
     ask("delete network in use", "DELETE", "/networks/derpmgmt")
-    ask("restart", "POST", f"{one}/restart", query={"t": "2"})
     ask("stop", "POST", f"{one}/stop", query={"t": "2"})
     ask("stop again", "POST", f"{one}/stop")
     ask("kill stopped", "POST", f"{one}/kill")
-    ask("wait for stopped", "POST", f"{one}/wait")
     ask("inspect stopped", "GET", f"{one}/json", pick=STATE + " RestartCount NetworkSettings.Ports")
     ask("start after stop", "POST", f"{one}/start")
     ask("kill", "POST", f"{one}/kill")
-    ask("wait for killed", "POST", f"{one}/wait")
+    talk.until_ended(one)
     ask("inspect killed", "GET", f"{one}/json", pick=STATE)
     ask("start after kill", "POST", f"{one}/start")
-    answer = ask("create exec", "POST", f"{one}/exec", {"Cmd": ["/derper", "-version"], "AttachStdout": True})
-    if answer.status != 201:
-        raise SystemExit(answer.body)
-    made = answer.json
-    ask("start exec", "POST", f"/exec/{made['Id']}/start", {"Detach": False, "Tty": False})
-    ask("inspect exec", "GET", f"/exec/{made['Id']}/json", pick="ExitCode Running")
-    made = ask(
-        "create exec of missing program", "POST", f"{one}/exec", {"Cmd": ["true"], "AttachStdout": True}
-    ).json
-    ask("start exec of missing program", "POST", f"/exec/{made['Id']}/start", {"Detach": False, "Tty": False})
-    ask("inspect exec of missing program", "GET", f"/exec/{made['Id']}/json", pick="ExitCode Running")
-    ask("exec without command", "POST", f"{one}/exec", {"Cmd": []})
-    ask("start unknown exec", "POST", "/exec/nonsense/start", {})
     ask("", "POST", f"{one}/stop", query={"t": "2"})
-    ask("exec in stopped", "POST", f"{one}/exec", {"Cmd": ["true"]})
 
 
 def ask_changes_by_hand(talk: Talk) -> None:
