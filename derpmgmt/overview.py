@@ -288,11 +288,7 @@ def _customers(servers: list[Server], now: datetime) -> Iterator[Matter]:
         yield Matter(CRITICAL, title, text, reverse("admin:fleet_server_add"))
     standing = Count("relays", filter=Q(relays__slot__isnull=False))
     short = (
-        Rental.objects.entitled(now)
-        .filter(user__banned_at=None)
-        .annotate(standing=standing)
-        .filter(standing__lt=len(SLOTS))
-        .count()
+        Rental.objects.with_rights(now).annotate(standing=standing).filter(standing__lt=len(SLOTS)).count()
     )
     if short:
         title = ngettext(

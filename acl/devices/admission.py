@@ -2,7 +2,7 @@
 
 The gate of a server passes on what its relays ask (tailcfg.DERPAdmitClientRequest: `{"NodePublic": "nodekey:…", "Source": "…"}`)
 and is known by its secret. Known devices cost one query by primary keys and unique indexes, or a part of one. It reads the rows themselves; only the
-gates' secrets and who is banned come from a copy, which is a second old at most. Only an answer of 200 with `{"Allow":true}` lets anybody in; 5xx has the gate answer from
+gates' secrets come from a copy, which is a second old at most. Only an answer of 200 with `{"Allow":true}` lets anybody in; 5xx has the gate answer from
 its list.
 """
 
@@ -22,7 +22,6 @@ from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
 from django.utils import timezone
 
-from accounts.models import User
 from acl.devices import admission_writer
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.devices.networks import network_of
@@ -64,10 +63,11 @@ Reason = Admission.Reason
 # All that decides about known devices, by a row for each. Times are compared by the database.
 _QUERY = """
 SELECT relay.id, device.node_key, relay.server_id, relay.rental_id,
-       rental.paused_at IS NULL AND rental.closed_at IS NULL AND rental.runs_until > %s,
-       device.status, device.source, device.trial_until > %s
+       rental.entitled_until > %s, customer.is_active,
+       device.status, device.source, device.status = 'pending' AND device.trial_until > %s
 FROM containers_relay relay
 JOIN serials_rental rental ON rental.id = relay.rental_id
+JOIN accounts_user customer ON customer.id = rental.user_id
 LEFT JOIN acl_device device ON device.rental_id = relay.rental_id AND device.node_key IN ({keys})
 WHERE relay.id IN ({relays}) AND relay.live = 1
 """
@@ -79,6 +79,7 @@ class _Found(NamedTuple):
     server: int
     rental: int
     is_entitled: bool
+    is_active: bool
     status: str | None = None
     source: str | None = None
     is_on_trial: bool = False
@@ -246,7 +247,7 @@ def _find(questions: Collection[tuple[int, str]]) -> dict[tuple[int, str], _Foun
             raise
         rows = _fetch(query, values)
     known = {(relay, key): _Found(*rest) for relay, key, *rest in rows}
-    without = {relay: _Found(*rest[:3]) for relay, _key, *rest in rows}
+    without = {relay: _Found(*rest[:4]) for relay, _key, *rest in rows}
     return {
         question: known.get(question) or without[question[0]]
         for question in questions
@@ -263,7 +264,7 @@ def _fetch(query: str, values: list[str | int | None]) -> list[tuple[Any, ...]]:
 def _decide(found: _Found, relay: int, node_key: str, ip: str | None) -> Decision:
     if not found.is_entitled:
         return Decision(False, Reason.ENDED)
-    if found.rental in _known.barred:
+    if not found.is_active:
         return Decision(False, Reason.BARRED)
     if found.status == Device.Status.APPROVED and found.source != Device.Source.VERIFY_URL:
         return Decision(True, Reason.APPROVED)
@@ -331,8 +332,6 @@ class _Known:
         self._read_at = float("-inf")
         # Which server has the secret with this hash.
         self.servers: dict[str, int] = {}
-        # Rentals whose customer is banned, or whose account is being closed.
-        self.barred: frozenset[int] = frozenset()
 
     def refresh(self) -> None:
         """Read it again when a second is over. Raises `django.db.Error` when the database is away."""
@@ -342,9 +341,6 @@ class _Known:
             if time.monotonic() - self._read_at < _KNOWN_SECONDS:
                 return
             self.servers = dict(Gate.objects.values_list("secret_hash", "server_id"))
-            open_rentals = Rental.objects.filter(closed_at=None).values_list("pk", flat=True)
-            banned = open_rentals.filter(user__banned_at__isnull=False)
-            self.barred = frozenset(banned) | frozenset(open_rentals.filter(user__in=User.objects.closing()))
             self._read_at = time.monotonic()
 
 

@@ -37,11 +37,6 @@ PAUSE_LONGEST = timedelta(minutes=10)
 _MOST_DUE = 16
 
 
-def may_connect(rental: Rental, now: datetime) -> bool:
-    """Whether anybody at all may use the rental's relays now."""
-    return rental.is_entitled(now) and rental.user.is_active
-
-
 # What is owed
 
 
@@ -51,7 +46,7 @@ def record_loss(rental_pk: int) -> bool:
     The gates' lists follow. Nothing rings for the cut: call `cut`.
     """
     rental = Rental.objects.select_related("user").filter(pk=rental_pk).first()
-    if rental is None or may_connect(rental, timezone.now()):
+    if rental is None or rental.has_rights(timezone.now()):
         return False
     with transaction.atomic():
         rental = lock_rental(rental_pk)
@@ -68,7 +63,7 @@ def record_loss(rental_pk: int) -> bool:
 
 def _lost_at(rental: Rental, now: datetime) -> datetime | None:
     """Since when the rental has no rights; None when it has. Whoever regains them and loses them again has another moment."""
-    if may_connect(rental, now):
+    if rental.has_rights(now):
         return None
     user = rental.user
     moments = [rental.paused_at, rental.closed_at, user.banned_at, user.closing_at, user.closed_at]
@@ -172,7 +167,7 @@ def _rule(rental_pk: int) -> _Rule:
     """What the rows say now; nobody may be at the relays of a rental that is gone or has lost its rights."""
     rental = Rental.objects.select_related("user").filter(pk=rental_pk).first()
     now = timezone.now()
-    if rental is None or not may_connect(rental, now):
+    if rental is None or not rental.has_rights(now):
         return _Rule(False, frozenset())
     is_for_all = lets_all_in(rental, now)
     revoked = Device.objects.filter(rental=rental, status=Device.Status.REVOKED)

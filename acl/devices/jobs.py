@@ -47,7 +47,7 @@ def enforce_rental(rental_pk: int) -> None:
     rental = Rental.objects.select_related("user").filter(pk=rental_pk).first()
     if rental is None:
         return
-    if not cutting.may_connect(rental, now):
+    if not rental.has_rights(now):
         cutting.record_loss(rental_pk)
         cutting.cut(rental_pk)
         return

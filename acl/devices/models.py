@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
@@ -113,9 +114,42 @@ class Device(models.Model):
     def __str__(self) -> str:
         return self.name or f"nodekey:{self.node_key[:8]}…"
 
+    # What its row says of it at a moment, for queries and in Python alike.
+
+    @classmethod
+    def on_trial(cls, now: datetime) -> Q:
+        """Those that are let in until it is decided about them."""
+        return Q(status=cls.Status.PENDING, trial_until__gt=now)
+
+    @classmethod
+    def provisional(cls, now: datetime) -> Q:
+        """Those on trial that have a place: there for so long that no diagnosis is."""
+        return Q(cls.on_trial(now), stayed_at__isnull=False)
+
+    @classmethod
+    def placed(cls, now: datetime) -> Q:
+        """Those that have a place: approved, or provisionally."""
+        return Q(status=cls.Status.APPROVED) | cls.provisional(now)
+
+    @classmethod
+    def admitted(cls, now: datetime) -> Q:
+        """Those that are let in: approved, or on trial."""
+        return Q(status=cls.Status.APPROVED) | cls.on_trial(now)
+
+    @classmethod
+    def waiting(cls, now: datetime) -> Q:
+        """Those that wait for their customer's word: not on trial, nor gone while they were."""
+        is_over = Q(trial_until__isnull=True) | Q(trial_until__lte=now)
+        return Q(is_over, status=cls.Status.PENDING, left_at__isnull=True)
+
     def is_on_trial(self, now: datetime) -> bool:
-        """Whether it is let in until that is decided."""
+        """As `on_trial`."""
         return self.status == self.Status.PENDING and self.trial_until is not None and self.trial_until > now
+
+    def is_placed(self, now: datetime) -> bool:
+        """As `placed`."""
+        is_provisional = self.is_on_trial(now) and self.stayed_at is not None
+        return self.status == self.Status.APPROVED or is_provisional
 
     def note_seen(self, at: datetime, ip: str | None, relay_pk: int) -> None:
         """It knocked; nothing is saved. The place of another address is not known until the knock is written to the log."""

@@ -19,11 +19,10 @@ register = template.Library()
 def device_rules(rental: Rental) -> dict[str, Any]:
     """How many devices a rental has and may have, and what its customer decided about who comes in."""
     now = timezone.now()
-    status = Device.Status
     counts = Device.objects.filter(rental=rental).aggregate(
-        approved=Count("pk", filter=Q(status=status.APPROVED)),
-        waiting=Count("pk", filter=Q(status=status.PENDING, trial_until=None, left_at=None)),
-        on_trial=Count("pk", filter=Q(status=status.PENDING, trial_until__gt=now)),
+        approved=Count("pk", filter=Q(status=Device.Status.APPROVED)),
+        waiting=Count("pk", filter=Device.waiting(now)),
+        on_trial=Count("pk", filter=Device.on_trial(now)),
     )
     policy = DevicePolicy.objects.filter(rental=rental).first()
     until = services.window_until(rental, policy) if policy else services.window_until(rental)

@@ -35,7 +35,7 @@ def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
 
     Without rights only the relays are read.
     """
-    has_rights = rental.user.banned_at is None and rental.is_entitled(now)
+    has_rights = rental.has_rights(now)
     live = list(_relays(rental).exclude(status=Relay.Status.RELEASED))
     relays = tuple(_view(relay, now) for relay in live)
     if not has_rights:

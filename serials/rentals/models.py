@@ -6,7 +6,7 @@ from typing import Any, Self, TypeVar
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Case, F, Q, When
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -83,8 +83,12 @@ class RentalQuerySet(OwnedQuerySet["Rental"]):
     """Rentals by state and by who may see them."""
 
     def entitled(self, now: Any) -> Self:
-        """Those whose relays should run at `now`: decided by times, never by the recorded status."""
-        return self.filter(paused_at=None, closed_at=None, runs_until__gt=now)
+        """Those whose time runs at `now`: decided by times, never by the recorded status."""
+        return self.filter(entitled_until__gt=now)
+
+    def with_rights(self, now: Any) -> Self:
+        """Those whose relays should run and let devices in at `now`: their time runs, and their customer's account is in use."""
+        return self.entitled(now).filter(user__is_active=True)
 
     def due(self, now: Any) -> Self:
         """Those whose end, with its grace, has come without having been recorded; read from one index."""
@@ -98,8 +102,8 @@ class RentalQuerySet(OwnedQuerySet["Rental"]):
 class Rental(models.Model):
     """One customer's time with relays; its schedule is the spans.
 
-    Rights are decided by times (`is_entitled`); `status` only records what the sweep has done. `ends_at` is the end of the last
-    span, `runs_until` that end with its grace. `waiting_since` is set while the customer has paid time but not yet a proven
+    Rights are decided by times (`entitled_until`) and by whether the account is in use; `status` only records what the sweep has
+    done. `ends_at` is the end of the last span, `runs_until` that end with its grace. `waiting_since` is set while the customer has paid time but not yet a proven
     relay: that time is given back. `plan_due_at` is when his relays have to be looked at next: at once after every change,
     later when the next span begins or everything ends.
     """
@@ -118,6 +122,13 @@ class Rental(models.Model):
     runs_until = models.DateTimeField(_("relays run until"), null=True, blank=True)
     paused_at = models.DateTimeField(_("paused"), null=True, blank=True)
     closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
+    # Until when its time runs, NULL while it does not: for querysets and SQL alike. A row in memory that was changed has the old one:
+    # `is_entitled` says it there.
+    entitled_until = models.GeneratedField(
+        expression=Case(When(Q(paused_at=None, closed_at=None), then=F("runs_until")), default=None),
+        output_field=models.DateTimeField(null=True),
+        db_persist=True,
+    )
     waiting_since = models.DateTimeField(_("waiting for the first relay since"), null=True, blank=True)
     plan_due_at = models.DateTimeField(null=True, default=timezone.now, db_index=True, editable=False)
     # What tells this end from others that the customer was told about (`serials.rentals.reminders.about`); "": its day.
@@ -143,13 +154,17 @@ class Rental(models.Model):
         return str(self.user)
 
     def is_entitled(self, now: Any) -> bool:
-        """Whether the relays of this rental should run at `now`."""
+        """Whether its time runs at `now`; as `RentalQuerySet.entitled`."""
         return (
             self.paused_at is None
             and self.closed_at is None
             and self.runs_until is not None
             and now < self.runs_until
         )
+
+    def has_rights(self, now: Any) -> bool:
+        """Whether its relays should run and let devices in at `now`; as `RentalQuerySet.with_rights`."""
+        return self.is_entitled(now) and self.user.is_active
 
     @property
     def closes_at(self) -> datetime | None:

@@ -39,7 +39,7 @@ class Line:
     """A device as a list shows it: where it is, or was last; `at` is since when it is connected, or when it was last seen.
 
     `device` is None for who is connected without being known, as on relays that check nobody; `is_on_trial` is who is let in
-    until that is decided, at `proven_at` at the earliest; `is_being_cut` is who is revoked and still connected; `was` is the approved device that a waiting one
+    until that is decided, at `proven_at` at the earliest, `is_placed` whether it has a place as yet; `is_being_cut` is who is revoked and still connected; `was` is the approved device that a waiting one
     looks like after a new login.
     """
 
@@ -51,6 +51,7 @@ class Line:
     at: datetime | None
     is_connected: bool = False
     is_on_trial: bool = False
+    is_placed: bool = False
     is_being_cut: bool = False
     was: Device | None = None
     proven_at: datetime | None = None
@@ -141,9 +142,9 @@ def describe_state(*, rental: Rental, now: datetime, page: Any = 1) -> DeviceSta
     policy = DevicePolicy.objects.filter(rental=rental).first()
     counts = Device.objects.filter(rental=rental).aggregate(
         approved=Count("pk", filter=Q(status=Device.Status.APPROVED)),
-        pending=Count("pk", filter=_waits(now)),
+        pending=Count("pk", filter=Device.waiting(now)),
         revoked=Count("pk", filter=Q(status=Device.Status.REVOKED)),
-        on_trial=Count("pk", filter=_is_on_trial(now)),
+        on_trial=Count("pk", filter=Device.on_trial(now)),
         newest=Max("pk"),
         trial=Max("trial_until"),
         approved_at=Max("approved_at"),
@@ -172,16 +173,6 @@ def describe_state(*, rental: Rental, now: datetime, page: Any = 1) -> DeviceSta
         connected=connected,
         mark=hashlib.sha256(seen).hexdigest()[:16],
     )
-
-
-def _is_on_trial(now: datetime) -> Q:
-    return Q(status=Device.Status.PENDING, trial_until__gt=now)
-
-
-def _waits(now: datetime) -> Q:
-    """Who waits for his customer's word; not who is on trial, nor who went while he was."""
-    is_over = Q(trial_until__isnull=True) | Q(trial_until__lte=now)
-    return Q(is_over, status=Device.Status.PENDING, left_at__isnull=True)
 
 
 def _present(rental: Rental, reading: Reading | None) -> Mapping[str, Presence] | None:
@@ -236,7 +227,7 @@ def describe_waiting(
 ) -> tuple[Line, ...]:
     """Those who wait for their customer's word, and those on trial, the latest first."""
     rows = Device.objects.filter(rental=rental) if devices is None else devices
-    shown = rows.filter(_waits(state.now) | _is_on_trial(state.now))
+    shown = rows.filter(Device.waiting(state.now) | Device.on_trial(state.now))
     waiting = list(shown.order_by("-last_seen_at", "-pk")[:most])
     relays = relay_names(rental) if relays is None else relays
     alike = _alike(rental, waiting)
@@ -244,6 +235,7 @@ def describe_waiting(
         replace(
             _line(device, relays, state.present),
             is_on_trial=device.is_on_trial(state.now),
+            is_placed=device.is_placed(state.now),
             proven_at=proven_at(device),
             was=old_self(device, alike, state.all_present),
         )

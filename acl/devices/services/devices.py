@@ -19,7 +19,6 @@ from acl.devices.models import Device
 from acl.devices.node_keys import NewDevice, clean_name
 from acl.devices.services.places import (
     device_limit,
-    has_place,
     lets_all_in,
     may_open,
     placed,
@@ -124,8 +123,8 @@ def add_devices(
             known.append(row)
         elif row.status == Device.Status.REVOKED and len(devices) > 1:
             revoked.append(row)
-        elif has_place(row, now) or left:
-            left -= not has_place(row, now)
+        elif row.is_placed(now) or left:
+            left -= not row.is_placed(now)
             row.name = device.name or row.name
             _approve(row, Device.Source.PASTED, now)
             added.append(row)
@@ -167,7 +166,7 @@ def approve_device(
             raise NotWaiting
         row.name = row.name or old.name
         _revoke(old, by=by, ip=ip, now=now)
-    elif not has_place(row, now) and not places_left(rental, now):
+    elif not row.is_placed(now) and not places_left(rental, now):
         raise LimitReached(limit=device_limit(rental, now))
     if is_approved:
         row.save(update_fields=["name"])
@@ -358,7 +357,7 @@ def gate_list(server_pk: int) -> list[tuple[int, str]]:
     now = timezone.now()
     relays = (
         Relay.objects.live()
-        .filter(server_id=server_pk, rental__in=Rental.objects.entitled(now), rental__user__is_active=True)
+        .filter(server_id=server_pk, rental__in=Rental.objects.with_rights(now))
         .annotate(may_open=span_may_open(now, "rental_id"))
         .values_list("pk", "rental_id", "rental__device_policy__is_open", "may_open")
     )

@@ -21,7 +21,7 @@ from django.utils import timezone
 from acl.devices.models import Admission, Device
 from acl.devices.networks import site_of
 from acl.devices.services.devices import enforce, enrol_device
-from acl.devices.services.places import device_limit, has_place, placed, window_until
+from acl.devices.services.places import device_limit, placed, window_until
 from serials.rentals.models import Rental
 from serials.rentals.services import lock_rental
 
@@ -104,11 +104,11 @@ def _refusal(
         holders = holders.filter(status=Device.Status.APPROVED)
     if holders.count() >= limit:
         return Reason.FULL
-    if has_place(device, now):
+    if device.is_placed(now):
         return None
     is_lately = Q(source=Device.Source.ENROLLED, approved_at__gt=now - timedelta(hours=1))
     if not is_for_trial:
-        is_lately |= Q(status=Device.Status.PENDING, trial_until__gt=now, stayed_at__isnull=False)
+        is_lately |= Device.provisional(now)
     from_there = Device.objects.filter(is_lately, rental=rental, came_from=device.came_from)
     is_used_up = from_there.exclude(pk=device.pk).count() >= min(ENROLLED_PER_NETWORK, -(-limit // 2))
     return Reason.CROWDED if is_used_up else None
@@ -116,7 +116,7 @@ def _refusal(
 
 def _crowd(device: Device, rental: Rental, now: datetime) -> Admission.Reason | None:
     """Why a device cannot be let in on trial besides those that are, or None."""
-    trials = Device.objects.filter(rental=rental, status=Device.Status.PENDING, trial_until__gt=now)
+    trials = Device.objects.filter(Device.on_trial(now), rental=rental)
     networks = list(trials.values_list("came_from", flat=True))
     is_crowded = len(networks) >= TRIALS_PER_RENTAL or networks.count(device.came_from) >= TRIALS_PER_NETWORK
     return Reason.CROWDED if is_crowded else None

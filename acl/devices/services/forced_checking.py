@@ -17,7 +17,7 @@ from serials.rentals.services import lock_rental
 
 def due_checks(now: datetime) -> list[int]:
     """Rentals with rights whose switch says that devices are not checked, though what was sold forbids it now."""
-    policies = DevicePolicy.objects.filter(is_open=True, rental__in=Rental.objects.entitled(now))
+    policies = DevicePolicy.objects.filter(is_open=True, rental__in=Rental.objects.with_rights(now))
     forbidden = policies.annotate(may_open=span_may_open(now, "rental_id")).filter(may_open=False)
     return list(forbidden.values_list("rental_id", flat=True))
 
@@ -29,7 +29,7 @@ def check_again(*, rental_pk: int) -> bool:
         return False
     rental = lock_rental(rental_pk)
     now = timezone.now()
-    if not rental.is_entitled(now) or may_open(rental, now):
+    if not rental.has_rights(now) or may_open(rental, now):
         return False
     if not DevicePolicy.objects.filter(rental=rental, is_open=True).update(is_open=False):
         return False

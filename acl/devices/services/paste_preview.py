@@ -7,7 +7,7 @@ from datetime import datetime
 
 from acl.devices.models import Device
 from acl.devices.node_keys import NewDevice
-from acl.devices.services.places import has_place, places_left
+from acl.devices.services.places import places_left
 from containers.derp.keys import format_node_key
 from serials.rentals.models import Rental
 
@@ -70,7 +70,7 @@ def describe_paste_of(*, rental: Rental, devices: Sequence[NewDevice], now: date
         row = rows.get(device.node_key)
         line = PastedLine(device, row, is_ticked=False)
         is_ticked = not line.is_approved and (not line.is_revoked or len(devices) == 1)
-        left += is_ticked and row is not None and has_place(row, now)
+        left += is_ticked and row is not None and row.is_placed(now)
         lines.append(PastedLine(device, row, is_ticked))
     # As Headscale lists them: names may have signs that are JSON's own.
     named = [{"node_key": format_node_key(one.node_key), "given_name": one.name} for one in devices]

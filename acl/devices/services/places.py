@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models import OuterRef, QuerySet, Subquery
 
 from acl.devices.models import Device, DevicePolicy
 from serials.rentals.models import Rental, RentalSpan
@@ -16,20 +16,13 @@ def device_limit(rental: Rental, now: datetime) -> int:
 
 
 def placed(rental: Rental, now: datetime) -> QuerySet[Device]:
-    """The devices that have a place: approved, or on trial and there for so long that no diagnosis is."""
-    is_provisional = Q(status=Device.Status.PENDING, trial_until__gt=now, stayed_at__isnull=False)
-    return Device.objects.filter(Q(status=Device.Status.APPROVED) | is_provisional, rental=rental)
+    """The devices that have a place."""
+    return Device.objects.filter(Device.placed(now), rental=rental)
 
 
 def admitted(rental: Rental, now: datetime) -> QuerySet[Device]:
-    """The devices that are let in: approved, or on trial."""
-    is_let_in = Q(status=Device.Status.APPROVED) | Q(status=Device.Status.PENDING, trial_until__gt=now)
-    return Device.objects.filter(is_let_in, rental=rental)
-
-
-def has_place(device: Device, now: datetime) -> bool:
-    """Whether a device that is not approved has a provisional place."""
-    return device.is_on_trial(now) and device.stayed_at is not None
+    """The devices that are let in."""
+    return Device.objects.filter(Device.admitted(now), rental=rental)
 
 
 def places_left(rental: Rental, now: datetime) -> int:

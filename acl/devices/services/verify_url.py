@@ -9,7 +9,7 @@ from acl.devices import sources
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.devices.services.devices import enforce, note_changed
 from acl.devices.services.enrolment import Decision
-from acl.devices.services.places import has_place, places_left
+from acl.devices.services.places import places_left
 from serials.rentals.services import lock_rental
 
 # The gate gives the panel 2 s; what is left of them is for the rest.
@@ -33,8 +33,8 @@ def ask_sources(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None)
         rental = lock_rental(rental_pk)
         now = timezone.now()
         # Both may have changed while it was asked.
-        if not rental.is_entitled(now):
-            return Decision(False, Reason.ENDED)
+        if not rental.has_rights(now):
+            return Decision(False, Reason.BARRED if rental.is_entitled(now) else Reason.ENDED)
         policy.refresh_from_db()
         if is_current := policy.verify_url == asked:
             _note_problem(policy, answer.problem, now)
@@ -54,7 +54,7 @@ def ask_sources(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None)
             return None
         if is_approved:
             return Decision(True, Reason.VERIFY_URL if is_of_source else Reason.APPROVED)
-        is_placed = device is not None and has_place(device, now)
+        is_placed = device is not None and device.is_placed(now)
         if not is_placed and not places_left(rental, now):
             return Decision(False, Reason.FULL)
         device = device or Device(rental=rental, node_key=node_key, first_seen_at=now)

@@ -50,8 +50,7 @@ def tell_waiting(now: datetime) -> int:
         told_at=None,
         first_seen_at__lte=now - KNOCKS_FOR,
         last_seen_at__gt=now - FORGET_SINGLE_AFTER,
-        rental__in=Rental.objects.entitled(now),
-        rental__user__is_active=True,
+        rental__in=Rental.objects.with_rights(now),
     )
     # Left out here already: they may be so many that nobody else would have his turn.
     waiting = waiting.exclude(rental__device_policy__told_at__gt=now - TELL_PAUSE)
@@ -67,7 +66,7 @@ def _tell(rental_pk: int, devices: list[Device], now: datetime) -> bool:
     policy = DevicePolicy.objects.filter(rental=rental).first()
     if policy and policy.told_at and policy.told_at > now - TELL_PAUSE:
         return False
-    if not rental.is_entitled(now):
+    if not rental.has_rights(now):
         return False
     DevicePolicy.objects.update_or_create(
         rental=rental,

@@ -169,10 +169,9 @@ def clean_copies(*, now: datetime) -> None:
     if not kept:
         return
     urls = LiveUrl.objects.filter(revoked_at=None, rental__closed_at=None)
-    columns = ("secret_hash", "rental__runs_until", "rental__paused_at")
     shows_map = {
-        hashed: paused_at is None and runs_until is not None and now < runs_until
-        for hashed, runs_until, paused_at in urls.values_list(*columns)
+        hashed: until is not None and now < until
+        for hashed, until in urls.values_list("secret_hash", "rental__entitled_until")
     }
     copies.forget(kept - shows_map.keys())
     for hashed in kept & shows_map.keys():
