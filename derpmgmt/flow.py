@@ -37,12 +37,12 @@ JOBS: dict[str, list[Ring]] = {
     # accounts: somebody was banned, or is no longer
     "user_barred": [Ring(containers.plan_customer), Ring(device_jobs.enforce_user, "admission")],
     # containers: a relay's row no longer says what its container is
-    "relay_changed": [Ring(containers.apply_relay, containers.apply_queue)],
+    "relay_to_apply": [Ring(containers.apply_relay, containers.apply_queue)],
     # containers: which relays a rental has, or what they are, changed
-    "relays_changed": [Ring(map_jobs.refresh_acl)],
+    "rental_relays_changed": [Ring(map_jobs.refresh_acl)],
     # containers: a gate's row no longer says what its container is; who may come in on a server is another
-    "gate_changed": [Ring(containers.apply_gate, containers.server_queue)],
-    "list_changed": [Ring(containers.push_list, containers.gate_queue)],
+    "gate_to_apply": [Ring(containers.apply_gate, containers.server_queue)],
+    "gate_list_outdated": [Ring(containers.push_list, containers.gate_queue)],
     "probe_asked": [Ring(containers.probe_relay, "slow")],
     # acl: a rental has another version of its map, or none any more
     "map_changed": [Ring(map_jobs.publish_live)],

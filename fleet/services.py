@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -17,6 +17,7 @@ from derpmgmt.lib.lines import one_line
 from derpmgmt.lib.problems import Problem
 from derpmgmt.lib.refusals import Refusal
 from fleet import outages
+from fleet.facts import HostFacts
 from fleet.identity import forget_machine
 from fleet.machine import SameMachine
 from fleet.models import (
@@ -262,3 +263,18 @@ def renew_lease(*, server_pk: int, holder: str) -> bool:
     now = timezone.now()
     free = Q(busy_until=None) | Q(busy_until__lt=now) | Q(busy_by=holder)
     return bool(Server.objects.filter(free, pk=server_pk).update(busy_by=holder, busy_until=now + LEASE))
+
+
+def record_facts(*, server: Server, facts: HostFacts, reached_at: str, now: datetime) -> None:
+    """Write a visit's figures of the machine to its row.
+
+    What it sees of us counts where SSH took the way that relays' clients take: to the public address (`reached_at`), not
+    through a jump host or a private network.
+    """
+    Server.objects.filter(pk=server.pk).update(
+        load_ratio=facts.load1 / max(facts.cores, 1),
+        memory_bytes=facts.memory_total_bytes,
+        disk_free_bytes=facts.disk_free_bytes,
+        panel_seen_as=(facts.ssh_client or None) if reached_at == server.address else None,
+        last_visit_at=now,
+    )

@@ -111,7 +111,7 @@ def _check(server: Server, check: ServerCheck) -> bool:
         take_step(check, "machine")
         server.refresh_from_db(fields=["engine_root"])
         read = facts.read_facts(reached.connection, server.docker_socket, server.engine_root)
-        visits.record_facts(
+        fleet_services.record_facts(
             server=server, facts=read, reached_at=reached.connection.peer_address, now=timezone.now()
         )
         is_good &= found(

@@ -76,7 +76,7 @@ def visit_server(server: Server) -> None:
                     raise
                 changed.add(relay.pk)
         gates.look_at_gate(reached.engine, server.pk, may_go=is_own)
-    visits.record_facts(server=server, facts=read, reached_at=reached_at, now=timezone.now())
+    fleet_services.record_facts(server=server, facts=read, reached_at=reached_at, now=timezone.now())
     repaired, orphans = visits.record_containers(server=server, found=found, volumes=volumes, changed=changed)
     if repaired or orphans:
         log.warning("visit of %s: to repair %s, orphans %s", server.name, repaired, orphans)

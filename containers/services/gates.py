@@ -78,19 +78,19 @@ def note_list_changed(*, rental_pk: int, now: datetime) -> None:
     """Who may come in on a rental's relays is another now: the gates of their servers get new lists.
 
     Call it inside the transaction of the change. `list_changed_at` stays at the first change that a gate does not have yet.
-    Announces `list_changed` (server pk) after commit.
+    Announces `gate_list_outdated` (server pk) after commit.
     """
     servers = Relay.objects.live().filter(rental_id=rental_pk).values("server_id")
     _mark_changed(Gate.objects.filter(server__in=servers), now)
     for server_pk in Gate.objects.filter(server__in=servers).values_list("server_id", flat=True):
-        queue.announce("list_changed", server_pk)
+        queue.announce("gate_list_outdated", server_pk)
 
 
 def note_drift(*, gate: Gate, now: datetime) -> None:
     """A visit found another list at the gate than it should have: it gets the right one."""
     with transaction.atomic():
         _mark_changed(Gate.objects.filter(pk=gate.pk), now)
-        queue.announce("list_changed", gate.server_id)
+        queue.announce("gate_list_outdated", gate.server_id)
 
 
 def _mark_changed(gates: QuerySet[Gate], now: datetime) -> None:
@@ -167,7 +167,7 @@ def request_repair(*, gate: Gate) -> bool:
             status=Gate.Status.PLANNED, try_after=None
         )
         if moved:
-            queue.announce("gate_changed", gate.server_id)
+            queue.announce("gate_to_apply", gate.server_id)
     return bool(moved)
 
 
@@ -182,7 +182,7 @@ def retry_gate(*, gate: Gate, by: User | None) -> None:
         )
         Server.objects.filter(pk=gate.server_id).update(next_contact_at=None)
         log_operation(by=by, action="gate.retried", target=gate.server)
-        queue.announce("gate_changed", gate.server_id)
+        queue.announce("gate_to_apply", gate.server_id)
 
 
 def wake_imageless() -> None:

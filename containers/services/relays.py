@@ -91,7 +91,7 @@ def create_relay(
     relay = new_relay(server=server, derp_port=ports[0], stun_port=ports[1], now=now)
     relay.rental, relay.slot, relay.replaces = rental, slot, replaces
     relay.save()
-    queue.announce("relay_changed", relay.pk)
+    queue.announce("relay_to_apply", relay.pk)
     return relay
 
 
@@ -112,7 +112,7 @@ def give_up(relay: Relay, *, returns: bool = False) -> bool:
         )
     )
     if moved:
-        queue.announce("relay_changed", relay.pk)
+        queue.announce("relay_to_apply", relay.pk)
     return bool(moved)
 
 
@@ -132,7 +132,7 @@ def bring_back(relay: Relay) -> bool:
         proven_at=None,
     )
     if moved:
-        queue.announce("relay_changed", relay.pk)
+        queue.announce("relay_to_apply", relay.pk)
     return bool(moved)
 
 
@@ -190,7 +190,7 @@ def renew_certificate(*, relay: Relay, now: datetime) -> None:
             )
         )
         if changed:
-            queue.announce("relay_changed", relay.pk)
+            queue.announce("relay_to_apply", relay.pk)
 
 
 def follow_server(*, server_pk: int, now: datetime) -> None:
@@ -287,7 +287,7 @@ def record_running(*, relay: Relay, image: str, now: datetime) -> None:
             return
         _take_over(relay, now)
         credit_waiting_time(rental_pk=relay.rental_id, now=now)
-        queue.announce("relays_changed", relay.rental_id)
+        queue.announce("rental_relays_changed", relay.rental_id)
 
 
 def _take_over(successor: Relay, now: datetime) -> None:
@@ -335,7 +335,7 @@ def record_released(*, relay: Relay, now: datetime) -> None:
         if released:
             _log(relay, "relay.removed")
         if released and relay.rental_id is not None:
-            queue.announce("relays_changed", relay.rental_id)
+            queue.announce("rental_relays_changed", relay.rental_id)
             request_plan(rental_pk=relay.rental_id, now=now)
 
 
@@ -366,7 +366,7 @@ def request_repair(*, relay_pk: int) -> bool:
             status=Relay.Status.PLANNED, try_after=None
         )
         if moved:
-            queue.announce("relay_changed", relay_pk)
+            queue.announce("relay_to_apply", relay_pk)
     return bool(moved)
 
 
@@ -384,7 +384,7 @@ def retry_relay(*, relay: Relay, by: User | None) -> None:
             target=relay,
             subject=relay.rental.user if relay.rental else None,
         )
-        queue.announce("relay_changed", relay.pk)
+        queue.announce("relay_to_apply", relay.pk)
 
 
 def ask_probe(*, relay: Relay, now: datetime) -> bool:

@@ -27,7 +27,7 @@ def rotate_relay(*, relay: Relay, now: datetime | None = None) -> Relay | None:
 
     It is made on the same server, on other ports, or where there is no room on another. Once it is proven it takes the
     place over (`relays.record_running`). None when the relay is not running in its place, has a successor, its customer has
-    no right to it, or no server has room: ask again later. Announces `relay_changed`.
+    no right to it, or no server has room: ask again later. Announces `relay_to_apply`.
     """
     moment = now or timezone.now()
     return write_planned(lambda: _rotate(relay.pk, moment))
@@ -153,4 +153,4 @@ def record_staying(*, relay: Relay, now: datetime) -> None:
 def retire_relay(*, relay: Relay) -> None:
     """Remove a retiring relay from its server."""
     if relay.retiring_since is not None and give_up(relay) and relay.rental_id is not None:
-        queue.announce("relays_changed", relay.rental_id)
+        queue.announce("rental_relays_changed", relay.rental_id)

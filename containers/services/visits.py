@@ -1,31 +1,14 @@
 """What a visit found on a server, compared with the rows."""
 
 from collections.abc import Collection, Iterable
-from datetime import datetime
 
 from containers.deploy import Found
 from containers.models import Relay
 from containers.services.relays import request_repair
 from containers.spec import KIND_RELAY
 from derpmgmt.lib import queue
-from fleet.facts import HostFacts
 from fleet.machine import SameMachine
 from fleet.models import Server
-
-
-def record_facts(*, server: Server, facts: HostFacts, reached_at: str, now: datetime) -> None:
-    """Write a visit's figures of the machine to its row.
-
-    What it sees of us counts where SSH took the way that relays' clients take: to the public address (`reached_at`), not
-    through a jump host or a private network.
-    """
-    Server.objects.filter(pk=server.pk).update(
-        load_ratio=facts.load1 / max(facts.cores, 1),
-        memory_bytes=facts.memory_total_bytes,
-        disk_free_bytes=facts.disk_free_bytes,
-        panel_seen_as=(facts.ssh_client or None) if reached_at == server.address else None,
-        last_visit_at=now,
-    )
 
 
 def record_containers(

@@ -98,7 +98,7 @@ def test_gates_of_a_rental_are_rung_for_when_its_devices_change(
     rung.clear()
     gates.note_list_changed(rental_pk=rental.pk, now=NOW)
     mine = set(rental.relays.values_list("server_id", flat=True))
-    assert sorted(rung) == sorted(("list_changed", pk) for pk in mine)
+    assert sorted(rung) == sorted(("gate_list_outdated", pk) for pk in mine)
     assert {row.server_id for row in Gate.objects.all() if row.is_list_late} == mine
     assert not any(relay.server.gate.is_list_late for relay in other.relays.all())
     assert set(gates.late_lists(NOW)) == mine
@@ -218,7 +218,7 @@ def test_current_image_is_taken_when_an_admin_has_it_made_again(gate: Gate, rung
     gates.retry_gate(gate=gate, by=None)
     gate.refresh_from_db()
     assert (gate.status, gate.try_after, gate.image) == ("planned", None, "")
-    assert rung == [("gate_changed", gate.server_id)]
+    assert rung == [("gate_to_apply", gate.server_id)]
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ def test_only_what_the_public_address_sees_counts(
 ) -> None:
     from dataclasses import replace
 
-    from containers.services.visits import record_facts
     from fleet.facts import parse_facts
+    from fleet.services import record_facts
     from tests.fleet.test_facts import ALPINE
 
     server = relays[0].server

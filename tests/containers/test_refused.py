@@ -43,7 +43,7 @@ def test_relays_get_certificates_for_their_servers_new_address_when_no_bell_rang
     moves.refresh_from_db()
     assert (moves.certificate_address, moves.status) == (NEW_ADDRESS, "planned")
     assert moves.certificate_sha256 != pin
-    assert announced == [("relay_changed", moves.pk)]
+    assert announced == [("relay_to_apply", moves.pk)]
     prove(rental)
     sweep()
     moves.refresh_from_db()

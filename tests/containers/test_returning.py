@@ -263,7 +263,7 @@ def test_a_retiring_relay_goes_with_the_end_of_its_grace(rental: Rental, announc
     jobs.retire_relay(old.pk)
     old.refresh_from_db()
     assert old.status == "removing"
-    assert announced == [("relay_changed", old.pk), ("relays_changed", rental.pk)]
+    assert announced == [("relay_to_apply", old.pk), ("rental_relays_changed", rental.pk)]
     prove(rental)
     end(rental)
     set_end(rental, timezone.now() + DAY)

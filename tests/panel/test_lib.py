@@ -38,7 +38,7 @@ def queued() -> list[tuple[str, str, tuple[int, ...]]]:
 @pytest.mark.django_db(transaction=True)
 def test_a_bell_rings_only_after_commit():
     with transaction.atomic():
-        queue.announce("relays_changed", 7)
+        queue.announce("rental_relays_changed", 7)
         assert queued() == []
     assert queued() == [("default", "acl.maps.jobs.refresh_acl", (7,))]
 
@@ -46,7 +46,7 @@ def test_a_bell_rings_only_after_commit():
 @pytest.mark.django_db(transaction=True)
 def test_a_bell_that_was_rolled_back_never_rings():
     with transaction.atomic():
-        queue.announce("relays_changed", 7)
+        queue.announce("rental_relays_changed", 7)
         transaction.set_rollback(True)
     assert queued() == []
 
@@ -63,7 +63,7 @@ def test_a_sweep_does_not_ring_again_while_its_last_ring_waits():
 def test_a_redis_that_is_away_costs_the_bell_and_nothing_else(caplog, monkeypatch):
     away = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
     monkeypatch.setattr(queue, "client", lambda: away)
-    queue.announce("relays_changed", 7)
+    queue.announce("rental_relays_changed", 7)
     queue.enqueue(jobs.plan_rental, 5, is_again=True)
     assert caplog.text.count("the sweep will ring again") == 2
 

@@ -100,7 +100,7 @@ def work() -> None:
 
 def test_both_have_the_new_version_when_relays_changed(rental: Rental, url: LiveUrl, ask: Ask) -> None:
     make_relay(rental, slot=2)
-    queue.announce("relays_changed", rental.pk)
+    queue.announce("rental_relays_changed", rental.pk)
     work()
     assert ask(path_of(url)) == (200, {"901", "902"})
 
