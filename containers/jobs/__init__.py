@@ -12,30 +12,3 @@ from containers.jobs.rotations import check_certificates, retire_relay, rotate_c
 from containers.jobs.server_checks import check_server, request_check
 from containers.jobs.sweeping import sweep
 from containers.jobs.visits import remove_orphans, visit_servers
-
-__all__ = [
-    "apply_gate",
-    "apply_queue",
-    "apply_relay",
-    "check_certificates",
-    "check_server",
-    "follow_server",
-    "gate_queue",
-    "plan_customer",
-    "plan_rental",
-    "plan_waiting",
-    "probe_relay",
-    "prove_relays",
-    "prove_server",
-    "prune_health",
-    "push_list",
-    "remove_orphans",
-    "request_check",
-    "retire_relay",
-    "rotate_certificates",
-    "server_queue",
-    "sweep",
-    "sweep_outages",
-    "sweep_retiring",
-    "visit_servers",
-]

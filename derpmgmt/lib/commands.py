@@ -21,16 +21,6 @@ from django.utils.translation import gettext as _
 
 from derpmgmt.lib.refusals import Refusal
 
-__all__ = [
-    "CommandRefused",
-    "PanelCommand",
-    "TranslatedCommand",
-    "describe_error",
-    "is_json_asked",
-    "parse_day",
-    "run_command_line",
-]
-
 Row = Mapping[str, Any]
 
 

@@ -17,18 +17,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext_lazy as _
 
-from derpmgmt.lib.problems import Problem, explain, translate
-
-__all__ = [
-    "Heartbeat",
-    "JobQuerySet",
-    "JobRecord",
-    "Problem",
-    "StepTime",
-    "explain",
-    "translate",
-    "worker_name",
-]
+from derpmgmt.lib.problems import Problem, explain
 
 # Within this time a living worker has written `heartbeat_at`; without it the row is taken for lost.
 HEARTBEAT_EVERY = timedelta(seconds=5)

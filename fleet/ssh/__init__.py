@@ -18,20 +18,3 @@ from fleet.ssh.keys import HostKey
 from fleet.ssh.pool import ConnectionPool
 from fleet.ssh.stream import ChannelStream
 from fleet.ssh.transport import read_host_key
-
-__all__ = [
-    "AuthenticationFailed",
-    "ChannelStream",
-    "CommandFailed",
-    "CommandResult",
-    "Connection",
-    "ConnectionPool",
-    "Endpoint",
-    "ForwardingRefused",
-    "HostKey",
-    "HostKeyChanged",
-    "RemoteError",
-    "TimedOut",
-    "Unreachable",
-    "read_host_key",
-]
