@@ -72,6 +72,7 @@ class RelayAdmin(ReadOnlyAdmin):
         "server__region",
         "last_health__is_ok",
         ("failing_since", admin.EmptyFieldListFilter),
+        ("server__silent_since", admin.EmptyFieldListFilter),
     )
     list_select_related = ("server", "rental__user", "last_health")
     search_fields = (
@@ -83,6 +84,11 @@ class RelayAdmin(ReadOnlyAdmin):
     )
     list_per_page = 50
     change_form_template = "admin/containers/relay/change_form.html"
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Also by why the last test failed, which is no filter of its own: its table is long."""
+        return lookup == "last_health__cause__exact" or super().lookup_allowed(lookup, value, request)
+
     fields = (
         "state",
         "customer",
@@ -198,12 +204,27 @@ class RelayAdmin(ReadOnlyAdmin):
         return redirect("admin:containers_relay_change", pk)
 
 
+class LateListFilter(admin.SimpleListFilter):
+    """Gates that run and do not have the newest list of devices."""
+
+    title = gettext_lazy("list of devices")
+    parameter_name = "list"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("late", _("not up to date"))]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        if self.value() != "late":
+            return queryset
+        return queryset.filter(pk__in=gates.late_gates().filter(running_since__isnull=False).values("pk"))
+
+
 @admin.register(Gate)
 class GateAdmin(ReadOnlyAdmin):
     """The gates of all servers; a server's own page shows its."""
 
     list_display = ("server", "state", "failure", "running_since", "list_state")
-    list_filter = ("status",)
+    list_filter = ("status", LateListFilter, "server__region")
     list_select_related = ("server",)
     search_fields = ("server__name", "server__address")
     list_per_page = 50

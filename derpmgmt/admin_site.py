@@ -19,9 +19,9 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 
 from accounts import services
-from derpmgmt.lib import queue
 from derpmgmt.lib.address import is_proxy_unknown
 from derpmgmt.lib.way_back import page_of
+from derpmgmt.overview import admin_overview
 
 # These tables are changed by services and by the person himself, which log what they do; never row by row in the admin.
 # Nor is the queue: what it carries is told by the rows of the jobs, and its pages ask for no second factor everywhere.
@@ -61,8 +61,8 @@ class PanelAdminSite(admin.AdminSite):
         )
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        """The start page: what the rooms above have to say about themselves."""
-        (overview,) = queue.ask("admin_overview", is_proxy_unknown=is_proxy_unknown(request))
+        """The start page: what needs a person, and today's figures."""
+        overview = admin_overview(is_proxy_unknown=is_proxy_unknown(request))
         return super().index(request, {**overview, **(extra_context or {})})
 
     @method_decorator(never_cache)

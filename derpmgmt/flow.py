@@ -6,16 +6,20 @@ from typing import Any
 from django.conf import settings
 
 from accounts import jobs as accounts
+from accounts.matters import matters as account_matters
 from acl.devices import jobs as device_jobs
 from acl.devices import services as devices
+from acl.devices.matters import matters as device_matters
 from acl.maps import jobs as map_jobs
 from acl.maps import services as maps
 from containers import jobs as containers
+from containers.matters import matters as relay_matters
 from containers.services import closing as containers_closing
 from containers.services import relays
-from derpmgmt import overview
 from derpmgmt.lib.queue import Ring, Tick
+from fleet.matters import matters as server_matters
 from serials.numbers import jobs as numbers
+from serials.numbers.matters import matters as serial_matters
 from serials.rentals import jobs as rentals
 from serials.rentals.services import automatic_closing as serials_closing
 
@@ -69,7 +73,8 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "known_relays": [maps.known_relays],
     # to which relays a rental's map leads
     "mapped_relays": [maps.mapped_relays],
-    "admin_overview": [overview.admin_overview],
+    # what needs a person; of the same level a cause stands before what follows from it
+    "matters": [server_matters, relay_matters, device_matters, account_matters, serial_matters],
     # why an account may not be closed; what its owner would lose; what of it is still there
     "closing_reasons": [],
     "closing_losses": [serials_closing.closing_losses],

@@ -65,7 +65,12 @@ def is_proxy_unknown(request: HttpRequest) -> bool:
     """Whether this request, or another of the last day, came through a proxy that `settings.TRUSTED_PROXIES` does not count."""
     if settings.TRUSTED_PROXIES:
         return False
-    return "HTTP_X_FORWARDED_FOR" in request.META or bool(cache.get(_NOTED))
+    return "HTTP_X_FORWARDED_FOR" in request.META or is_proxy_noted()
+
+
+def is_proxy_noted() -> bool:
+    """Whether a request of the last day came through a proxy that is not counted, as `note_proxy` remembers it."""
+    return not settings.TRUSTED_PROXIES and bool(cache.get(_NOTED))
 
 
 def client_network(request: HttpRequest) -> str:

@@ -126,42 +126,6 @@ def test_it_is_said_when_certificates_near_their_end_cannot_be_renewed(
     assert matters(staff) == []
 
 
-def test_what_is_too_much_to_be_named_is_counted(staff: Client, rental: Rental) -> None:
-    now = timezone.now()
-    for _number in range(15):
-        relay = world.make_relay(rental, None, world.make_server())
-        gate = gates.gate_of(relay.server_id)
-        gates.record_running(gate=gate, image="-", now=now)
-        world.make_batch(is_paid=False)
-
-    def cut(title: str) -> list[tuple[str, int]]:
-        """Links under titles that say so, and how long the lists behind them are."""
-        matters = staff.get("/admin/").context["matters"]
-        urls = [matter.url for matter in matters if matter.title == title]
-        return [(url, staff.get(url).context["cl"].result_count) for url in urls]
-
-    assert cut("5 more batches are not paid for") == [("/admin/serials/serialbatch/?paid_at__isempty=1", 15)]
-    gate_list = "/admin/containers/gate/"
-    running = Gate.objects.exclude(server__relays__slot__isnull=False)
-    running.update(list_changed_at=now - timedelta(minutes=2))
-    assert cut("5 more gates do not have the newest list of devices") == [(gate_list, 18)]
-    running.update(status=Gate.Status.FAILED, list_changed_at=None)
-    assert cut("5 more gates failed") == [(f"{gate_list}?status__exact=failed", 15)]
-    running.update(status=Gate.Status.RUNNING)
-
-    rentals = [world.make_customer() for _number in range(4)]
-    relays = Relay.objects.filter(rental__in=rentals)
-    url = "/admin/containers/relay/?slot__isnull=0&status__exact="
-    RelayHealth.objects.filter(relay__in=relays).update(is_ok=False)
-    assert cut("2 more relays did not pass their last test") == [
-        (f"{url}running&last_health__is_ok__exact=0", 12)
-    ]
-    relays.update(status=Relay.Status.FAILED)
-    assert cut("2 more relays failed") == [(f"{url}failed", 12)]
-    relays.filter(rental__in=rentals[:1]).update(status=Relay.Status.RUNNING)
-    assert "more relay" not in staff.get("/admin/").content.decode()
-
-
 def test_a_server_that_failed_its_checks_is_named_until_they_run_again(staff: Client) -> None:
     server = world.make_server(status=Server.Status.NEW)
     check = ServerCheck.objects.create(server=server, status=ServerCheck.Status.FAILED, error="Closed.")

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from containers.models import Deployment, Relay, RelayHealth, ServerCheck
+from derpmgmt.lib.matters import read_matters
 from fleet.models import Server
 from serials.rentals.models import Rental
 from tests.panel import world
@@ -65,8 +66,7 @@ def test_the_start_page_of_the_admin_costs_the_same_when_there_is_more_trouble()
     few = count(client, reverse("admin:index"))
     for _ in range(4):
         trouble()
-    response = client.get(reverse("admin:index"))
-    assert len(response.context["matters"]) > 20
+    assert len(read_matters()) > 30
     assert count(client, reverse("admin:index")) == few <= 30
 
 
