@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts import usernames, wordlist
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.lines import LineField
+from derpmgmt.lib.retries import Retried
 
 # A user name is shown to others and stands beside the e-mail address, so it must look neither like one nor like another name.
 USERNAME_VALIDATORS = usernames.VALIDATORS
@@ -299,3 +300,19 @@ class Notice(models.Model):
         """What people call its kind."""
         kind = wordlist.NOTICES.get(self.kind)
         return str(kind.name if kind else self.kind)
+
+
+class PutOff(Retried):
+    """A row for which the work of a sweep raised: it is left out until `try_after` (`accounts.sweeps`).
+
+    `work` names what was to be done, `row` is the row's primary key, `failure_code` the kind of exception.
+    """
+
+    work = models.CharField(max_length=40)
+    row = models.BigIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(name="put_off_once", fields=["work", "row"])]
+
+    def __str__(self) -> str:
+        return f"{self.work} {self.row}"

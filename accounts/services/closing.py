@@ -8,6 +8,7 @@ anything is left ("closing_left") and records the end. A server or a mail server
 import ipaddress
 import re
 import unicodedata
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +27,7 @@ from accounts.models import Channel, Notice, OperationLog, User
 from accounts.services.activity import log_operation
 from accounts.services.notices import drop_notices, notify
 from accounts.services.people import NotAllowed, ask_right_over, end_sessions
+from accounts.sweeps import sweep
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.lines import one_line
@@ -255,6 +257,11 @@ def finish_closing(*, user_pk: int, now: datetime) -> list[Any]:
 
 def sweep_closing(*, now: datetime) -> None:
     """Record the end where nothing is left any more, and ring again for the others: a bell may have been lost."""
-    for user_pk in User.objects.closing().values_list("pk", flat=True):
-        if finish_closing(user_pk=user_pk, now=now):
-            queue.announce("account_closing", user_pk)
+
+    def end(pks: Sequence[int]) -> int:
+        for user_pk in pks:
+            if finish_closing(user_pk=user_pk, now=now):
+                queue.announce("account_closing", user_pk)
+        return len(pks)
+
+    sweep("the end of closing accounts", User.objects.closing().order_by("pk"), end, now=now)

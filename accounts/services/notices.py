@@ -167,6 +167,13 @@ def send_again(*, notice: Notice, by: User) -> None:
     queue.announce("notice_made", notice.pk)
 
 
+def _why_not(notice: Notice, now: datetime) -> str:
+    """Why the notice is not for sending any more; "" where it is."""
+    if not notice.user.is_active and notice.kind not in wordlist.farewells():
+        return BARRED
+    return OUTDATED if _is_outdated(notice, now) else ""
+
+
 def _is_outdated(notice: Notice, now: datetime) -> bool:
     fits_until = parse_datetime(notice.context.get("fits_until", ""))
     return fits_until is not None and fits_until <= now
@@ -207,13 +214,18 @@ def send_notice(pk: int) -> None:
     )
     if not claimed:
         return
-    notice = Notice.objects.select_related("user").get(pk=pk)
     mine = Notice.objects.filter(pk=pk, state=Notice.State.SENDING, worker=worker)
-    if not notice.user.is_active and notice.kind not in wordlist.farewells():
-        mine.update(state=Notice.State.DROPPED, error=BARRED, address="")
+    try:
+        notice = Notice.objects.select_related("user").get(pk=pk)
+        reason = _why_not(notice, now)
+    except DatabaseError:
+        raise  # `recover_lost` gives it back.
+    except Exception:
+        log.exception("notice %s cannot be read", pk)
+        mine.update(state=Notice.State.FAILED, error=INTERNAL)
         return
-    if _is_outdated(notice, now):
-        mine.update(state=Notice.State.DROPPED, error=OUTDATED, address="")
+    if reason:
+        mine.update(state=Notice.State.DROPPED, error=reason, address="")
         return
     try:
         with Heartbeat(lambda: mine.update(heartbeat_at=timezone.now())):

@@ -96,7 +96,11 @@ def _forget_admissions(now: datetime) -> None:
 def sweep_cuts() -> None:
     """Ring for the cuts that are still owed, also those whose bell was lost or whose worker died."""
     now = timezone.now()
-    recorded = [rental_pk for rental_pk in cutting.losses(now) if cutting.record_loss(rental_pk)]
+    recorded = [
+        rental_pk
+        for rental_pk in cutting.losses(now)
+        if attempt(f"the lost rights of rental {rental_pk}", partial(cutting.record_loss, rental_pk))
+    ]
     for rental_pk in dict.fromkeys([*recorded, *cutting.due_cuts(now)]):
         queue.enqueue(cut_owed, rental_pk, queue="admission", is_again=True)
 

@@ -1,8 +1,11 @@
 """Having the rows say what customers should have."""
 
+from functools import partial
+
 from django.utils import timezone
 
 from containers.services import planning, relays
+from derpmgmt.lib.sweeps import attempt
 from serials.rentals.services import PLAN_AGAIN
 
 
@@ -20,7 +23,7 @@ def plan_customer(user_pk: int) -> None:
 def plan_waiting(server_pk: int) -> None:
     """A server became usable: plan those who wait for one."""
     for rental_pk in planning.due_rentals(timezone.now() + PLAN_AGAIN):
-        planning.plan_relays(rental_pk=rental_pk)
+        attempt(f"the plan of rental {rental_pk}", partial(planning.plan_relays, rental_pk=rental_pk))
 
 
 def follow_server(server_pk: int) -> None:

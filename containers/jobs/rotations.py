@@ -1,6 +1,7 @@
 """Relays that make way for successors: certificates near their end, and the old ones that nobody needs any more."""
 
 import logging
+from functools import partial
 
 from django.utils import timezone
 
@@ -8,6 +9,7 @@ from containers.derp.presence import has_devices
 from containers.models import Relay
 from containers.services import relays, rotation
 from derpmgmt.lib import queue
+from derpmgmt.lib.sweeps import attempt
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +18,8 @@ def check_certificates() -> None:
     """Replace the certificates that every client refuses, whether a bell for it was lost or no successor came in time."""
     now = timezone.now()
     for relay in relays.refused_certificates(now):
-        relays.renew_certificate(relay=relay, now=now)
+        renew = partial(relays.renew_certificate, relay=relay, now=now)
+        attempt(f"the certificate of relay {relay.pk}", renew)
 
 
 def rotate_certificates() -> None:

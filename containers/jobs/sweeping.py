@@ -1,5 +1,7 @@
 """The sweep: what no bell rang for is found from the rows."""
 
+from functools import partial
+
 from django.utils import timezone
 
 from containers.jobs import gates
@@ -9,6 +11,7 @@ from containers.jobs.plans import plan_rental
 from containers.jobs.server_checks import check_server
 from containers.services import checks, planning, relays
 from derpmgmt.lib import queue
+from derpmgmt.lib.sweeps import attempt
 
 
 def sweep() -> None:
@@ -23,5 +26,5 @@ def sweep() -> None:
     for server_pk in checks.due_checks(now):
         queue.enqueue(check_server, server_pk, queue=server_queue(server_pk), is_again=True)
     for server_pk in checks.unchecked_servers():
-        checks.request_check(server_pk=server_pk)
+        attempt(f"the check of server {server_pk}", partial(checks.request_check, server_pk=server_pk))
     gates.ring_gates(now)

@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils import translation
 
 from accounts.services import notify
+from accounts.sweeps import sweep
 from containers.derp import source
 from containers.derp.probe import ProbeTarget
 from containers.models import Relay, RelayHealth
@@ -124,33 +125,39 @@ def sweep_failing(now: datetime) -> None:
         .exclude(last_health__at__lte=seeing or _LONG_AGO)
         .select_related("server__region", "rental__user")
         .defer(*SECRETS)
-        .order_by("failing_since")[:AT_ONCE]
+        .order_by("failing_since")
     )
-    for relay in rows:
-        assert relay.rental is not None
-        assert relay.failing_since is not None
-        with transaction.atomic():
-            still = Relay.objects.filter(pk=relay.pk, failing_since=relay.failing_since, failing_told_at=None)
-            if not still.update(failing_told_at=now, changed_at=F("changed_at")):
-                continue
-            if not relay.rental.is_entitled(now):
-                continue
-            with translation.override(relay.rental.user.language):
-                region = relay.server.region.name
-            others = relay.rental.relays.wanted().carrying().exclude(pk=relay.pk).count()
-            notify(
-                user=relay.rental.user,
-                kind="relay_silent",
-                key=failing_key(relay.pk, relay.failing_since),
-                context={
-                    "region": region,
-                    "slot": relay.slot,
-                    "address": f"{relay.server.address}:{relay.derp_port}",
-                    "failing_at": relay.failing_since,
-                    "others": others,
-                    "url": settings.PUBLIC_URL + reverse("home"),
-                },
-            )
+
+    def tell(pks: Sequence[int]) -> int:
+        return sum(_tell_failing(relay, now) for relay in rows.filter(pk__in=pks))
+
+    sweep("telling of silent relays", rows, tell, now=now, limit=AT_ONCE)
+
+
+@transaction.atomic
+def _tell_failing(relay: Relay, now: datetime) -> bool:
+    assert relay.rental is not None
+    assert relay.failing_since is not None
+    still = Relay.objects.filter(pk=relay.pk, failing_since=relay.failing_since, failing_told_at=None)
+    if not still.update(failing_told_at=now, changed_at=F("changed_at")) or not relay.rental.is_entitled(now):
+        return False
+    with translation.override(relay.rental.user.language):
+        region = relay.server.region.name
+    others = relay.rental.relays.wanted().carrying().exclude(pk=relay.pk).count()
+    told = notify(
+        user=relay.rental.user,
+        kind="relay_silent",
+        key=failing_key(relay.pk, relay.failing_since),
+        context={
+            "region": region,
+            "slot": relay.slot,
+            "address": f"{relay.server.address}:{relay.derp_port}",
+            "failing_at": relay.failing_since,
+            "others": others,
+            "url": settings.PUBLIC_URL + reverse("home"),
+        },
+    )
+    return bool(told)
 
 
 def prune_health(now: datetime) -> int:

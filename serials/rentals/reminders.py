@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from accounts.services import drop_notices, notify
+from accounts.sweeps import sweep
 from serials.rentals.models import Redemption, Rental
 
 REMINDERS = frozenset({"rental_ending", "rental_ended"})
@@ -113,7 +114,7 @@ def send_reminders(now: datetime) -> int:
     doubled or late, it sends each at most once for one end.
     """
     due = Rental.objects.filter(remind_at__lte=now, paused_at=None).order_by("remind_at")
-    return sum(_remind(pk, now) for pk in list(due.values_list("pk", flat=True)[:AT_ONCE]))
+    return sweep("reminders", due, lambda pks: sum(_remind(pk, now) for pk in pks), now=now, limit=AT_ONCE)
 
 
 @transaction.atomic

@@ -13,6 +13,7 @@ on trial.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.db import transaction
 from django.db.models import Q
@@ -22,6 +23,7 @@ from acl.devices.models import Admission, Device
 from acl.devices.networks import site_of
 from acl.devices.services.devices import enforce, enrol_device
 from acl.devices.services.places import device_limit, placed, window_until
+from derpmgmt.lib.sweeps import attempt
 from serials.rentals.models import Rental
 from serials.rentals.services import lock_rental
 
@@ -152,16 +154,20 @@ def settle_trials(*, devices: Collection[Device], is_present: Callable[[Device],
     called outside of transactions.
     """
     for device in devices:
-        is_there = is_present(device)
-        with transaction.atomic():
-            rental = lock_rental(device.rental_id)
-            now = timezone.now()
-            row = Device.objects.filter(pk=device.pk, status=Device.Status.PENDING).first()
-            # Who knocked after the relays were asked is looked at the next time.
-            if row is None or row.trial_until is None or row.last_seen_at != device.last_seen_at:
-                continue
-            row.rental = rental
-            _settle(row, rental, now, is_there)
+        settle = partial(_settle_trial, device, is_present(device))
+        attempt(f"the trial of device {device.pk}", settle)
+
+
+@transaction.atomic
+def _settle_trial(device: Device, is_there: bool | None) -> None:
+    rental = lock_rental(device.rental_id)
+    now = timezone.now()
+    row = Device.objects.filter(pk=device.pk, status=Device.Status.PENDING).first()
+    # Who knocked after the relays were asked is looked at the next time.
+    if row is None or row.trial_until is None or row.last_seen_at != device.last_seen_at:
+        return
+    row.rental = rental
+    _settle(row, rental, now, is_there)
 
 
 def _settle(row: Device, rental: Rental, now: datetime, is_there: bool | None) -> None:

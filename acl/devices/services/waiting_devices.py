@@ -1,14 +1,16 @@
 """Devices that wait for their customer's word: what he is told of them, and when they are forgotten."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone, translation
 
 from accounts.services import notify
+from accounts.sweeps import sweep
 from acl.devices.models import Device, DevicePolicy
 from acl.devices.services.device_panel import relay_names
 from serials.rentals.models import Rental
@@ -23,7 +25,7 @@ FORGET_GONE_AFTER = timedelta(hours=1)
 # A customer is told of devices that knock for longer than a diagnosis takes, and at most once in this time.
 KNOCKS_FOR = timedelta(seconds=30)
 TELL_PAUSE = timedelta(hours=6)
-# Devices that one sweep looks at.
+# Customers of whom one sweep tells so many.
 TELL_AT_ONCE = 1000
 
 
@@ -42,6 +44,16 @@ def tell_waiting(now: datetime) -> int:
 
     Once a device, and rarely a customer: those who knock are strangers as often as not.
     """
+    rentals = Rental.objects.filter(pk__in=_untold(now).values("rental")).order_by("pk")
+
+    def tell(pks: Sequence[int]) -> int:
+        return sum(_tell(pk, now) for pk in pks)
+
+    return sweep("telling of devices that wait", rentals, tell, now=now, limit=TELL_AT_ONCE)
+
+
+def _untold(now: datetime) -> QuerySet[Device]:
+    """The devices of which their customers are to hear."""
     waiting = Device.objects.filter(
         status=Device.Status.PENDING,
         trial_until=None,
@@ -53,20 +65,14 @@ def tell_waiting(now: datetime) -> int:
         rental__in=Rental.objects.with_rights(now),
     )
     # Left out here already: they may be so many that nobody else would have his turn.
-    waiting = waiting.exclude(rental__device_policy__told_at__gt=now - TELL_PAUSE)
-    by_rental: dict[int, list[Device]] = {}
-    for device in waiting.order_by("pk")[:TELL_AT_ONCE]:
-        by_rental.setdefault(device.rental_id, []).append(device)
-    return sum(_tell(rental_pk, devices, now) for rental_pk, devices in by_rental.items())
+    return waiting.exclude(rental__device_policy__told_at__gt=now - TELL_PAUSE)
 
 
 @transaction.atomic
-def _tell(rental_pk: int, devices: list[Device], now: datetime) -> bool:
+def _tell(rental_pk: int, now: datetime) -> bool:
     rental = lock_rental(rental_pk)
-    policy = DevicePolicy.objects.filter(rental=rental).first()
-    if policy and policy.told_at and policy.told_at > now - TELL_PAUSE:
-        return False
-    if not rental.has_rights(now):
+    devices = list(_untold(now).filter(rental=rental).order_by("pk"))
+    if not devices:
         return False
     DevicePolicy.objects.update_or_create(
         rental=rental,

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_noop
 
 from accounts.models import Notice, User
 from accounts.services import ClosingRefused, close_account, log_operation, notify
+from accounts.sweeps import sweep
 from serials.rentals.models import Redemption, Rental
 from serials.rentals.reminders import about
 from serials.rentals.services.spans import lock_rental
@@ -55,17 +56,21 @@ def sweep_closing(*, now: datetime) -> None:
     `settings.CLOSE_AFTER_DAYS` counts from the moment when the relays stopped; with 0 nothing is closed by itself.
     """
     if settings.CLOSE_AFTER_DAYS:
-        for rental_pk in due_rentals(now):
-            _look_at(rental_pk, now)
+        for rentals in due_rentals(now):
+            sweep(
+                "automatic closing",
+                rentals,
+                lambda pks: sum(_look_at(pk, now) for pk in pks),
+                now=now,
+                limit=AT_ONCE,
+            )
 
 
-def due_rentals(now: datetime) -> list[int]:
-    """The rentals (pks) that ended so long ago that the first warning is due, without those that can wait; at most `AT_ONCE`."""
-    return [pk for query in due_queries(now) for pk in query.values_list("pk", flat=True)[:AT_ONCE]][:AT_ONCE]
+def due_rentals(now: datetime) -> list[QuerySet[Rental]]:
+    """The rentals that ended so long ago that the first warning is due, without those that can wait.
 
-
-def due_queries(now: datetime) -> list[QuerySet[Rental]]:
-    """What `due_rentals` reads, each from one index: the rentals not looked at before, and those whose next moment has come."""
+    Two queries, each of one index: those not looked at before, and those whose next moment has come.
+    """
     since = now - timedelta(days=settings.CLOSE_AFTER_DAYS) + timedelta(days=max(WARNING_DAYS))
     ended = Rental.objects.filter(status=Rental.Status.EXPIRED, runs_until__lte=since)
     return [
@@ -75,13 +80,14 @@ def due_queries(now: datetime) -> list[QuerySet[Rental]]:
 
 
 @transaction.atomic
-def _look_at(rental_pk: int, now: datetime) -> None:
+def _look_at(rental_pk: int, now: datetime) -> bool:
     """Warn, close or wait, and note when to look again, in one transaction: killed, doubled or late, each is done once."""
     rental = lock_rental(rental_pk)
     due_at = rental.closing_due_at
-    if rental.status == Rental.Status.EXPIRED and (due_at is None or due_at <= now):
-        due_at = _step(rental, now)
-        Rental.objects.filter(pk=rental_pk).update(closing_due_at=due_at)
+    if rental.status != Rental.Status.EXPIRED or (due_at is not None and due_at > now):
+        return False
+    Rental.objects.filter(pk=rental_pk).update(closing_due_at=_step(rental, now))
+    return True
 
 
 def _step(rental: Rental, now: datetime) -> datetime:

@@ -1,5 +1,6 @@
 """What happens to a rental: more time, pause and resume, the end, closing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,6 +10,7 @@ from django.utils.translation import gettext as _
 
 from accounts.models import OperationLog, User
 from accounts.services import NotAllowed, log_operation
+from accounts.sweeps import sweep
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import one_line
 from serials.rentals import reminders, schedule
@@ -303,20 +305,18 @@ def sweep_rentals(*, now: datetime) -> int:
     Rights end by the clock and not by this; however late or often it runs, each end is recorded once. Announces
     `rental_changed`.
     """
-    recorded = 0
-    # `due` loses what is recorded, so the first ones are always new.
-    while due := list(Rental.objects.due(now).order_by("runs_until")[:_SWEEP_AT_ONCE]):
-        recorded += _expire(due, now)
-    return recorded
+    due = Rental.objects.due(now).order_by("runs_until")
+    return sweep("ended rentals", due, lambda pks: _expire(pks, now), now=now, together=_SWEEP_AT_ONCE)
 
 
 @transaction.atomic
-def _expire(due: list[Rental], now: datetime) -> int:
+def _expire(due: Sequence[int], now: datetime) -> int:
     # Owners before rentals, each in one order, as everybody locks them (`lock_rental`).
-    owners = User.objects.select_for_update().filter(pk__in=[rental.user_id for rental in due]).order_by("pk")
+    owner_pks = list(Rental.objects.filter(pk__in=due).values_list("user_id", flat=True))
+    owners = User.objects.select_for_update().filter(pk__in=owner_pks).order_by("pk")
     by_pk = {owner.pk: owner for owner in owners}
     # Looked at again under the lock: a renewal may have come between, or another sweep.
-    locked = Rental.objects.select_for_update().filter(pk__in=[rental.pk for rental in due]).order_by("pk")
+    locked = Rental.objects.select_for_update().filter(pk__in=due).order_by("pk")
     over = [
         rental
         for rental in locked
