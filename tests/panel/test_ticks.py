@@ -30,7 +30,7 @@ def scheduler(monkeypatch: pytest.MonkeyPatch) -> CronScheduler:
 
 def sweeps_waiting() -> int:
     jobs = django_rq.get_queue("admission").jobs
-    return sum(job.func_name == "serials.jobs.sweep_rentals" for job in jobs)
+    return sum(job.func_name == "serials.rentals.jobs.sweep_rentals" for job in jobs)
 
 
 def test_ends_are_looked_for_every_second(scheduler: CronScheduler) -> None:
