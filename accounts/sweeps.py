@@ -73,6 +73,4 @@ def _try(
 
 def _put_off(work: str, pk: int, error: Exception, now: datetime) -> None:
     row, _made = PutOff.objects.get_or_create(work=work, row=pk)
-    PutOff.objects.filter(pk=row.pk).update(
-        **RETRY.failed(row.failures, now), failure_code=type(error).__name__[:32], failed_at=now
-    )
+    PutOff.objects.filter(pk=row.pk).update(**RETRY.failed(row.failures, now, type(error).__name__))

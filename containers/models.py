@@ -1,6 +1,6 @@
 """Relays and gates on servers, and the work that was done on them."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
 from django.db import models
@@ -11,8 +11,13 @@ from django.utils.translation import gettext_lazy as _
 from containers.spec import INNER_STUN_PORT
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.jobs import JobQuerySet, JobRecord
+from derpmgmt.lib.retries import Retried, Retry
 from fleet.models import Server, StaffOnlyQuerySet
 from serials.rentals.models import ByRentalQuerySet, Rental
+
+# When a relay, or a gate, that could not be made is tried again; and a gate's list that the host did not take.
+RETRY = Retry(first=timedelta(seconds=5), longest=timedelta(minutes=5))
+LIST_RETRY = Retry(RETRY.first, RETRY.longest, "list_failures", "list_try_after")
 
 
 class RelayQuerySet(ByRentalQuerySet["Relay"]):
@@ -57,7 +62,7 @@ class RelayQuerySet(ByRentalQuerySet["Relay"]):
         return self.live().filter(retiring_since__isnull=False).exclude(status=Relay.Status.REMOVING)
 
 
-class Relay(models.Model):
+class Relay(Retried):
     """One derper of one customer on one server.
 
     `slot` (1–3) says which of the customer's three it is; a surplus relay has none and goes. `status` is what was last done;
@@ -111,12 +116,6 @@ class Relay(models.Model):
     private_key = EncryptedTextField(editable=False)
     public_key = models.CharField(_("public key"), max_length=64, editable=False)
     mesh_key = EncryptedTextField(editable=False)
-    failures = models.PositiveIntegerField(_("failed tries"), default=0, editable=False)
-    try_after = models.DateTimeField(_("next try not before"), null=True, blank=True, editable=False)
-    failure_code = models.CharField(
-        _("error code of the last failure"), max_length=32, blank=True, editable=False
-    )
-    failed_at = models.DateTimeField(_("last failure"), null=True, blank=True, editable=False)
     proven_at = models.DateTimeField(_("first carried a packet"), null=True, blank=True, editable=False)
     return_slot = models.PositiveSmallIntegerField(
         _("comes back to place"), null=True, blank=True, editable=False
@@ -210,7 +209,7 @@ class RelayHealth(models.Model):
         return f"{self.relay_id} {self.at:%Y-%m-%d %H:%M:%S}"
 
 
-class Gate(models.Model):
+class Gate(Retried):
     """The one container of a server that its relays ask for admission; it passes their questions on to the panel.
 
     `secret` proves to the panel which server asks; `secret_hash` finds it. While the panel is away the gate answers from the
@@ -229,12 +228,6 @@ class Gate(models.Model):
     secret = EncryptedTextField(editable=False)
     secret_hash = models.CharField(max_length=64, unique=True, editable=False)
     image = models.CharField(_("image"), max_length=80, blank=True, editable=False)
-    failures = models.PositiveIntegerField(_("failed tries"), default=0, editable=False)
-    try_after = models.DateTimeField(_("next try not before"), null=True, blank=True, editable=False)
-    failure_code = models.CharField(
-        _("error code of the last failure"), max_length=32, blank=True, editable=False
-    )
-    failed_at = models.DateTimeField(_("last failure"), null=True, blank=True, editable=False)
     running_since = models.DateTimeField(_("running since"), null=True, blank=True, editable=False)
     list_changed_at = models.DateTimeField(
         _("list changed"), null=True, blank=True, db_index=True, editable=False

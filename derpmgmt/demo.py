@@ -31,7 +31,7 @@ from containers.services.images import (
     install_image,
 )
 from derpmgmt.lib.files import write_private
-from fleet.models import Region, Server, SshCredential
+from fleet.models import CONTACT, Region, Server, SshCredential
 from fleet.services import confirm_host_key, create_server, update_server
 from serials.numbers import codes
 from serials.numbers.models import SerialNumber
@@ -182,7 +182,7 @@ def _register(name: str, code: str, host: dict[str, Any]) -> Server:
     if server.host_key != host["host_key"]:
         confirm_host_key(server=server, line=host["host_key"], by=None)
     # While the demo was away its servers did not answer: forget that.
-    Server.objects.filter(pk=server.pk).update(contact_failures=0, next_contact_at=None)
+    Server.objects.filter(pk=server.pk).update(**CONTACT.cleared)
     server.refresh_from_db()
     return server
 

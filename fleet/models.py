@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.lines import LineField
 from derpmgmt.lib.problems import explain, translate
+from derpmgmt.lib.retries import Retry
 from fleet.addresses import check_address, read_host, read_socket_path
 
 _port = [MinValueValidator(1), MaxValueValidator(65535)]
@@ -101,6 +102,10 @@ class SshCredential(models.Model):
         return self.name
 
 
+# When a server that did not answer is asked again.
+CONTACT = Retry(timedelta(seconds=10), timedelta(minutes=5), "contact_failures", "next_contact_at")
+
+
 class ServerQuerySet(StaffOnlyQuerySet):
     """Servers by what may be done with them."""
 
@@ -114,7 +119,7 @@ class ServerQuerySet(StaffOnlyQuerySet):
 
     def due_for_contact(self, now: Any) -> Self:
         """Not skipped because of a contact that failed."""
-        return self.filter(Q(next_contact_at=None) | Q(next_contact_at__lte=now))
+        return self.filter(CONTACT.due(now))
 
 
 class Server(models.Model):
@@ -417,8 +422,5 @@ class Outage(models.Model):
         return f"{self.server} · {self.began_at:%Y-%m-%d %H:%M}"
 
 
-# A failed contact doubles the pause before the next one, between these bounds.
-CONTACT_PAUSE = timedelta(seconds=10)
-CONTACT_PAUSE_LONGEST = timedelta(minutes=5)
 # After this many failed contacts in a row a healthy server counts as unhealthy.
 UNHEALTHY_AFTER = 2

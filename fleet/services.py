@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -21,8 +21,7 @@ from fleet.facts import HostFacts
 from fleet.identity import forget_machine
 from fleet.machine import SameMachine
 from fleet.models import (
-    CONTACT_PAUSE,
-    CONTACT_PAUSE_LONGEST,
+    CONTACT,
     UNHEALTHY_AFTER,
     Region,
     Server,
@@ -101,7 +100,7 @@ def confirm_host_key(*, server: Server, line: str, by: User | None) -> None:
     if key.line != server.host_key:
         forget_machine(server_pk=server.pk)
     Server.objects.filter(pk=server.pk).update(
-        host_key=key.line, is_check_due=True, next_contact_at=None, contact_failures=0, **NO_REASON
+        host_key=key.line, is_check_due=True, **CONTACT.cleared, **NO_REASON
     )
     server.refresh_from_db()
     log_operation(by=by, action="server.host_key_confirmed", target=server, fingerprint=key.fingerprint)
@@ -143,8 +142,7 @@ def accept_server(*, server: Server, by: User | None = None) -> bool:
             status=Server.Status.HEALTHY,
             **NO_REASON,
             fault="",
-            contact_failures=0,
-            next_contact_at=None,
+            **CONTACT.cleared,
         )
         if accepted:
             log_operation(by=by, action="server.accepted", target=server)
@@ -168,7 +166,7 @@ def start_maintenance(*, server: Server, by: User | None, reason: str = "") -> N
 def end_maintenance(*, server: Server, by: User | None) -> None:
     """Take the server back into use. Raises `WrongState`."""
     moved = Server.objects.filter(pk=server.pk, status=Server.Status.MAINTENANCE).update(
-        status=Server.Status.HEALTHY, **NO_REASON, next_contact_at=None, contact_failures=0
+        status=Server.Status.HEALTHY, **NO_REASON, **CONTACT.cleared
     )
     if not moved:
         raise WrongState(_("This server is not in maintenance."))
@@ -201,13 +199,11 @@ def record_contact(*, server_pk: int) -> None:
     outages.end_outage(server_pk=server_pk, now=now)
     with transaction.atomic():
         recovered = Server.objects.filter(pk=server_pk, status=Server.Status.UNHEALTHY, fault="").update(
-            status=Server.Status.HEALTHY, **NO_REASON, contact_failures=0, next_contact_at=None
+            status=Server.Status.HEALTHY, **NO_REASON, **CONTACT.cleared
         )
         if recovered:
             queue.announce("server_usable", server_pk)
-    Server.objects.filter(pk=server_pk, contact_failures__gt=0).update(
-        contact_failures=0, next_contact_at=None
-    )
+    Server.objects.filter(pk=server_pk, contact_failures__gt=0).update(**CONTACT.cleared)
 
 
 def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
@@ -216,10 +212,7 @@ def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
     server = Server.objects.get(pk=server_pk)
     # One whose machine is another's answers, so that trying costs nobody time.
     failures = 0 if isinstance(error, SameMachine) else server.contact_failures
-    pause = min(CONTACT_PAUSE * 2 ** min(failures, 10), CONTACT_PAUSE_LONGEST)
-    Server.objects.filter(pk=server_pk).update(
-        contact_failures=F("contact_failures") + 1, next_contact_at=now + pause
-    )
+    Server.objects.filter(pk=server_pk).update(**CONTACT.failed(failures, now))
     with transaction.atomic():
         if Server.objects.filter(pk=server_pk, silent_since=None).update(silent_since=now):
             queue.announce("server_silent", server_pk)

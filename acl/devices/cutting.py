@@ -8,7 +8,7 @@ left who has no right to be there.
 import logging
 import time
 from concurrent.futures import Future
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from acl.devices import presence
-from acl.devices.models import Device, DevicePolicy
+from acl.devices.models import CUT, Device, DevicePolicy
 from acl.devices.services.devices import note_changed, owe_cut
 from acl.devices.services.places import admitted, lets_all_in, policy_of
 from containers.derp.presence import close_peers
@@ -30,9 +30,6 @@ log = logging.getLogger(__name__)
 
 # After this the relays are looked at again: a device that was let in just before the change may have come in just after it.
 LOOK_AGAIN_SECONDS = 1.0
-# What is still owed is tried again after as long as it has been owed, within these bounds.
-PAUSE = timedelta(seconds=30)
-PAUSE_LONGEST = timedelta(minutes=10)
 # Cuts that a sweep rings for in one go: relays that are silent hold threads up, which others need at once.
 _MOST_DUE = 16
 
@@ -119,10 +116,10 @@ def _cut(rental_pk: int, owed_at: datetime) -> None:
     # Only what was owed when it began: a change that came meanwhile has another moment, and a cut of its own.
     owed = DevicePolicy.objects.filter(rental=rental_pk, cut_owed_at=owed_at)
     if is_settled:
-        owed.update(cut_owed_at=None, cut_after=None)
+        owed.update(cut_owed_at=None, **CUT.cleared)
     else:
-        now = timezone.now()
-        owed.update(cut_after=now + min(max(now - owed_at, PAUSE), PAUSE_LONGEST))
+        for failures in owed.values_list("cut_failures", flat=True):
+            owed.update(**CUT.failed(failures, timezone.now()))
 
 
 def _look(rental_pk: int) -> bool:

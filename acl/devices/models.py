@@ -11,7 +11,11 @@ from django.utils.translation import pgettext_lazy
 from containers.models import Relay
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.lines import LineField
+from derpmgmt.lib.retries import Retry
 from serials.rentals.models import ByRentalQuerySet, Rental
+
+# When a cut that could not be done is tried again.
+CUT = Retry(timedelta(seconds=30), timedelta(minutes=10), "cut_failures", "cut_after")
 
 
 class DevicePolicy(models.Model):
@@ -35,7 +39,8 @@ class DevicePolicy(models.Model):
     verify_asked_at = models.DateTimeField(_("last asked"), null=True, blank=True)
     # Since when whoever is connected without a right is to be cut; NULL once all relays have answered that nobody is.
     cut_owed_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # When a sweep looks after a cut that is still owed.
+    # How often it could not be done, and when a sweep looks after a cut that is still owed (`CUT`).
+    cut_failures = models.PositiveIntegerField(default=0, editable=False)
     cut_after = models.DateTimeField(null=True, blank=True, editable=False, db_index=True)
     # When the rental lost the rights for which everybody was last to be cut.
     lost_at = models.DateTimeField(null=True, blank=True, editable=False)

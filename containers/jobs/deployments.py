@@ -14,7 +14,7 @@ from containers.derp.probe import probe_relay as run_probe
 from containers.derp.stun import KeptPort
 from containers.jobs import gates
 from containers.jobs.claims import ClaimLost, server_queue, take_step, working
-from containers.models import Deployment, Relay
+from containers.models import RETRY, Deployment, Relay
 from containers.problems import ProbeFailed, ServerResting
 from containers.services import images, proving, relays
 from derpmgmt.lib.jobs import JobRecord, worker_name
@@ -22,7 +22,7 @@ from derpmgmt.lib.problems import INTERNAL, Problem
 from fleet import services as fleet_services
 from fleet.contact import contact, visit_as_guest
 from fleet.machine import SameMachine
-from fleet.models import Server
+from fleet.models import CONTACT, Server
 from fleet.ssh import RemoteError
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def apply_relay(relay_pk: int) -> None:
         return
     if relay.status in {Relay.Status.RUNNING, Relay.Status.RELEASED}:
         return  # rung for twice
-    if relay.try_after is not None and relay.try_after > timezone.now():
+    if RETRY.rests(relay, timezone.now()):
         return
     with fleet_services.lease(relay.server_id, worker_name()) as is_ours:
         if not is_ours:
@@ -77,7 +77,7 @@ def apply_relay(relay_pk: int) -> None:
 
 def _check_rest(server: Server) -> None:
     server.refresh_from_db(fields=["next_contact_at"])
-    if server.next_contact_at is not None and server.next_contact_at > timezone.now():
+    if CONTACT.rests(server, timezone.now()):
         raise ServerResting()
 
 

@@ -13,7 +13,7 @@ from containers import deploy
 from containers.deploy import put_files, read_file
 from containers.gate import GATE_DIR, LIST_HASH_PATH, gate_name, list_files, list_hash
 from containers.jobs.claims import server_queue
-from containers.models import Gate, Relay
+from containers.models import LIST_RETRY, RETRY, Gate, Relay
 from containers.services import gates, images, visits
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import Heartbeat, worker_name
@@ -21,7 +21,7 @@ from derpmgmt.lib.problems import INTERNAL, Problem
 from fleet import services as fleet_services
 from fleet.contact import contact
 from fleet.engine import Engine, EngineError, engine_errors
-from fleet.models import Server
+from fleet.models import CONTACT, Server
 from fleet.ssh import RemoteError
 
 log = logging.getLogger(__name__)
@@ -43,14 +43,13 @@ def apply_gate(server_pk: int) -> None:
     """Make a server's gate match its spec, and its list what it should be."""
     server = Server.objects.managed().select_related("credential").filter(pk=server_pk).first()
     now = timezone.now()
-    if server is None or (server.next_contact_at is not None and server.next_contact_at > now):
+    if server is None or CONTACT.rests(server, now):
         return
     with fleet_services.lease(server.pk, worker_name()) as is_ours:
         if not is_ours or not gates.is_wanted(server.pk):
             return  # whoever has it; the sweep rings again
         gate = gates.gate_of(server.pk)
-        is_waiting = gate.try_after is not None and gate.try_after > now
-        if gate.status == Gate.Status.RUNNING or is_waiting:
+        if gate.status == Gate.Status.RUNNING or RETRY.rests(gate, now):
             return
         renew = partial(fleet_services.renew_lease, server_pk=server.pk, holder=worker_name())
         try:
@@ -105,9 +104,9 @@ def push_list(server_pk: int) -> None:
     gate = Gate.objects.select_related("server__credential").filter(server=server_pk).first()
     if gate is None or gate.running_since is None or gate.server.status in _UNMANAGED:
         return  # it comes with its list
-    if gate.server.next_contact_at is not None and gate.server.next_contact_at > timezone.now():
+    if CONTACT.rests(gate.server, timezone.now()):
         return  # a visit or the sweep brings it, once the server answers
-    if gate.list_try_after is not None and gate.list_try_after > timezone.now():
+    if LIST_RETRY.rests(gate, timezone.now()):
         return  # the host refused it lately; the sweep rings again
     if not gate.is_list_late and list_hash(gates.read_list(server_pk)) == gate.list_hash:
         return  # rung for twice

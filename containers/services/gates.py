@@ -21,9 +21,8 @@ from accounts.models import User
 from accounts.services import log_operation
 from containers.deploy import ContainerStopped
 from containers.gate import Entry, GateSpec, render_list
-from containers.models import Gate, Relay
+from containers.models import LIST_RETRY, RETRY, Gate, Relay
 from containers.services.images import NoGateImage, NoImage, NoImageForMachine
-from containers.services.relays import RETRY_PAUSE, RETRY_PAUSE_LONGEST
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.problems import Problem, sentence_of
@@ -102,7 +101,7 @@ def record_delivered(*, gate: Gate, list_hash: str, as_of: datetime) -> bool:
     """The host has the list as it was at `as_of`; False when a newer one was delivered and may have been overwritten."""
     older = Q(list_delivered_at=None) | Q(list_delivered_at__lte=as_of)
     delivered = Gate.objects.filter(older, pk=gate.pk).update(
-        list_delivered_at=as_of, list_hash=list_hash, list_failures=0, list_try_after=None
+        list_delivered_at=as_of, list_hash=list_hash, **LIST_RETRY.cleared
     )
     clear_fault(server_pk=gate.server_id, code=LIST_FAULT)
     return bool(delivered)
@@ -110,8 +109,7 @@ def record_delivered(*, gate: Gate, list_hash: str, as_of: datetime) -> bool:
 
 def record_list_failure(*, gate: Gate, now: datetime) -> None:
     """The host did not take the list: try again later, with growing pauses; the server says so after some in a row."""
-    pause = min(RETRY_PAUSE * 2 ** min(gate.list_failures, 10), RETRY_PAUSE_LONGEST)
-    Gate.objects.filter(pk=gate.pk).update(list_failures=F("list_failures") + 1, list_try_after=now + pause)
+    Gate.objects.filter(pk=gate.pk).update(**LIST_RETRY.failed(gate.list_failures, now))
     if gate.list_failures + 1 >= LIST_FAULT_AFTER:
         record_fault(
             server_pk=gate.server_id,
@@ -126,19 +124,14 @@ def record_running(*, gate: Gate, image: str, now: datetime) -> None:
     """The gate's container is as it should be. From its first run on, the server's relays ask it (`relays.spec_of`)."""
     Gate.objects.filter(pk=gate.pk).exclude(status=Gate.Status.RUNNING).update(running_since=now)
     Gate.objects.filter(pk=gate.pk).update(
-        status=Gate.Status.RUNNING, image=image, failures=0, try_after=None, failure_code=""
+        status=Gate.Status.RUNNING, image=image, failure_code="", **RETRY.cleared
     )
 
 
 def record_failure(*, gate: Gate, problem: Problem, now: datetime) -> None:
     """The gate could not be made so: try again later, with growing pauses. Relays that ask it go on asking it."""
-    pause = min(RETRY_PAUSE * 2 ** min(gate.failures, 10), RETRY_PAUSE_LONGEST)
     Gate.objects.filter(pk=gate.pk).update(
-        status=Gate.Status.FAILED,
-        failures=F("failures") + 1,
-        try_after=now + pause,
-        failure_code=problem.code[:32],
-        failed_at=now,
+        status=Gate.Status.FAILED, **RETRY.failed(gate.failures, now, problem.code)
     )
 
 
@@ -147,15 +140,13 @@ def record_removed(*, server_pk: int) -> None:
     Gate.objects.filter(server=server_pk).update(
         status=Gate.Status.PLANNED,
         image="",
-        failures=0,
-        try_after=None,
         failure_code="",
         running_since=None,
         list_changed_at=None,
         list_delivered_at=None,
         list_hash="",
-        list_failures=0,
-        list_try_after=None,
+        **RETRY.cleared,
+        **LIST_RETRY.cleared,
     )
     clear_fault(server_pk=server_pk, code=LIST_FAULT)
 
@@ -194,13 +185,12 @@ def wake_imageless() -> None:
 
 def due_gates(now: datetime, limit: int = 200) -> list[int]:
     """Servers whose gate is missing or not as it should be, and nobody's turn to wait."""
-    is_due = Q(gate__try_after=None) | Q(gate__try_after__lte=now)
     is_wrong = Q(gate__status__in=[Gate.Status.PLANNED, Gate.Status.FAILED])
     return list(
         Server.objects.managed()
         .due_for_contact(now)
         .filter(Exists(_standing().filter(server=OuterRef("pk"))))
-        .filter(Q(gate=None) | is_wrong & is_due)
+        .filter(Q(gate=None) | is_wrong & RETRY.due(now, "gate__"))
         .values_list("pk", flat=True)[:limit]
     )
 
@@ -216,7 +206,7 @@ def late_lists(now: datetime, limit: int = 200) -> list[int]:
     return list(
         late_gates()
         .filter(server__in=reachable, running_since__isnull=False)
-        .filter(Q(list_try_after=None) | Q(list_try_after__lte=now))
+        .filter(LIST_RETRY.due(now))
         .order_by("list_changed_at")
         .values_list("server_id", flat=True)[:limit]
     )

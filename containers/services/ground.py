@@ -9,7 +9,7 @@ from django.db.models import Q
 from containers import placement
 from containers.decisions import PANEL_FAILURES, PORT_FAILURES, GoneView, RelayView, State
 from containers.models import Relay, RelayQuerySet
-from fleet.models import Server
+from fleet.models import CONTACT, Server
 from serials.rentals.models import Rental
 from serials.rentals.services import bound_servers
 
@@ -84,7 +84,6 @@ def _relays(rental: Rental) -> RelayQuerySet:
 
 
 def _view(relay: Relay, now: datetime) -> RelayView:
-    resting = relay.server.next_contact_at
     return RelayView(
         pk=relay.pk,
         server=relay.server_id,
@@ -94,7 +93,7 @@ def _view(relay: Relay, now: datetime) -> RelayView:
         is_proven=relay.proven_at is not None,
         replaces=relay.replaces_id,
         is_retiring=relay.retiring_since is not None,
-        is_resting=resting is not None and resting > now,
+        is_resting=CONTACT.rests(relay.server, now),
         failure_code=relay.failure_code,
     )
 

@@ -18,7 +18,7 @@ from containers.certificates import make_certificate
 from containers.derp.keys import generate_mesh_key, generate_private_key, public_key_of
 from containers.derp.probe import ProbeResult, ProbeTarget
 from containers.gate import gate_url
-from containers.models import Deployment, Relay, RelayHealth
+from containers.models import RETRY, Deployment, Relay, RelayHealth
 from containers.spec import INNER_STUN_PORT, RelaySpec
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import JobRecord, Problem
@@ -26,9 +26,6 @@ from fleet.models import Server
 from serials.rentals.models import Rental
 from serials.rentals.services import credit_waiting_time, lock_rental, request_plan
 
-# A failed try is repeated after 5 s, 10 s, … at most every 5 minutes.
-RETRY_PAUSE = timedelta(seconds=5)
-RETRY_PAUSE_LONGEST = timedelta(minutes=5)
 # A relay that retires is asked after this time for the first time whether devices are still connected to it: until then
 # every device that looks after its map has gone over, and one that merely starts anew is back.
 FIRST_LOOK_AFTER = timedelta(hours=1)
@@ -107,8 +104,7 @@ def give_up(relay: Relay, *, returns: bool = False) -> bool:
             status=Relay.Status.REMOVING,
             slot=None,
             return_slot=relay.slot if returns else None,
-            try_after=None,
-            failures=0,
+            **RETRY.cleared,
         )
     )
     if moved:
@@ -126,10 +122,9 @@ def bring_back(relay: Relay) -> bool:
         slot=relay.return_slot,
         return_slot=None,
         image="",
-        failures=0,
         failure_code="",
-        try_after=None,
         proven_at=None,
+        **RETRY.cleared,
     )
     if moved:
         queue.announce("relay_to_apply", relay.pk)
@@ -280,7 +275,7 @@ def record_running(*, relay: Relay, image: str, now: datetime) -> None:
             lock_rental(relay.rental_id)
         moved = Relay.objects.filter(
             pk=relay.pk, status__in=[Relay.Status.PLANNED, Relay.Status.FAILED, Relay.Status.RUNNING]
-        ).update(status=Relay.Status.RUNNING, image=image, failures=0, try_after=None, failure_code="")
+        ).update(status=Relay.Status.RUNNING, image=image, failure_code="", **RETRY.cleared)
         if Relay.objects.filter(pk=relay.pk, proven_at=None).update(proven_at=now, released_at=None):
             _log(relay, "relay.ready")
         if not moved or relay.rental_id is None:
@@ -302,13 +297,10 @@ def _take_over(successor: Relay, now: datetime) -> None:
 
 def record_failure(*, relay: Relay, problem: Problem, now: datetime) -> None:
     """The relay could not be made so: try again later, and let the plan find another server where that helps."""
-    pause = min(RETRY_PAUSE * 2 ** min(relay.failures, 10), RETRY_PAUSE_LONGEST)
     with transaction.atomic():
         if relay.rental_id is not None:
             lock_rental(relay.rental_id)
-        Relay.objects.filter(pk=relay.pk).update(
-            failures=F("failures") + 1, try_after=now + pause, failure_code=problem.code[:32], failed_at=now
-        )
+        Relay.objects.filter(pk=relay.pk).update(**RETRY.failed(relay.failures, now, problem.code))
         moved = Relay.objects.filter(
             pk=relay.pk, status__in=[Relay.Status.PLANNED, Relay.Status.RUNNING, Relay.Status.FAILED]
         ).update(status=Relay.Status.FAILED)
@@ -435,7 +427,7 @@ def due_relays(now: datetime, limit: int = 200) -> list[Relay]:
             status__in=[Relay.Status.PLANNED, Relay.Status.FAILED, Relay.Status.REMOVING],
             rental__isnull=False,
         )
-        .filter(Q(try_after=None) | Q(try_after__lte=now))
+        .filter(RETRY.due(now))
         .exclude(deployments__status=JobRecord.Status.RUNNING)
         .order_by("try_after", "pk")[:limit]
     )

@@ -9,7 +9,7 @@ from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from containers.decisions import decide_successor
-from containers.models import Relay
+from containers.models import RETRY, Relay
 from containers.services.ground import CERTIFICATE_RESERVE, read_state
 from containers.services.planning import create_planned, write_planned
 from containers.services.relays import FIRST_LOOK_AFTER, give_up
@@ -48,7 +48,7 @@ def due_rotations(now: datetime, limit: int = 50) -> list[Relay]:
 
     Those for which none could be made come again after `ROTATE_AGAIN`, and after all that were not tried yet.
     """
-    due = _without_successor(now).filter(Q(try_after=None) | Q(try_after__lte=now))
+    due = _without_successor(now).filter(RETRY.due(now))
     return list(due.order_by(F("try_after").asc(nulls_first=True), "certificate_ends_at")[:limit])
 
 
@@ -80,7 +80,7 @@ def due_retirements(now: datetime, limit: int = 500) -> list[int]:
 
     Those that had to stay so far do not stand before others.
     """
-    is_due = Q(try_after=None) | Q(try_after__lte=now) | Q(status=Relay.Status.FAILED)
+    is_due = RETRY.due(now) | Q(status=Relay.Status.FAILED)
     return list(
         Relay.objects.retiring()
         .filter(is_due | Q(retiring_since__lte=_grace_began(now)))

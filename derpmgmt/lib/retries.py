@@ -8,8 +8,9 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
-# The pause has grown enough for any `longest` by then; without it, 2 ** failures would become a number without end.
-_MOST_DOUBLINGS = 30
+# So often a pause has doubled that it is longer than any `longest`; a number without end would be too great for a time.
+_MOST_DOUBLINGS = 20
+CODE_LENGTH = 32
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class Retry:
         doublings = min(failures, _MOST_DOUBLINGS)
         return min(self.first * 2**doublings, self.longest)
 
-    def failed(self, failures: int, now: datetime) -> dict[str, Any]:
-        """What an UPDATE writes after a failure before which there were so many in a row."""
-        return {self.failures: F(self.failures) + 1, self.try_after: now + self.pause(failures)}
+    def failed(self, failures: int, now: datetime, code: str | None = None) -> dict[str, Any]:
+        """What an UPDATE writes after a failure before which there were so many in a row; `code` where the row is a `Retried`."""
+        known = {} if code is None else {"failure_code": code[:CODE_LENGTH], "failed_at": now}
+        return {self.failures: F(self.failures) + 1, self.try_after: now + self.pause(failures), **known}
 
     @property
     def cleared(self) -> dict[str, Any]:
@@ -55,7 +57,7 @@ class Retried(models.Model):
     failures = models.PositiveIntegerField(_("failed tries"), default=0, editable=False)
     try_after = models.DateTimeField(_("next try not before"), null=True, blank=True, editable=False)
     failure_code = models.CharField(
-        _("error code of the last failure"), max_length=32, blank=True, editable=False
+        _("error code of the last failure"), max_length=CODE_LENGTH, blank=True, editable=False
     )
     failed_at = models.DateTimeField(_("last failure"), null=True, blank=True, editable=False)
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from accounts.models import OperationLog
 from fleet import services
-from fleet.models import CONTACT_PAUSE_LONGEST, ProviderAccount, Region, Server, SshCredential
+from fleet.models import CONTACT, ProviderAccount, Region, Server, SshCredential
 from fleet.ssh import TimedOut
 
 LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMsR3OZ7fGkGzdEVQgZ3Y9xWQSWo3v3Yh2n9r1n6Kq0p"
@@ -113,7 +113,7 @@ def test_pauses_double_up_to_five_minutes_and_end_with_the_first_answer(server):
         server.refresh_from_db()
         pauses.append(round((server.next_contact_at - before).total_seconds()))
     assert pauses[:4] == [10, 20, 40, 80]
-    assert pauses[-1] == CONTACT_PAUSE_LONGEST.total_seconds()
+    assert pauses[-1] == CONTACT.longest.total_seconds()
     assert server.status == Server.Status.UNHEALTHY
     assert (server.status_code, server.status_reason) == ("timed_out", "")
     services.record_contact(server_pk=server.pk)

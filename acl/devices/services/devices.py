@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
 from accounts.services import log_operation, notify
-from acl.devices.models import Device
+from acl.devices.models import CUT, Device
 from acl.devices.node_keys import NewDevice, clean_name
 from acl.devices.services.places import (
     device_limit,
@@ -383,7 +383,7 @@ def note_changed(rental: Rental, now: datetime) -> None:
 
 def owe_cut(rental: Rental, now: datetime) -> None:
     """Within a transaction, the rental locked: whoever is connected without a right is to be cut. Nothing rings for it."""
-    _set(rental, cut_owed_at=now, cut_after=now + BELL_FIRST)
+    _set(rental, cut_owed_at=now, **(CUT.cleared | {"cut_after": now + BELL_FIRST}))
 
 
 def enforce(rental: Rental, now: datetime) -> None:

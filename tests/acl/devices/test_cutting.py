@@ -337,14 +337,17 @@ def test_the_pause_between_tries_grows(
     with transaction.atomic():
         devices.enforce(rental, timezone.now())
     pauses = []
-    for owed_for in (0, 120, 86400):
+    for _time in range(7):
         now = timezone.now()
-        DevicePolicy.objects.update(cut_owed_at=now - timedelta(seconds=owed_for))
         fail_once(rental)
         cut_after = DevicePolicy.objects.get().cut_after
         assert cut_after
         pauses.append(round((cut_after - now).total_seconds(), -1))
-    assert pauses == [30, 120, 600]
+    assert pauses == [30, 60, 120, 240, 480, 600, 600]
+    with transaction.atomic():
+        devices.enforce(rental, timezone.now())
+    fail_once(rental)
+    assert DevicePolicy.objects.get().cut_failures == 1, "what is owed anew has a count of its own"
 
 
 def test_a_cut_whose_bell_is_lost_is_rung_for_by_the_sweep(rental: Rental) -> None:
