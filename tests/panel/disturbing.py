@@ -12,6 +12,10 @@ process. Then, on copies of the same database:
 Steps at which it makes no difference are tried once: a process that dies leaves nothing but what it committed and sent, and one that
 has not asked the database since the step before knows no more.
 
+No work is done twice for the same. What comes before the steps is played once: the process waits at each, where what a death would
+leave, files and Redis, is kept, and a fork of it goes on in a copy. What a fresh process makes of what stands there, after a death
+or as a double, is played once for all steps that leave the same.
+
 Of the panel only the servers are left out: a relay that is to be made carries a packet, one that is to go is gone. The clock stands
 still at each moment, so that times can be compared too.
 """
@@ -19,12 +23,13 @@ still at each moment, so that times can be compared too.
 import gc
 import json
 import os
+import pickle
 import shutil
 import signal
 import sqlite3
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -131,7 +136,7 @@ class Ending:
 class Stage:
     """The panel in one forked process: clock, queue, and what leaves it. What is replaced here stays so until it ends."""
 
-    def __init__(self, folder: Path, play: Play, before: Callable[[int], None]) -> None:
+    def __init__(self, folder: Path, play: Play, before: Callable[["Stage"], None]) -> None:
         self.folder, self.play, self._before = folder, play, before
         self.steps: list[Step] = []
         self._asked, self._moment = 0, 0
@@ -161,7 +166,7 @@ class Stage:
         raw = connection.connection
         is_inside = raw is not None and raw.in_transaction
         self.steps.append(Step(kind, text, is_inside, self._left(), self._asked))
-        self._before(len(self.steps) - 1)
+        self._before(self)
 
     def _left(self) -> str:
         if self._observer is None:
@@ -173,9 +178,23 @@ class Stage:
 
     def _execute(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         if not sql.lstrip("( ").startswith(("SELECT", "PRAGMA")):
+            folder = self.folder
             self._step("write", sql[:80])
+            if self.folder != folder:
+                context["cursor"].cursor = connection.create_cursor()
         self._asked += 1
         return execute(sql, params, many, context)
+
+    def move_to(self, folder: Path) -> None:
+        """Go on with a copy of what this began with, in a process forked from that one, outside of transactions.
+
+        A connection to SQLite does not cross a fork: those that are open are neither used nor closed.
+        """
+        self._left_behind = (connection.connection, self._observer)
+        self.folder, self._observer = folder, None
+        connection.settings_dict["NAME"] = str(folder / "panel.sqlite3")
+        connection.connection = None
+        connection.connect()
 
     # The queue
 
@@ -234,6 +253,11 @@ class Stage:
         with (self.folder / "sent").open("a") as file:
             file.write(f"{kind} {address} {title}\n")
 
+    @property
+    def step(self) -> int:
+        """The number of the step that is about to be taken, or was the last."""
+        return len(self.steps) - 1
+
     # The play
 
     def at(self, moment: datetime) -> time_machine.travel:
@@ -267,12 +291,64 @@ class Stage:
         (self.folder / "steps").write_text(json.dumps([vars(step) for step in self.steps]))
 
 
+# What the theatre says to a player that waits.
+GO_ON = "go on"
+BEGINNING = "begin.sqlite3"
+
+
+def files_of(world: Path) -> list[Path]:
+    """All that a play has written, but not the index of SQLite's write-ahead log, which it makes anew."""
+    return [
+        path
+        for path in world.iterdir()
+        if path.is_file() and path.name != BEGINNING and path.suffix != ".sqlite3-shm"
+    ]
+
+
+def empty_world(world: Path) -> None:
+    """Nothing of a play is left there."""
+    (world / "panel.sqlite3-shm").unlink(missing_ok=True)
+    for path in files_of(world):
+        path.unlink()
+
+
+def copy_world(source: Path, target: Path) -> None:
+    """The same files stand there, and no others."""
+    target.mkdir(exist_ok=True)
+    empty_world(target)
+    for path in files_of(source):
+        shutil.copyfile(path, target / path.name)
+
+
+def read_redis(world: Path) -> list[list[tuple[bytes, int, bytes]]]:
+    """Keys, milliseconds to live (0: for ever) and values that were kept there, of each database; none where nothing was kept."""
+    path = world / "redis"
+    return pickle.loads(path.read_bytes()) if path.exists() else [[], []]  # noqa: S301
+
+
+class _Stop:
+    """A player that waits before the step `step`."""
+
+    def __init__(self, hear: int, tell: int) -> None:
+        self.step = -1
+        self._hear, self._tell = hear, tell
+
+    def let_fork_go_on_in(self, folder: Path) -> None:
+        """A fork of the player plays to the end with the copy of all there is that stands in `folder`; returns then."""
+        os.write(self._tell, str(folder).encode())
+        status = os.read(self._hear, 4)
+        assert status == bytes(4), f"after step {self.step}"
+
+
 class Theatre:
     """Plays one play as often as wanted from the same beginning. `empty` is a database with tables only."""
 
     def __init__(self, folder: Path, empty: Path, play: Play) -> None:
         self.folder, self.play = folder, play
-        self._begin = folder / "begin.sqlite3"
+        urls = (settings.RQ_QUEUES["default"]["URL"], settings.CACHES["default"]["LOCATION"])
+        self._redis = [redis.Redis.from_url(url) for url in urls]
+        self._begin = folder / BEGINNING
+        self._done: dict[tuple[str, str], Path] = {}
         self._restore(empty)
         self._expect_good(self._fork(play.set_up))
         copy_database(folder / "panel.sqlite3", self._begin)
@@ -290,56 +366,130 @@ class Theatre:
             {step.asked: number for number, step in enumerate(self.steps) if not step.is_inside}.values()
         )
 
-    def killed(self, number: int) -> Ending:
-        """How it ends when the process dies before that step."""
+    def kill_everywhere(self, check: Callable[[int, Ending], object]) -> None:
+        """`check` gets each fatal step, and how it ends when the process dies before that."""
+        left = {number: self.folder / f"left-{number}" for number in self.fatal_steps()}
+        self._play_with_stops(left, lambda stop: self._keep(left[stop.step]))
+        for number, world in left.items():
+            self._restore(self._done_anew(world, self.steps[number].left))
+            check(number, self._play_to_the_end(int((self.folder / "moment").read_text()) + 1))
 
-        def die(step: int) -> None:
-            if step == number:
+    def left_by_a_kill(self, number: int) -> tuple[list[str], list[str]]:
+        """The rows that a process leaves that is ended by SIGKILL before that step, and those that `kill_everywhere` begins with."""
+
+        def die(stage: Stage) -> None:
+            if stage.step == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+        left = []
         self._restore(self._begin)
-        status = self._wait(self._fork(Stage.play_on, die))
-        assert os.WIFSIGNALED(status), f"it was at its end before step {number}"
-        return self._play_to_the_end(int((self.folder / "moment").read_text()))
+        assert os.WIFSIGNALED(self._wait(self._fork(Stage.play_on, die)))
+        left.append(self._all_rows(self.folder))
+        self._play_with_stops({number}, lambda _stop: self._keep(self.folder / "left"))
+        self._restore(self.folder / "left")
+        left.append(self._all_rows(self.folder))
+        return left[0], left[1]
 
-    def doubled(self, number: int) -> Ending:
-        """How it ends when another process does the whole moment before that step."""
-        hear_call, call = os.pipe()
-        hear_answer, answer = os.pipe()
+    def double_everywhere(self, check: Callable[[int, Ending], object]) -> None:
+        """`check` gets each open step, and how it ends when another process does the whole moment before that."""
+        here, aside = self.folder / "here", self.folder / "aside"
 
-        def double(stage: Stage) -> None:
-            if moment := os.read(hear_call, 8):
-                stage.play_moment(int(moment))
-                os.write(answer, b"!")
+        def double(stop: _Stop) -> None:
+            self._keep(here)
+            done = self._done_anew(here, self.steps[stop.step].left)
+            copy_world(done, aside)
+            self._restore_redis(done)
+            stop.let_fork_go_on_in(aside)
+            check(stop.step, self._ending(aside))
+            self._restore_redis(here)
 
-        def wait_for_double(step: int) -> None:
-            if step == number:
-                os.write(call, (self.folder / "moment").read_bytes())
-                assert os.read(hear_answer, 1), "the double did not come to its end"
+        self._play_with_stops(self.open_steps(), double)
+
+    def _play_with_stops(self, steps: Collection[int], act: Callable[["_Stop"], object]) -> None:
+        """Play to the end, and `act` before each of the steps, while the process waits."""
+        hear_player, tell_theatre = os.pipe()
+        hear_theatre, tell_player = os.pipe()
+
+        def wait(stage: Stage) -> None:
+            if stage.step not in steps or stage.folder != self.folder:
+                return
+            os.write(tell_theatre, stage.step.to_bytes(4, "big"))
+            while folder := os.read(hear_theatre, 4096).decode():
+                if folder == GO_ON:
+                    return
+                # A fork that knows all that this one knows goes on there.
+                child = os.fork()
+                if not child:
+                    stage.move_to(Path(folder))
+                    return
+                os.write(tell_theatre, os.waitpid(child, 0)[1].to_bytes(4, "big"))
+            os._exit(1)
 
         self._restore(self._begin)
-        # Both are forked before either has opened the database.
-        one = self._fork(Stage.play_on, wait_for_double, closes=(hear_call, answer))
-        two = self._fork(double, closes=(call, hear_answer))
-        for end in (hear_call, call, hear_answer, answer):
-            os.close(end)
-        self._expect_good(one, two)
-        return self._ending()
+        player = self._fork(Stage.play_on, wait, closes=(hear_player, tell_player))
+        os.close(tell_theatre)
+        os.close(hear_theatre)
+        stop = _Stop(hear_player, tell_player)
+        try:
+            for stop.step in sorted(steps):
+                told = os.read(hear_player, 4)
+                assert told, f"it ended before step {stop.step}: {self._errors()}"
+                assert int.from_bytes(told, "big") == stop.step
+                act(stop)
+                os.write(tell_player, GO_ON.encode())
+        finally:
+            # A player that still waits ends by that.
+            os.close(tell_player)
+            os.close(hear_player)
+            status = self._wait(player)
+        assert not status, self._errors()
 
-    def _restore(self, database: Path) -> None:
-        for path in self.folder.iterdir():
-            if path != self._begin:
-                path.unlink()
-        shutil.copyfile(database, self.folder / "panel.sqlite3")
-        for url in (settings.RQ_QUEUES["default"]["URL"], settings.CACHES["default"]["LOCATION"]):
-            with redis.Redis.from_url(url) as client:
-                client.flushdb()
+    def _done_anew(self, world: Path, left: str) -> Path:
+        """What there is once a fresh process has done the whole moment from there. Redis may differ where the same is `left`."""
+        kept = [[(key, value) for key, _ttl, value in keys] for keys in read_redis(world)]
+        if (known := (left, repr(kept))) not in self._done:
+            done = self.folder / f"done-{len(self._done)}"
+            copy_world(world, done)
+            self._restore_redis(world)
+            moment = int((world / "moment").read_text())
+            self._expect_good(self._fork(lambda stage: stage.play_moment(moment), folder=done))
+            self._keep_redis(done)
+            self._done[known] = done
+        return self._done[known]
+
+    def _keep(self, world: Path) -> None:
+        """Put there what a process leaves that dies now."""
+        copy_world(self.folder, world)
+        self._keep_redis(world)
+
+    def _keep_redis(self, world: Path) -> None:
+        kept = [
+            [(key, max(0, client.pttl(key)), client.dump(key)) for key in sorted(client.scan_iter())]
+            for client in self._redis
+        ]
+        (world / "redis").write_bytes(pickle.dumps(kept))
+
+    def _restore(self, world: Path) -> None:
+        """Let what stands there be all there is: a folder that was kept, or a database and nothing else."""
+        if world.is_dir():
+            copy_world(world, self.folder)
+        else:
+            empty_world(self.folder)
+            shutil.copyfile(world, self.folder / "panel.sqlite3")
+        self._restore_redis(world)
+
+    def _restore_redis(self, world: Path) -> None:
+        for client, keys in zip(self._redis, read_redis(world), strict=True):
+            client.flushdb()
+            for key, milliseconds, value in keys:
+                client.restore(key, milliseconds, value)
 
     def _fork(
         self,
         work: Callable[[Stage], None],
-        before: Callable[[int], None] = lambda _step: None,
+        before: Callable[[Stage], None] = lambda _stage: None,
         closes: Sequence[int] = (),
+        folder: Path | None = None,
     ) -> int:
         child = os.fork()
         if child:
@@ -348,7 +498,7 @@ class Theatre:
         try:
             for end in closes:
                 os.close(end)
-            work(Stage(self.folder, self.play, before))
+            work(Stage(folder or self.folder, self.play, before))
             code = 0
         except BaseException:
             with (self.folder / "errors").open("a") as file:
@@ -359,25 +509,32 @@ class Theatre:
     def _wait(self, child: int) -> int:
         return os.waitpid(child, 0)[1]
 
+    def _errors(self) -> str:
+        path = self.folder / "errors"
+        return path.read_text() if path.exists() else ""
+
     def _expect_good(self, *children: int) -> None:
         statuses = [self._wait(child) for child in children]
-        if any(statuses):
-            raise AssertionError((self.folder / "errors").read_text())
+        assert not any(statuses), self._errors()
 
     def _play_to_the_end(self, moment: int) -> Ending:
         self._expect_good(self._fork(lambda stage: stage.play_on(moment)))
-        return self._ending()
+        return self._ending(self.folder)
 
-    def _ending(self) -> Ending:
-        sent = self.folder / "sent"
-        with closing(sqlite3.connect(self.folder / "panel.sqlite3")) as database:
+    def _ending(self, folder: Path) -> Ending:
+        sent = folder / "sent"
+        with closing(sqlite3.connect(folder / "panel.sqlite3")) as database:
             result = {query: database.execute(query).fetchall() for query in self.play.result}
-            rows = [*sorted(self._rows(database)), f"live URL: {(self.folder / 'answer').read_text()}"]
+            rows = [*sorted(self._rows(database)), f"live URL: {(folder / 'answer').read_text()}"]
             # A pin is told by whose it is.
             pins = database.execute("SELECT certificate_sha256, 'pin of relay ' || id FROM containers_relay")
             for pin, name in pins:
                 rows = [row.replace(pin, name) for row in rows]
         return Ending(result, rows, sorted(sent.read_text().splitlines()) if sent.exists() else [])
+
+    def _all_rows(self, folder: Path) -> list[str]:
+        with closing(sqlite3.connect(folder / "panel.sqlite3")) as database:
+            return sorted(self._rows(database))
 
     def _rows(self, database: sqlite3.Connection) -> Iterator[str]:
         """Every row of every table, without what is random or accidental."""

@@ -425,10 +425,18 @@ def empty(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-def make_theatre(folder: Path, empty: Path, play: Play) -> Theatre:
-    theatre = Theatre(folder, empty, play)
-    assert theatre.undisturbed.result == play.result
-    return theatre
+@pytest.fixture(scope="module")
+def theatre(
+    request: pytest.FixtureRequest,
+    empty: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_blocker: Any,
+) -> Theatre:
+    """Where the play of that name was played once, undisturbed."""
+    with django_db_blocker.unblock():
+        made = Theatre(tmp_path_factory.mktemp("theatre"), empty, PLAYS[request.param])
+    assert made.undisturbed.result == made.play.result
+    return made
 
 
 def expect_doubt(ending: Ending, undisturbed: Ending, *, is_sent: bool) -> None:
@@ -450,22 +458,32 @@ def expect_doubt(ending: Ending, undisturbed: Ending, *, is_sent: bool) -> None:
     assert missing.total() == (0 if is_sent else 1)
 
 
-@pytest.mark.parametrize("name", PLAYS)
-def test_it_ends_the_same_when_it_is_killed_at_any_step(empty: Path, tmp_path: Path, name: str) -> None:
-    theatre = make_theatre(tmp_path, empty, PLAYS[name])
-    for number in theatre.fatal_steps():
+each_play = pytest.mark.parametrize("theatre", PLAYS, indirect=True, scope="module")
+
+
+@each_play
+def test_it_ends_the_same_when_it_is_killed_at_any_step(theatre: Theatre) -> None:
+    def check(number: int, ending: Ending) -> None:
         step, before = theatre.steps[number], theatre.steps[number - 1] if number else None
-        ending = theatre.killed(number)
         if step.is_telling or (before and before.is_telling):
             expect_doubt(ending, theatre.undisturbed, is_sent=not step.is_telling)
         else:
             assert ending == theatre.undisturbed, f"killed before step {number}: {step}"
 
+    theatre.kill_everywhere(check)
 
-@pytest.mark.parametrize("name", PLAYS)
-def test_it_ends_the_same_when_it_is_doubled_at_any_step(empty: Path, tmp_path: Path, name: str) -> None:
-    theatre = make_theatre(tmp_path, empty, PLAYS[name])
-    for number in theatre.open_steps():
-        assert theatre.doubled(number) == theatre.undisturbed, (
-            f"doubled at step {number}: {theatre.steps[number]}"
-        )
+
+@each_play
+def test_it_ends_the_same_when_it_is_doubled_at_any_step(theatre: Theatre) -> None:
+    def check(number: int, ending: Ending) -> None:
+        assert ending == theatre.undisturbed, f"doubled at step {number}: {theatre.steps[number]}"
+
+    theatre.double_everywhere(check)
+
+
+@pytest.mark.parametrize("theatre", ["renewal of a rental that had ended"], indirect=True, scope="module")
+def test_what_is_kept_of_a_player_is_what_one_leaves_that_is_killed(theatre: Theatre) -> None:
+    inside = [number for number in theatre.fatal_steps() if theatre.steps[number].is_inside]
+    for number in inside[1::5]:
+        killed, kept = theatre.left_by_a_kill(number)
+        assert killed == kept
