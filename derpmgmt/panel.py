@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -31,12 +32,14 @@ from derpmgmt import flow
 from derpmgmt.lib import env, valkey
 from derpmgmt.lib.address import is_loopback
 from derpmgmt.lib.files import write_private
-from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor
-from derpmgmt.lib.workers import run_scheduler, run_worker, served_queues
+from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor, name_thread
+from derpmgmt.lib.workers import run_forking_worker, run_workers, served_queues
 from derpmgmt.own_keys import ForeignKeys, check_keys
 from derpmgmt.web import PROCESSES, Web
 
 VALKEY_SECONDS = 30
+# A change of the database that is under way when the end is asked for has so long.
+PREPARING_SECONDS = 30
 # After so long it is said what is waited for.
 SILENT_SECONDS = 3.0
 
@@ -61,6 +64,7 @@ class Panel:
     def run(self) -> None:
         """Start everything, say when it is ready, and return when a signal has ended it. Raises `CannotStart`."""
         os.umask(0o077)
+        name_thread("panel")
         with _lock() as lock, _listen() as listener:
             with _writable():
                 _note_place()
@@ -119,7 +123,7 @@ class Panel:
         fleet = self.fleet()
         for program in fleet:
             start(program.name, program.main, 2, program.grace)
-        self._prepare()
+        self._prepare_apart(supervisor)
         connections.close_all()
         self._wait_for_redis(supervisor)
         if not supervisor.run(self.is_fleet_up, SILENT_SECONDS) and not supervisor.is_stopping:
@@ -134,11 +138,10 @@ class Panel:
                 raise _broken(text % {"path": self.output})
         if supervisor.is_stopping:
             return
-        start("scheduler", lambda: run_scheduler(flow.CRON), 0, 5)
-        for queue in settings.QUEUES:
-            groups = supervisor.groups if queue == "slow" else None
-            start(f"worker {queue}", partial(run_worker, queue, groups=groups), 1, 10)
         web = Web(listener)
+        start("worker slow", lambda: run_forking_worker("slow", supervisor.groups), 1, 10)
+        for name, queues in worker_processes().items():
+            start(name, partial(run_workers, queues, flow.CRON), 1, 10)
         for number in range(1, PROCESSES + 1):
             supervisor.start(Program(f"web {number}", web.run, 0, 7))
         supervisor.start(
@@ -152,6 +155,31 @@ class Panel:
             self.announce()
             supervisor.run()
         self.say(_("Ending …"))
+
+    def _prepare_apart(self, supervisor: Supervisor) -> None:
+        """Have database and static files made ready by a process of its own: what that loads would weigh on all that are forked later."""
+        reads, writes = os.pipe()
+
+        def prepare() -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            try:
+                with _writable():
+                    self._prepare()
+            except CannotStart as error:
+                os.write(writes, str(error).encode())
+                sys.exit(1)
+
+        try:
+            supervisor.start(
+                Program("prepare", prepare, 0, PREPARING_SECONDS, is_restarted=False, is_heard=True)
+            )
+        finally:
+            os.close(writes)
+        with os.fdopen(reads, "rb") as pipe:
+            supervisor.run(lambda: supervisor.exit_code("prepare") is not None)
+            if supervisor.exit_code("prepare"):
+                reason = pipe.read().decode()
+                raise CannotStart(reason) if reason else _broken(_("The panel did not start."))
 
     def _prepare(self) -> None:
         try:
@@ -233,6 +261,14 @@ class Panel:
         if unserved:
             return _("Nobody serves these queues: %(names)s") % {"names": ", ".join(sorted(unserved))}
         return ""
+
+
+def worker_processes() -> dict[str, list[str]]:
+    """The processes that serve the queues, but the one whose jobs are processes themselves: name → queues."""
+    queues = [queue for queue in settings.QUEUES if queue != "slow"]
+    if settings.PROCESS_PER_QUEUE:
+        return {f"worker {queue}": [queue] for queue in queues}
+    return {"workers": queues}
 
 
 def unreachable(relay_url: str, bind: str, port: int, proxies: int) -> list[str]:

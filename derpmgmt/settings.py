@@ -162,6 +162,8 @@ CACHES: dict[str, dict[str, Any]] = {
 
 # A server's changes go to apply-K, its visits to visit-K, new lists for its gate to gate-K; K = its primary key modulo SHARDS.
 SHARDS = env.read_int("SHARDS", 3)
+# One process serves all queues, a thread each; for a large fleet each may have a process of its own.
+PROCESS_PER_QUEUE = env.read_bool("PROCESS_PER_QUEUE", default=False)
 QUEUES = [
     "default",
     "slow",

@@ -1,4 +1,4 @@
-"""Talking to one server: the process' kept connection, and what came of it written to the server's row."""
+"""Talking to one server: a queue's kept connection, and what came of it written to the server's row."""
 
 import os
 import time
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
+from derpmgmt.lib.queue import serving
 from fleet import identity, services
 from fleet.engine import Engine, EngineError, open_engine
 from fleet.machine import Machine, SameMachine, read_machine
@@ -22,14 +23,15 @@ MACHINE_SECONDS = 60.0
 
 
 @cache
-def _pool_of(pid: int) -> ConnectionPool:
-    # By process: a connection that a forked child shares with its parent would mix up both.
+def _pool_of(pid: int, queue: str) -> ConnectionPool:
+    # By process: a connection that a forked child shares with its parent would mix up both. By queue: what hangs in one, or is
+    # dropped by it, must not hold up or break another's work on the same server.
     return ConnectionPool(timeout=SSH_SECONDS)
 
 
 def pool() -> ConnectionPool:
-    """The connections that this process keeps."""
-    return _pool_of(os.getpid())
+    """The connections that are kept for the queue that this thread serves."""
+    return _pool_of(os.getpid(), serving.get())
 
 
 def endpoint_of(server: Server) -> Endpoint:

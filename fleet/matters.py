@@ -61,9 +61,7 @@ def matters(now: datetime) -> Iterator[Matter]:
     managed = [server for server in servers if server.status != Server.Status.NEW]
     visited_at = max((server.last_visit_at for server in managed if server.last_visit_at), default=None)
     if managed and (visited_at is None or now - visited_at > VISITS_MISSED):
-        text = _(
-            "Every server is visited four times a minute. Does the panel's scheduler run, and its workers?"
-        )
+        text = _("Every server is visited four times a minute. Do the panel's workers run?")
         url = reverse("admin:fleet_server_changelist")
         yield Matter(CRITICAL, _("No server is being visited"), text, url, "no_visits", visited_at)
     for server in servers:

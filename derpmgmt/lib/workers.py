@@ -1,26 +1,46 @@
-"""What serves the queues: workers that keep their connections, one that forks for each job, and the one scheduler."""
+"""What serves the queues: threads that keep their connections and mind the clock, and one worker that forks for each job.
 
+Every queue has a thread of its own, whichever process it is in: nothing that hangs in one holds another up.
+"""
+
+import ctypes
 import logging
 import os
+import signal
 import socket
-from collections.abc import Iterable
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import django_rq
+import redis
 from django.db import close_old_connections, connections
 from rq import SimpleWorker, Worker
-from rq.cron import CronScheduler
-from rq.exceptions import StopRequested
+from rq.exceptions import DequeueTimeout, StopRequested
 from rq.job import Job
 from rq.queue import Queue
+from rq.timeouts import BaseDeathPenalty, BaseTimeoutException, JobTimeoutException
+from rq.utils import now as rq_now
 from rq.worker import BaseWorker
 
-from derpmgmt.lib.processes import Groups
-from derpmgmt.lib.queue import Tick
+from derpmgmt.lib.processes import Groups, name_thread
+from derpmgmt.lib.queue import Tick, serving
 
-# A tick that nobody took for so long is dropped: the next one finds the same work.
-STALE_TICK_SECONDS = 30
+# A sweep may take so long; a job's own time stands with its queue.
+TICK_SECONDS = 600
+# What is over its time and does not even take the exception for it by then ends the whole process.
+PATIENCE_SECONDS = 60
+# Jobs under way have so long when the process ends.
+ENDING_SECONDS = 9.0
+_WATCH_SECONDS = 1.0
+# A queue is asked anew, and its server's record kept, so often; RQ takes a worker that is silent for longer for dead.
+_WAIT_SECONDS = 60
+_REDIS_AWAY_SECONDS = 2.0
 # What a job may open at once: a connection to a server, its database, a file or two.
 _SPARE_FILES = 16
 
@@ -41,18 +61,69 @@ def lacks_files() -> bool:
     return False
 
 
-class _EndingWorker(BaseWorker):
-    """Ends when its jobs would fail for want of files, whatever took them: the supervisor starts another."""
+class TimeLimit(BaseDeathPenalty):
+    """Raises in the thread whose time is over; `look`, called by the main thread, sees to it. Signals reach that one only."""
 
-    def heartbeat(self, *args: Any, **options: Any) -> None:
-        if not self.executions and lacks_files():
-            log.error("%s has no files left to open and ends; it is started anew", self.queue_names())
-            raise StopRequested
-        super().heartbeat(*args, **options)
+    _lock = threading.Lock()
+    _running: dict[int, tuple[float, type[BaseTimeoutException]]] = {}
+    _told: set[int] = set()
+
+    def setup_death_penalty(self) -> None:
+        if self._timeout > 0:
+            with self._lock:
+                self._running[threading.get_ident()] = time.monotonic() + self._timeout, self._exception
+
+    def cancel_death_penalty(self) -> None:
+        try:
+            self._forget()
+        except BaseTimeoutException:  # it came as the work had just ended
+            self._forget()
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._running.pop(threading.get_ident(), None)
+            self._told.discard(threading.get_ident())
+
+    @classmethod
+    def look(cls, now: float) -> bool:
+        """Whether everything is in time, or at least takes its end, at `now` (time.monotonic)."""
+        with cls._lock:
+            for thread, (until, exception) in cls._running.items():
+                if now > until + PATIENCE_SECONDS:
+                    return False
+                if now > until and thread not in cls._told:
+                    cls._told.add(thread)
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                        ctypes.c_ulong(thread), ctypes.py_object(exception)
+                    )
+        return True
 
 
-class KeepingWorker(_EndingWorker, SimpleWorker):
-    """Runs its jobs in its own process, so SSH connections live from job to job; database connections by Django's rules."""
+class Clock:
+    """What one queue's ticks are due when; moments are `time.monotonic`. At first all are due."""
+
+    def __init__(self, ticks: Iterable[Tick], now: float) -> None:
+        self._due = [(now, tick) for tick in ticks]
+
+    def take(self, now: float) -> Tick | None:
+        """The tick that is due for the longest time; None when none is. What was missed meanwhile is not made up for."""
+        at = min(range(len(self._due)), key=lambda number: self._due[number][0], default=None)
+        if at is None or (moment := self._due[at][0]) > now:
+            return None
+        tick = self._due[at][1]
+        following = moment + tick.seconds
+        self._due[at] = (following if following > now else now + tick.seconds, tick)
+        return tick
+
+    def wait(self, now: float) -> float:
+        """Seconds until one is due: 0 where one is already, infinite without any."""
+        return max(0.0, min((moment - now for moment, _tick in self._due), default=float("inf")))
+
+
+class KeepingWorker(SimpleWorker):
+    """Runs its jobs in its own thread, so SSH connections live from job to job; database connections by Django's rules."""
+
+    death_penalty_class = TimeLimit
 
     def perform_job(self, job: Job, queue: Queue, execution: Any) -> bool:
         close_old_connections()
@@ -62,10 +133,147 @@ class KeepingWorker(_EndingWorker, SimpleWorker):
             close_old_connections()
 
 
-class ForkingWorker(_EndingWorker, Worker):
-    """Forks for every job, for work that is slow or may crash; tells `groups` of the process group each job leads."""
+class _Lane:
+    """The thread that serves one queue: the queue's ticks when they are due, its jobs in between."""
+
+    def __init__(self, queue: str, ticks: Iterable[Tick], client: redis.Redis) -> None:
+        self.queue = queue
+        self.is_busy = False
+        self.is_ending = False
+        self._clock = Clock(ticks, time.monotonic())
+        self._client = client
+        self._worker: KeepingWorker | None = None
+        self.thread = threading.Thread(target=self._run, name=queue, daemon=True)
+
+    def leave(self) -> None:
+        """Nobody serves the queue here any more; called when the process ends."""
+        if self._worker is not None:
+            with suppress(redis.RedisError):
+                self._worker.register_death()
+
+    def _run(self) -> None:
+        name_thread(self.queue)
+        serving.set(self.queue)
+        while not self.is_ending:
+            if lacks_files():
+                log.error("%s has no files left to open and ends; it is started anew", self.queue)
+                return
+            if tick := self._clock.take(time.monotonic()):
+                self._busy(partial(self._follow, tick))
+            try:
+                self._take_job()
+            except redis.RedisError as error:
+                self._worker = None
+                log.warning("the queue %s is away: %s", self.queue, error)
+                time.sleep(min(_REDIS_AWAY_SECONDS, self._clock.wait(time.monotonic())))
+            except Exception:
+                log.exception("a job of the queue %s could not be taken", self.queue)
+                self._worker = None
+                time.sleep(_REDIS_AWAY_SECONDS)
+
+    def _busy(self, work: Callable[[], object]) -> None:
+        self.is_busy = True
+        try:
+            work()
+        finally:
+            self.is_busy = False
+
+    def _follow(self, tick: Tick) -> None:
+        close_old_connections()
+        try:
+            with TimeLimit(TICK_SECONDS, JobTimeoutException):
+                tick.job(*tick.args)
+        except Exception:
+            log.exception("%s%s failed; it comes again in %s s", tick.job.__name__, tick.args, tick.seconds)
+        finally:
+            close_old_connections()
+
+    def _take_job(self) -> None:
+        worker = self._keep_worker()
+        wait = min(self._clock.wait(time.monotonic()), _WAIT_SECONDS)
+        # Redis would take less than a millisecond for 0, which is for ever.
+        seconds: Any = max(wait, 0.01) if wait else None
+        try:
+            found = Queue.dequeue_any(
+                worker.queues,
+                seconds,
+                connection=self._client,
+                death_penalty_class=TimeLimit,
+            )
+        except DequeueTimeout:
+            return
+        if found and not self.is_ending:
+            self._busy(partial(worker.execute_job, *found))
+
+    def _keep_worker(self) -> KeepingWorker:
+        """RQ's worker of this thread, whose record is fresh."""
+        if self._worker is None:
+            worker = KeepingWorker([self.queue], connection=self._client, worker_ttl=_WAIT_SECONDS + 15)
+            worker.register_birth()
+            self._worker = worker
+        beat = self._worker.last_heartbeat
+        if beat is None or (rq_now() - beat).total_seconds() > _WAIT_SECONDS / 2:
+            self._worker.heartbeat()
+        if self._worker.should_run_maintenance_tasks:
+            self._worker.run_maintenance_tasks()
+        return self._worker
+
+
+class _Ending(BaseException):
+    """A signal asks for the end."""
+
+
+def run_workers(queues: Sequence[str], ticks: Iterable[Tick] = ()) -> None:
+    """Serve each of `queues`, with those of `ticks` that are its, until SIGTERM, which lets jobs under way finish.
+
+    Raises `SystemExit` with code 1 when a thread has ended or hangs: the supervisor starts the process anew.
+    """
+    ticks = list(ticks)
+    client = django_rq.get_connection("default")
+    lanes = [_Lane(queue, [tick for tick in ticks if tick.queue == queue], client) for queue in queues]
+
+    def end(number: int, frame: object) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
+        raise _Ending
+
+    code = 1
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
+        for lane in lanes:
+            lane.thread.start()
+        while all(lane.thread.is_alive() for lane in lanes):
+            if not TimeLimit.look(time.monotonic()):
+                log.error("a job does not end when its time is over; %s start anew", ", ".join(queues))
+                break
+            time.sleep(_WATCH_SECONDS)
+    except _Ending:
+        code = 0
+    for lane in lanes:
+        lane.is_ending = True
+    deadline = time.monotonic() + ENDING_SECONDS
+    while any(lane.is_busy for lane in lanes) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for lane in lanes:
+        lane.leave()
+    if code:
+        sys.exit(code)
+
+
+class ForkingWorker(Worker):
+    """Forks for every job, for work that is slow or may crash; tells `groups` of the process group each job leads.
+
+    Ends when its jobs would fail for want of files, whatever took them.
+    """
 
     groups: Groups
+
+    def heartbeat(self, *args: Any, **options: Any) -> None:
+        if not self.executions and lacks_files():
+            log.error("%s has no files left to open and ends; it is started anew", self.queue_names())
+            raise StopRequested
+        super().heartbeat(*args, **options)
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         connections.close_all()
@@ -78,14 +286,11 @@ class ForkingWorker(_EndingWorker, Worker):
         self.groups.remove(group)
 
 
-def run_worker(queue: str, *, groups: Groups | None = None) -> None:
-    """Serve `queue` until SIGTERM, which lets the job under way finish; with `groups`, jobs run in forked processes."""
+def run_forking_worker(queue: str, groups: Groups) -> None:
+    """Serve `queue` by a process for each job until SIGTERM, which lets the one under way finish."""
     served = django_rq.get_queue(queue)
-    if groups is None:
-        worker: SimpleWorker | ForkingWorker = KeepingWorker([served], connection=served.connection)
-    else:
-        worker = ForkingWorker([served], connection=served.connection)
-        worker.groups = groups
+    worker = ForkingWorker([served], connection=served.connection)
+    worker.groups = groups
     worker.work(logging_level="WARNING")
 
 
@@ -94,24 +299,7 @@ def served_queues(since: datetime) -> set[str]:
     with django_rq.get_connection("default") as connection:
         return {
             name
-            for worker in Worker.all(connection=connection)
+            for worker in BaseWorker.all(connection=connection)
             if worker.hostname == socket.gethostname() and worker.birth_date and worker.birth_date >= since
             for name in worker.queue_names()
         }
-
-
-def run_scheduler(ticks: Iterable[Tick]) -> None:
-    """Ring for every tick at its interval until SIGTERM. There must be one scheduler only, or everything rings twice."""
-    scheduler = CronScheduler(connection=django_rq.get_connection("default"), logging_level=logging.WARNING)
-    for tick in ticks:
-        scheduler.register(
-            tick.job,
-            tick.queue,
-            args=tick.args,
-            interval=tick.seconds,
-            ttl=max(tick.seconds, STALE_TICK_SECONDS),
-            result_ttl=60,
-            failure_ttl=3600,
-            name=f"{tick.job.__name__}{list(tick.args) if tick.args else ''}",
-        )
-    scheduler.start()

@@ -26,7 +26,7 @@ from containers.derp.client import ConnectionClosed, DerpClient, NotAdmitted
 from containers.derp.keys import public_key_of
 from containers.models import Gate, Relay
 from derpmgmt import flow
-from derpmgmt.lib.workers import run_scheduler, run_worker
+from derpmgmt.lib.workers import run_workers
 from derpmgmt.wsgi import application
 from serials.rentals.models import Rental
 
@@ -206,26 +206,22 @@ def relays(new_relays: list[Relay], browser: Client) -> list[Relay]:
 
 @pytest.fixture
 def workers(relays: list[Relay]) -> Iterator[None]:
-    """The real processes that cut connections and bring lists, and the clock that rings for them."""
-    ticks = [tick for tick in flow.CRON if tick.queue == "admission"]
+    """The real process that cuts connections and brings lists, with its clock."""
     queues = ["admission", *sorted({jobs.gate_queue(gate.server_id) for gate in Gate.objects.all()})]
     connections.close_all()
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_serve, args=(run_worker, queue)) for queue in queues]
-    processes.append(context.Process(target=_serve, args=(run_scheduler, ticks)))
-    for process in processes:
-        process.start()
+    process = context.Process(target=_serve, args=(queues,))
+    process.start()
     yield
-    for process in processes:
-        process.kill()
-        process.join()
+    process.kill()
+    process.join()
 
 
-def _serve(serve: Callable[[Any], None], what: Any) -> None:
+def _serve(queues: list[str]) -> None:
     # What the tests' process listens on and is connected to would stay open here when it is closed there.
     nothing = os.open(os.devnull, os.O_RDWR)
     for path in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             if path.is_socket():
                 os.dup2(nothing, int(path.name))
-    serve(what)
+    run_workers(queues, flow.CRON)

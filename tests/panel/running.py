@@ -11,9 +11,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from django.db import connections
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 150.0
@@ -33,6 +35,30 @@ def wait_for(
     while not holds():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain: {what}"
         time.sleep(pause)
+
+
+@contextmanager
+def apart(main: Callable[[], object]) -> Iterator[int]:
+    """`main` in a process of its own, as the supervisor starts it; its number."""
+    connections.close_all()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        finally:
+            os._exit(code)
+    try:
+        yield child
+    finally:
+        with suppress(ChildProcessError):  # the test has asked for its end
+            if os.waitpid(child, os.WNOHANG) == (0, 0):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
 
 
 def processes() -> dict[int, int]:

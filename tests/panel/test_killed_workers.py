@@ -30,7 +30,7 @@ from containers.services import planning, rotation
 from containers.services.checks import request_check
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import LOST_AFTER
-from derpmgmt.lib.workers import KeepingWorker, run_worker
+from derpmgmt.lib.workers import KeepingWorker, run_workers
 from fleet.models import Server
 from serials.rentals.models import Rental
 from tests.acl.factories import make_relay, make_rental, make_server, make_user
@@ -174,7 +174,7 @@ def kill_in_the_middle(name: str, kind: Kind) -> None:
                 time.sleep(600)
 
             setattr(kind.module, kind.middle, stay)
-            run_worker(name)
+            run_workers([name])
         finally:
             os._exit(1)
     os.close(tells)

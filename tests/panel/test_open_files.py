@@ -1,23 +1,20 @@
-"""Workers and the scheduler hold no more open files after a thousand rings than before, and a worker without any ends."""
+"""Workers hold no more open files after a thousand rings than before, and one without any ends."""
 
 import os
 import resource
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import django_rq
 import pytest
 from django.conf import settings
-from django.db import connections
 
 from accounts.jobs import send_notice
 from derpmgmt.lib import queue
 from derpmgmt.lib.processes import Groups
 from derpmgmt.lib.queue import Tick
-from derpmgmt.lib.workers import run_scheduler, run_worker
-from tests.panel.running import wait_for
+from derpmgmt.lib.workers import run_forking_worker, run_workers
+from tests.panel.running import apart, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -45,28 +42,12 @@ def take_files(_pk: int) -> None:
         os.open(os.devnull, os.O_RDONLY)
 
 
-@contextmanager
-def apart(main: Callable[[], object]) -> Iterator[int]:
-    """`main` in a process of its own, as the supervisor starts it."""
-    connections.close_all()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setpgid(0, 0)
-            main()
-        finally:
-            os._exit(0)
-    try:
-        yield child
-    finally:
-        if os.waitpid(child, os.WNOHANG) == (0, 0):
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-
-
 def work(name: str) -> None:
     _hears, tells = os.pipe()
-    run_worker(name, groups=Groups(tells) if name == "slow" else None)
+    if name == "slow":
+        run_forking_worker(name, Groups(tells))
+    else:
+        run_workers([name])
 
 
 @pytest.mark.parametrize("name", QUEUES)
@@ -84,15 +65,34 @@ def test_open_files_stay_as_many_when_a_worker_rings_often(name: str) -> None:
     assert client.keys("again:*send_notice*")
 
 
-def test_open_files_stay_as_many_when_the_scheduler_rings_often() -> None:
+def ring_by_the_clock(number: int) -> None:
+    for pk in range(10):
+        queue.enqueue(send_notice, number * 10 + pk, queue="notices", is_again=True)
+    django_rq.get_connection("default").incr("rung")
+
+
+def test_open_files_stay_as_many_when_the_clock_rings_often() -> None:
     client = django_rq.get_connection("default")
-    # Each of them rings in every second.
-    ticks = [Tick(send_notice, "notices", 1, (number,)) for number in range(RINGS // 4)]
-    with apart(lambda: run_scheduler(ticks)) as scheduler:
-        wait_for(lambda: client.llen("rq:queue:notices") >= len(ticks), "the scheduler has rung")
-        before = open_files(scheduler)
-        wait_for(lambda: client.llen("rq:queue:notices") >= RINGS + len(ticks), "it has rung on")
-        assert open_files(scheduler) <= before
+    # Together they ring a hundred times in every second.
+    ticks = [Tick(ring_by_the_clock, "default", 1, (number,)) for number in range(10)]
+    with apart(lambda: run_workers(["default"], ticks)) as worker:
+        wait_for(lambda: int(client.get("rung") or 0) >= 10, "the clock has rung")
+        before = open_files(worker)
+        wait_for(lambda: int(client.get("rung") or 0) >= RINGS // 10, "it has rung on")
+        assert open_files(worker) <= before
+
+
+def test_queues_in_one_process_have_no_more_files_each() -> None:
+    client = django_rq.get_connection("default")
+    names = [name for name in QUEUES if name != "slow"]
+    with apart(lambda: run_workers(names)) as worker:
+        seen = []
+        for turn in (1, 2):
+            for number, name in enumerate(names):
+                django_rq.get_queue(name).enqueue(ring_often, (turn * 10 + number) * RINGS)
+            wait_for(lambda turn=turn: client.llen("files") == 2 * turn * len(names), "all have rung")
+            seen.append(open_files(worker))
+    assert seen[1] <= seen[0] + len(names)
 
 
 @pytest.mark.parametrize("name", ["default", "slow"])

@@ -1,60 +1,74 @@
-"""The clock: what it rings for each second, and that rings which pile up do no harm."""
+"""The clock: what each queue does by itself and when, and that doing it once too often does no harm."""
 
 from datetime import timedelta
-from typing import Any
 
-import django_rq
 import pytest
-import time_machine
+from django.conf import settings
 from django.utils import timezone
-from rq import SimpleWorker
-from rq.cron import CronScheduler
 
 from accounts.models import OperationLog
 from derpmgmt import flow
-from derpmgmt.lib import workers
+from derpmgmt.lib.queue import Tick
+from derpmgmt.lib.workers import Clock
+from derpmgmt.panel import worker_processes
 from serials.rentals.jobs import sweep_rentals
 from serials.rentals.models import Rental
 from tests.acl.factories import make_rental
 
 
-@pytest.fixture
-def scheduler(monkeypatch: pytest.MonkeyPatch) -> CronScheduler:
-    """The panel's own scheduler, rung by hand."""
-    started: list[Any] = []
-    monkeypatch.setattr(CronScheduler, "start", lambda self: started.append(self))
-    workers.run_scheduler(flow.CRON)
-    scheduler: CronScheduler = started[0]
-    return scheduler
+def ticks_of(queue: str) -> list[Tick]:
+    return [tick for tick in flow.CRON if tick.queue == queue]
 
 
-def sweeps_waiting() -> int:
-    jobs = django_rq.get_queue("admission").jobs
-    return sum(job.func_name == "serials.rentals.jobs.sweep_rentals" for job in jobs)
+def taken(clock: Clock, now: float) -> list[Tick]:
+    """All that are due at `now`."""
+    return list(iter(lambda: clock.take(now), None))
 
 
-def test_ends_are_looked_for_every_second(scheduler: CronScheduler) -> None:
-    with time_machine.travel(timezone.now(), tick=False) as clock:
-        waiting = []
-        for _ in range(8):
-            scheduler.enqueue_jobs()
-            waiting.append(sweeps_waiting())
-            clock.shift(timedelta(seconds=0.5))
-        assert scheduler.calculate_sleep_interval() <= 1
-    assert waiting == [1, 1, 2, 2, 3, 3, 4, 4]
+@pytest.mark.parametrize("apart", [False, True])
+def test_every_tick_is_one_of_a_queue_that_keeps_its_worker(
+    apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "PROCESS_PER_QUEUE", apart)
+    processes = worker_processes()
+    served = [queue for queues in processes.values() for queue in queues]
+    assert sorted([*served, "slow"]) == sorted(settings.QUEUES)
+    assert {tick.queue for tick in flow.CRON} <= set(served)
+    assert len(processes) == (len(served) if apart else 1)
+
+
+def test_ends_are_looked_for_every_second() -> None:
+    clock = Clock(ticks_of("admission"), now=100)
+    looked = [sum(tick.job is sweep_rentals for tick in taken(clock, 100 + half / 2)) for half in range(8)]
+    assert looked == [1, 0] * 4
+    assert clock.wait(103.5) == 0.5
+
+
+def test_what_was_missed_is_done_once() -> None:
+    clock = Clock([Tick(sweep_rentals, "admission", 1), Tick(sweep_rentals, "admission", 10, (1,))], now=0)
+    assert len(taken(clock, 0)) == 2
+    assert [tick.seconds for tick in taken(clock, 5.5)] == [1]
+    assert [tick.seconds for tick in taken(clock, 60)] == [1, 10]
+    assert clock.wait(60) == 1
+
+
+def test_who_waits_longest_is_first() -> None:
+    clock = Clock([Tick(sweep_rentals, "admission", 5), Tick(sweep_rentals, "admission", 3, (1,))], now=0)
+    assert len(taken(clock, 0)) == 2
+    assert [tick.seconds for tick in taken(clock, 5)] == [3, 5]
+
+
+def test_a_clock_without_ticks_waits_for_ever() -> None:
+    assert Clock([], now=0).take(1) is None
+    assert Clock([], now=0).wait(1) == float("inf")
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_end_is_recorded_once_when_rings_have_piled_up(scheduler: CronScheduler) -> None:
+def test_an_end_is_recorded_once_when_two_look_for_it() -> None:
     rental = make_rental(days=60)
     Rental.objects.update(runs_until=timezone.now() - timedelta(seconds=1))
-    queue = django_rq.get_queue("admission")
     for _ in range(20):
-        queue.enqueue(sweep_rentals)
-    # A ring that nobody took is dropped, so they do not pile up higher than this.
-    sweep = next(job for job in scheduler.get_jobs() if job.func is sweep_rentals)
-    assert sweep.job_options["ttl"] <= 30
-    SimpleWorker([queue], connection=queue.connection).work(burst=True, logging_level="ERROR")
+        sweep_rentals()
     rental.refresh_from_db()
     assert rental.status == Rental.Status.EXPIRED
     assert OperationLog.objects.filter(action="rental.expired").count() == 1

@@ -13,7 +13,7 @@ class Command(TranslatedCommand):
     """The whole panel on this machine."""
 
     help: Any = gettext_lazy(
-        "Runs the whole panel on this machine: web server, workers, scheduler and, unless one is given, Valkey."
+        "Runs the whole panel on this machine: web server, workers and, unless one is given, Valkey."
     )
     requires_system_checks = []
     panel_class: type[Panel] = Panel

@@ -16,7 +16,7 @@ from acl.devices.models import Admission, Device
 from containers.derp import keys
 from containers.models import Relay as RelayRow
 from derpmgmt import flow
-from derpmgmt.lib.workers import run_scheduler, run_worker
+from derpmgmt.lib.workers import run_workers
 from serials.rentals.models import Rental
 from tests.acl.standing import NOWHERE, add_row, is_cut_soon, rung
 from tests.acl.standing import _soon as _soon
@@ -157,23 +157,17 @@ def test_a_silent_relay_has_not_nobody(
         assert reading.silent == {answering.pk}
 
 
-# The whole way, with the clock and the worker in processes of their own
+# The whole way, with the worker and its clock in a process of its own
 
 
 @pytest.fixture
 def _running() -> Iterator[None]:
     connections.close_all()
-    ticks = [tick for tick in flow.CRON if tick.queue == "admission"]
-    processes = [
-        multiprocessing.get_context("fork").Process(target=target, args=args)
-        for target, args in ((run_worker, ("admission",)), (run_scheduler, (ticks,)))
-    ]
-    for process in processes:
-        process.start()
+    process = multiprocessing.get_context("fork").Process(target=run_workers, args=(["admission"], flow.CRON))
+    process.start()
     yield
-    for process in processes:
-        process.terminate()
-        process.join(PATIENCE)
+    process.terminate()
+    process.join(PATIENCE)
 
 
 @pytest.mark.usefixtures("_running")
