@@ -106,9 +106,7 @@ lab-down: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-mysql.txt
-	@$(BIN)/python -m tests.lab.bench_sweep
-	@$(BIN)/python -m tests.lab.bench_admission
-	@DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && $(BIN)/python -m tests.lab.bench
+	@DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && $(BIN)/python -m tests.lab.benches
 
 messages: $(VENV)/.installed-dev
 	$(BIN)/python .ci/translations --write

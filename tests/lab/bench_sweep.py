@@ -88,6 +88,7 @@ def fill() -> None:
         "created_at": "%s",
         "proven_at": "%s",
         "changed_at": "%s",
+        "prove_after": "%s",
         "failures": "0",
         "failure_code": "''",
     } | dict.fromkeys(
@@ -104,7 +105,7 @@ def fill() -> None:
             }
             cursor.execute(
                 f"INSERT INTO {table} ({', '.join(values)}) SELECT {', '.join(values.values())} FROM {rentals} r",  # noqa: S608
-                [now + 10 * month, now, now, now - month],
+                [now + 10 * month, now, now, now - month, now + month],
             )
         maps = AclConfig._meta.db_table
         cursor.execute(
