@@ -8,7 +8,7 @@ import io
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,8 @@ from fleet.ssh import RemoteError
 SETTLE_SECONDS = 0.1
 """How long a container must have stayed up: derper and nginx read flags and files at once, and end when they dislike them."""
 _BUSY_SECONDS = 10.0
+# So long network and image of a host are not asked for again.
+_ENSURED_SECONDS = 60.0
 _RELOAD_SECONDS = 5.0
 # Where nobody can show when nginx has done it: it takes a tenth of a second.
 _RELOAD_UNSEEN_SECONDS = 1.0
@@ -155,48 +157,95 @@ def make_so(
     on_progress: Callable[[int, int], None] | None = None,
     *,
     also: Mapping[str, bytes] | None = None,
+    is_proven_next: bool = False,
 ) -> bool:
     """Make the host run exactly this container; returns whether anything was done.
 
     Does nothing when it runs and nothing differs. One that was merely stopped is started. Anything else under its
     name or labels is removed, with its volume, and made anew. `on_step(name)` is called before each step begins:
-    network, image, clean, volume, create, files, start, check. `also` are files that a new container needs beside those
+    network, image, clean, volume, create, files, start, check. With `is_proven_next` the last is left to the caller, who has a
+    packet carried meanwhile (`check_up`). `also` are files that a new container needs beside those
     of its spec. Raises RemoteError; the caller then removes it, so that nothing half-made is left. `archive` must hold
     the image that the spec names (ValueError).
     """
     if archive.tag != spec.create_body["Image"]:
         raise ValueError("the archive holds another image than the spec names")
-    state = _matching_state(engine, spec)
+    rows = _rows_of(engine, spec.identity_labels)
+    state = _matching_state(engine, spec, rows)
     if state == "running":
         return False
-    # A container that was created but never started may lack its files; one that ran has them.
-    if state != "exited":
-        on_step("network")
-        ensure_network(engine)
-        on_step("image")
-        ensure_image(engine, archive, on_progress)
-        on_step("clean")
-        _remove_all(engine, spec.container_name, spec.identity_labels)
-        on_step("volume")
+    try:
+        # A container that was created but never started may lack its files; one that ran has them.
+        if state != "exited":
+            _create(engine, spec, archive, rows, on_step, on_progress, also or {})
+        on_step("start")
         with engine_errors():
-            engine.create_volume(spec.container_name, labels=spec.identity_labels)
-        on_step("create")
-        with engine_errors():
-            engine.create_container_from_config(spec.create_body, spec.container_name)
-        on_step("files")
-        put_files(engine, spec.container_name, spec.files_dir, {**spec.files, **(also or {})})
-    on_step("start")
-    with engine_errors():
-        engine.start(spec.container_name)
-    on_step("check")
-    time.sleep(SETTLE_SECONDS)
-    check_up(engine, spec)
+            engine.start(spec.container_name)
+    except EngineError:
+        engine.connection.forget()  # what was there a moment ago may be what it misses
+        raise
+    if not is_proven_next:
+        on_step("check")
+        time.sleep(SETTLE_SECONDS)
+        check_up(engine, spec)
     return True
+
+
+def _create(
+    engine: Engine,
+    spec: ContainerSpec,
+    archive: ImageArchive,
+    rows: Collection[dict[str, Any]],
+    on_step: Callable[[str], None],
+    on_progress: Callable[[int, int], None] | None,
+    also: Mapping[str, bytes],
+) -> None:
+    """Make volume and container, with its files, in place of what is there under its labels (`rows`) or name."""
+    on_step("network")
+    _once(engine, NETWORK, lambda: ensure_network(engine))
+    on_step("image")
+    _once(engine, archive.sha256, lambda: ensure_image(engine, archive, on_progress))
+    on_step("clean")
+    for row in rows:
+        _remove(partial(engine.remove_container, row["Id"], v=True, force=True))
+    # By somebody else's container, or by one that has lost its labels.
+    unless_taken = partial(
+        _unless_taken, partial(engine.remove_container, spec.container_name, v=True, force=True)
+    )
+    unless_taken(partial(_remove, partial(engine.remove_volume, spec.container_name)))
+    on_step("volume")
+    with engine_errors():
+        engine.create_volume(spec.container_name, labels=spec.identity_labels)
+    on_step("create")
+    unless_taken(partial(engine.create_container_from_config, spec.create_body, spec.container_name))
+    on_step("files")
+    put_files(engine, spec.container_name, spec.files_dir, {**spec.files, **also})
+
+
+def _unless_taken(free: Callable[[], object], call: Callable[[], object]) -> None:
+    """Do `call`; where a container stands in its way, `free` removes that first."""
+    try:
+        with engine_errors():
+            call()
+    except EngineError as error:
+        if error.code != "conflict":
+            raise
+        _remove(free)
+        with engine_errors():
+            call()
+
+
+def _once(engine: Engine, what: str, ensure: Callable[[], object]) -> None:
+    """Ensure something that hosts do not lose by themselves, unless that was done a moment ago on this connection."""
+    key = (engine.docker_socket, what)
+    if not engine.connection.recall(key, _ENSURED_SECONDS):
+        ensure()
+        engine.connection.remember(key, True)
 
 
 def runs_as(engine: Engine, spec: ContainerSpec) -> bool:
     """Whether the host runs exactly this container, so that nothing is to be done. Raises RemoteError."""
-    return _matching_state(engine, spec) == "running"
+    return _matching_state(engine, spec, _rows_of(engine, spec.identity_labels)) == "running"
 
 
 def check_up(engine: Engine, spec: ContainerSpec) -> None:
@@ -385,9 +434,8 @@ def _found(row: dict[str, Any]) -> Found:
     )
 
 
-def _matching_state(engine: Engine, spec: ContainerSpec) -> str:
-    """The state of the container when it is the only one and as the spec says, else an empty string."""
-    rows = _rows_of(engine, spec.identity_labels)
+def _matching_state(engine: Engine, spec: ContainerSpec, rows: Sequence[dict[str, Any]]) -> str:
+    """The state of the container when it is the only one under its labels (`rows`) and as the spec says, else an empty string."""
     if len(rows) != 1 or rows[0]["Labels"].get(LABEL_SPEC) != spec.spec_hash:
         return ""
     try:

@@ -1,7 +1,6 @@
 """Talking to one server: a queue's kept connection, and what came of it written to the server's row."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ from fleet.ssh import Connection, ConnectionPool, Endpoint, RemoteError, TimedOu
 ENGINE_SECONDS = 30.0
 # Connecting and signing in over a slow line.
 SSH_SECONDS = 10.0
-# A connection leads to one machine, but the Engine on it may be made anew meanwhile.
-MACHINE_SECONDS = 60.0
+# A connection leads to one machine, but the Engine on it may be made anew, or replaced by another version, meanwhile.
+KNOWN_SECONDS = 60.0
+# What an Engine's error says when there is no Engine to be asked: as when it is missed at the beginning.
+_NO_ENGINE = {"daemon_down", "no_docker", "no_permission", "too_old", "podman"}
 
 
 @cache
@@ -66,9 +67,9 @@ def contact(
     endpoint = endpoint_of(server)
     try:
         connection = pool().get(endpoint, ssh_seconds)
-        engine = open_engine(connection, server.docker_socket, engine_seconds)
+        engine, machine = _open(server, connection, engine_seconds)
         try:
-            _make_sure_whose(server, connection, engine)
+            _make_sure_whose(server, machine)
         except RemoteError:
             engine.close()
             raise
@@ -80,6 +81,7 @@ def contact(
         try:
             yield Contact(connection, engine)
         except EngineError as error:
+            connection.forget()
             if error.code == "daemon_down" and not connection.ping():
                 # Not the Engine went away but the whole server: only that explains both.
                 raise Unreachable(code="lost", detail=error.detail) from error
@@ -92,6 +94,12 @@ def contact(
     except (TimedOut, Unreachable) as error:
         pool().drop(endpoint)
         services.record_failed_contact(server_pk=server.pk, error=error)
+        raise
+    except EngineError as error:
+        if error.code in _NO_ENGINE:
+            services.record_failed_contact(server_pk=server.pk, error=error)
+        else:
+            services.record_contact(server_pk=server.pk)
         raise
     except Exception:
         services.record_contact(server_pk=server.pk)
@@ -117,9 +125,8 @@ def visit_as_guest(server: Server) -> Iterator[Contact]:
         engine.close()
 
 
-def _make_sure_whose(server: Server, connection: Connection, engine: Engine) -> None:
+def _make_sure_whose(server: Server, machine: Machine) -> None:
     """Have the row take the machine that it leads to. Raises `SameMachine`, else RemoteError."""
-    machine = _read(server, connection, engine)
     if identity.has_machine(server, machine):
         return
     for rival in identity.rivals_of(server, machine):
@@ -148,10 +155,17 @@ def _is_now(rival: Server, server: Server, machine: Machine) -> bool:
         ) from error
 
 
-def _read(server: Server, connection: Connection, engine: Engine) -> Machine:
-    """Who the machine is, asked once a minute on a connection that is kept."""
-    read_at, machine = connection.machines.get(server.docker_socket, (0.0, None))
-    if machine is None or time.monotonic() - read_at > MACHINE_SECONDS:
+def _open(server: Server, connection: Connection, engine_seconds: float) -> tuple[Engine, Machine]:
+    """The server's Engine, and who the machine is: both are asked once in `KNOWN_SECONDS` on a connection that is kept."""
+    socket = server.docker_socket
+    if known := connection.recall(socket, KNOWN_SECONDS):
+        agreed, machine = known
+        return open_engine(connection, socket, engine_seconds, agreed=agreed), machine
+    engine = open_engine(connection, socket, engine_seconds)
+    try:
         machine = read_machine(connection, engine)
-        connection.machines[server.docker_socket] = (time.monotonic(), machine)
-    return machine
+    except RemoteError:
+        engine.close()
+        raise
+    connection.remember(socket, (engine.agreed, machine))
+    return engine, machine

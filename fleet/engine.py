@@ -251,6 +251,7 @@ class Engine(APIClient):
     def __init__(self, connection: Connection, docker_socket: str, timeout: float) -> None:
         super().__init__(base_url="tcp://docker:1", version=OLDEST_API, timeout=timeout)  # type: ignore[arg-type]
         self.connection = connection
+        self.docker_socket = docker_socket
         self.architecture = ""
         self.trust_env = False  # proxies and netrc of this machine mean nothing on the other end of a channel
         self._general_configs: dict[str, Any] = {}
@@ -277,6 +278,11 @@ class Engine(APIClient):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(code="garbage", detail=str(error)) from error
 
+    @property
+    def agreed(self) -> tuple[str, str]:
+        """API version and architecture, for other clients of the same Engine."""
+        return self._version, self.architecture
+
     # Where the SDK streams an answer, such as files, it would take away the limit on waiting from its own kind of socket.
 
     def _get_raw_response_socket(self, response: requests.Response) -> None:
@@ -287,13 +293,20 @@ class Engine(APIClient):
 
 
 def open_engine(
-    connection: Connection, docker_socket: str = DOCKER_SOCKET, timeout: float = DEFAULT_TIMEOUT
+    connection: Connection,
+    docker_socket: str = DOCKER_SOCKET,
+    timeout: float = DEFAULT_TIMEOUT,
+    *,
+    agreed: tuple[str, str] | None = None,
 ) -> Engine:
-    """A client of the Engine on that host, its API version agreed on.
+    """A client of the Engine on that host, its API version agreed on, or taken from `agreed` (another client's).
 
     Raises EngineError (no_docker, no_permission, daemon_down, too_old, podman, garbage), ForwardingRefused, TimedOut, Unreachable.
     """
     engine = Engine(connection, docker_socket, timeout)
+    if agreed is not None:
+        engine._version, engine.architecture = agreed
+        return engine
     with engine_errors():
         engine.negotiate()
     return engine

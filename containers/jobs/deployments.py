@@ -29,8 +29,12 @@ log = logging.getLogger(__name__)
 
 # The cause of a test that finds out that customers' devices are led nowhere.
 STALE = "stun_stale"
-# A relay that was started a moment ago gets this many tries to carry its packet.
+# A relay gets this many tries to carry its packet.
 _PROBE_TRIES = 3
+# One that was started a moment ago takes so long at most until it listens, and is asked again after such a pause. Until then
+# nobody takes the connection, or Docker's proxy does and closes it.
+_LISTENS_SECONDS, _LISTENS_PAUSE = 3.0, 0.03
+_NOT_LISTENING = {"connect_refused", "tls_closed"}
 
 
 def apply_queue(relay_pk: int) -> str:
@@ -101,17 +105,24 @@ def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None)
         if relay.failure_code == STALE:
             # Only a new publishing of its port makes the Engine look through the connection tracking again.
             deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
-        if not deploy.runs_as(reached.engine, spec) and relays.renew_inner_port(relay=relay):
+        if not relays.has_inner_port_of_today(relay) and not deploy.runs_as(reached.engine, spec):
+            relays.renew_inner_port(relay=relay)
             spec = relays.spec_of(relay, archive.tag)
         try:
-            deploy.make_so(reached.engine, spec, archive, partial(take_step, deployment))
+            is_new = deploy.make_so(
+                reached.engine, spec, archive, partial(take_step, deployment), is_proven_next=True
+            )
+            take_step(deployment, "probe", f"{relay.server.address}:{relay.derp_port}")
+            result = prove(relay, kept, has_just_started=is_new)
+            if is_new:
+                # Proven or not: one that crashed says why, and one that had to be started twice is none that works.
+                take_step(deployment, "check")
+                deploy.check_up(reached.engine, spec)
         except RemoteError:
             # What a failed try left on the host goes, volumes too; where that fails, the sweep or the visit does it.
             with suppress(RemoteError):
                 deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
             raise
-    take_step(deployment, "probe", f"{relay.server.address}:{relay.derp_port}")
-    result = prove(relay, kept)
     relays.record_probe(relay=relay, result=result)
     if not result.ok:
         raise ProbeFailed(code=result.cause, detail=result.detail)
@@ -121,18 +132,25 @@ def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None)
     deployment.finish(JobRecord.Status.DONE)
 
 
-def prove(relay: Relay, kept: KeptPort | None = None) -> ProbeResult:
-    """Carry a packet through a relay, with a few tries since it may have started a moment ago.
+def prove(relay: Relay, kept: KeptPort | None = None, *, has_just_started: bool = False) -> ProbeResult:
+    """Carry a packet through a relay, with a few tries.
 
     `kept` is a port of ours that has asked its STUN since before it was made.
     """
     target = proving.proof_target(relay, timezone.now())
-    for attempt in range(_PROBE_TRIES):
+    listens_by = time.monotonic() + (_LISTENS_SECONDS if has_just_started else 0.0)
+    tries = 0
+    while True:
         result = run_probe(target, kept=kept)
-        if result.ok or attempt == _PROBE_TRIES - 1:
-            break
-        time.sleep(0.3 * (attempt + 1))
-    return result
+        if result.ok:
+            return result
+        if result.cause in _NOT_LISTENING and time.monotonic() < listens_by:
+            time.sleep(_LISTENS_PAUSE)
+            continue
+        tries += 1
+        if tries == _PROBE_TRIES:
+            return result
+        time.sleep(0.3 * tries)
 
 
 def _remove(relay: Relay, deployment: Deployment) -> None:

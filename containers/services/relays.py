@@ -65,14 +65,15 @@ def inner_port(stun_port: int) -> int:
     return stun_port if stun_port >= 1024 else INNER_STUN_PORT
 
 
-def renew_inner_port(*, relay: Relay) -> bool:
-    """Give a relay whose container has to be made anyway the inner port of today; False when it has that."""
-    wanted = inner_port(relay.stun_port)
-    if relay.inner_stun_port == wanted:
-        return False
-    Relay.objects.filter(pk=relay.pk).update(inner_stun_port=wanted)
-    relay.inner_stun_port = wanted
-    return True
+def has_inner_port_of_today(relay: Relay) -> bool:
+    """Whether STUN's port inside its container is the one that relays get now."""
+    return relay.inner_stun_port == inner_port(relay.stun_port)
+
+
+def renew_inner_port(*, relay: Relay) -> None:
+    """Give a relay whose container has to be made anyway the inner port of today."""
+    relay.inner_stun_port = inner_port(relay.stun_port)
+    Relay.objects.filter(pk=relay.pk).update(inner_stun_port=relay.inner_stun_port)
 
 
 def create_relay(

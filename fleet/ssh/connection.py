@@ -1,9 +1,10 @@
 """One signed-in connection to a host, and what can be done over it."""
 
+import math
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -64,8 +65,8 @@ class Connection:
         self.endpoint = endpoint
         self._transport = transport
         self.used_at = time.monotonic()
-        # By Docker socket: when who the machine is was read on this connection, and what was read.
-        self.machines: dict[str, tuple[float, Any]] = {}
+        # What was asked of the host on this connection and is not asked again at once: when, and the answer.
+        self._known: dict[Hashable, tuple[float, Any]] = {}
         self._lock = threading.Lock()
         self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
         self._sessions: weakref.WeakSet[Channel] = weakref.WeakSet()
@@ -109,6 +110,19 @@ class Connection:
             leave(transport)
             raise HostKeyChanged(endpoint.host, pinned.fingerprint, presented.fingerprint)
         return transport
+
+    def remember(self, what: Hashable, answer: Any) -> None:
+        """Keep an answer of the host's for `recall`."""
+        self._known[what] = (time.monotonic(), answer)
+
+    def recall(self, what: Hashable, seconds: float) -> Any:
+        """The answer that was kept under `what` in the last `seconds`; None when there is none."""
+        at, answer = self._known.get(what, (-math.inf, None))
+        return answer if time.monotonic() - at <= seconds else None
+
+    def forget(self) -> None:
+        """Ask the host anew for all that it has told."""
+        self._known.clear()
 
     @property
     def is_alive(self) -> bool:

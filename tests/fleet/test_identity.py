@@ -69,13 +69,18 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
             if endpoint.port not in made.machines:
                 raise TimedOut()
             made.reached.append(endpoint.port)
-            return SimpleNamespace(port=endpoint.port, machines={}, ping=lambda: True)
+            connection = SimpleNamespace(port=endpoint.port, ping=lambda: True)
+            connection.recall = lambda *_what: None
+            connection.remember = connection.forget = lambda *_what: None
+            return connection
 
         def drop(self, endpoint: Any) -> None:
             pass
 
     monkeypatch.setattr(contacts, "pool", Pool)
-    monkeypatch.setattr(contacts, "open_engine", lambda *_args: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(
+        contacts, "open_engine", lambda *_args: SimpleNamespace(close=lambda: None, agreed=None)
+    )
     monkeypatch.setattr(contacts, "read_machine", lambda connection, _engine: made.machines[connection.port])
     return made
 
