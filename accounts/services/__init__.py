@@ -1,6 +1,6 @@
 """What is done to accounts: people, what they are told, closing."""
 
-from accounts.services.activity import acting, log_operation
+from accounts.services.activity import acting, log_line, log_lines, log_operation
 from accounts.services.closing import (
     ClosingRefused,
     close_account,
@@ -13,9 +13,11 @@ from accounts.services.closing import (
     sweep_closing,
 )
 from accounts.services.notices import (
+    Message,
     NoticeRefused,
     drop_notices,
     notify,
+    notify_all,
     people_told,
     send_again,
     take_back_notices,

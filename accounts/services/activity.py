@@ -1,6 +1,6 @@
 """The activity log that every room writes to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -35,10 +35,33 @@ def log_operation(
 
     `detail` must be JSON and free of secrets. Without `ip`, an operator's own request gives it, so no act through the admin lacks it.
     """
+    line = log_line(
+        by=by, action=action, target=target, subject=subject, is_success=is_success, ip=ip, **detail
+    )
+    line.save()
+    return line
+
+
+def log_lines(lines: Iterable[OperationLog]) -> None:
+    """Write many lines of the activity log (`log_line`) at once."""
+    OperationLog.objects.bulk_create(lines)
+
+
+def log_line(
+    *,
+    by: User | None,
+    action: str,
+    target: object = "",
+    subject: User | None = None,
+    is_success: bool = True,
+    ip: str | None = None,
+    **detail: Any,
+) -> OperationLog:
+    """A line of the activity log that is not written yet; the arguments are those of `log_operation`."""
     here = _acting.get()
     if ip is None and by is not None and by.is_staff and here is not None and here[0] == by.pk:
         ip = here[1]
-    return OperationLog.objects.create(
+    return OperationLog(
         actor=by,
         subject=subject,
         action=action,

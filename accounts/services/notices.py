@@ -11,6 +11,8 @@ stopped any more, but is marked (`OUTDATED` as its error): it leaves now or neve
 """
 
 import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -57,6 +59,75 @@ class _TakenAway(Exception):
     """The sweep held this worker for dead; the notice is no longer its own."""
 
 
+@dataclass(frozen=True)
+class Message:
+    """What one person is told by e-mail and by their own channels: the arguments of `notify`."""
+
+    user: User
+    kind: str
+    key: str
+    context: dict[str, Any]
+    fits_until: datetime | None = None
+
+
+def notify_all(messages: Sequence[Message]) -> int:
+    """Tell many people something at once, as `notify` does for each; in the transaction of what it is about, people locked.
+
+    Returns how many notices are new. Announces `notice_made`.
+    """
+    channels: dict[int, list[Channel]] = defaultdict(list)
+    people = {message.user.pk for message in messages}
+    for channel in Channel.objects.filter(user__in=people, confirmed_at__isnull=False):
+        channels[channel.user_id].append(channel)
+    keys = [message.key for message in messages]
+    had = set(Notice.objects.filter(user__in=people, key__in=keys).values_list("user", "key"))
+    count = 0
+    new: list[Notice] = []
+    for message in messages:
+        user = message.user
+        if (user.pk, message.key) in had:
+            count += len(
+                notify(
+                    user=user,
+                    kind=message.kind,
+                    key=message.key,
+                    context=message.context,
+                    fits_until=message.fits_until,
+                )
+            )
+            continue
+        context = _until(message.context, message.fits_until)
+        for by, target, address in [
+            (Notice.By.EMAIL, "", user.email),
+            *_by_channel(channels[user.pk], message.kind),
+        ]:
+            notice = Notice(
+                user=user, key=message.key, channel=by, target=target, kind=message.kind, address=address
+            )
+            notice.context, notice.language = context, user.language
+            new.append(notice)
+    Notice.objects.bulk_create(new)
+    # Read back: not every database tells the keys of rows that were written together.
+    made = Notice.objects.filter(
+        user__in={notice.user_id for notice in new}, key__in={notice.key for notice in new}
+    )
+    queue.announce_all("notice_made", list(made.values_list("pk", flat=True)))
+    return count + len(new)
+
+
+def _by_channel(channels: Iterable[Channel], kind: str) -> list[tuple[str, str, str]]:
+    """By which of a person's channels a notice of this kind goes: how, which channel, no address."""
+    return [
+        (channel.kind, str(channel.pk), "")
+        for channel in channels
+        if channel.kind != Channel.Kind.SMS or wordlist.NOTICES[kind].by_sms
+    ]
+
+
+def _until(context: dict[str, Any], fits_until: datetime | None) -> dict[str, Any]:
+    return context if fits_until is None else context | {"fits_until": fits_until.isoformat()}
+
+
 def notify(
     *,
     user: User,
@@ -78,13 +149,8 @@ def notify(
     """
     wanted: list[tuple[str, str, str]] = [(Notice.By.EMAIL, "", address or user.email)]
     if not is_mail_only:
-        wanted += [
-            (channel.kind, str(channel.pk), "")
-            for channel in Channel.objects.filter(user=user, confirmed_at__isnull=False)
-            if channel.kind != Channel.Kind.SMS or wordlist.NOTICES[kind].by_sms
-        ]
-    if fits_until is not None:
-        context = context | {"fits_until": fits_until.isoformat()}
+        wanted += _by_channel(Channel.objects.filter(user=user, confirmed_at__isnull=False), kind)
+    context = _until(context, fits_until)
     made = []
     for by, target, to in wanted:
         told = {"kind": kind, "address": to, "context": context, "language": user.language}

@@ -6,7 +6,8 @@ apps above the asker, inside the asker's transaction.
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,8 @@ Job = Callable[[int], Any]
 
 # Who rings waits no longer for a Redis that hangs: a page may be waiting for its bells.
 _REDIS_SECONDS = 2.0
+# So long RQ keeps jobs that are over, in seconds: their rows say what came of them.
+_KEPT: dict[str, Any] = {"result_ttl": 0, "failure_ttl": 60}
 # So long a sweep remembers its last ring; where that still waits after so long, there are two.
 _REMEMBER_SECONDS = 3600
 
@@ -99,7 +102,7 @@ def enqueue(job: Job, pk: int, *, queue: str = "default", is_again: bool = False
                 if _is_waiting(queue, mark):
                     return
                 client().set(mark, job_id, ex=_REMEMBER_SECONDS)
-            served.enqueue(job, args=(pk,), job_id=job_id, result_ttl=0, failure_ttl=60)
+            served.enqueue(job, args=(pk,), job_id=job_id, **_KEPT)
         except redis.RedisError as error:
             log.warning("the queue %s is away, the sweep will ring again: %s", queue, error)
 
@@ -120,6 +123,29 @@ def announce(fact: str, pk: int) -> None:
     """Say that `fact` is now the case for the row `pk`; an unknown fact is a programming error (`KeyError`)."""
     for ring in _jobs[fact]:
         enqueue(ring.job, pk, queue=ring.queue if isinstance(ring.queue, str) else ring.queue(pk))
+
+
+def announce_all(fact: str, pks: Collection[int]) -> None:
+    """Say that `fact` is now the case for all these rows: as `announce` for each, with one message to Redis for each queue."""
+    for ring in _jobs[fact]:
+        by_queue: dict[str, list[int]] = defaultdict(list)
+        for pk in pks:
+            by_queue[ring.queue if isinstance(ring.queue, str) else ring.queue(pk)].append(pk)
+        for queue, some in by_queue.items():
+            _enqueue_all(ring.job, some, queue)
+
+
+def _enqueue_all(job: Job, pks: Collection[int], queue: str) -> None:
+    def ring() -> None:
+        try:
+            served = django_rq.get_queue(queue, connection=client())
+            served.enqueue_many(
+                [Queue.prepare_data(job, args=(pk,), job_id=str(uuid.uuid4()), **_KEPT) for pk in pks]
+            )
+        except redis.RedisError as error:
+            log.warning("the queue %s is away, the sweep will ring again: %s", queue, error)
+
+    transaction.on_commit(ring)
 
 
 def ask(question: str, *args: Any, **kwargs: Any) -> list[Any]:

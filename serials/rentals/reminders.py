@@ -9,6 +9,7 @@ that name where it only comes later because waiting time is given back or a paus
 that is granted or refunded makes another end, even on the same day.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,7 +19,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
-from accounts.services import drop_notices, notify
+from accounts.services import Message, drop_notices, notify_all
 from accounts.sweeps import sweep
 from serials.rentals.models import Redemption, Rental
 
@@ -27,6 +28,8 @@ REMINDERS = frozenset({"rental_ending", "rental_ended"})
 IT_IS_OVER = frozenset({"rental_ended", "account_closing"})
 # Waiting time given back moves the end; by so much, and it is another one.
 ANOTHER_END = timedelta(days=1)
+# So many are reminded in one transaction.
+_TOGETHER = 100
 # One sweep takes so many; what is left is taken by the next one, seconds later.
 AT_ONCE = 1000
 
@@ -114,28 +117,41 @@ def send_reminders(now: datetime) -> int:
     doubled or late, it sends each at most once for one end.
     """
     due = Rental.objects.filter(remind_at__lte=now, paused_at=None).order_by("remind_at")
-    return sweep("reminders", due, lambda pks: sum(_remind(pk, now) for pk in pks), now=now, limit=AT_ONCE)
+    return sweep("reminders", due, lambda pks: _remind(pks, now), now=now, limit=AT_ONCE, together=_TOGETHER)
 
 
 @transaction.atomic
-def _remind(pk: int, now: datetime) -> bool:
-    # The owner's row first, as wherever both are locked.
-    user = User.objects.select_for_update().get(pk=Rental.objects.values_list("user_id").get(pk=pk)[0])
-    rental = Rental.objects.select_for_update().get(pk=pk)
-    if rental.remind_at is None or rental.remind_at > now or rental.paused_at:
-        return False
-    since, reminders = rental.remind_at, plan_reminders(rental)
-    fitting = [reminder for reminder in reminders if since <= reminder.at <= now]
-    Rental.objects.filter(pk=pk).update(
-        remind_at=next((reminder.at for reminder in reminders if reminder.at > now), None)
-    )
-    if not fitting or rental.closed_at or user.closing_at or not user.is_active:
-        return False
+def _remind(pks: Sequence[int], now: datetime) -> int:
+    # Owners first, as wherever both are locked, each in one order.
+    owners = Rental.objects.filter(pk__in=pks).values_list("user_id", flat=True)
+    people = {
+        user.pk: user for user in User.objects.select_for_update().filter(pk__in=list(owners)).order_by("pk")
+    }
+    due, messages = [], []
+    for rental in Rental.objects.select_for_update().filter(pk__in=pks).order_by("pk"):
+        if rental.remind_at is None or rental.remind_at > now or rental.paused_at:
+            continue
+        rental.user = people[rental.user_id]
+        reminders = plan_reminders(rental)
+        if message := _message(rental, reminders, now):
+            messages.append(message)
+        rental.remind_at = next((reminder.at for reminder in reminders if reminder.at > now), None)
+        due.append(rental)
+    Rental.objects.bulk_update(due, ["remind_at"])
+    return notify_all(messages)
+
+
+def _message(rental: Rental, reminders: Sequence[Reminder], now: datetime) -> Message | None:
+    """What the customer is reminded of now; None when no moment has come, or nobody is to be told any more."""
+    since = rental.remind_at
+    fitting = [reminder for reminder in reminders if since and since <= reminder.at <= now]
+    if not fitting or rental.closed_at or rental.user.closing_at or not rental.user.is_active:
+        return None
     reminder = fitting[-1]
     later = [other.at for other in reminders if other.at > reminder.at]
     closes_at = rental.closes_at
-    told = notify(
-        user=user,
+    return Message(
+        user=rental.user,
         kind=reminder.kind,
         key=f"{about(rental)}{reminder.kind}{reminder.name}",
         context={
@@ -148,4 +164,3 @@ def _remind(pk: int, now: datetime) -> bool:
         # Should it wait so long, the next one is sent in its place.
         fits_until=later[0] if later else None,
     )
-    return bool(told)

@@ -45,6 +45,7 @@ from django.db import connection, connections
 from django.http import HttpResponse
 from django.test import RequestFactory
 from django.utils import timezone
+from rq.queue import EnqueueData
 
 from accounts import jobs as accounts
 from accounts import push
@@ -203,6 +204,11 @@ class Stage:
         self._step("ring", f"{job.__name__} {args[0]}")
         if (job, args[0]) not in self._bells:
             self._bells.append((job, args[0]))
+
+    def enqueue_many(self, bells: list[EnqueueData]) -> None:
+        """The same for several at once."""
+        for bell in bells:
+            self.enqueue(bell.func, args=bell.args)  # type: ignore[arg-type]
 
     def work(self) -> None:
         """Do all that was rung for, and what that rings for. Where no sweep looks after notices, none is sent."""

@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import OperationLog, User
-from accounts.services import NotAllowed, log_operation
+from accounts.services import NotAllowed, log_line, log_lines, log_operation
 from accounts.sweeps import sweep
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import one_line
@@ -25,7 +25,14 @@ from serials.rentals.services.refusals import (
     RentalClosed,
     TooFar,
 )
-from serials.rentals.services.spans import Terms, lock_rental, read_schedule, request_plan, write_schedule
+from serials.rentals.services.spans import (
+    Terms,
+    lock_rental,
+    read_schedule,
+    request_plan,
+    request_plans,
+    write_schedule,
+)
 
 # Nobody renews further ahead: a typed year that is wrong shall not last for ever.
 LONGEST_RENEWAL = timedelta(days=3660)
@@ -323,11 +330,12 @@ def _expire(due: Sequence[int], now: datetime) -> int:
         if rental.status == Rental.Status.ACTIVE and rental.runs_until and rental.runs_until <= now
     ]
     Rental.objects.filter(pk__in=[rental.pk for rental in over]).update(status=Rental.Status.EXPIRED)
-    for rental in over:
-        owner = by_pk[rental.user_id]
-        request_plan(rental_pk=rental.pk, now=now)
-        log_operation(
-            by=None, action="rental.expired", target=owner, subject=owner,
+    request_plans(rental_pks=[rental.pk for rental in over], now=now)
+    log_lines(
+        log_line(
+            by=None, action="rental.expired", target=by_pk[rental.user_id], subject=by_pk[rental.user_id],
             ends_at=_iso(rental.ends_at), runs_until=_iso(rental.runs_until),
-        )  # fmt: skip
+        )
+        for rental in over
+    )  # fmt: skip
     return len(over)

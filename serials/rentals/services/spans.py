@@ -1,6 +1,7 @@
 """A rental's schedule in the database: reading it, writing what the rules of `serials.rentals.schedule` made of it."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -126,8 +127,13 @@ def lock_rental(rental_pk: int) -> Rental:
 
 def request_plan(*, rental_pk: int, now: datetime) -> None:
     """Have a rental's relays looked at, because its rights or its relays have changed. Announces `rental_changed`."""
-    Rental.objects.filter(pk=rental_pk).update(plan_due_at=now)
-    queue.announce("rental_changed", rental_pk)
+    request_plans(rental_pks=[rental_pk], now=now)
+
+
+def request_plans(*, rental_pks: Collection[int], now: datetime) -> None:
+    """`request_plan` for many."""
+    Rental.objects.filter(pk__in=rental_pks).update(plan_due_at=now)
+    queue.announce_all("rental_changed", rental_pks)
 
 
 def record_plan(*, rental: Rental, is_settled: bool, now: datetime, again_at: datetime | None = None) -> None:

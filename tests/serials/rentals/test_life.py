@@ -335,7 +335,7 @@ def _kill_before(name: str, count: int) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("name", ["_expire", "request_plan", "log_operation"])
+@pytest.mark.parametrize("name", ["_expire", "request_plans", "log_lines"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_same_comes_of_it_when_the_sweep_is_killed_at_any_point(
     transactional_db: None, name: str, count: int, monkeypatch: pytest.MonkeyPatch

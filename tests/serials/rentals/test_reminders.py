@@ -174,7 +174,7 @@ def test_a_reminder_that_still_waits_at_a_pause_comes_for_the_new_end(
     assert mail.outbox == []
     clock.shift(pause)
     reminders.send_reminders(timezone.now())
-    assert not reminders._remind(rental.pk, timezone.now())
+    assert not reminders._remind([rental.pk], timezone.now())
     assert resume_rental(rental=rental, by=None)
     for _time in range(2):
         reminders.send_reminders(timezone.now())

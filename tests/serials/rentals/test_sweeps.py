@@ -46,8 +46,8 @@ def told(kind: str) -> Callable[[], set[int]]:
 @pytest.mark.parametrize(
     ("job", "module", "name", "dealt_with"),
     [
-        (jobs.sweep_rentals, life, "log_operation", recorded),
-        (jobs.sweep_reminders, reminders, "notify", told("rental_ended")),
+        (jobs.sweep_rentals, life, "log_line", recorded),
+        (jobs.sweep_reminders, reminders, "Message", told("rental_ended")),
         (jobs.sweep_closing, automatic_closing, "notify", told("account_closing")),
     ],
     ids=["ended rentals", "reminders", "automatic closing"],
