@@ -108,11 +108,11 @@ def _owed_at(rental_pk: int) -> datetime | None:
 
 
 def _cut(rental_pk: int, owed_at: datetime) -> None:
-    _look(rental_pk)
-    time.sleep(LOOK_AGAIN_SECONDS)
-    # Asked before the second look, which so finds whoever came in by an old list.
-    is_settled = not _has_late_list(rental_pk)
-    is_settled = _look(rental_pk) and is_settled
+    try:
+        is_settled = _look_twice(rental_pk)
+    except Exception:
+        log.exception("the cut of rental %s", rental_pk)
+        is_settled = False
     # Only what was owed when it began: a change that came meanwhile has another moment, and a cut of its own.
     owed = DevicePolicy.objects.filter(rental=rental_pk, cut_owed_at=owed_at)
     if is_settled:
@@ -120,6 +120,15 @@ def _cut(rental_pk: int, owed_at: datetime) -> None:
     else:
         for failures in owed.values_list("cut_failures", flat=True):
             owed.update(**CUT.failed(failures, timezone.now()))
+
+
+def _look_twice(rental_pk: int) -> bool:
+    """Close the connections of those who have no right now, and of those who came in just then; False when some may be left."""
+    _look(rental_pk)
+    time.sleep(LOOK_AGAIN_SECONDS)
+    # Asked before the second look, which so finds whoever came in by an old list.
+    is_settled = not _has_late_list(rental_pk)
+    return _look(rental_pk) and is_settled
 
 
 def _look(rental_pk: int) -> bool:

@@ -1,17 +1,21 @@
 """What the queue and the clock ring for about maps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 
 from django.utils import timezone
 
+from accounts.sweeps import sweep
 from acl.maps import services
 from derpmgmt.lib.sweeps import attempt
 from serials.rentals.models import Rental
 
 # The sweep looks at what changed within this time; it runs far more often, and after a longer pause everything is compared.
 LOOK_BACK = timedelta(minutes=15)
+# So many lapsed versions are looked at in one go, and so many customers told.
+LAPSES_AT_ONCE = 1000
+TOLD_AT_ONCE = 200
 
 
 def refresh_acl(rental_pk: int) -> None:
@@ -44,20 +48,20 @@ def sweep_maps() -> None:
     """
     now = timezone.now()
     _refresh(services.due_rentals(now, changed_since=now - LOOK_BACK))
-    for config in services.due_lapses(now):
-        attempt(
-            f"the lapse of map version {config.pk}", partial(services.record_lapse, config=config, now=now)
-        )
-    for config_pk in services.due_news(now):
-        attempt(
-            f"the news of map version {config_pk}",
-            partial(services.tell_change, config_pk=config_pk, now=now),
-        )
-    for config_pk in services.due_reminders(now):
-        attempt(
-            f"telling of map version {config_pk} again",
-            partial(services.remind, config_pk=config_pk, now=now),
-        )
+    lapses, news, reminders = services.due_lapses(now), services.due_news(now), services.due_reminders(now)
+
+    def record(pks: Sequence[int]) -> int:
+        return sum(services.record_lapse(config=config, now=now) for config in lapses.filter(pk__in=pks))
+
+    def tell(pks: Sequence[int]) -> int:
+        return sum(services.tell_change(config_pk=pk, now=now) for pk in pks)
+
+    def remind(pks: Sequence[int]) -> int:
+        return sum(services.remind(config_pk=pk, now=now) for pk in pks)
+
+    sweep("lapses of map versions", lapses, record, now=now, limit=LAPSES_AT_ONCE)
+    sweep("news of map versions", news, tell, now=now, limit=TOLD_AT_ONCE)
+    sweep("telling of map versions again", reminders, remind, now=now, limit=TOLD_AT_ONCE)
 
 
 def check_maps() -> None:

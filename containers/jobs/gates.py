@@ -125,6 +125,9 @@ def push_list(server_pk: int) -> None:
         log.warning("list for the gate of %s: %s %s", gate.server.name, error.code, error.detail)
         if is_reached:  # a server that does not answer is rested as such, and the list comes once it does
             gates.record_list_failure(gate=gate, now=timezone.now())
+    except Exception:
+        log.exception("list for the gate of %s", gate.server.name)
+        gates.record_list_failure(gate=gate, now=timezone.now())
 
 
 def look_at_gate(engine: Engine, server_pk: int, *, may_go: bool = True) -> None:

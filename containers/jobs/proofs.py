@@ -2,11 +2,13 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 
 from django.utils import timezone
 
 from containers.derp.probe import probe_relay
 from containers.services import proving, relays
+from derpmgmt.lib.sweeps import attempt
 from fleet import outages
 
 # So many relays are tested at once: enough for 10,000 in a quarter of an hour over slow lines, little for one machine.
@@ -30,7 +32,9 @@ def prove_relays() -> None:
                 pool.submit(probe_relay, target): relay for relay, target in zip(due, targets, strict=True)
             }
             for future in as_completed(running):
-                relays.record_probe(relay=running[future], result=future.result())
+                relay = running[future]
+                record = partial(relays.record_probe, relay=relay, result=future.result())
+                attempt(f"the test of relay {relay.pk}", record)
 
 
 def prove_server(server_pk: int) -> None:
@@ -41,7 +45,7 @@ def prove_server(server_pk: int) -> None:
 def sweep_outages() -> None:
     """Tell those concerned what does not answer and what carries no packets."""
     now = timezone.now()
-    outages.sweep_outages(now)
+    attempt("telling of servers", partial(outages.sweep_outages, now))
     proving.sweep_failing(now)
 
 

@@ -1,6 +1,7 @@
 """Relays that make way for successors: certificates near their end, and the old ones that nobody needs any more."""
 
 import logging
+from datetime import datetime
 from functools import partial
 
 from django.utils import timezone
@@ -47,6 +48,11 @@ def retire_relay(relay_pk: int) -> None:
     if relay is None:
         return
     now = timezone.now()
+    if not attempt(f"retiring relay {relay_pk}", partial(_retire, relay, now)):
+        rotation.record_staying(relay=relay, now=now)
+
+
+def _retire(relay: Relay, now: datetime) -> None:
     if rotation.may_go(relay, now) or (rotation.may_go_unused(relay, now) and _is_unused(relay)):
         rotation.retire_relay(relay=relay)
     else:

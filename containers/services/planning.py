@@ -16,6 +16,8 @@ from serials.rentals.services import record_plan
 
 # A banned person's rental is looked at so often, in case the bell of the end of it was lost.
 BARRED_AGAIN = timedelta(minutes=1)
+# A rental whose plan raised is looked at again after this time.
+FAILED_AGAIN = timedelta(seconds=30)
 _TRIES = 5
 _Made = TypeVar("_Made")
 
@@ -86,6 +88,11 @@ def due_rentals(now: datetime, limit: int = 500) -> list[int]:
     )
     due = list(Rental.objects.plan_due(now).values_list("pk", flat=True)[:limit])
     return [*due, *set(barred.distinct()[:limit]).difference(due)]
+
+
+def put_off(*, rental_pk: int, now: datetime) -> None:
+    """A rental could not be planned: others come first."""
+    Rental.objects.plan_due(now).filter(pk=rental_pk).update(plan_due_at=now + FAILED_AGAIN)
 
 
 def rentals_of(user_pk: int) -> list[int]:

@@ -27,7 +27,6 @@ SETTLES = timedelta(minutes=2)
 LIVE_WITHIN = timedelta(days=2)
 # A program follows a live URL when it fetched it so often in the last week, and over so long a time.
 _FOLLOWS_TIMES, _FOLLOWS_OVER, _FOLLOWS_LATELY = 3, timedelta(hours=1), timedelta(days=7)
-_TOLD_AT_ONCE = 200
 # Whoever has not pasted a change is told again so long before the old relays go.
 _REMINDS_BEFORE = timedelta(days=1)
 # Whoever took none may have pasted any of so many versions before.
@@ -150,22 +149,22 @@ def _last_lacking(config: AclConfig, now: datetime) -> AclConfig | None:
     return None
 
 
-def due_news(now: datetime) -> list[int]:
-    """The versions (primary keys) that are new to their customers and have been quiet for `SETTLES`."""
-    quiet = AclConfig.objects.filter(is_active=True, told_at=None, created_at__lte=now - SETTLES)
-    return list(quiet.values_list("pk", flat=True)[:_TOLD_AT_ONCE])
+def due_news(now: datetime) -> QuerySet[AclConfig]:
+    """The versions that are new to their customers and have been quiet for `SETTLES`."""
+    return AclConfig.objects.filter(is_active=True, told_at=None, created_at__lte=now - SETTLES).order_by(
+        "pk"
+    )
 
 
-def due_reminders(now: datetime) -> list[int]:
-    """The versions (primary keys) told, and not again, of rentals whose old relays go within a day, or went in the last."""
+def due_reminders(now: datetime) -> QuerySet[AclConfig]:
+    """The versions told, and not again, of rentals whose old relays go within a day, or went in the last."""
     going = Relay.objects.filter(
         retiring_since__lte=now - timedelta(days=settings.ROTATION_GRACE_DAYS) + _REMINDS_BEFORE,
         retiring_since__gt=now - timedelta(days=settings.ROTATION_GRACE_DAYS) - _REMINDS_BEFORE,
     )
-    due = AclConfig.objects.filter(
+    return AclConfig.objects.filter(
         is_active=True, told_at__isnull=False, reminded_at=None, rental__in=going.values("rental")
-    )
-    return list(due.values_list("pk", flat=True)[:_TOLD_AT_ONCE])
+    ).order_by("pk")
 
 
 @transaction.atomic

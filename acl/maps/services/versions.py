@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max, Q, prefetch_related_objects
+from django.db.models import Max, Q, QuerySet, prefetch_related_objects
 from django.utils import timezone, translation
 from django.utils.translation import gettext, gettext_noop
 from django.utils.translation import gettext_lazy as _
@@ -34,8 +34,6 @@ NO_RELAY = gettext_noop("there is no relay left")
 
 # Relays that come up together are put into the map together: none waits longer for the others than this, and a sweep.
 GATHERS = timedelta(seconds=10)
-# So many lapsed versions are looked at in one go.
-_LAPSES_AT_ONCE = 1000
 
 
 class RegionIdRefused(Refusal):
@@ -282,14 +280,14 @@ def was_handed_out(rental: Rental) -> bool:
     return AclEvent.objects.filter(rental=rental, kind__in=kinds, version__isnull=False).exists()
 
 
-def due_lapses(now: datetime) -> list[AclConfig]:
+def due_lapses(now: datetime) -> QuerySet[AclConfig]:
     """Versions whose last day is over, as far as something can be done about it and is not done yet, the longest lapsed first."""
     lapsed = AclConfig.objects.filter(lapsed_at=None, ends_at__lte=now).order_by("ends_at")
     if settings.ROTATE_PINS:
         # Those of rentals that are over wait for their return, and must not stand in the others' way.
         is_over_for_good = Q(rental__closed_at__isnull=False)
         lapsed = lapsed.filter(is_over_for_good | Q(rental__in=Rental.objects.entitled(now)))
-    return list(lapsed.select_related("rental")[:_LAPSES_AT_ONCE])
+    return lapsed.select_related("rental")
 
 
 def record_lapse(*, config: AclConfig, now: datetime) -> bool:

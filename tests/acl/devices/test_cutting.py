@@ -166,6 +166,7 @@ def test_a_cut_is_finished_when_the_process_is_ending(
     def refuse(_count: int) -> None:
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
+    presence.start_apart(lambda: None).result(PATIENCE)  # The process has had its threads before.
     monkeypatch.setattr(presence, "ThreadPoolExecutor", refuse)
     (_, one), (_, two) = stand(rental), stand(rental)
     with one.connect() as here, two.connect() as there:
@@ -348,6 +349,24 @@ def test_the_pause_between_tries_grows(
         devices.enforce(rental, timezone.now())
     fail_once(rental)
     assert DevicePolicy.objects.get().cut_failures == 1, "what is owed anew has a count of its own"
+
+
+def test_a_cut_that_raises_is_owed_on_and_tried_again_later(
+    rental: Rental, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with transaction.atomic():
+        devices.enforce(rental, timezone.now())
+
+    def cannot(_rental_pk: int) -> bool:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(cutting, "_look", cannot)
+    fail_once(rental)
+    assert f"the cut of rental {rental.pk}" in caplog.text
+    policy, now = DevicePolicy.objects.get(), timezone.now()
+    assert policy.cut_failures == 1
+    assert cutting.due_cuts(now) == []
+    assert cutting.due_cuts(now + timedelta(seconds=30)) == [rental.pk]
 
 
 def test_a_cut_whose_bell_is_lost_is_rung_for_by_the_sweep(rental: Rental) -> None:

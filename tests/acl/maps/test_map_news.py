@@ -185,8 +185,8 @@ def test_others_are_told_when_one_cannot_be(
         rentals[0].user_id,
         rentals[2].user_id,
     }
-    assert f"map version {active(rental).pk}" in caplog.text
-    sweep_at(later())
+    assert f"news of map versions: row {active(rental).pk} is put off" in caplog.text
+    sweep_at(later() + timedelta(minutes=1))
     assert len(told()) == 3
 
 
