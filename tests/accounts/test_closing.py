@@ -34,6 +34,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """The facts that are announced."""
     facts: list[tuple[str, int]] = []
     monkeypatch.setattr(queue, "announce", lambda fact, pk: facts.append((fact, pk)))
+    monkeypatch.setattr(queue, "announce_all", lambda fact, pks: facts.extend((fact, pk) for pk in pks))
     return facts
 
 

@@ -19,6 +19,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     facts: list[tuple[str, int]] = []
     monkeypatch.setattr(queue, "announce", lambda fact, pk: facts.append((fact, pk)))
+    monkeypatch.setattr(queue, "announce_all", lambda fact, pks: facts.extend((fact, pk) for pk in pks))
     return facts
 
 
