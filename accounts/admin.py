@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from allauth.mfa.models import Authenticator
@@ -10,23 +10,19 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Exists, OuterRef, QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404
-from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import services, wordlist
+from accounts.acts import act_on_all
+from accounts.admin_acts import NOTICE_ACTS, NOTICE_LIST_ACTS, USER_ACTS, send_again
 from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
-from accounts.forms import AdminCloseForm, UserChangeForm, UserCreateForm
+from accounts.forms import UserChangeForm, UserCreateForm
 from accounts.models import Notice, OperationLog, User
 from accounts.requests import staff_of
-from derpmgmt.lib.address import client_ip
-from derpmgmt.lib.mail import MailFailed, MailLimited, send_test_mail
-from derpmgmt.lib.way_back import part_of
 
 
 @admin.register(User)
@@ -54,6 +50,7 @@ class UserAdmin(StaffAdmin):
         "closing_left",
     ]
     actions = ["ban", "unban"]
+    acts = USER_ACTS
     change_form_template = "admin/accounts/user/change_form.html"
 
     @admin.display(description=gettext_lazy("state"))
@@ -159,72 +156,6 @@ class UserAdmin(StaffAdmin):
     def log_change(self, *args: Any) -> Any:
         """Written by the service."""
 
-    def get_urls(self) -> list[Any]:
-        def page(act: Callable[[User, User], str]) -> Any:
-            def view(request: HttpRequest, pk: int) -> HttpResponse:
-                return self._act(request, pk, act)
-
-            return self.admin_site.admin_view(part_of("admin:accounts_user_change", "pk")(view))
-
-        return [
-            path("<int:pk>/ban/", page(_ban), name="accounts_user_ban"),
-            path("<int:pk>/unban/", page(_unban), name="accounts_user_unban"),
-            path(
-                "<int:pk>/reset-second-factor/",
-                page(_reset_second_factor),
-                name="accounts_user_reset_second_factor",
-            ),
-            path("<int:pk>/close/", self.admin_site.admin_view(self.close), name="accounts_user_close"),
-            *super().get_urls(),
-        ]
-
-    def close(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """What closing this account means, what stands in its way, and the button."""
-        person = get_object_or_404(User.objects.visible_to(request.user), pk=pk)
-        if person.closing_at or person.closed_at:
-            return self._closed_already(request, person)
-        if not self.has_change_permission(request, person):
-            raise PermissionDenied
-        form = AdminCloseForm(request.POST or None)
-        if request.method == "POST" and form.is_valid():
-            ip, reason = client_ip(request), form.cleaned_data["reason"]
-            try:
-                if not services.close_account(user=person, by=staff_of(request), reason=reason, ip=ip):
-                    return self._closed_already(request, person)
-            except (services.NotAllowed, services.ClosingRefused) as error:
-                messages.error(request, str(error))
-            else:
-                messages.success(request, _("The account is being closed; the person has been told by mail."))
-            return HttpResponseRedirect(reverse("admin:accounts_user_change", args=[pk]))
-        context = {
-            **self.admin_site.each_context(request),
-            "title": _("Close the account"),
-            "opts": self.opts,
-            "person": person,
-            "form": form,
-            "reasons": services.closing_reasons(person),
-            "losses": services.closing_losses(person),
-        }
-        return TemplateResponse(request, "admin/accounts/user/close.html", context)
-
-    @staticmethod
-    def _closed_already(request: HttpRequest, person: User) -> HttpResponse:
-        """For the second tab, and for the admin who was slower than another."""
-        is_done = person.closed_at is not None
-        text = _("This account is closed already.") if is_done else _("This account is being closed already.")
-        messages.info(request, text)
-        return HttpResponseRedirect(reverse("admin:accounts_user_change", args=[person.pk]))
-
-    def _act(self, request: HttpRequest, pk: int, act: Callable[[User, User], str]) -> HttpResponse:
-        if request.method != "POST":
-            raise PermissionDenied
-        user = get_object_or_404(User.objects.visible_to(request.user), pk=pk)
-        try:
-            messages.success(request, act(user, staff_of(request)))
-        except services.NotAllowed as error:
-            messages.error(request, str(error))
-        return HttpResponseRedirect(reverse("admin:accounts_user_change", args=[pk]))
-
     @admin.action(description=gettext_lazy("Ban the selected accounts"))
     def ban(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         self._act_on_all(request, queryset, services.ban_user)
@@ -234,34 +165,9 @@ class UserAdmin(StaffAdmin):
         self._act_on_all(request, queryset, services.unban_user)
 
     def _act_on_all(self, request: HttpRequest, queryset: QuerySet[User], act: Callable[..., bool]) -> None:
-        done = 0
-        for user in queryset:
-            try:
-                done += act(user=user, by=staff_of(request))
-            except services.NotAllowed as error:
-                messages.error(request, f"{user}: {error}")
-        messages.success(
-            request,
-            ngettext("%(count)d account changed.", "%(count)d accounts changed.", done) % {"count": done},
-        )
-
-
-def _ban(user: User, by: User) -> str:
-    services.ban_user(user=user, by=by)
-    return _("Banned; open sessions have ended.")
-
-
-def _unban(user: User, by: User) -> str:
-    services.unban_user(user=user, by=by)
-    return _("The ban is lifted.")
-
-
-def _reset_second_factor(user: User, by: User) -> str:
-    if services.reset_second_factor(user=user, by=by):
-        return _(
-            "The second factor is removed, the person is signed out everywhere and has been told by mail."
-        )
-    return _("There was no second factor.")
+        done = act_on_all(request, queryset, lambda user, doing: act(user=user, by=doing.by))
+        text = ngettext("%(count)d account changed.", "%(count)d accounts changed.", done)
+        messages.success(request, text % {"count": done})
 
 
 LOG_FIELDS = ("at", "actor", "subject", "action_name", "target", "is_success", "ip", "details")
@@ -328,7 +234,8 @@ class NoticeAdmin(ReadOnlyAdmin):
     )  # fmt: skip
     show_full_result_count = False
     actions = ["send_again"]
-    change_form_template = "admin/accounts/notice/change_form.html"
+    acts = NOTICE_ACTS
+    list_acts = NOTICE_LIST_ACTS
     change_list_template = "admin/accounts/notice/change_list.html"
 
     @admin.display(description=gettext_lazy("kind"), ordering="kind")
@@ -339,51 +246,8 @@ class NoticeAdmin(ReadOnlyAdmin):
     def reason(self, notice: Notice) -> str:
         return _(notice.error) if notice.error else "–"
 
-    def get_urls(self) -> list[Any]:
-        again = self.admin_site.admin_view(part_of("admin:accounts_notice_change", "pk")(self.again))
-        mail_test = self.admin_site.admin_view(part_of("admin:accounts_notice_changelist")(self.mail_test))
-        return [
-            path("<int:pk>/again/", again, name="accounts_notice_again"),
-            path("mail-test/", mail_test, name="accounts_notice_mail_test"),
-            *super().get_urls(),
-        ]
-
-    def again(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Send one that failed once more."""
-        if request.method != "POST":
-            raise PermissionDenied
-        self._send_again(request, [get_object_or_404(Notice.objects.visible_to(request.user), pk=pk)])
-        return HttpResponseRedirect(reverse("admin:accounts_notice_change", args=[pk]))
-
     @admin.action(description=gettext_lazy("Send the selected notices again"))
     def send_again(self, request: HttpRequest, queryset: QuerySet[Notice]) -> None:
-        self._send_again(request, queryset)
-
-    def _send_again(self, request: HttpRequest, notices: Iterable[Notice]) -> None:
-        done = 0
-        for notice in notices:
-            try:
-                services.send_again(notice=notice, by=staff_of(request))
-                done += 1
-            except services.NoticeRefused as error:
-                messages.error(request, f"#{notice.pk}: {error}")
-        if done:
+        if done := act_on_all(request, queryset, send_again):
             text = ngettext("%(count)d notice is sent again.", "%(count)d notices are sent again.", done)
             messages.success(request, text % {"count": done})
-
-    def mail_test(self, request: HttpRequest) -> HttpResponse:
-        """A test mail to the operator's own address, and what the mail server said to it."""
-        if request.method != "POST":
-            raise PermissionDenied
-        address = staff_of(request).email
-        try:
-            send_test_mail(address)
-        except MailLimited as limited:
-            messages.error(request, str(limited))
-        except MailFailed as failure:
-            messages.error(request, _("The mail was not sent: %(reason)s") % {"reason": failure.reason})
-        else:
-            messages.success(
-                request, _("The mail server took a test mail to %(address)s.") % {"address": address}
-            )
-        return HttpResponseRedirect(reverse("admin:accounts_notice_changelist"))

@@ -11,6 +11,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 
+from accounts.acts import ActsMixin
 from derpmgmt.lib.paging import MOST_ROWS
 
 # Each word of a search is a condition of its own, and databases take only so many of them.
@@ -35,7 +36,7 @@ class _ChangeList(ChangeList):
         len(self.result_list)  # read now, where a value that no database knows still leads back to the list
 
 
-class StaffAdmin(admin.ModelAdmin[Any]):
+class StaffAdmin(ActsMixin):
     """Pages for admins and super admins alike (`User.has_perm`); nothing is deleted here, no list is without bound."""
 
     show_facets = admin.ShowFacets.NEVER

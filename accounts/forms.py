@@ -16,6 +16,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from accounts import push, sms, tries, usernames
+from accounts.acts import ActForm
 from accounts.models import USERNAME_VALIDATORS, User
 from accounts.services import use_up_code
 from derpmgmt.lib.lines import LineFormField
@@ -143,7 +144,7 @@ class CloseForm(forms.Form):
     )
 
 
-class AdminCloseForm(forms.Form):
+class AdminCloseForm(ActForm):
     """Why an admin closes somebody's account."""
 
     reason = LineFormField(

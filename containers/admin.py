@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.loader import render_to_string
@@ -16,9 +16,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin
+from containers.admin_acts import GATE_ACTS, RELAY_ACTS
 from containers.derp.probe import CAUSES, REMEDIES
 from containers.models import Deployment, Gate, Relay, ServerCheck
-from containers.services import checks, gates, relays
+from containers.services import checks, gates
 from containers.steps import format_seconds, step_name
 from containers.ticks import relay_days
 from derpmgmt.lib.jobs import JobRecord
@@ -83,7 +84,7 @@ class RelayAdmin(ReadOnlyAdmin):
         "=derp_port",
     )
     list_per_page = 50
-    change_form_template = "admin/containers/relay/change_form.html"
+    acts = RELAY_ACTS
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         """Also by why the last test failed, which is no filter of its own: its table is long."""
@@ -182,27 +183,6 @@ class RelayAdmin(ReadOnlyAdmin):
             ),
         )
 
-    def get_urls(self) -> list[Any]:
-        return [
-            path(
-                "<int:pk>/<slug:verb>/do/",
-                self.admin_site.admin_view(part_of("admin:containers_relay_change", "pk")(self.relay_act)),
-                name="containers_relay_act",
-            ),
-            *super().get_urls(),
-        ]
-
-    def relay_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-        """One of the buttons on a relay's or a deployment's page."""
-        relay = get_object_or_404(self.get_queryset(request).select_related("rental__user", "server"), pk=pk)
-        if request.method == "POST" and verb == "retry":
-            relays.retry_relay(relay=relay, by=request.user)  # type: ignore[arg-type]
-            messages.success(request, _("It is tried again now."))
-        elif request.method == "POST" and verb == "probe":
-            relays.ask_probe(relay=relay, now=timezone.now())
-            messages.success(request, _("The relay is being tested; reload in a moment."))
-        return redirect("admin:containers_relay_change", pk)
-
 
 class LateListFilter(admin.SimpleListFilter):
     """Gates that run and do not have the newest list of devices."""
@@ -228,7 +208,7 @@ class GateAdmin(ReadOnlyAdmin):
     list_select_related = ("server",)
     search_fields = ("server__name", "server__address")
     list_per_page = 50
-    change_form_template = "admin/containers/gate/change_form.html"
+    acts = GATE_ACTS
     fields = (
         "server",
         "state",
@@ -262,18 +242,6 @@ class GateAdmin(ReadOnlyAdmin):
         since = f"{timezone.localtime(row.list_changed_at):%Y-%m-%d %H:%M:%S}"
         text = _("changes not delivered since %(since)s") % {"since": since}
         return format_html('<span class="panel-state is-red">{}</span>', text)
-
-    def get_urls(self) -> list[Any]:
-        act = self.admin_site.admin_view(part_of("admin:containers_gate_change", "pk")(self.gate_act))
-        return [path("<int:pk>/<slug:verb>/do/", act, name="containers_gate_act"), *super().get_urls()]
-
-    def gate_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-        """The button on a gate's and on its server's page."""
-        gate = get_object_or_404(self.get_queryset(request).select_related("server"), pk=pk)
-        if request.method == "POST" and verb == "retry":
-            gates.retry_gate(gate=gate, by=request.user)  # type: ignore[arg-type]
-            messages.success(request, _("It is tried again now."))
-        return redirect("admin:fleet_server_change", gate.server_id)
 
 
 @admin.register(Deployment)

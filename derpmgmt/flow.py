@@ -75,6 +75,8 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "mapped_relays": [maps.mapped_relays],
     # what needs a person; of the same level a cause stands before what follows from it
     "matters": [server_matters, relay_matters, device_matters, account_matters, serial_matters],
+    # in sentences: what stops when a customer's rights end or rest
+    "stops_with": [containers_closing.stops_with],
     # why an account may not be closed; what its owner would lose; what of it is still there
     "closing_reasons": [],
     "closing_losses": [serials_closing.closing_losses],

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
 from django.db.models import Count, Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.urls import path
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -19,6 +18,7 @@ from django.utils.translation import gettext_lazy
 from accounts.admin_base import StaffAdmin
 from derpmgmt.lib.way_back import part_of
 from fleet import services
+from fleet.admin_acts import SERVER_ACTS
 from fleet.forms import SERVER_FIELDS, CredentialForm, HostKeyForm, ProviderAccountForm, ServerForm
 from fleet.models import ProviderAccount, Region, Server, SshCredential
 from fleet.ssh import RemoteError, read_host_key
@@ -92,6 +92,7 @@ class ServerAdmin(StaffAdmin):
     search_fields = ("name", "address", "ssh_host")
     list_select_related = ("region",)
     list_per_page = 50
+    acts = SERVER_ACTS
     change_form_template = "admin/fleet/server/change_form.html"
     readonly_fields = ("state", "key_fingerprint", "docker_version", "last_contact_at", "last_visit_at")
     fieldsets = (
@@ -147,13 +148,12 @@ class ServerAdmin(StaffAdmin):
         def staff(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
             return self.admin_site.admin_view(view)
 
-        key, act = part_of("admin:fleet_server_host_key", "pk"), part_of("admin:fleet_server_change", "pk")
+        key = part_of("admin:fleet_server_host_key", "pk")
         return [
             path("<int:pk>/host-key/", staff(self.host_key_confirm), name="fleet_server_host_key"),
             path(
                 "<int:pk>/host-key/read/", staff(key(self.host_key_read)), name="fleet_server_host_key_read"
             ),
-            path("<int:pk>/<slug:verb>/do/", staff(act(self.server_act)), name="fleet_server_act"),
             *super().get_urls(),
         ]
 
@@ -206,22 +206,3 @@ class ServerAdmin(StaffAdmin):
         else:
             context |= {"key": key, "is_other": bool(server.host_key) and server.host_key != key.line}
         return TemplateResponse(request, "admin/fleet/server/_host_key.html", context)
-
-    def server_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-        """One of the buttons on a server's page."""
-        server = get_object_or_404(self.get_queryset(request), pk=pk)
-        back = HttpResponseRedirect(reverse("admin:fleet_server_change", args=[pk]))
-        verbs: dict[str, Callable[..., None]] = {
-            "start-maintenance": services.start_maintenance,
-            "end-maintenance": services.end_maintenance,
-            "retire": services.retire_server,
-        }
-        if request.method != "POST" or verb not in verbs:
-            return back
-        try:
-            verbs[verb](server=server, by=request.user)
-        except (services.WrongState, services.ServerNotEmpty, ValidationError) as error:
-            messages.error(request, str(error))
-            return back
-        messages.success(request, _("Done."))
-        return redirect("admin:fleet_server_changelist") if verb == "retire" else back

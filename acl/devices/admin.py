@@ -10,21 +10,18 @@ from urllib.parse import urlsplit
 from django.contrib import admin, messages
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
-from django.urls import path, reverse
-from django.utils import timezone
+from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from accounts.requests import staff_of
+from accounts.acts import act_on_all
 from acl.devices import services
+from acl.devices.admin_acts import DEVICE_ACTS
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.maps.admin import RentalRowAdmin
-from derpmgmt.lib.address import client_ip
-from derpmgmt.lib.way_back import part_of
 from serials.rentals.models import Rental
 
 # A list of admissions is counted and leafed through so far; a search finds what is older.
@@ -114,44 +111,7 @@ class DeviceAdmin(KeyRowAdmin):
     )
     readonly_fields = fields
 
-    change_form_template = "admin/acl/device/change_form.html"
-
-    def get_urls(self) -> list[Any]:
-        give = self.admin_site.admin_view(part_of("admin:acl_device_change", "pk")(self.give_place))
-        return [path("<int:pk>/give-place/", give, name="acl_device_give_place"), *super().get_urls()]
-
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        """With the devices whose place it can be given, where it has none and none is left."""
-        holders = (
-            services.replaceable_devices(device_pk=object_id, now=timezone.now())
-            if _PK.fullmatch(object_id)
-            else []
-        )
-        return super().change_view(
-            request, object_id, form_url, {"holders": holders, **(extra_context or {})}
-        )
-
-    def give_place(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Give the device the place of another one of the same customer's."""
-        device = self.act(request, pk)
-        chosen = request.POST.get("holder", "")
-        if not _PK.fullmatch(chosen):
-            raise Http404
-        holder = get_object_or_404(Device, pk=chosen, rental=device.rental_id)
-        try:
-            services.give_place(device=holder, to=device, by=staff_of(request), ip=client_ip(request))
-        except services.DeviceRefused as refusal:
-            messages.error(request, str(refusal))
-        else:
-            text = gettext("%(old)s is revoked, and %(new)s has its place.")
-            messages.success(request, text % {"old": holder, "new": device})
-        return redirect("admin:acl_device_change", pk)
+    acts = DEVICE_ACTS
 
     def named(self, term: str) -> Q:
         return super().named(term) | Q(name__icontains=term)
@@ -187,12 +147,11 @@ class DeviceAdmin(KeyRowAdmin):
     def _act_on_all(
         self, request: HttpRequest, queryset: QuerySet[Device], act: Callable[..., object]
     ) -> None:
-        done = 0
-        for device in queryset.select_related("rental"):
-            try:
-                done += bool(act(device=device, by=staff_of(request), ip=client_ip(request)))
-            except services.DeviceRefused as refusal:
-                messages.error(request, f"{device}: {refusal}")
+        done = act_on_all(
+            request,
+            queryset.select_related("rental"),
+            lambda device, doing: act(device=device, by=doing.by, ip=doing.ip),
+        )
         if done:
             text = ngettext("%(count)d device changed.", "%(count)d devices changed.", done)
             messages.success(request, text % {"count": done})

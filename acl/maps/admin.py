@@ -3,22 +3,17 @@
 import json
 from typing import Any, ClassVar
 
-from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
-from django.urls import path, reverse
+from django.contrib import admin
+from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from accounts.admin_base import ReadOnlyAdmin
-from accounts.requests import staff_of
-from acl.maps import services
+from acl.maps.admin_acts import CONFIG_ACTS, LIVE_URL_ACTS
 from acl.maps.models import AclConfig, AclEvent, LiveUrl, MapRegion
-from derpmgmt.lib.address import client_ip
-from derpmgmt.lib.way_back import part_of
 
 
 class RentalRowAdmin(ReadOnlyAdmin):
@@ -38,12 +33,6 @@ class RentalRowAdmin(ReadOnlyAdmin):
             _("rental"),
         )
 
-    def act(self, request: HttpRequest, pk: int) -> Any:
-        """The row that a button of its page is about; buttons are pressed by POST and by staff only."""
-        if request.method != "POST" or not self.has_view_permission(request):
-            raise PermissionDenied
-        return get_object_or_404(self.get_queryset(request).select_related("rental__user"), pk=pk)
-
 
 @admin.register(AclConfig)
 class AclConfigAdmin(RentalRowAdmin):
@@ -54,22 +43,7 @@ class AclConfigAdmin(RentalRowAdmin):
     list_filter = ("is_active",)
     fields = ("customer", "version", "is_active", "created_at", "ends_at", "reason_text", "map_text")
     readonly_fields = fields
-    change_form_template = "admin/acl/aclconfig/change_form.html"
-
-    def get_urls(self) -> list[Any]:
-        renew = self.admin_site.admin_view(part_of("admin:acl_aclconfig_change", "pk")(self.renew))
-        return [path("<int:pk>/renew/", renew, name="acl_aclconfig_renew"), *super().get_urls()]
-
-    def renew(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Make a new version of the customer's map."""
-        config = self.act(request, pk)
-        try:
-            config = services.renew_map(rental=config.rental, by=staff_of(request), ip=client_ip(request))
-        except services.DownloadRefused as refusal:
-            messages.error(request, str(refusal))
-        else:
-            messages.success(request, gettext("Version %(version)s is made.") % {"version": config.version})
-        return redirect("admin:acl_aclconfig_change", config.pk)
+    acts = CONFIG_ACTS
 
     @admin.display(description=_("reason"))
     def reason_text(self, row: AclConfig) -> str:
@@ -144,18 +118,7 @@ class LiveUrlAdmin(RentalRowAdmin):
     list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
     fields = ("customer", "created_at", "revoked_at", "last_fetched_at", "last_ip", "last_browser")
     readonly_fields = fields
-    change_form_template = "admin/acl/liveurl/change_form.html"
+    acts = LIVE_URL_ACTS
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).defer("secret")
-
-    def get_urls(self) -> list[Any]:
-        revoke = self.admin_site.admin_view(part_of("admin:acl_liveurl_change", "pk")(self.revoke))
-        return [path("<int:pk>/revoke/", revoke, name="acl_liveurl_revoke"), *super().get_urls()]
-
-    def revoke(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """End the customer's live URL at once."""
-        url = self.act(request, pk)
-        if services.revoke_live_url(url=url, by=staff_of(request), ip=client_ip(request)):
-            messages.success(request, gettext("The live URL is revoked."))
-        return redirect("admin:acl_liveurl_change", pk)

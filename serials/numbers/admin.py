@@ -7,20 +7,19 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
-from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from accounts.acts import act_on_all
 from accounts.admin_base import ReadOnlyAdmin
 from accounts.requests import staff_of
 from accounts.services import NotAllowed
 from derpmgmt.lib.address import client_ip
-from derpmgmt.lib.way_back import part_of
 from serials.numbers import codes, services
+from serials.numbers.admin_acts import SERIAL_ACTS, recall
 from serials.numbers.forms import BatchForm
 from serials.numbers.models import SerialBatch, SerialNumber, redeemed_serial
 from serials.rentals import admin as rentals
@@ -189,8 +188,8 @@ class SerialNumberAdmin(ReadOnlyAdmin):
     )
     fields = ["masked", "batch", "days", "status", "redeemed_at", "customer"]
     actions = ["recall"]
+    acts = SERIAL_ACTS
     show_full_result_count = False
-    change_form_template = "admin/serials/serialnumber/change_form.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SerialNumber]:
         return SerialNumber.objects.visible_to(request.user)
@@ -225,30 +224,9 @@ class SerialNumberAdmin(ReadOnlyAdmin):
 
     @admin.action(description=gettext_lazy("Recall the unused ones of the selected"))
     def recall(self, request: HttpRequest, queryset: QuerySet[SerialNumber]) -> None:
-        done = 0
-        for serial in queryset:
-            try:
-                services.recall_serial(serial=serial, by=staff_of(request))
-                done += 1
-            except services.SerialRefused as refusal:
-                messages.error(request, f"{serial}: {refusal}")
+        done = act_on_all(request, queryset, recall)
         text = ngettext("%(n)d serial number recalled.", "%(n)d serial numbers recalled.", done)
         messages.success(request, text % {"n": done})
-
-    def get_urls(self) -> list[Any]:
-        page = part_of("admin:serials_serialnumber_change", "pk")
-        reveal = self.admin_site.admin_view(page(self.reveal))
-        return [path("<int:pk>/reveal/", reveal, name="serials_serialnumber_reveal"), *super().get_urls()]
-
-    def reveal(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Show one code, once, and write down who saw it."""
-        if request.method != "POST":
-            raise PermissionDenied
-        serial = get_object_or_404(SerialNumber.objects.visible_to(request.user), pk=pk)
-        code = services.reveal_code(serial=serial, by=staff_of(request), ip=client_ip(request))
-        context = {**self.admin_site.each_context(request), "title": str(serial), "serial": serial, "code": code,
-                   "opts": self.opts}  # fmt: skip
-        return TemplateResponse(request, "admin/serials/serialnumber/reveal.html", context)
 
 
 class RedemptionInline(rentals.RedemptionInline):

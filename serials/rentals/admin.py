@@ -2,23 +2,18 @@
 
 from typing import Any
 
-from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
+from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
-from django.urls import path
+from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin, ReadOnlyMixin
-from accounts.requests import staff_of
 from derpmgmt.lib.paging import MOST_ROWS
-from derpmgmt.lib.way_back import part_of
 from serials.rentals import services
-from serials.rentals.forms import PauseForm, RenewForm, end_of_day
+from serials.rentals.admin_acts import RENTAL_ACTS
 from serials.rentals.models import Entitlement, Redemption, Rental, RentalSpan
-from serials.rentals.wording import duration, moment, moves_on, rate, time_left, traffic
+from serials.rentals.wording import duration, moment, rate, time_left, traffic
 
 
 class EntitlementColumns:
@@ -84,6 +79,7 @@ class RentalAdmin(ReadOnlyAdmin):
     """Rentals with their schedule and history; renewed, paused and resumed here."""
 
     list_display = ["user", "status", "ends_at", "paused_at", "waiting_since", "created_at"]
+    acts = RENTAL_ACTS
     change_form_template = "admin/serials/rental/change_form.html"
     list_select_related = ["user"]
     list_filter = ["status", "ends_at"]
@@ -104,47 +100,6 @@ class RentalAdmin(ReadOnlyAdmin):
         """Since when, by whom and why."""
         pause = services.current_pause(rental)
         return " · ".join(filter(None, [moment(pause.at), pause.who, pause.reason])) if pause else "–"
-
-    def get_urls(self) -> list[Any]:
-        act = self.admin_site.admin_view(part_of("admin:serials_rental_change", "pk")(self.rental_act))
-        return [path("<int:pk>/<slug:verb>/do/", act, name="serials_rental_act"), *super().get_urls()]
-
-    def rental_act(self, request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-        """One of the buttons on a rental's page."""
-        rental = get_object_or_404(Rental.objects.visible_to(request.user), pk=pk)
-        act = {"renew": self._renew, "pause": self._pause, "resume": self._resume}.get(verb)
-        if request.method == "POST" and act:
-            try:
-                messages.success(request, act(request, rental))
-            except (services.RentalRefused, ValidationError) as refusal:
-                messages.error(request, " ".join(getattr(refusal, "messages", [str(refusal)])))
-        return redirect("admin:serials_rental_change", pk)
-
-    @staticmethod
-    def _renew(request: HttpRequest, rental: Rental) -> str:
-        form = RenewForm(request.POST)
-        if not form.is_valid():
-            raise ValidationError(list(form.errors["until"]))
-        until = end_of_day(form.cleaned_data["until"])
-        redemption = services.renew_rental(rental=rental, until=until, by=staff_of(request))
-        if redemption.rental.paused_at is not None:
-            messages.warning(request, moves_on())
-        return _("Renewed until %(end)s.") % {"end": moment(redemption.new_ends_at)}
-
-    @staticmethod
-    def _pause(request: HttpRequest, rental: Rental) -> str:
-        form = PauseForm(request.POST)
-        if not form.is_valid():
-            raise ValidationError(list(form.errors["reason"]))
-        if not services.pause_rental(rental=rental, by=staff_of(request), reason=form.cleaned_data["reason"]):
-            raise ValidationError(_("This rental is paused already."))
-        return _("Paused. The relays are being stopped.")
-
-    @staticmethod
-    def _resume(request: HttpRequest, rental: Rental) -> str:
-        if services.resume_rental(rental=rental, by=staff_of(request)) is None:
-            raise ValidationError(_("This rental is not paused."))
-        return _("Resumed. The relays are coming back.")
 
 
 @admin.register(RentalSpan)

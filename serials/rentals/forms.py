@@ -6,6 +6,7 @@ from django import forms
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from accounts.acts import ActForm
 from derpmgmt.lib.lines import LineFormField
 
 
@@ -14,13 +15,13 @@ def end_of_day(day: date) -> datetime:
     return timezone.make_aware(datetime.combine(day, time(23, 59, 59)), timezone.get_default_timezone())
 
 
-class RenewForm(forms.Form):
+class RenewForm(ActForm):
     """Until which day an admin renews a rental."""
 
     until = forms.DateField(label=_("Last day"))
 
 
-class PauseForm(forms.Form):
+class PauseForm(ActForm):
     """Why an admin pauses a rental."""
 
     reason = LineFormField(label=_("Reason"), required=False, max_length=200)

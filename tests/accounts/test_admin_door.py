@@ -142,7 +142,7 @@ def test_super_admin_resets_a_lost_second_factor(make_user: Make, sign_in_with_f
     services.enrol_second_factor(user=lost, secret="JBSWY3DPEHPK3PXP")
     boss = make_user("boss@example.com", SUPERADMIN)
     client = sign_in_with_factor(boss)
-    client.post(f"/admin/accounts/user/{lost.pk}/reset-second-factor/")
+    client.post(f"/admin/accounts/user/{lost.pk}/reset-second-factor/do/")
     send_notices()
     assert not services.has_second_factor(lost)
     entry = OperationLog.objects.get(action="second_factor.reset")
@@ -156,7 +156,7 @@ def test_normal_admin_may_not_touch_staff(make_user: Make, sign_in_with_factor: 
     services.enrol_second_factor(user=other, secret="JBSWY3DPEHPK3PXP")
     client = sign_in_with_factor(make_user("me@example.com", ADMIN))
     for act in ("reset-second-factor", "ban"):
-        client.post(f"/admin/accounts/user/{other.pk}/{act}/")
+        client.post(f"/admin/accounts/user/{other.pk}/{act}/do/")
     data = {"username": "x1", "language": "en", "role": SUPERADMIN, "_save": ""}
     assert client.post(f"/admin/accounts/user/{other.pk}/change/", data).status_code == 403
     other.refresh_from_db()

@@ -26,8 +26,8 @@ pytestmark = pytest.mark.django_db
 def test_admin_closes_and_finds_the_account_again(rental: Rental) -> None:
     email, pk = rental.user.email, rental.user_id
     client = world.enter(User.Role.ADMIN, has_factor=True)
-    url = f"/admin/accounts/user/{pk}/close/"
-    assert client.get(url).context["losses"]
+    url = f"/admin/accounts/user/{pk}/close/do/"
+    assert next(iter(services.closing_losses(rental.user))) in client.get(url).context["explanation"]
     assert client.post(url, {"reason": "asked by phone"}).status_code == 302
     user = User.objects.get(pk=pk)
     assert user.closing_at
@@ -52,11 +52,11 @@ def test_who_was_slower_reads_that_the_account_is_closed_already(rental: Rental,
     services.close_account(user=user, by=None, reason="the first")
     if is_closed:
         do_jobs(user)
-    url, page = f"/admin/accounts/user/{user.pk}/close/", f"/admin/accounts/user/{user.pk}/change/"
+    url, page = f"/admin/accounts/user/{user.pk}/close/do/", f"/admin/accounts/user/{user.pk}/change/"
     for answer in (client.get(url, follow=True), client.post(url, {"reason": "the second"}, follow=True)):
         assert answer.redirect_chain == [(page, 302)]
         assert f"This account is {'closed' if is_closed else 'being closed'} already." in answer.text
-        assert "The account is being closed; the person has been told" not in answer.text
+        assert "is being closed; they have been told" not in answer.text
     user.refresh_from_db()
     assert (user.closing_reason, bool(user.closed_at)) == ("the first", is_closed)
 
@@ -73,21 +73,21 @@ def test_nothing_is_claimed_when_another_admin_closes_at_the_same_moment(
         return close(**fields)
 
     monkeypatch.setattr(services, "close_account", be_slower)
-    answer = client.post(f"/admin/accounts/user/{rental.user_id}/close/", {"reason": "x"}, follow=True)
+    answer = client.post(f"/admin/accounts/user/{rental.user_id}/close/do/", {"reason": "x"}, follow=True)
     assert "This account is being closed already." in answer.text
-    assert "The account is being closed; the person has been told" not in answer.text
+    assert "is being closed; they have been told" not in answer.text
 
 
 def test_closing_staff_stays_forbidden_to_a_normal_admin(make_user: Callable[..., User]) -> None:
     boss = make_user("boss@example.com", User.Role.SUPERADMIN)
     client = world.enter(User.Role.ADMIN, has_factor=True)
-    assert client.get(f"/admin/accounts/user/{boss.pk}/close/").status_code == 403
+    assert client.get(f"/admin/accounts/user/{boss.pk}/close/do/").status_code == 403
 
 
 def test_admin_reads_why_when_an_account_cannot_be_closed(rental: Rental, answer: Answer) -> None:
     answer("closing_reasons", lambda _user: ["An order is open."])
     client = world.enter(User.Role.ADMIN, has_factor=True)
-    url = f"/admin/accounts/user/{rental.user_id}/close/"
+    url = f"/admin/accounts/user/{rental.user_id}/close/do/"
     assert "An order is open." in client.get(url).content.decode()
     assert "An order is open." in client.post(url, {}, follow=True).content.decode()
     rental.user.refresh_from_db()

@@ -73,10 +73,10 @@ def test_admin_reads_state_and_reason_and_sends_again_only_what_failed(
         assert "Two-factor authentication was reset" in page
         assert "second_factor_reset" not in page.replace("?kind=second_factor_reset", "")
     assert ("Send again" in admin.get(url).text) is (state == State.FAILED)
-    answer = said(admin.post(f"{LIST}{notice.pk}/again/", follow=True))
+    answer = said(admin.post(f"{LIST}{notice.pk}/again/do/", follow=True))
     notice.refresh_from_db()
     if state == State.FAILED:
-        assert answer == ["1 notice is sent again."]
+        assert answer == [f"“Two-factor authentication was reset” is sent to {user} again."]
         assert (notice.state, notice.error, notice.tries) == (State.WAITING, "", 0)
         mail.outbox.clear()
         send_notices()
@@ -87,7 +87,7 @@ def test_admin_reads_state_and_reason_and_sends_again_only_what_failed(
         refusal = "Only a notice that failed can be sent again."
         if error == notices.OUTDATED:
             refusal = "What this notice says is no longer the case; it is not sent any more."
-        assert answer == [f"#{notice.pk}: {refusal}"]
+        assert answer == [refusal]
         assert (notice.state, notice.error) == (state, error)
 
 
@@ -106,8 +106,8 @@ def test_notice_of_a_closed_account_is_not_sent_again(user: User, admin: Client)
     Notice.objects.filter(pk=farewell.pk).update(state=State.FAILED, error="550 no such user")
     do_jobs(user)
     assert User.objects.get(pk=user.pk).closed_at
-    answer = said(admin.post(f"{LIST}{farewell.pk}/again/", follow=True))
-    assert answer == [f"#{farewell.pk}: The account is closed and its address is no longer known."]
+    answer = said(admin.post(f"{LIST}{farewell.pk}/again/do/", follow=True))
+    assert answer == ["The account is closed and its address is no longer known."]
 
 
 def test_list_says_so_when_there_is_nothing_in_it(user: User, admin: Client) -> None:
@@ -122,15 +122,15 @@ def test_list_says_so_when_there_is_nothing_in_it(user: User, admin: Client) -> 
 def test_test_mail_says_what_is_wrong_when_the_mail_server_is_away(admin: Client, settings: Any) -> None:
     with smtp_server(settings):
         pass
-    (answer,) = said(admin.post(f"{LIST}mail-test/", follow=True))
-    assert answer == "The mail was not sent: Connection refused"
+    (answer,) = said(admin.post(f"{LIST}mail-test/do/", follow=True))
+    assert answer == "The message was not sent: Connection refused"
 
 
 def test_customers_see_their_own_in_their_history_and_nothing_here(user: User, admin: Client) -> None:
     notice = tell(user, State.FAILED, "450 busy")
     client = world.sign_in(user)
     client.post("/account/language/", {"language": "en"})
-    for url in (LIST, f"{LIST}{notice.pk}/change/", f"{LIST}mail-test/", f"{LIST}{notice.pk}/again/"):
+    for url in (LIST, f"{LIST}{notice.pk}/change/", f"{LIST}mail-test/do/", f"{LIST}{notice.pk}/again/do/"):
         assert client.get(url, follow=True).status_code == 403
         assert client.post(url, follow=True).status_code == 403
     assert Notice.objects.get().state == State.FAILED

@@ -71,7 +71,9 @@ def test_a_super_admin_runs_the_fleet(demo: Demo, open_window: Open) -> None:
     }
     region = page.locator("#id_region").input_value()
     credential = page.locator("#id_credential").input_value()
-    page.locator("form[action$='/retire/do/'] button").click()
+    page.locator("a[href$='/retire/do/']").click()
+    window.shoot("43-server-remove")
+    page.locator(".panel-act button").click()
     page.wait_for_url("**/admin/fleet/server/")
     window.open("/admin/fleet/server/add/")
     for field, value in fields.items():
@@ -132,7 +134,8 @@ def test_a_failed_deployment_says_why_and_is_tried_again(demo: Demo, open_window
     page.fill("#id_docker_socket", right)
     page.locator("input[name=_save]").click()
     page.goto(failed)
-    page.locator("form[action$='/retry/do/'] button").click()
+    page.locator("a[href$='/retry/do/']").click()
+    page.locator(".panel-act button").click()
     page.wait_for_url(f"**{relay}")
     for _ in range(60):
         if page.locator(".field-state .is-green").count():

@@ -81,9 +81,9 @@ def _forms(rental: Rental) -> list[tuple[str, dict[str, Any]]]:  # noqa: F811
         (f"/admin/fleet/server/{free.pk}/change/", fields),
         (f"/admin/containers/servercheck/server/{server.pk}/", {}),
         (f"/admin/containers/relay/{relay.pk}/retry/do/", {}),
-        (f"/admin/accounts/user/{rental.user_id}/ban/", {}),
-        (f"/admin/accounts/user/{rental.user_id}/close/", {"reason": "test"}),
-        (f"/admin/accounts/user/{rental.user_id}/reset-second-factor/", {}),
+        (f"/admin/accounts/user/{rental.user_id}/ban/do/", {}),
+        (f"/admin/accounts/user/{rental.user_id}/close/do/", {"reason": "test"}),
+        (f"/admin/accounts/user/{rental.user_id}/reset-second-factor/do/", {}),
         ("/admin/accounts/user/add/", {"email": "new@example.com", "username": "", "role": "user"}),
         (
             f"/admin/accounts/user/{rental.user_id}/change/",
@@ -103,6 +103,7 @@ def test_every_act_of_an_operator_has_his_address(
     act: Callable[..., list[OperationLog]],
 ) -> None:
     world.make_batch(count=2)
+    services.enrol_second_factor(user=rental.user, secret="JBSWY3DPEHPK3PXP")
     found: list[OperationLog] = []
     for address in addresses:
         if address.is_admin and "logout" not in address.name:

@@ -121,7 +121,7 @@ def test_the_address_of_a_button_says_what_it_is_and_leads_to_its_page(rental: R
         ("/home/relays/?map=3", "/home/"),
         ("/devices/lists/?q=x", "/devices/"),
         ("/devices/?q=x", "/devices/?q=x"),
-        ("/admin/accounts/user/7/ban/", "/admin/accounts/user/7/change/"),
+        ("/admin/accounts/user/7/ban/do/", "/admin/accounts/user/7/ban/do/"),
         ("/admin/fleet/server/7/host-key/read/", "/admin/fleet/server/7/host-key/"),
         ("/nowhere/at/all/", "/home/"),
     ],

@@ -260,12 +260,12 @@ def test_the_command_says_which_server_is_away_and_no_secret(
 def test_an_operator_sends_himself_a_test_mail_in_the_admin(settings: Any) -> None:
     client = world.enter(User.Role.ADMIN, has_factor=True)
     mail.outbox.clear()
-    response = client.post("/admin/accounts/notice/mail-test/", follow=True)
+    response = client.post("/admin/accounts/notice/mail-test/do/", follow=True)
     assert [message.to for message in mail.outbox] == [[response.wsgi_request.user.email]]
     assert mail.outbox[0].to[0] in response.content.decode()
     with smtp_server(settings) as server:
         server.answers["MAIL"] = "535 wrong password"
-        response = client.post("/admin/accounts/notice/mail-test/", follow=True)
+        response = client.post("/admin/accounts/notice/mail-test/do/", follow=True)
         assert "535 wrong password" in response.content.decode()
 
 

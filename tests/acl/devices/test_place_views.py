@@ -149,13 +149,15 @@ def test_staff_gives_a_place_on_the_devices_own_page(full: Rental, monkeypatch: 
     staff.force_login(make_user("boss@example.com", role="superadmin", language="en"))
     old, new = Device.objects.order_by("pk")
     page = staff.get(reverse("admin:acl_device_change", args=[new.pk])).content.decode()
-    where = reverse("admin:acl_device_give_place", args=[new.pk])
+    where = reverse("admin:acl_device_act", args=[new.pk, "give-place"])
     assert where in page
     for wrong in ("", "x", "9" * 5000, new.rental_id + 10_000):
-        assert staff.post(where, {"holder": wrong}).status_code == 404
-    assert staff.get(where).status_code == 403
-    for _ in range(2):
-        assert staff.post(where, {"holder": old.pk}, follow=True).status_code == 200
+        answer = staff.post(where, {"holder": wrong})
+        assert answer.context["form"].errors["holder"]
+    assert f'<option value="{old.pk}">' in staff.get(where).content.decode()
+    assert states() == {A: "approved", B: "pending"}
+    for sentence in ("has its place", "is approved already"):
+        assert sentence in staff.post(where, {"holder": old.pk}, follow=True).content.decode()
     assert states() == {A: "revoked", B: "approved"}
     page = staff.get(reverse("admin:serials_rental_change", args=[full.pk])).content.decode()
     assert "All places are taken" in page

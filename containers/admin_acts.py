@@ -1,0 +1,103 @@
+"""The admin's buttons at relays and gates."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from accounts.acts import Act, Doing
+from containers.models import Gate, Relay
+from containers.services import gates, relays
+
+_TO_RETRY = {Relay.Status.FAILED, Relay.Status.PLANNED, Relay.Status.REMOVING}
+
+
+def _probe(relay: Relay, _doing: Doing) -> str | None:
+    if not relays.ask_probe(relay=relay, now=timezone.now()):
+        return None
+    return _("The relay on %(server)s is being tested; reload in a moment.") % {"server": relay.server}
+
+
+def _not_to_test(relay: Relay) -> str:
+    if relay.status == Relay.Status.RELEASED:
+        return _("This relay is removed already.")
+    return _("The relay on %(server)s is being tested already.") % {"server": relay.server}
+
+
+def _retry(relay: Relay, doing: Doing) -> str:
+    relays.retry_relay(relay=relay, by=doing.by)
+    return _("The relay on %(server)s is tried again now.") % {"server": relay.server}
+
+
+def _not_to_retry(relay: Relay) -> str:
+    if relay.status == Relay.Status.RUNNING:
+        return _("This relay runs already.")
+    return _("This relay is removed already.")
+
+
+RELAY_ACTS = (
+    Act(
+        verb="probe",
+        label=gettext_lazy("Test"),
+        is_at_once=True,
+        fits=lambda relay: relay.status != Relay.Status.RELEASED,
+        otherwise=_not_to_test,
+        explain=lambda relay: [
+            _("A packet is sent through the relay on %(server)s, as a device would.")
+            % {"server": relay.server}
+        ],
+        run=_probe,
+    ),
+    Act(
+        verb="retry",
+        label=gettext_lazy("Try again"),
+        is_at_once=True,
+        fits=lambda relay: relay.status in _TO_RETRY,
+        otherwise=_not_to_retry,
+        explain=lambda relay: [
+            _("The relay on %(server)s is made or removed now, without waiting for its next turn.")
+            % {"server": relay.server}
+        ],
+        run=_retry,
+    ),
+)
+
+
+def _gate_label(gate: Gate) -> str | Promise:
+    if gate.status == Gate.Status.RUNNING:
+        return gettext_lazy("Make with the current image")
+    return gettext_lazy("Try again")
+
+
+def _explain_gate(gate: Gate) -> Iterator[str]:
+    yield _("The gate of %(server)s is made anew with the current image, now.") % {"server": gate.server}
+    if gate.status == Gate.Status.RUNNING:
+        yield _(
+            "For the seconds that this takes nobody can be asked about new devices; who is connected stays connected."
+        )
+
+
+def _retry_gate(gate: Gate, doing: Doing) -> str:
+    gates.retry_gate(gate=gate, by=doing.by)
+    return _("The gate of %(server)s is being made now.") % {"server": gate.server}
+
+
+def _has_relays(gate: Any) -> bool:
+    return bool(gate.has_relays)
+
+
+GATE_ACTS = (
+    Act(
+        verb="retry",
+        label=_gate_label,
+        fits=_has_relays,
+        otherwise=lambda gate: _("No relay on %(server)s needs a gate.") % {"server": gate.server},
+        explain=_explain_gate,
+        run=_retry_gate,
+        after=lambda gate: reverse("admin:fleet_server_change", args=[gate.server_id]),
+    ),
+)

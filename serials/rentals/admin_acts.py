@@ -1,0 +1,85 @@
+"""The admin's buttons at rentals."""
+
+from collections.abc import Iterator
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from accounts.acts import Act, Doing
+from derpmgmt.lib import queue
+from serials.rentals import services
+from serials.rentals.forms import PauseForm, RenewForm, end_of_day
+from serials.rentals.models import Rental
+from serials.rentals.wording import moment, moves_on
+
+
+def _explain_renewal(rental: Rental) -> Iterator[str]:
+    if rental.ends_at:
+        yield _("The rental of %(customer)s ends on %(end)s.") % {
+            "customer": rental,
+            "end": moment(rental.ends_at),
+        }
+    yield _("It is to run until the end of the chosen day, with the terms it had last. The customer is told.")
+    if rental.paused_at:
+        yield moves_on()
+
+
+def _renew(rental: Rental, doing: Doing) -> str:
+    redemption = services.renew_rental(rental=rental, until=end_of_day(doing.data["until"]), by=doing.by)
+    done = _("The rental of %(customer)s is renewed until %(end)s.") % {
+        "customer": rental,
+        "end": moment(redemption.new_ends_at),
+    }
+    return f"{done} {moves_on()}" if redemption.rental.paused_at else done
+
+
+def _explain_pause(rental: Rental) -> Iterator[str]:
+    yield _("The time of %(customer)s stands still until the rental is resumed: none is lost.") % {
+        "customer": rental
+    }
+    yield from queue.ask("stops_with", rental.user)
+
+
+def _pause(rental: Rental, doing: Doing) -> str | None:
+    stopped = queue.ask("stops_with", rental.user)
+    if not services.pause_rental(rental=rental, by=doing.by, reason=doing.data["reason"]):
+        return None
+    return " ".join([_("The rental of %(customer)s is paused.") % {"customer": rental}, *stopped])
+
+
+def _resume(rental: Rental, doing: Doing) -> str | None:
+    if services.resume_rental(rental=rental, by=doing.by) is None:
+        return None
+    return _("The rental of %(customer)s is resumed; the relays are coming back.") % {"customer": rental}
+
+
+RENTAL_ACTS = (
+    Act(
+        verb="renew",
+        label=gettext_lazy("Renew"),
+        fits=lambda rental: not rental.closed_at,
+        explain=_explain_renewal,
+        form=RenewForm,
+        run=_renew,
+    ),
+    Act(
+        verb="pause",
+        label=gettext_lazy("Pause"),
+        fits=lambda rental: rental.status == Rental.Status.ACTIVE and not rental.paused_at,
+        otherwise=lambda rental: _("This rental is paused already.") if rental.paused_at else "",
+        explain=_explain_pause,
+        form=PauseForm,
+        run=_pause,
+    ),
+    Act(
+        verb="resume",
+        label=gettext_lazy("Resume"),
+        fits=lambda rental: bool(rental.paused_at) and not rental.closed_at,
+        otherwise=lambda rental: "" if rental.closed_at else _("This rental is not paused."),
+        explain=lambda rental: [
+            _("The time of %(customer)s goes on where it stood still, and the relays come back.")
+            % {"customer": rental}
+        ],
+        run=_resume,
+    ),
+)

@@ -1,0 +1,180 @@
+"""Every button of the admin: a page says what it will do to whom, one click does it and says what happened, a second one does nothing."""
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.db.models import Model
+from django.test import Client
+from django.utils import timezone
+
+from accounts import services as accounts
+from accounts.acts import Act, ActsMixin
+from accounts.models import Notice, OperationLog, User
+from acl.devices.models import Device
+from acl.maps.models import AclConfig, LiveUrl
+from containers.models import Gate, Relay
+from fleet.models import Server
+from serials.numbers.models import SerialNumber
+from serials.rentals import services as rentals
+from serials.rentals.models import Rental
+from tests.panel import world
+
+pytestmark = pytest.mark.django_db
+
+
+def said(text: str) -> list[str]:
+    """What the page tells of what was done."""
+    found = re.search(r'<ul class="messagelist">(.*?)</ul>', text, re.DOTALL)
+    return (
+        [unescape(item) for item in re.findall(r"<li[^>]*>(.*?)</li>", found[1], re.DOTALL)] if found else []
+    )
+
+
+@pytest.fixture
+def rental() -> Rental:
+    rental = world.make_customer()
+    world.add_devices(rental)
+    return rental
+
+
+@pytest.fixture
+def boss(rental: Rental) -> Client:
+    client = world.enter(User.Role.SUPERADMIN, has_factor=True)
+    User.objects.update(language="en")
+    return client
+
+
+def the_acts() -> Iterator[tuple[type[Model], Act]]:
+    for model, page in admin.site._registry.items():
+        if isinstance(page, ActsMixin):
+            for act in page.acts:
+                yield model, act
+
+
+def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str, Any], str]:
+    """A row at which the button is there, what its form needs, and whom or what it is about."""
+    user, relay, data = rental.user, rental.relays.get(slot=1), {}
+    row: Any = {
+        User: user,
+        Rental: rental,
+        Server: world.make_server(),
+        Relay: relay,
+        Gate: Gate.objects.get(server=relay.server_id),
+        AclConfig: rental.acl_configs.get(),
+        LiveUrl: rental.live_urls.get(),
+        Device: rental.devices.filter(status=Device.Status.PENDING).first(),
+        SerialNumber: world.make_batch().serials.get(),
+        Notice: user.notices.first(),
+    }[model]
+    name = str(user) if model in {User, Rental, AclConfig, LiveUrl, Notice} else str(row)
+    if model in {Relay, Gate}:
+        name = str(relay.server)
+    if (model, verb) == (User, "unban"):
+        accounts.ban_user(user=user, by=None)
+    elif (model, verb) == (User, "reset-second-factor"):
+        accounts.enrol_second_factor(user=user, secret="JBSWY3DPEHPK3PXP")
+    elif (model, verb) == (Rental, "renew"):
+        data = {"until": f"{timezone.localdate().year + 1}-06-01"}
+    elif (model, verb) == (Rental, "resume"):
+        rentals.pause_rental(rental=rental, by=None)
+    elif (model, verb) == (Server, "end-maintenance"):
+        Server.objects.filter(pk=row.pk).update(status=Server.Status.MAINTENANCE)
+    elif (model, verb) == (Relay, "retry"):
+        Relay.objects.filter(pk=row.pk).update(status=Relay.Status.FAILED)
+    elif (model, verb) == (Notice, "again"):
+        Notice.objects.filter(pk=row.pk).update(state=Notice.State.FAILED)
+    elif (model, verb) == (Device, "give-place"):
+        rental.spans.update(device_limit=rental.devices.filter(status=Device.Status.APPROVED).count())
+        data = {"holder": rental.devices.filter(status=Device.Status.APPROVED)[0].pk}
+    return row, data, name
+
+
+# What may be done again and again.
+REPEATABLE = {(AclConfig, "renew"), (Gate, "retry"), (SerialNumber, "reveal"), (Relay, "retry")}
+
+
+@pytest.mark.parametrize(
+    ("model", "act"), list(the_acts()), ids=[f"{model.__name__}-{act.verb}" for model, act in the_acts()]
+)
+def test_each_button_says_what_it_will_do_does_it_and_says_what_happened(
+    boss: Client, rental: Rental, model: type[Model], act: Act
+) -> None:
+    row, data, name = ready(rental, model, act.verb)
+    stem = f"/admin/{model._meta.app_label}/{model._meta.model_name}/{row.pk}"
+    url = f"{stem}/{act.verb}/do/"
+    assert url in boss.get(f"{stem}/change/").content.decode()
+    before = OperationLog.objects.count()
+
+    page = boss.get(url)
+    assert page.status_code == 200
+    assert name in " ".join(page.context["explanation"])
+    assert OperationLog.objects.count() == before
+
+    answer = boss.post(url, data, follow=True)
+    sentences = said(answer.content.decode())
+    if answer.context.get("shown"):
+        return
+    assert len(sentences) == 1
+    assert name in sentences[0]
+    assert answer.redirect_chain
+
+    done = OperationLog.objects.count()
+    again = said(boss.post(url, data, follow=True).content.decode())
+    if (model, act.verb) in REPEATABLE:
+        return
+    assert OperationLog.objects.count() == done
+    if (model, act.verb) == (Rental, "renew"):  # whose form says why it is refused
+        assert "never shortens" in boss.post(url, data).content.decode()
+    else:
+        assert len(again) == 1
+        assert again != sentences
+
+
+def test_a_ban_says_how_many_relays_stop(boss: Client, rental: Rental) -> None:
+    url = f"/admin/accounts/user/{rental.user_id}/ban/do/"
+    assert "3 relays stop with it." in boss.get(url).content.decode()
+    assert said(boss.post(url, follow=True).content.decode()) == [
+        f"{rental.user} is banned; open sessions have ended. 3 relays stop with it."
+    ]
+
+
+def test_what_was_typed_is_kept_when_it_is_refused(boss: Client, rental: Rental) -> None:
+    url = f"/admin/serials/rental/{rental.pk}/renew/do/"
+    for day, words in (("2020-01-01", "later than"), ("soon", "valid date")):
+        answer = boss.post(url, {"until": day})
+        assert (answer.status_code, answer.redirect_chain if hasattr(answer, "redirect_chain") else []) == (
+            200,
+            [],
+        )
+        assert f'value="{day}"' in answer.content.decode()
+        assert answer.context["form"].errors, words
+    assert rental.redemptions.count() == 1
+
+
+def test_a_server_with_relays_is_not_removed_and_the_page_says_why(boss: Client, rental: Rental) -> None:
+    server = rental.relays.get(slot=1).server
+    url = f"/admin/fleet/server/{server.pk}/retire/do/"
+    for answer in (boss.get(url), boss.post(url)):
+        text = answer.content.decode()
+        assert "The server still holds relays" in text
+        assert '<form method="post" data-once>' not in text
+    server.refresh_from_db()
+    assert server.status == Server.Status.HEALTHY
+
+
+def test_a_button_needs_the_right_and_the_row(rental: Rental, boss: Client) -> None:
+    other = User.objects.get(pk=boss.session["_auth_user_id"])
+    staff = world.enter(User.Role.ADMIN, has_factor=True)
+    url = f"/admin/accounts/user/{other.pk}/ban/do/"
+    assert (staff.get(url).status_code, staff.post(url).status_code) == (403, 403)
+    assert url not in staff.get(f"/admin/accounts/user/{other.pk}/change/").content.decode()
+    assert boss.post(f"/admin/accounts/user/{other.pk}/ban/do/").status_code == 403
+    assert staff.post("/admin/accounts/user/999999/ban/do/").status_code == 404
+    assert staff.post(f"/admin/accounts/user/{rental.user_id}/nonsense/do/").status_code == 404
+    customer = world.sign_in(rental.user)
+    assert customer.post(f"/admin/accounts/user/{rental.user_id}/ban/do/").status_code in {302, 403}
+    assert not User.objects.filter(banned_at__isnull=False).exists()
