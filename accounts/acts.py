@@ -22,7 +22,7 @@ from derpmgmt.lib.refusals import Refusal
 class ActForm(forms.Form):
     """What an act needs to know besides its row."""
 
-    def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, row: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.row = row
 

@@ -18,10 +18,12 @@ def end_of_day(day: date) -> datetime:
 class RenewForm(ActForm):
     """Until which day an admin renews a rental."""
 
-    until = forms.DateField(label=_("Last day"))
+    until = forms.DateField(
+        label=_("Last day"), widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
+    )
 
 
 class PauseForm(ActForm):
     """Why an admin pauses a rental."""
 
-    reason = LineFormField(label=_("Reason"), required=False, max_length=200)
+    reason = LineFormField(label=_("Reason (the customer is told)"), required=False, max_length=200)
