@@ -6,19 +6,26 @@ from accounts.services import closing, notices
 from derpmgmt.lib import queue
 
 
+@queue.on_queue("notices")
 def send_notice(pk: int) -> None:
     """Send one notice."""
     notices.send_notice(pk)
 
 
+@queue.on_queue("notices")
 def sweep_notices() -> None:
     """Ring for every notice that waits and may go by now; take up those whose worker died."""
     now = timezone.now()
     notices.recover_lost(now)
     for pk in notices.due_notices(now):
-        queue.enqueue(send_notice, pk, queue="notices", is_again=True)
+        queue.enqueue(send_notice, pk, is_again=True)
 
 
 def sweep_closing() -> None:
     """End the closing of accounts of which nothing is left; ring again for the others."""
     closing.sweep_closing(now=timezone.now())
+
+
+# What stays in this room: a notice was made.
+RINGS: dict[str, list[queue.Job]] = {"notice_made": [send_notice]}
+TICKS = [queue.every(30, sweep_closing), queue.every(10, sweep_notices)]

@@ -33,11 +33,13 @@ def destroy_devices(user_pk: int) -> None:
         attempt("who was connected last", partial(presence.forget_presence, rental.pk))
 
 
+@queue.on_queue("admission")
 def cut_owed(rental_pk: int) -> None:
     """Close the connections of all who have no right to be at a rental's relays; nothing happens when no cut is owed."""
     cutting.cut(rental_pk)
 
 
+@queue.on_queue("admission")
 def enforce_rental(rental_pk: int) -> None:
     """A rental's rights may be others now: without any, everybody is cut off its relays, and the gates' lists follow.
 
@@ -57,6 +59,7 @@ def enforce_rental(rental_pk: int) -> None:
     services.check_again(rental_pk=rental_pk)
 
 
+@queue.on_queue("admission")
 def enforce_user(user_pk: int) -> None:
     """Somebody was banned, or is no longer: the same for his rental."""
     for rental_pk in Rental.objects.filter(user=user_pk).values_list("pk", flat=True):
@@ -65,6 +68,7 @@ def enforce_user(user_pk: int) -> None:
         cutting.cut(rental_pk)
 
 
+@queue.on_queue("admission")
 def settle_trials() -> None:
     """Decide about the devices on trial that had time to prove themselves. Relays that hang hold only the next time up."""
     global _settling
@@ -93,6 +97,7 @@ def _forget_admissions(now: datetime) -> None:
         pass
 
 
+@queue.on_queue("admission")
 def sweep_cuts() -> None:
     """Ring for the cuts that are still owed, also those whose bell was lost or whose worker died."""
     now = timezone.now()
@@ -102,9 +107,10 @@ def sweep_cuts() -> None:
         if attempt(f"the lost rights of rental {rental_pk}", partial(cutting.record_loss, rental_pk))
     ]
     for rental_pk in dict.fromkeys([*recorded, *cutting.due_cuts(now)]):
-        queue.enqueue(cut_owed, rental_pk, queue="admission", is_again=True)
+        queue.enqueue(cut_owed, rental_pk, is_again=True)
 
 
+@queue.on_queue("admission")
 def sweep_checking() -> None:
     """Check devices again where time began that does not allow it to be off."""
     for rental_pk in services.due_checks(timezone.now()):
@@ -114,6 +120,7 @@ def sweep_checking() -> None:
         )
 
 
+@queue.on_queue("admission")
 def read_presence(rental_pk: int) -> None:
     """Ask a rental's relays who is connected, for the pages."""
     presence.read_presence(rental_pk)
@@ -122,3 +129,13 @@ def read_presence(rental_pk: int) -> None:
 def _change_lists(rental_pk: int) -> None:
     with transaction.atomic():
         gates.note_list_changed(rental_pk=rental_pk, now=timezone.now())
+
+
+# What stays in this room: somebody may be connected who has no right to be any more; a page wants to know who is there.
+RINGS: dict[str, list[queue.Job]] = {"cut_owed": [cut_owed], "presence_asked": [read_presence]}
+TICKS = [
+    queue.every(10, sweep_cuts),
+    queue.every(5, sweep_checking),
+    queue.every(5, settle_trials),
+    queue.every(60, tidy_devices),
+]

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from accounts.sweeps import sweep
 from acl.maps import services
+from derpmgmt.lib import queue
 from derpmgmt.lib.sweeps import attempt
 from serials.rentals.models import Rental
 
@@ -82,3 +83,14 @@ def record_fetches() -> None:
 def _refresh(rentals: Iterable[Rental]) -> None:
     for rental in rentals:
         attempt(f"the map of rental {rental.pk}", partial(refresh_acl, rental.pk))
+
+
+# What stays in this room: a rental has another version of its map, or none any more.
+RINGS: dict[str, list[queue.Job]] = {"map_changed": [publish_live]}
+TICKS = [
+    queue.every(10, sweep_maps),
+    # Also with the start of the panel, so after every pause of it.
+    queue.every(3600, check_maps),
+    queue.every(3600, clean_copies),
+    queue.every(15, record_fetches),
+]

@@ -3,6 +3,8 @@
 Jobs are found here by name, also those that a queue has kept from before they had modules of their own.
 """
 
+from django.conf import settings
+
 from containers.jobs.claims import server_queue
 from containers.jobs.deployments import apply_queue, apply_relay, probe_relay
 from containers.jobs.gates import apply_gate, gate_queue, push_list
@@ -12,3 +14,26 @@ from containers.jobs.rotations import check_certificates, retire_relay, rotate_c
 from containers.jobs.server_checks import check_server, request_check
 from containers.jobs.sweeping import sweep
 from containers.jobs.visits import remove_orphans, visit_servers
+from derpmgmt.lib.queue import Job, every
+
+# What stays in this room.
+RINGS: dict[str, list[Job]] = {
+    # a relay's row no longer says what its container is
+    "relay_to_apply": [apply_relay],
+    # a gate's row no longer says what its container is; who may come in on a server is another
+    "gate_to_apply": [apply_gate],
+    "gate_list_outdated": [push_list],
+    "probe_asked": [probe_relay],
+    "check_requested": [check_server],
+    "orphans_found": [remove_orphans],
+}
+TICKS = [
+    every(5, sweep),
+    *(every(15, visit_servers, shard) for shard in range(settings.SHARDS)),
+    every(5, prove_relays),
+    every(10, sweep_outages),
+    every(3600, prune_health),
+    every(60, check_certificates),
+    every(60, rotate_certificates),
+    every(60, sweep_retiring),
+]

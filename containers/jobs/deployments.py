@@ -17,6 +17,7 @@ from containers.jobs.claims import ClaimLost, server_queue, take_step, working
 from containers.models import RETRY, Deployment, Relay
 from containers.problems import ProbeFailed, ServerResting
 from containers.services import images, proving, relays
+from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import JobRecord, worker_name
 from derpmgmt.lib.problems import INTERNAL, Problem
 from fleet import services as fleet_services
@@ -43,6 +44,7 @@ def apply_queue(relay_pk: int) -> str:
     return server_queue(server_pk or 0)
 
 
+@queue.on_queue(apply_queue)
 def apply_relay(relay_pk: int) -> None:
     """Make one relay's container match its spec, or remove it; ends with an end-to-end test."""
     relay = Relay.objects.select_related("server__credential", "rental__user").filter(pk=relay_pk).first()
@@ -172,6 +174,7 @@ def _remove(relay: Relay, deployment: Deployment) -> None:
     deployment.finish(JobRecord.Status.DONE)
 
 
+@queue.on_queue("slow")
 def probe_relay(relay_pk: int) -> None:
     """Test a relay because somebody asked."""
     relay = Relay.objects.live().select_related("server").filter(pk=relay_pk).first()

@@ -39,6 +39,7 @@ def gate_queue(server_pk: int) -> str:
     return f"gate-{server_pk % settings.SHARDS}"
 
 
+@queue.on_queue(server_queue)
 def apply_gate(server_pk: int) -> None:
     """Make a server's gate match its spec, and its list what it should be."""
     server = Server.objects.managed().select_related("credential").filter(pk=server_pk).first()
@@ -99,6 +100,7 @@ def drop_gate(engine: Engine, server_pk: int, *, but: int | None = None) -> None
         gates.record_removed(server_pk=server_pk)
 
 
+@queue.on_queue(gate_queue)
 def push_list(server_pk: int) -> None:
     """Bring a server's gate the list of devices as it is now. Takes no lease: the order of two at once does not matter."""
     gate = Gate.objects.select_related("server__credential").filter(server=server_pk).first()
@@ -155,9 +157,9 @@ def look_at_gate(engine: Engine, server_pk: int, *, may_go: bool = True) -> None
 def ring_gates(now: datetime) -> None:
     """The part of the sweep that finds gates and lists that something is to be done about."""
     for server_pk in gates.due_gates(now):
-        queue.enqueue(apply_gate, server_pk, queue=server_queue(server_pk), is_again=True)
+        queue.enqueue(apply_gate, server_pk, is_again=True)
     for server_pk in gates.late_lists(now):
-        queue.enqueue(push_list, server_pk, queue=gate_queue(server_pk), is_again=True)
+        queue.enqueue(push_list, server_pk, is_again=True)
 
 
 _UNMANAGED = {Server.Status.NEW, Server.Status.RETIRED}

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from containers.derp.probe import probe_relay
 from containers.services import proving, relays
+from derpmgmt.lib import queue
 from derpmgmt.lib.sweeps import attempt
 from fleet import outages
 
@@ -18,6 +19,7 @@ AT_ONCE = 64
 ROUND_SECONDS = 20.0
 
 
+@queue.on_queue("proofs")
 def prove_relays() -> None:
     """One round over the relays whose scheduled test is due."""
     deadline = time.monotonic() + ROUND_SECONDS
@@ -49,6 +51,7 @@ def sweep_outages() -> None:
     proving.sweep_failing(now)
 
 
+@queue.on_queue("proofs")
 def prune_health() -> None:
     """Forget old results."""
     proving.prune_health(timezone.now())

@@ -39,9 +39,10 @@ def rotate_certificates() -> None:
 def sweep_retiring() -> None:
     """Ring for the retiring relays that may go now."""
     for relay_pk in rotation.due_retirements(timezone.now()):
-        queue.enqueue(retire_relay, relay_pk, queue="slow", is_again=True)
+        queue.enqueue(retire_relay, relay_pk, is_again=True)
 
 
+@queue.on_queue("slow")
 def retire_relay(relay_pk: int) -> None:
     """Remove a retiring relay when its time is over, or when it may go earlier and says that no device is connected to it."""
     relay = Relay.objects.retiring().select_related("server").filter(pk=relay_pk).first()

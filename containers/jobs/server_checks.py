@@ -14,10 +14,11 @@ from containers import deploy
 from containers.derp.probe import CAUSES, ProbeResult
 from containers.image import ImageArchive
 from containers.jobs import gates
-from containers.jobs.claims import ClaimLost, take_step, working
+from containers.jobs.claims import ClaimLost, server_queue, take_step, working
 from containers.jobs.deployments import prove
 from containers.models import Relay, ServerCheck
 from containers.services import checks, images, relays, visits
+from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import JobRecord, worker_name
 from derpmgmt.lib.problems import INTERNAL, Problem
 from fleet import facts
@@ -51,6 +52,7 @@ def request_check(server_pk: int) -> None:
         checks.request_check(server_pk=server_pk)
 
 
+@queue.on_queue(server_queue)
 def check_server(server_pk: int) -> None:
     """Check a server step by step, prove it with throw-away relays, and take it into use when all is well."""
     check = ServerCheck.objects.open().select_related("server__credential").filter(server=server_pk).first()

@@ -24,7 +24,7 @@ def sweep() -> None:
     for relay in relays.due_relays(now):
         queue.enqueue(apply_relay, relay.pk, queue=server_queue(relay.server_id), is_again=True)
     for server_pk in checks.due_checks(now):
-        queue.enqueue(check_server, server_pk, queue=server_queue(server_pk), is_again=True)
+        queue.enqueue(check_server, server_pk, is_again=True)
     for server_pk in checks.unchecked_servers():
         attempt(f"the check of server {server_pk}", partial(checks.request_check, server_pk=server_pk))
     gates.ring_gates(now)

@@ -10,8 +10,10 @@ from django.utils import timezone
 
 from containers import deploy
 from containers.jobs import gates
+from containers.jobs.claims import server_queue
 from containers.services import relays, visits
 from containers.spec import KIND_RELAY
+from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import worker_name
 from fleet import facts
 from fleet import services as fleet_services
@@ -26,6 +28,12 @@ log = logging.getLogger(__name__)
 VISIT_THREADS = 8
 
 
+def visit_queue(shard: int) -> str:
+    """The queue of the visits of a shard."""
+    return f"visit-{shard}"
+
+
+@queue.on_queue(visit_queue)
 def visit_servers(shard: int) -> None:
     """One round over the servers of a shard: what stands there is read, compared, and repairs are rung for."""
     due = [
@@ -85,6 +93,7 @@ def visit_server(server: Server) -> None:
         log.warning("visit of %s: to repair %s, orphans %s", server.name, repaired, orphans)
 
 
+@queue.on_queue(server_queue)
 def remove_orphans(server_pk: int) -> None:
     """Remove what is ours on a server and has no row."""
     server = Server.objects.managed().select_related("credential").filter(pk=server_pk).first()

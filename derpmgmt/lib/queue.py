@@ -1,7 +1,7 @@
 """RQ: carries jobs and knows nothing else. The rows are the truth; what is enqueued here is only a bell.
 
-`announce` says that something is the case; `derpmgmt/flow.py` says which jobs that rings for. `ask` puts a question to the
-apps above the asker, inside the asker's transaction.
+`announce` says that something is the case, which rings for jobs: for those of the same room by the room's own table, for those of
+rooms above by `derpmgmt/flow.py`. `ask` puts a question to the apps above the asker, inside the asker's transaction.
 """
 
 import logging
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import django_rq
 import redis
@@ -24,6 +24,7 @@ from rq.queue import Queue
 log = logging.getLogger(__name__)
 
 Job = Callable[[int], Any]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # Who rings waits no longer for a Redis that hangs: a page may be waiting for its bells.
 _REDIS_SECONDS = 2.0
@@ -31,14 +32,6 @@ _REDIS_SECONDS = 2.0
 _KEPT: dict[str, Any] = {"result_ttl": 0, "failure_ttl": 60}
 # So long a sweep remembers its last ring; where that still waits after so long, there are two.
 _REMEMBER_SECONDS = 3600
-
-
-@dataclass(frozen=True)
-class Ring:
-    """One job that a fact rings for; `queue` names the queue, or says it for a primary key."""
-
-    job: Job
-    queue: str | Callable[[int], str] = "default"
 
 
 @dataclass(frozen=True)
@@ -51,14 +44,35 @@ class Tick:
     args: tuple[int, ...] = ()
 
 
+def on_queue(queue: str | Callable[[int], str]) -> Callable[[_Function], _Function]:
+    """Say which queue a job belongs to: its name, or what tells it for the job's argument. Jobs without are on "default"."""
+
+    def mark(job: _Function) -> _Function:
+        job.queue = queue  # type: ignore[attr-defined]
+        return job
+
+    return mark
+
+
+def queue_of(job: Callable[..., Any], *args: int) -> str:
+    """The name of the queue to which a job with these arguments belongs."""
+    queue = getattr(job, "queue", "default")
+    return queue if isinstance(queue, str) else str(queue(*args))
+
+
+def every(seconds: int, job: Callable[..., Any], *args: int) -> Tick:
+    """What the clock does every so many seconds."""
+    return Tick(job, queue_of(job, *args), seconds, args)
+
+
 # The queue whose work this thread does, and what it starts by `copy_context`; empty elsewhere.
 serving: ContextVar[str] = ContextVar("serving", default="")
 
-_jobs: dict[str, list[Ring]] = {}
+_jobs: dict[str, list[Job]] = {}
 _answers: dict[str, list[Callable[..., Iterable[Any]]]] = {}
 
 
-def register(jobs: dict[str, list[Ring]], answers: dict[str, list[Callable[..., Iterable[Any]]]]) -> None:
+def register(jobs: dict[str, list[Job]], answers: dict[str, list[Callable[..., Iterable[Any]]]]) -> None:
     """Take over the two tables of `derpmgmt/flow.py`, once, at start-up."""
     _jobs.clear()
     _jobs.update(jobs)
@@ -86,12 +100,15 @@ def client() -> redis.Redis:
     return _client_of(settings.RQ_QUEUES["default"]["URL"])
 
 
-def enqueue(job: Job, pk: int, *, queue: str = "default", is_again: bool = False) -> None:
-    """Ring for `job(pk)` after the current transaction commits (at once when there is none).
+def enqueue(job: Job, pk: int, *, queue: str = "", is_again: bool = False) -> None:
+    """Ring for `job(pk)` on its queue (`queue`, where the caller knows it) after the current transaction commits, at once when there
+    is none.
 
     `is_again` is for sweeps: it does not ring while their last ring for the same work still waits for a worker. A Redis that is
     away is logged and no more: the sweep finds the same work from the rows.
     """
+
+    queue = queue or queue_of(job, pk)
 
     def ring() -> None:
         try:
@@ -121,18 +138,18 @@ def _is_waiting(queue: str, mark: str) -> bool:
 
 def announce(fact: str, pk: int) -> None:
     """Say that `fact` is now the case for the row `pk`; an unknown fact is a programming error (`KeyError`)."""
-    for ring in _jobs[fact]:
-        enqueue(ring.job, pk, queue=ring.queue if isinstance(ring.queue, str) else ring.queue(pk))
+    for job in _jobs[fact]:
+        enqueue(job, pk)
 
 
 def announce_all(fact: str, pks: Collection[int]) -> None:
     """Say that `fact` is now the case for all these rows: as `announce` for each, with one message to Redis for each queue."""
-    for ring in _jobs[fact]:
+    for job in _jobs[fact]:
         by_queue: dict[str, list[int]] = defaultdict(list)
         for pk in pks:
-            by_queue[ring.queue if isinstance(ring.queue, str) else ring.queue(pk)].append(pk)
+            by_queue[queue_of(job, pk)].append(pk)
         for queue, some in by_queue.items():
-            _enqueue_all(ring.job, some, queue)
+            _enqueue_all(job, some, queue)
 
 
 def _enqueue_all(job: Job, pks: Collection[int], queue: str) -> None:

@@ -41,8 +41,8 @@ def do_jobs(user: User, *, are_hosts_there: bool = True) -> None:
 
 
 def _ring(user: User) -> None:
-    for ring in flow.JOBS["account_closing"]:
-        ring.job(user.pk)
+    for job in flow.JOBS["account_closing"]:
+        job(user.pk)
 
 
 def told(user: User, kind: str = "account_closing") -> int:

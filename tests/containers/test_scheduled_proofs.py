@@ -126,8 +126,8 @@ def test_the_relays_of_a_server_are_tested_at_once_when_it_falls_silent_or_comes
 
     relay = rental.relays.get(slot=1)
     rental.relays.update(prove_after=timezone.now() + 9 * MINUTE)
-    for ring in flow.JOBS[fact]:
-        ring.job(relay.server_id)
+    for job in flow.JOBS[fact]:
+        job(relay.server_id)
     assert [row.pk for row in claim_due(timezone.now(), 10)] == [relay.pk]
 
 

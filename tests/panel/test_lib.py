@@ -76,9 +76,9 @@ def test_an_unknown_fact_is_a_mistake():
 def test_every_bell_and_tick_leads_to_a_job_that_can_be_found_by_name():
     from rq.utils import import_attribute
 
-    for rings in flow.JOBS.values():
-        for ring in rings:
-            assert import_attribute(f"{ring.job.__module__}.{ring.job.__name__}") is ring.job
+    for rung_for in flow.JOBS.values():
+        for job in rung_for:
+            assert import_attribute(f"{job.__module__}.{job.__name__}") is job
     for tick in flow.CRON:
         assert import_attribute(f"{tick.job.__module__}.{tick.job.__name__}") is tick.job
 
@@ -86,7 +86,7 @@ def test_every_bell_and_tick_leads_to_a_job_that_can_be_found_by_name():
 def test_a_job_is_found_when_it_was_queued_before_its_room_was_divided():
     from rq.utils import import_attribute
 
-    queued = [ring.job for rings in flow.JOBS.values() for ring in rings] + [tick.job for tick in flow.CRON]
+    queued = [job for rung_for in flow.JOBS.values() for job in rung_for] + [tick.job for tick in flow.CRON]
     relays = [job for job in queued if job.__module__.startswith("containers.")]
     assert len(relays) > 10
     for job in relays:

@@ -96,7 +96,7 @@ def test_copy_is_gone_when_the_rental_is_closed(rental: Rental, url: LiveUrl, fo
     accounts.close_account(user=rental.user, by=None)
     close_rental(rental=rental, by=None)
     Relay.objects.update(status="released", slot=None, released_at=timezone.now() - LETS_GO_AFTER)
-    for job in (jobs.destroy_maps, *(ring.job for ring in flow.JOBS["map_changed"])):
+    for job in (jobs.destroy_maps, *flow.JOBS["map_changed"]):
         job(rental.user_id if job is jobs.destroy_maps else rental.pk)
     assert files(folder) == []
     assert ask(url).text == EMPTY
