@@ -7,10 +7,12 @@ emptied by the tests. A Redis given by URL serves one test process only, an embe
 import atexit
 import os
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,25 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
         test["CHARSET"] = "utf8mb4"
     else:
         test["NAME"] = str(VAR_DIR / "test.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def migrated(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with tables only, as migrations make them: to be copied, since making them takes seconds."""
+    from django.db import connections
+
+    if DATABASE_URL:
+        pytest.skip("the tests' database is no file")
+    path = tmp_path_factory.mktemp("migrated") / "panel.sqlite3"
+    with (
+        closing(sqlite3.connect(connections["default"].settings_dict["NAME"])) as source,
+        closing(sqlite3.connect(path)) as copy,
+    ):
+        source.backup(copy)
+        # Tests may have counted on.
+        copy.execute("DELETE FROM sqlite_sequence")
+        copy.commit()
+    return path
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,9 @@ from typing import Any
 
 from django.db import connections
 
+from derpmgmt.lib import keys
+from tests.panel import preloaded
+
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 150.0
 
@@ -87,16 +90,20 @@ class Folder:
 
     def manage(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run `manage.py` to its end."""
-        command = [sys.executable, "manage.py", *arguments]
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            env=self.environment(**more),
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-            check=False,
-        )
+        return preloaded.run(["manage.py", *arguments], self.environment(**more), START_SECONDS)
+
+    def refuses(self, command: str) -> str:
+        """What is said where the panel or demo does not start; never a traceback."""
+        done = self.manage(command, DERPMGMT_PORT=str(self.port))
+        assert done.returncode == 1, done.stderr
+        assert "Traceback" not in done.stderr + done.stdout
+        return done.stderr
+
+    def fill(self, database: Path) -> "Folder":
+        """Keys, and a copy of this database; returns itself."""
+        keys.load_keys(self.path, has_database=False)
+        shutil.copyfile(database, self.path / "panel.sqlite3")
+        return self
 
     def python(self, code: str) -> str:
         """What `code` prints in the panel's Django, without the port or any other variable given."""

@@ -1,45 +1,21 @@
 """A demo whose state is broken says how it begins anew; a panel's state nobody is told to delete."""
 
+import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from derpmgmt.lib import keys
-from tests.panel.running import ROOT, Folder
+from tests.panel import preloaded
+from tests.panel.running import Folder
 
 ANEW, ANEW_IN_LAB = "“make demo-reset”", "“make demo-reset FLEET=lab”"
 
 
-def refuses(folder: Folder, command: str) -> str:
-    """What is said where it does not start; within a minute."""
-    done = subprocess.run(
-        [sys.executable, "manage.py", command],
-        cwd=ROOT,
-        env=folder.environment(DERPMGMT_PORT=str(folder.port)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-    return done.stderr
-
-
 def reset(folder: Folder) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "derpmgmt.reset"],
-        cwd=ROOT,
-        env=folder.environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = preloaded.run(["-m", "derpmgmt.reset"], folder.environment(), timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -92,7 +68,7 @@ def broken(tmp_path: Path, break_it: Callable[[Path], object], name: str, **vari
 @pytest.mark.parametrize("break_it", BREAKS.values(), ids=BREAKS)
 def test_a_broken_demo_names_its_way_out(tmp_path: Path, break_it: Callable[[Path], object]) -> None:
     folder = broken(tmp_path, break_it, "demo")
-    assert ANEW in refuses(folder, "demo")
+    assert ANEW in folder.refuses("demo")
     reset(folder)
     assert not (folder.path / "demo").exists()
 
@@ -100,7 +76,7 @@ def test_a_broken_demo_names_its_way_out(tmp_path: Path, break_it: Callable[[Pat
 @pytest.mark.parametrize("name", ["empty key", "empty database"])
 def test_the_way_out_of_the_labs_demo_is_its_own(tmp_path: Path, name: str) -> None:
     folder = broken(tmp_path, BREAKS[name], "demo-lab", DERPMGMT_FLEET="lab")
-    said = refuses(folder, "demo")
+    said = folder.refuses("demo")
     assert ANEW_IN_LAB in said
     assert "“make demo FLEET=lab”" in said
 
@@ -108,7 +84,7 @@ def test_the_way_out_of_the_labs_demo_is_its_own(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize("break_it", BREAKS.values(), ids=BREAKS)
 def test_nobody_is_told_to_delete_a_panels_state(tmp_path: Path, break_it: Callable[[Path], object]) -> None:
     folder = broken(tmp_path, break_it, "")
-    said = refuses(folder, "up")
+    said = folder.refuses("up")
     assert str(folder.path) in said or "database" in said
     said = said.replace(str(folder.path), "").lower()
     assert not any(word in said for word in ("demo", "delete", "remove", "anew"))
@@ -124,13 +100,14 @@ def test_nobody_is_told_to_delete_a_panels_state(tmp_path: Path, break_it: Calla
     ids=["servers", "log", "key"],
 )
 def test_whatever_else_of_a_demo_is_broken_is_said_too(
-    tmp_path: Path, break_it: Callable[[Path], object]
+    tmp_path: Path, migrated: Path, break_it: Callable[[Path], object]
 ) -> None:
     folder = broken(tmp_path, leave, "demo")
     state = folder.path / "demo"
+    shutil.copyfile(migrated, state / "panel.sqlite3")
     (state / "sandbox" / "hosts" / "sandbox-1").mkdir(parents=True)
     break_it(state)
-    assert ANEW in refuses(folder, "demo")
+    assert ANEW in folder.refuses("demo")
     reset(folder)
 
 
@@ -139,16 +116,15 @@ def test_a_demo_whose_folder_is_a_file_names_its_way_out(tmp_path: Path) -> None
     folder.path.mkdir()
     (folder.path / "demo").touch()
     (folder.path / "demo.json").mkdir()
-    assert ANEW in refuses(folder, "demo")
+    assert ANEW in folder.refuses("demo")
     reset(folder)
     assert [path.name for path in folder.path.iterdir()] == ["running.lock"]
 
 
-def test_keys_of_another_demo_name_the_way_out(tmp_path: Path) -> None:
+def test_keys_of_another_demo_name_the_way_out(tmp_path: Path, migrated: Path) -> None:
     folder = broken(tmp_path, leave, "demo")
-    done = folder.manage("migrate", "--verbosity", "0", DERPMGMT_DEMO="yes")
-    assert done.returncode == 0, done.stderr
+    shutil.copyfile(migrated, folder.path / "demo" / "panel.sqlite3")
     done = folder.manage("server_list", DERPMGMT_DEMO="yes")  # notes whose keys these are
     assert done.returncode == 0, done.stderr
     (folder.path / "demo" / "keys" / "lookup").write_text("f" * 64)
-    assert ANEW in refuses(folder, "demo")
+    assert ANEW in folder.refuses("demo")

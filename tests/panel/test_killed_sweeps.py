@@ -1,9 +1,8 @@
 """Nothing is lost and nothing comes twice, wherever a sweep, a job or a click dies and wherever it is doubled."""
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from allauth.usersessions.models import UserSession
 from django.contrib.sessions.backends.db import SessionStore
-from django.db import connection
 from django.template.loader import get_template
 from django.urls import reverse
 from django.utils import translation
@@ -32,7 +30,7 @@ from serials.rentals import jobs as rentals
 from serials.rentals.models import Rental
 from serials.rentals.services import RentalRefused, pause_rental, renew_rental, resume_rental
 from tests.acl.factories import make_server
-from tests.panel.disturbing import BEGIN, LIVE_SECRET, Ending, Play, Stage, Theatre, copy_database
+from tests.panel.disturbing import BEGIN, LIVE_SECRET, Ending, Play, Stage, Theatre
 
 pytestmark = pytest.mark.django_db
 DAY, MINUTE, SECOND = timedelta(days=1), timedelta(minutes=1), timedelta(seconds=1)
@@ -408,21 +406,13 @@ PLAYS = {
 
 
 @pytest.fixture(scope="module")
-def empty(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty(migrated: Path) -> Path:
     """A database with tables only. Whatever the plays' processes would each load anew is loaded now."""
-    if connection.vendor != "sqlite":
-        pytest.skip("a play begins with a copy of the database's file")
-    path = tmp_path_factory.mktemp("empty") / "panel.sqlite3"
-    copy_database(Path(connection.settings_dict["NAME"]), path)
-    with closing(sqlite3.connect(path)) as copy:
-        # Plays know their rows by number, and other tests of this process may have counted on.
-        copy.execute("DELETE FROM sqlite_sequence")
-        copy.commit()
     reverse("home")
     get_template("notices/rental_ended_message.html")
     with translation.override("zh-hans"):
         translation.gettext("home")
-    return path
+    return migrated
 
 
 @pytest.fixture(scope="module")

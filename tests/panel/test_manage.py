@@ -31,19 +31,16 @@ from derpmgmt.lib.commands import CommandRefused, PanelCommand, describe_error, 
 from derpmgmt.lib.language import terminal_language
 from fleet.ssh import Unreachable
 from serials.numbers.services import SerialRefused
-from tests.panel import world
+from tests.panel import preloaded, world
 from tests.panel.running import ROOT, Folder
 
 LOCALES = ("LC_ALL", "LC_MESSAGES", "LANG", "DERPMGMT_LANGUAGE")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def folder(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Folder:
     """A state folder whose database has every table."""
-    made = Folder(tmp_path_factory.mktemp("manage") / "var")
-    done = made.manage("migrate", "--verbosity", "0")
-    assert done.returncode == 0, done.stderr
-    return made
+    return Folder(tmp_path_factory.mktemp("manage") / "var").fill(migrated)
 
 
 @pytest.fixture
@@ -278,18 +275,11 @@ def test_command_ends_quietly_when_its_reader_has_gone(
 ) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with (tmp_path / "errors").open("wb") as errors:
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=folder.environment(),
-            stdout=writing,
-            stderr=writing if both else errors,
-            check=False,
-            timeout=120,
-        )
+    with (tmp_path / "errors").open("wb") as errors, Path(os.devnull).open() as nothing:
+        streams = [nothing.fileno(), writing, writing if both else errors.fileno()]
+        code = preloaded.run_on(["manage.py", *arguments], folder.environment(), streams)
     os.close(writing)
-    assert done.returncode in {0, 141}
+    assert code in {0, 141}
     assert (tmp_path / "errors").read_text() == ""
 
 
