@@ -45,6 +45,7 @@ if REDIS_URL and os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
     raise pytest.UsageError("DERPMGMT_TEST_REDIS_URL serves one test process: run with -n 0 or -n 1")
 
 import django  # noqa: E402
+import hypothesis  # noqa: E402
 from django.conf import settings  # noqa: E402
 
 # Settings that are the tests' own; the rest is what an operator without any variable gets.
@@ -56,6 +57,32 @@ settings.STORAGES = settings.STORAGES | {
 django.setup()
 # pytest-xdist's workers inherit the variables, and with this one pytest-django would load the settings before they come here.
 del os.environ["DJANGO_SETTINGS_MODULE"]
+
+
+# How long a test may take, by its folder: far longer than it does, since a machine may be slow. A test's own mark counts before.
+TIME_LIMITS = {"lab": 900, "browser": 600, "e2e": 600, "panel": 600, "sandbox": 600}
+OTHER_LIMIT = 300
+# Folders of which every test runs real servers, hosts or browsers.
+SLOW_FOLDERS = {"browser", "e2e", "lab"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIME_LIMITS.get(folder, OTHER_LIMIT)))
+        if folder in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
+        if "migrated" in getattr(item, "fixturenames", ()):
+            # Or pytest-django makes no database where only such tests run.
+            item.add_marker(pytest.mark.django_db)
+
+
+# A slow machine makes no rule wrong. What fails is shown with the numbers that make it fail again, on every machine.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=list(hypothesis.HealthCheck), print_blob=True
+)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 import time_machine
 from django.core.cache import cache
 from django.utils import timezone, translation
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.containers.rentals import plan, prove
@@ -260,7 +260,7 @@ def test_notices_are_written_in_both_languages(relay: Relay, boss: User, languag
 ACTS = ["down", "up", "passes", "fails", "sweep", "killed sweep", "minutes"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25)
 @given(acts=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(1, 12)), max_size=25))
 def test_no_card_is_green_without_reason_and_nothing_is_told_twice(
     servers: list[Server], announced: Any, acts: list[tuple[str, int]]

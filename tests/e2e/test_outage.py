@@ -28,7 +28,7 @@ from serials.rentals.services import pause_rental
 from .conftest import Fleet
 from .test_life import assert_map_works, the_map
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.django_db(transaction=True)
 DAY = timedelta(days=1)
 NAMES = ("ending", "near", "renewed", "paused", "lapsing", "certified", "warned", "unwarned")
 

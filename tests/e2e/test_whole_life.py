@@ -18,7 +18,7 @@ from serials.rentals.models import Redemption, Rental
 from .conftest import Fleet, assert_in_order
 from .test_life import assert_map_works, assert_silent, the_map
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.django_db(transaction=True)
 DAY = timedelta(days=1)
 
 

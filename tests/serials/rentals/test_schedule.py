@@ -158,7 +158,7 @@ class RentalLife(RuleBasedStateMachine):
 
 
 TestRentalLife = RentalLife.TestCase
-TestRentalLife.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+TestRentalLife.settings = settings(max_examples=120, stateful_step_count=30)
 
 
 def test_old_time_follows_when_the_new_starts_now() -> None:
