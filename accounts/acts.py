@@ -15,6 +15,7 @@ from django.utils.functional import Promise
 
 from accounts.models import User
 from accounts.requests import staff_of
+from derpmgmt.lib import queue
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.refusals import Refusal
 
@@ -81,6 +82,14 @@ class Button:
     is_at_once: bool
 
 
+@dataclass(frozen=True)
+class Link:
+    """A way from a row's page to what another room has about it."""
+
+    label: str
+    url: str
+
+
 class ActsMixin(admin.ModelAdmin[Any]):
     """Buttons on the rows' pages (`acts`) and above the list (`list_acts`, whose row is None).
 
@@ -116,6 +125,8 @@ class ActsMixin(admin.ModelAdmin[Any]):
         row = kwargs.get("obj")
         if row is not None:
             context["acts"] = self.buttons(request, row)
+            # What the rooms above have about it.
+            context["links"], context["parts"] = queue.ask("row_links", row), queue.ask("row_parts", row)
         return super().render_change_form(request, context, *args, **kwargs)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:

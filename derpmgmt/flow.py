@@ -8,20 +8,24 @@ from typing import Any
 
 from accounts import jobs as accounts
 from accounts.matters import matters as account_matters
+from acl.devices import admin_parts as device_parts
 from acl.devices import jobs as device_jobs
 from acl.devices import services as devices
 from acl.devices.matters import matters as device_matters
 from acl.maps import jobs as map_jobs
 from acl.maps import services as maps
+from containers import admin_parts as relay_parts
 from containers import jobs as containers
 from containers.matters import matters as relay_matters
 from containers.services import closing as containers_closing
 from containers.services import relays
+from derpmgmt.history.links import links as history_links
 from derpmgmt.lib.queue import Job, Tick
 from fleet.matters import matters as server_matters
 from serials.numbers import jobs as numbers
 from serials.numbers.matters import matters as serial_matters
 from serials.rentals import jobs as rentals
+from serials.rentals.admin_parts import links as rental_links
 from serials.rentals.services import automatic_closing as serials_closing
 
 CROSSING: dict[str, list[Job]] = {
@@ -55,6 +59,10 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "mapped_relays": [maps.mapped_relays],
     # what needs a person; of the same level a cause stands before what follows from it
     "matters": [server_matters, relay_matters, device_matters, account_matters, serial_matters],
+    # what the rooms above have about a row, on its page in the admin: ways to it, and parts of that page
+    "row_links": [rental_links, device_parts.links, history_links, relay_parts.links],
+    "row_parts": [device_parts.parts, relay_parts.parts],
+    "check_pages": [relay_parts.check_pages],
     # in sentences: what stops when a customer's rights end or rest
     "stops_with": [containers_closing.stops_with],
     # why an account may not be closed; what its owner would lose; what of it is still there

@@ -8,7 +8,7 @@ from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import path
+from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import StaffAdmin
+from derpmgmt.lib import queue
 from derpmgmt.lib.way_back import part_of
 from fleet import services
 from fleet.admin_acts import SERVER_ACTS
@@ -185,7 +186,8 @@ class ServerAdmin(StaffAdmin):
             form = HostKeyForm(request.POST)
             if form.is_valid():
                 services.confirm_host_key(server=server, line=form.cleaned_data["line"], by=request.user)  # type: ignore[arg-type]
-                return redirect("admin:containers_server_check", server.pk)
+                pages = queue.ask("check_pages", server.pk)
+                return redirect(pages[0] if pages else reverse("admin:fleet_server_change", args=[pk]))
             messages.error(request, _("This is no host key."))
         context = {
             **self.admin_site.each_context(request),

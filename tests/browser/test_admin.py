@@ -127,7 +127,7 @@ def test_a_failed_deployment_says_why_and_is_tried_again(demo: Demo, open_window
     window.shoot("52-deployment-failed")
     failed = page.url
     window.open("/admin/")
-    expect(page.locator(".panel-matters a[href*='/containers/deployment/']")).not_to_have_count(0)
+    expect(page.locator(".panel-matters a[href*='/fleet/server/']")).not_to_have_count(0)
     window.shoot("53-admin-start-with-trouble")
 
     window.open(server)

@@ -1,6 +1,8 @@
 """An app points only at rows of the rooms below its own, and the database rules hold on every database."""
 
+import re
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from django.apps import apps
@@ -28,6 +30,17 @@ def test_foreign_keys_point_down(model: type[models.Model]):
         other = apps.get_model(target)._meta.app_label if isinstance(target, str) else target._meta.app_label
         if other in FLOORS and other != own:
             assert FLOORS[other] < FLOORS[own], f"{model._meta.label}.{field.name} points at {other}"
+
+
+@pytest.mark.parametrize("app", FLOORS)
+def test_pages_of_the_admin_lead_to_rooms_below(app: str):
+    root = Path(__file__).parents[2]
+    found = set()
+    for file in chain((root / app).rglob("*.py"), (root / "templates/admin" / app).rglob("*.html")):
+        for other in re.findall(r"admin:([a-z]+)_", file.read_text()):
+            if other in FLOORS and other != app and FLOORS[other] >= FLOORS[app]:
+                found.add(f"{file.relative_to(root)} leads to {other}")
+    assert not found
 
 
 @pytest.mark.parametrize("model", OURS, ids=lambda model: model._meta.label)
