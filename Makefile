@@ -35,7 +35,7 @@ help:
 	@echo "make test-engines      the main job on each Docker Engine, written down in docs/engines.md (ENGINES='26 29'); an hour; debootstrap, Go"
 	@echo "make test-headscale    real Headscales follow a live URL as its page says; a table of what was seen; Debian, root, Go"
 	@echo "make lab-up, lab-down  three real hosts in network namespaces, to play with by make demo FLEET=lab"
-	@echo "make bench             how long a customer waits for three proven relays, what a sweep and an admission cost; in the lab"
+	@echo "make bench             how long a customer waits for three proven relays, what a sweep and an admission cost, what a panel weighs; in the lab"
 	@echo "make messages          collect the texts to translate and compile the translations"
 
 # --with-parent: the panel also ends when make itself is killed.

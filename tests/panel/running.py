@@ -182,6 +182,14 @@ class Running:
         named = {int(line.split()[0]) for line in listing.splitlines() if program in line}
         return named & self.family()
 
+    def named(self, name: str) -> set[int]:
+        """Processes of the family that ps shows under `name`."""
+        found = set()
+        for pid in self.family():
+            with suppress(OSError):
+                found |= {pid} if Path(f"/proc/{pid}/comm").read_text().strip() == name else set()
+        return found
+
     def end(self, number: int) -> int:
         """Signal the panel's process and wait until its whole family is gone; returns its exit code."""
         family = self.family()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
+from derpmgmt.web import PROCESSES
 from tests.panel.running import ROOT, Folder, Running, free_port, wait_for
 
 
@@ -98,6 +99,42 @@ def test_processes_come_back_when_they_were_killed_and_all_end_when_it_is_termin
         assert panel.end(signal.SIGTERM) == 0
         assert not (folder.path / "running.json").exists()
         assert panel.get("/") == 0
+
+
+RING = "import django_rq; [django_rq.get_queue(name).enqueue('accounts.jobs.send_notice', 0) for name in {names}]"
+WAITING = "import django_rq; print(sum(django_rq.get_queue(name).count for name in {names}))"
+
+
+def test_ps_shows_what_each_process_is(panel: Running) -> None:
+    names = ["panel", "reaper", "valkey", "valkey-server", "workers", "worker slow"]
+    names += [f"web {number}" for number in range(1, PROCESSES + 1)]
+    assert len(panel.family()) == len(names)
+    assert all(len(panel.named(name)) == 1 for name in names)
+
+
+def test_queues_are_served_again_when_their_processes_were_killed(folder: Folder) -> None:
+    names = ["default", "apply-0", "slow"]
+    with folder.running() as panel:
+        before = panel.named("workers") | panel.named("worker slow")
+        assert len(before) == 2
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: panel.named("workers") - before, "the threads' process runs again")
+        wait_for(lambda: panel.named("worker slow") - before, "the forking worker runs again")
+        folder.python(RING.format(names=names))
+        wait_for(lambda: folder.python(WAITING.format(names=names)) == "0", "the queues are served")
+
+
+def test_each_queue_has_a_process_when_that_is_wanted(prepared: Folder, tmp_path: Path) -> None:
+    shutil.copytree(prepared.path, tmp_path / "var")
+    folder = Folder(tmp_path / "var", DERPMGMT_PROCESS_PER_QUEUE="yes", DERPMGMT_SHARDS="1")
+    names = ["default", "notices", "admission", "proofs", "apply-0", "visit-0", "gate-0"]
+    with folder.running() as panel:
+        assert not panel.named("workers")
+        # 15 letters of it are kept.
+        assert all(len(panel.named(f"worker {name}"[:15])) == 1 for name in [*names, "slow"])
+        folder.python(RING.format(names=names))
+        wait_for(lambda: folder.python(WAITING.format(names=names)) == "0", "the queues are served")
 
 
 def test_pages_answer_beside_clients_that_send_slowly(panel: Running) -> None:
