@@ -109,12 +109,25 @@ def test_what_is_over_its_time_ends_alone(kind: str, monkeypatch: pytest.MonkeyP
         wait_for(lambda: sorted(told("told")) == ["1", "2"], "both queues are served", 10)
 
 
+def code_of(process: int) -> int:
+    """How a child ended; waits for its end."""
+    found: list[int] = []
+
+    def has_ended() -> bool:
+        pid, status = os.waitpid(process, os.WNOHANG)
+        found.append(status)
+        return bool(pid)
+
+    wait_for(has_ended, "the process ends", 30)
+    return os.waitstatus_to_exitcode(found[-1])
+
+
 def test_the_process_ends_when_what_is_over_its_time_takes_no_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "PATIENCE_SECONDS", 1)
     monkeypatch.setattr(workers, "ENDING_SECONDS", 1)
     with apart(lambda: run_workers(["notices", "default"])) as process:
         django_rq.get_queue("notices").enqueue(hang, 600, job_timeout=1)
-        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 1
+        assert code_of(process) == 1
     assert told("hangs") == ["begins"]
 
 
@@ -126,7 +139,7 @@ def test_a_job_under_way_finishes_when_the_end_is_asked_for() -> None:
         wait_for(lambda: told("hangs"), "the job runs")
         os.kill(process, signal.SIGTERM)
         os.kill(process, signal.SIGTERM)
-        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+        assert code_of(process) == 0
     assert told("hangs") == ["begins", "ends"]
     assert served_queues(since) == set()
 
