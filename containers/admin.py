@@ -19,6 +19,7 @@ from accounts.admin_base import ReadOnlyAdmin
 from containers.admin_acts import GATE_ACTS, RELAY_ACTS
 from containers.derp.probe import CAUSES, REMEDIES
 from containers.models import Deployment, Gate, Relay, ServerCheck
+from containers.server_admin import ServerAdmin as ServerAdmin
 from containers.services import checks, gates
 from containers.steps import format_seconds, step_name
 from containers.ticks import relay_days

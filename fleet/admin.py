@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
@@ -83,12 +83,11 @@ COLOURS = {
 }
 
 
-@admin.register(Server)
 class ServerAdmin(StaffAdmin):
-    """Servers: one line each, and four steps to add one."""
+    """Servers: one line each, and four steps to add one. The room that knows what stands on them shows them with that."""
 
     form = ServerForm
-    list_display = ("name", "state", "region", "fill", "load", "address", "last_visit_at")
+    list_display: tuple[str, ...] = ("name", "state", "region", "load", "address", "last_visit_at")
     list_filter = ("status", "region")
     search_fields = ("name", "address", "ssh_host")
     list_select_related = ("region",)
@@ -107,9 +106,6 @@ class ServerAdmin(StaffAdmin):
         ("SSH · Docker", {"fields": ("ssh_host", "ssh_port", "credential", "docker_socket")}),
     )
     _seen = (gettext_lazy("State"), {"fields": readonly_fields})
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).annotate(relay_count=Count("relays", filter=Q(relays__live=1)))
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         return (self._seen, *self.fieldsets) if obj else self.fieldsets
@@ -130,10 +126,6 @@ class ServerAdmin(StaffAdmin):
             server.reason,
             server.get_status_display(),
         )
-
-    @admin.display(description=gettext_lazy("relays / capacity"), ordering="relay_count")
-    def fill(self, server: Any) -> str:
-        return f"{server.relay_count} / {server.capacity}"
 
     @admin.display(description=gettext_lazy("load per core"), ordering="load_ratio")
     def load(self, server: Server) -> str:
