@@ -32,7 +32,7 @@ def actions(tree: ast.AST) -> Iterator[str]:
         given = [keyword.value for keyword in node.keywords if keyword.arg == "action"]
         if name == "_log":
             given = node.args[1:2]
-        elif name != "log_operation":
+        elif name not in {"log_operation", "log_line"}:
             continue
         for value in given:
             for part in assigned.get(value.id, []) if isinstance(value, ast.Name) else [value]:
