@@ -93,7 +93,7 @@ class Link:
 class ActsMixin(admin.ModelAdmin[Any]):
     """Buttons on the rows' pages (`acts`) and above the list (`list_acts`, whose row is None).
 
-    GET shows what will happen, POST does it. Who may use the site and see the row may press, as far as the act allows him.
+    GET shows what will happen, POST does it. Who may use the site and see the row may press, as far as the act allows them.
     """
 
     acts: ClassVar[tuple[Act, ...]] = ()

@@ -89,7 +89,7 @@ class AccountAdapter(DefaultAccountAdapter):
         return message
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        """A code or another mail that the person waits for: it goes now, or he is told that it does not."""
+        """A code or another mail that the person waits for: it goes now, or they are told that it does not."""
         message = self._render(template_prefix, email, context)
         is_known, network = tries.is_known(self.request, email), wide_network(self.request)
         deliver(message, is_asked=True, is_known=is_known, network=network)
@@ -101,7 +101,7 @@ class AccountAdapter(DefaultAccountAdapter):
         context: dict[str, Any] | None = None,
         email: str | None = None,
     ) -> None:
-        """What the person has to know about his account's safety: a notice, which waits its turn where mail is limited."""
+        """What the person has to know about their account's safety: a notice, which waits its turn where mail is limited."""
         message = self._render(
             template_prefix,
             email or user.email,

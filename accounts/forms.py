@@ -137,7 +137,7 @@ class CodeForm(forms.Form):
 
 
 class CloseForm(forms.Form):
-    """The word of a person that he means it."""
+    """The word of a person that they mean it."""
 
     is_sure = forms.BooleanField(
         label=_("I want to close my account for good. I know that this cannot be undone.")

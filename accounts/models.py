@@ -21,7 +21,7 @@ _Row = TypeVar("_Row", bound=models.Model)
 
 
 class OwnedQuerySet(models.QuerySet[_Row]):
-    """Rows that each belong to one person, to whom `owner` leads: admins see all, anybody else his own."""
+    """Rows that each belong to one person, to whom `owner` leads: admins see all, anybody else their own."""
 
     owner = "user"
 
@@ -141,7 +141,7 @@ class OperationLogQuerySet(models.QuerySet["OperationLog"]):
     """The activity log by who may read it."""
 
     def visible_to(self, user: Any) -> Self:
-        """Admins read all of it, anybody else what he did himself or what was done to his account."""
+        """Admins read all of it, anybody else what they did themselves or what was done to their account."""
         if not user.is_authenticated:
             return self.none()
         if user.is_staff:
@@ -193,12 +193,12 @@ class ChannelQuerySet(models.QuerySet["Channel"]):
     """Ways to reach people, by who may see them."""
 
     def visible_to(self, user: Any) -> Self:
-        """Everybody only his own: where a person's messages go concerns no admin."""
+        """Everybody only their own: where a person's messages go concerns no admin."""
         return self.filter(user=user) if user.is_authenticated else self.none()
 
 
 class Channel(models.Model):
-    """A way besides e-mail by which a person wants to be told; he adds and removes it himself.
+    """A way besides e-mail by which a person wants to be told; they add and remove it themselves.
 
     `address` is a secret: the service's URL with its keys (for apprise), or for SMS the phone number. Pages show `label`.
     """
@@ -265,7 +265,7 @@ class Notice(models.Model):
     kind = models.CharField(_("kind"), max_length=32)
     key = models.CharField(_("about"), max_length=120)
     channel = models.CharField(_("channel"), max_length=8, choices=By, default=By.EMAIL)
-    # Which of his channels; "" for e-mail.
+    # Which of their channels; "" for e-mail.
     target = models.CharField(max_length=20, blank=True)
     # The e-mail address as it was when the notice was made; blanked once the notice has ended.
     address = EncryptedTextField(blank=True, editable=False)

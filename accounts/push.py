@@ -1,7 +1,7 @@
 """Push messages by the services that people have on their phones; the only place that knows apprise.
 
 People give us addresses that our machine then asks, so only named services are taken, each with the hosts of its own: no
-service that somebody runs himself, nothing that could be pointed at our network. What may stand in an address beside its
+service that somebody runs themselves, nothing that could be pointed at our network. What may stand in an address beside its
 keys (time limits, proxies, other hosts) is cut off.
 """
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 # The longest value of a template's variable.
 LONGEST_VARIABLE = 35
 CONNECT_MILLISECONDS, READ_MILLISECONDS = 5000, 10000
-# The number is not one, or its owner has told the provider that he wants nothing.
+# The number is not one, or its owner has told the provider that they want nothing.
 _FINAL = {"isv.MOBILE_NUMBER_ILLEGAL", "isv.BLACK_KEY_CONTROL_LIMIT", "isv.MOBILE_IN_BLACK"}
 
 NOT_CONFIGURED = gettext_noop("Text messages are not configured.")

@@ -1,4 +1,4 @@
-"""How often somebody may try at an account, so that nobody guesses his way in and nobody shuts anybody else out.
+"""How often somebody may try at an account, so that nobody guesses their way in and nobody shuts anybody else out.
 
 Tries from a browser in which the account has signed in before count by that browser alone. All others count by account and network
 together, by network, and by account with a bound that takes many networks to reach; reaching it shuts out strangers only.

@@ -131,7 +131,7 @@ def account_closed(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def channel_list(request: HttpRequest) -> HttpResponse:
-    """How the person is told: by e-mail always, and by the channels that he adds here."""
+    """How the person is told: by e-mail always, and by the channels that they add here."""
     user = _user(request)
     sent = request.POST.get("kind", "")
     push_form = PushForm(request.POST if sent == Channel.Kind.PUSH else None)
@@ -168,7 +168,7 @@ def channel_list(request: HttpRequest) -> HttpResponse:
 
 
 def _find_channel(request: HttpRequest, pk: int, **wanted: str) -> Channel | None:
-    """One of the person's channels; where it is gone (removed in another tab) he is told so."""
+    """One of the person's channels; where it is gone (removed in another tab) they are told so."""
     channel = Channel.objects.visible_to(request.user).filter(pk=pk, **wanted).first()
     if channel is None:
         messages.info(request, _("This channel is not there any more."))

@@ -1,4 +1,4 @@
-"""Addresses of the customer's map and of his devices."""
+"""Addresses of the customer's map and of their devices."""
 
 from django.urls import path
 

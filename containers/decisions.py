@@ -10,7 +10,7 @@ from containers import placement
 from containers.placement import ServerView
 
 SLOTS = (1, 2, 3)
-"""The places of a customer: he has three relays, on three different servers."""
+"""The places of a customer: they have three relays, on three different servers."""
 # These failures are of a port, not of a server: another port of the same server may do.
 PORT_FAILURES = ("port_taken",)
 # These are the panel's own: no other server would help.
@@ -136,7 +136,7 @@ class Plan:
 def decide(state: State) -> Plan:
     """What makes the relays those that the rental's customer should have.
 
-    With rights he has three on three different usable servers, without none. Those that went with his rights come back where
+    With rights they have three on three different usable servers, without none. Those that went with their rights come back where
     they can. One that never came up and whose server or port is at fault is made elsewhere, where there is an elsewhere; so is one that
     carried nothing yet and stands where it may not. One that works and stands where it may not gets a successor; all
     of these stay while fewer than three servers would do.

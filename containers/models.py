@@ -48,7 +48,7 @@ class RelayQuerySet(ByRentalQuerySet["Relay"]):
         return self.filter(status=Relay.Status.RUNNING, failing_since=None, server__silent_since=None)
 
     def in_map(self) -> Self:
-        """Those that the customer's map leads to, or will in a moment: proven once, and in a place of his."""
+        """Those that the customer's map leads to, or will in a moment: proven once, and in a place of theirs."""
         return self.filter(
             proven_at__isnull=False, slot__isnull=False, status__in=["planned", "running", "failed"]
         )
@@ -258,7 +258,7 @@ class DeploymentQuerySet(JobQuerySet):
     """Deployments by who may see them."""
 
     def visible_to(self, user: Any) -> Self:
-        """Admins see all, a customer those of his relays."""
+        """Admins see all, a customer those of their relays."""
         if not user.is_authenticated:
             return self.none()
         return self.all() if user.is_staff else self.filter(relay__rental__user=user)

@@ -39,7 +39,7 @@ def choose_servers(
     """Choose up to `wanted` servers for one customer's further relays; returns their pks, best first.
 
     `taken` are servers that already hold a relay of the customer: never a second one there. `bound`, when not None,
-    are the only servers that what he bought allows. `regions_used` names the regions of the relays that he keeps,
+    are the only servers that what they bought allows. `regions_used` names the regions of the relays that they keep,
     one entry a relay. Regions count first (one more region is worth more than an emptier server), then the share of
     the capacity in use, then the load (unknown after known), then the pk, so that equal input gives equal output.
     Returns fewer than wanted where there are not enough servers with room.

@@ -1,4 +1,4 @@
-"""The customer's relays on his home page."""
+"""The customer's relays on their home page."""
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse

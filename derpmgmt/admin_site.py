@@ -23,7 +23,7 @@ from derpmgmt.lib.address import is_proxy_unknown
 from derpmgmt.lib.way_back import page_of
 from derpmgmt.overview import admin_overview
 
-# These tables are changed by services and by the person himself, which log what they do; never row by row in the admin.
+# These tables are changed by services and by the person themselves, which log what they do; never row by row in the admin.
 # Nor is the queue: what it carries is told by the rows of the jobs, and its pages ask for no second factor everywhere.
 HIDDEN_APPS = {"account", "auth", "django_rq", "mfa", "usersessions"}
 
@@ -67,7 +67,7 @@ class PanelAdminSite(admin.AdminSite):
 
     @method_decorator(never_cache)
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """No form of its own: each is sent to the page that gives him what he lacks, and told why."""
+        """No form of its own: each is sent to the page that gives them what they lack, and told why."""
         target = request.GET.get(REDIRECT_FIELD_NAME, "")
         if not url_has_allowed_host_and_scheme(
             target, {request.get_host()}, require_https=request.is_secure()

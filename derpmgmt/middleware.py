@@ -106,7 +106,7 @@ class DoorMiddleware:
 
 # Passwords, second factors and resets are counted by `accounts.tries`. By session: pages on which a code is typed that belongs to it
 # (allauth takes it back after a few wrong ones, and each new one is a counted sign-up or reset), so that nobody keeps the code of
-# somebody else in his network from being taken; by network for who has no session. What did not lead on counts.
+# somebody else in their network from being taken; by network for who has no session. What did not lead on counts.
 FAILED_BY_SESSION = {
     "mfa_login_webauthn": "30/10m",
     "account_email_verification_sent": "30/10m",

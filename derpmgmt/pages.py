@@ -84,7 +84,7 @@ def _devices(rental: Rental) -> dict[str, Any]:
 
 @login_required
 def home(request: SignedInRequest) -> HttpResponse:
-    """The customer's home page: his rental, his relays, his map, his devices in brief."""
+    """The customer's home page: their rental, their relays, their map, their devices in brief."""
     parts = _parts(request.user)
     if parts["rental"] and parts["is_entitled"]:
         parts |= _devices(parts["rental"]) | {"is_first": True}
@@ -138,7 +138,7 @@ def too_many_requests(request: HttpRequest, *, wait_seconds: int = 0) -> HttpRes
 
 
 def mail_limited(request: HttpRequest, *, wait_seconds: int) -> HttpResponse:
-    """The 429 page for a mail that somebody asked for when his address has had its share; says how long to wait."""
+    """The 429 page for a mail that somebody asked for when their address has had its share; says how long to wait."""
     context = {"wait_minutes": -(-wait_seconds // 60), "limit": LIMIT, "window": WINDOW.seconds // 60}
     response = render(request, "429_mail.html", context, status=429)
     response["Retry-After"] = str(wait_seconds)

@@ -281,7 +281,7 @@ ACCOUNT_REAUTHENTICATION_TIMEOUT = 900
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
-# Counted by us (accounts/tries.py, derpmgmt/middleware.py): allauth's own shut the owner out together with whoever tries at his account.
+# Counted by us (accounts/tries.py, derpmgmt/middleware.py): allauth's own shut the owner out together with whoever tries at their account.
 ACCOUNT_RATE_LIMITS = False
 MFA_RATE_LIMITS = False
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
@@ -370,7 +370,7 @@ if min(GRACE_DAYS, ROTATION_GRACE_DAYS) < 0:
         gettext("DERPMGMT_GRACE_DAYS and DERPMGMT_ROTATION_GRACE_DAYS: 0 or more days")
     )
 
-# A customer is reminded so many days before his rental ends.
+# A customer is reminded so many days before their rental ends.
 try:
     REMINDER_DAYS = tuple(sorted({int(part) for part in env.read_list("REMINDER_DAYS") or ("7", "3", "1")}))
 except ValueError as error:

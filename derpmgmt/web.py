@@ -59,11 +59,11 @@ class Channel(HTTPChannel):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it is the client's turn to send, and no request of his is under way."""
+        """Whether it is the client's turn to send, and no request of theirs is under way."""
         return not self.requests and not self.total_outbufs_len
 
     def is_late(self) -> bool:
-        """Whether the client has had the time for what he is at."""
+        """Whether the client has had the time for what they are at."""
         if self.total_outbufs_len:
             return bool(self.last_activity < time.time() - ANSWER_SECONDS)
         if self.requests:

@@ -71,7 +71,7 @@ SENTENCES: dict[str, str | Promise] = {
     "daemon_down": _("The Docker Engine is not running."),
     "no_docker": _("There is no Docker Engine on the server: its socket is absent."),
     "no_permission": _(
-        "The SSH user may not use the Docker Engine: he must be root or belong to the group docker."
+        "The SSH user may not use the Docker Engine: they must be root or belong to the group docker."
     ),
     "too_old": _("The Docker Engine is too old: version 20.10 or newer is needed."),
     "runtime": _("The container could not be started."),

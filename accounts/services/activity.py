@@ -13,7 +13,7 @@ _acting: ContextVar[tuple[int, str] | None] = ContextVar("acting", default=None)
 
 @contextmanager
 def acting(user_pk: int, ip: str) -> Iterator[None]:
-    """While this lasts, what the operator `user_pk` does is written down with the address that he does it from."""
+    """While this lasts, what the operator `user_pk` does is written down with the address that they do it from."""
     token = _acting.set((user_pk, ip))
     try:
         yield

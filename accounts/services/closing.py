@@ -36,7 +36,7 @@ from derpmgmt.lib.refusals import Refusal
 FAREWELL = "account_closed"
 # What is left of a person's IP addresses: enough to tell a region and an abuse's source, too little to tell a household.
 _KEPT_BITS = {4: 24, 6: 48}
-# What belongs to a person and goes with him; sessions go by `end_sessions`.
+# What belongs to a person and goes with them; sessions go by `end_sessions`.
 _BELONGINGS: tuple[type[Any], ...] = (EmailAddress, Authenticator, Channel)
 _UNDER_WAY = (Notice.State.WAITING, Notice.State.SENDING)
 
@@ -102,7 +102,7 @@ def closing_left(user: User) -> list[Any]:
 def close_account(*, user: User, by: User | None, reason: str = "", ip: str | None = None) -> bool:
     """Close the account for good; False when that was asked for before, so a doubled click does nothing.
 
-    The person himself may, and an admin over him; an operator's account is closed by a super admin other than himself, and the
+    The person themselves may, and an admin over them; an operator's account is closed by a super admin other than themselves, and the
     last super admin's by nobody. `by` None is the system or the console. `reason` is an English sentence marked for translation, or what an admin wrote. Raises
     `NotAllowed`, and `ClosingRefused` while "closing_reasons" has any. Makes the farewell mail. Announces `account_closing`.
     """
@@ -127,7 +127,7 @@ def close_account(*, user: User, by: User | None, reason: str = "", ip: str | No
         user=user,
         kind=FAREWELL,
         key=f"{FAREWELL}-{user.pk}",
-        # Without a button: he cannot sign in any more. Who never had a rental is not told of relays.
+        # Without a button: they cannot sign in any more. Who never had a rental is not told of relays.
         context={"account": user.pk, "had_rental": bool(queue.ask("closing_left", user))},
         is_mail_only=True,
     )

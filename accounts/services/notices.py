@@ -138,12 +138,12 @@ def notify(
     is_mail_only: bool = False,
     fits_until: datetime | None = None,
 ) -> list[Notice]:
-    """Tell `user` by e-mail and by his own channels; call it in the transaction of what it is about.
+    """Tell `user` by e-mail and by their own channels; call it in the transaction of what it is about.
 
     The texts are `templates/notices/<kind>_subject.txt`, `_message.txt`, `_message.html`, rendered when the notice is sent, in
-    his language, with `context` (JSON; dates under keys that end in `_at` or `_until` come back as dates) and `user`.
+    their language, with `context` (JSON; dates under keys that end in `_at` or `_until` come back as dates) and `user`.
     `context["url"]` is the button's address. A `key` that the person has had already makes nothing; what was dropped under it
-    waits again, unless it may have arrived. `address` where it is not his present e-mail address. What has not left when it `fits_until` is
+    waits again, unless it may have arrived. `address` where it is not their present e-mail address. What has not left when it `fits_until` is
     dropped: it was no longer true, and what is true by then is told by whoever told this. Returns the notices that are new.
     Announces `notice_made`.
     """
@@ -353,7 +353,7 @@ def _message(notice: Notice, words: Words) -> EmailMultiAlternatives:
 
 
 def _let_wait(notice: Notice, mine: QuerySet[Notice], wait: timedelta) -> None:
-    """His address is at its limit: this one and all others to him wait, the first in line stays the first."""
+    """Their address is at its limit: this one and all others to them wait, the first in line stays the first."""
     until = timezone.now() + wait
     mine.update(state=Notice.State.WAITING, send_after=until, tries=F("tries") - 1)
     Notice.objects.filter(

@@ -104,7 +104,7 @@ def ask_right_over(user: User, by: User | None) -> None:
 
 @transaction.atomic
 def change_user(*, user: User, by: User | None, username: str, language: str, role: str) -> None:
-    """Change what an admin, or for name and language the person himself, may change. Raises `AccountExists`, `NotAllowed`.
+    """Change what an admin, or for name and language the person themselves, may change. Raises `AccountExists`, `NotAllowed`.
 
     A changed role ends the account's sessions, so that rights never outlive it.
     """
@@ -214,7 +214,7 @@ def enrol_second_factor(*, user: User, secret: str) -> None:
 
 @transaction.atomic
 def reset_second_factor(*, user: User, by: User | None) -> int:
-    """Remove every second factor of a person who lost it, sign him out everywhere and tell him; returns how many there were.
+    """Remove every second factor of a person who lost it, sign them out everywhere and tell them; returns how many there were.
 
     Only a super admin may (`by` None is the console). Raises `NotAllowed`.
     """

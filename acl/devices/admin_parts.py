@@ -1,4 +1,4 @@
-"""What devices add to the pages that a customer and his rental have in the admin, whose rooms know no devices."""
+"""What devices add to the pages that a customer and their rental have in the admin, whose rooms know no devices."""
 
 from collections.abc import Iterator
 from typing import Any

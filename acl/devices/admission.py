@@ -120,7 +120,7 @@ def _answer(environ: WSGIEnvironment) -> tuple[int, bytes]:
         return 404, b""
     if environ["REQUEST_METHOD"] != "POST":
         return 405, b""
-    # Whoever has no secret is sent away before his body is read.
+    # Whoever has no secret is sent away before their body is read.
     scheme, _space, secret = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     _known.refresh()
     server = _known.servers.get(keyed_hash("gate", secret)) if scheme == "Bearer" else None
@@ -185,7 +185,7 @@ class _Question:
 class _Reader:
     """Reads rows for all threads that ask at the same time by one query.
 
-    Whoever asks while nobody reads, reads at once. What is asked meanwhile waits for him and is then read together: under load
+    Whoever asks while nobody reads, reads at once. What is asked meanwhile waits for them and is then read together: under load
     a question costs a fraction of a query, and each answer still is what the rows said after it was asked.
     """
 

@@ -61,7 +61,7 @@ def enforce_rental(rental_pk: int) -> None:
 
 @queue.on_queue("admission")
 def enforce_user(user_pk: int) -> None:
-    """Somebody was banned, or is no longer: the same for his rental."""
+    """Somebody was banned, or is no longer: the same for their rental."""
     for rental_pk in Rental.objects.filter(user=user_pk).values_list("pk", flat=True):
         if not cutting.record_loss(rental_pk):
             _change_lists(rental_pk)

@@ -1,4 +1,4 @@
-"""A customer's devices, what he decided about them, and who asked to be let in."""
+"""A customer's devices, what they decided about them, and who asked to be let in."""
 
 from datetime import datetime, timedelta
 
@@ -19,7 +19,7 @@ CUT = Retry(timedelta(seconds=30), timedelta(minutes=10), "cut_failures", "cut_a
 
 
 class DevicePolicy(models.Model):
-    """What a customer decided about who may use his relays; without a row the defaults of a new rental hold.
+    """What a customer decided about who may use their relays; without a row the defaults of a new rental hold.
 
     Until `enrol_until` new devices that knock are approved by themselves. `is_open` lets everybody in. `verify_url` is the
     customer's own admission address (Headscale's `/verify`), asked about devices that the panel does not know.

@@ -3,7 +3,7 @@
 import ipaddress
 
 _IPV6_PREFIX = 64
-# What providers give to one customer at most who asks for nothing special: of it he has as many networks as he likes.
+# What providers give to one customer at most who asks for nothing special: of it they have as many networks as they like.
 _IPV6_SITE_PREFIX = 48
 
 

@@ -63,7 +63,7 @@ def decode(data: bytes) -> str:
 
 
 def clean(text: str) -> str:
-    """A text as a person sees it in his terminal: without colours, marks and what cannot be seen, lines ended by LF."""
+    """A text as a person sees it in their terminal: without colours, marks and what cannot be seen, lines ended by LF."""
     text = _LINE_ENDS.sub("\n", text.replace("\0", ""))
     return _PAGER.sub("", _INVISIBLE.sub("", _SPACES.sub(" ", _CONTROLS.sub("", text))))
 

@@ -1,4 +1,4 @@
-"""The customer's rules about his devices: the window, whether they are checked at all, his own verify address."""
+"""The customer's rules about their devices: the window, whether they are checked at all, their own verify address."""
 
 from datetime import timedelta
 

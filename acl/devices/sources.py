@@ -1,4 +1,4 @@
-"""What a customer runs himself and the panel may ask about his devices: his own verify address (Headscale's `/verify`).
+"""What a customer runs themselves and the panel may ask about their devices: their own verify address (Headscale's `/verify`).
 
 The one place that asks; a further source is another function beside `ask_verify_url` that returns an `Answer`. The address may
 carry a secret: it stands in no log, error or key of the cache.
@@ -89,7 +89,7 @@ class VerifyUrlRefused(Refusal):
 
 
 def ask_verify_url(*, url: str, node_key: str, source_ip: str, timeout: float = ASK_SECONDS) -> Answer:
-    """Ask the customer's own address whether the device with `node_key` (hexadecimal), coming from `source_ip`, is his.
+    """Ask the customer's own address whether the device with `node_key` (hexadecimal), coming from `source_ip`, is theirs.
 
     Takes `timeout` seconds at most, whatever the far side does, and raises nothing for it. Call outside of transactions.
     """

@@ -47,7 +47,7 @@ def own_rental(request: SignedInRequest) -> Rental | None:
 
 
 def rental_or_404(request: SignedInRequest) -> Rental:
-    """The customer's own rental; raises `Http404` when he has none."""
+    """The customer's own rental; raises `Http404` when they have none."""
     return get_object_or_404(Rental.objects.visible_to(request.user), user=request.user)
 
 

@@ -33,7 +33,7 @@ _ADDRESS = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{32}})\.json")
 _FORMATS = {"": MapFormat.JSON, "json": MapFormat.JSON, "headscale": MapFormat.YAML}
 # An older copy is read again from the database: should the bell of a change be lost, so long it lasts at most.
 _READ_AGAIN_SECONDS = 60
-# Whoever reads through a cache of his own gets the news as late as this, in seconds.
+# Whoever reads through a cache of their own gets the news as late as this, in seconds.
 _MAX_AGE = 5
 
 # One request of a process reads an old copy again; the others are served meanwhile, also when the database hangs.

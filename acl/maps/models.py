@@ -21,10 +21,10 @@ RENEW_BEFORE = timedelta(days=3)
 
 
 class MapRegion(models.Model):
-    """A DERP region ID (900–999) of a customer: a place of his (`slot`), under which relays change.
+    """A DERP region ID (900–999) of a customer: a place of theirs (`slot`), under which relays change.
 
     `relay` is the one to which the last version led; a successor in the place takes the number over, and so does whatever relay
-    comes after one that is gone, also when the customer chose the number himself. A row without a `slot` is from before that: it
+    comes after one that is gone, also when the customer chose the number themselves. A row without a `slot` is from before that: it
     names a relay that retires beside its successor, and goes with it.
     """
 
@@ -68,7 +68,7 @@ class AclConfig(models.Model):
     # When its customer was told of it (or needed not be), and when the sweep had done all that follows from its lapse.
     told_at = models.DateTimeField(null=True, blank=True, editable=False)
     lapsed_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # When whoever had not pasted it was told again, before the relays went that his old version leads to.
+    # When whoever had not pasted it was told again, before the relays went that their old version leads to.
     reminded_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = ByRentalQuerySet.as_manager()

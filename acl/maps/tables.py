@@ -20,7 +20,7 @@ _COLOURS = {
 
 
 class MapHistoryTable(tables.Table):
-    """What happened to a customer's map, for himself; `request.user` is the reader."""
+    """What happened to a customer's map, for themselves; `request.user` is the reader."""
 
     at = tables.DateTimeColumn(format="Y-m-d H:i:s", attrs=labelled(_("time")))
     kind = tables.Column(attrs=labelled(_("kind")))

@@ -15,7 +15,7 @@ def plan_rental(rental_pk: int) -> None:
 
 
 def plan_customer(user_pk: int) -> None:
-    """Somebody was banned, or is no longer: his relays go, or come back."""
+    """Somebody was banned, or is no longer: their relays go, or come back."""
     for rental_pk in planning.rentals_of(user_pk):
         _plan(rental_pk)
 

@@ -1,4 +1,4 @@
-"""What the end of a customer's rights means for his relays: they stop, and where the account is closed they go."""
+"""What the end of a customer's rights means for their relays: they stop, and where the account is closed they go."""
 
 from collections.abc import Iterator
 

@@ -13,7 +13,7 @@ from fleet.models import CONTACT, Server
 from serials.rentals.models import Rental
 from serials.rentals.services import bound_servers
 
-# A server on which a customer's relay failed is not tried again for him within this time while others are left.
+# A server on which a customer's relay failed is not tried again for them within this time while others are left.
 AVOID_FOR = timedelta(minutes=10)
 # A port found taken by a stranger is not tried again for a day.
 PORT_AVOID_FOR = timedelta(days=1)

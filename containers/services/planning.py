@@ -48,7 +48,7 @@ def _plan(rental_pk: int, now: datetime) -> None:
     state, ground = read_state(rental, now)
     plan = decide(state)
     is_settled = _write(rental, plan, ground, now)
-    # Whoever is banned may be let in again, which no time of his rental tells.
+    # Whoever is banned may be let in again, which no time of their rental tells.
     is_barred = rental.user.banned_at is not None
     again_at = now + BARRED_AGAIN if is_barred else None
     record_plan(rental=rental, is_settled=is_settled, again_at=again_at, now=now)

@@ -333,7 +333,7 @@ def record_released(*, relay: Relay, now: datetime) -> None:
 
 
 def _log(relay: Relay, action: str) -> None:
-    """Write into the customer's history what became of his relay: its row forgets that when the relay comes back."""
+    """Write into the customer's history what became of their relay: its row forgets that when the relay comes back."""
     if relay.rental_id is None:
         return
     row = Relay.objects.select_related("server__region", "rental__user").get(pk=relay.pk)

@@ -193,7 +193,7 @@ class MapSource(Source):
 
 
 class RelaySource(LogSource):
-    """What became of the relays that he has or had."""
+    """What became of the relays that they have or had."""
 
     kind, label, colour = "relay", gettext_lazy("Relay"), "purple"
     headings = (
@@ -220,7 +220,7 @@ class RelaySource(LogSource):
 
 
 class NoticeSource(Source):
-    """What he was told."""
+    """What they were told."""
 
     kind, label, colour = "notice", gettext_lazy("Notice"), "orange"
     moments = ("created_at",)

@@ -116,9 +116,9 @@ def deliver(
     """Send one finished message to its one address; every mail of the panel passes here.
 
     `is_asked` says that a person waits for it (a code): while Redis is away such a message goes uncounted, since without its code
-    he could not sign in, and any other waits; and that it is given up soon, at once where too many others wait or the mail server
-    lately did not answer. `is_known` says that the address's owner asks from a browser in which he has signed in before: such mail
-    counts apart, so that strangers who ask for mail to his address use up none of his. `network` is where anybody else asks from
+    they could not sign in, and any other waits; and that it is given up soon, at once where too many others wait or the mail server
+    lately did not answer. `is_known` says that the address's owner asks from a browser in which they have signed in before: such mail
+    counts apart, so that strangers who ask for mail to their address use up none of theirs. `network` is where anybody else asks from
     (`address.wide_network`); "" where it is no visitor of the pages. `before_handing` is called when the mail
     server has let us in, right before it gets the message. Raises `MailLimited`, `MailFailed`, and what `before_handing` raises;
     then nothing was sent.

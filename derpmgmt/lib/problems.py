@@ -1,4 +1,4 @@
-"""What went wrong, as it is stored: a code, and the values that its sentence needs. Whoever reads it gets the sentence in his
+"""What went wrong, as it is stored: a code, and the values that its sentence needs. Whoever reads it gets the sentence in their
 own language.
 
 Each room declares the sentences of its codes where it is loaded. A code keeps its meaning for good, since rows hold it.

@@ -64,7 +64,7 @@ def page_of(address: str) -> str:
 
 
 def page_before(request: HttpRequest, wanted: str = "") -> str:
-    """The page a person is to come back to: `wanted`, else the one he is on, else home; always one that opens by GET.
+    """The page a person is to come back to: `wanted`, else the one they are on, else home; always one that opens by GET.
 
     For a part of a page, and for what was posted, that is the page it came from.
     """

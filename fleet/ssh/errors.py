@@ -77,11 +77,11 @@ SENTENCES: dict[str, str | Promise] = {
         "(AllowStreamLocalForwarding)."
     ),
     "password_expired": _(
-        "The password of this user on the server has expired, so it runs no command for him: set a new one there."
+        "The password of this user on the server has expired, so it runs no command for them: set a new one there."
     ),
     "account_expired": _("The account of this user on the server has expired: extend it there."),
     "no_login_shell": _(
-        "The server runs no command for this user: his login shell does not allow it (nologin)."
+        "The server runs no command for this user: their login shell does not allow it (nologin)."
     ),
     "no_commands": _("The server signed the user in but did not run the panel's command; it says why."),
     "forwarding_refused": _("The server refused to forward a connection to a socket."),

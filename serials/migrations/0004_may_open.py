@@ -13,11 +13,11 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='rentalspan',
             name='may_open',
-            field=models.BooleanField(default=True, help_text='Whether the customer may let every device use his relays.', verbose_name='device checking may be switched off'),
+            field=models.BooleanField(default=True, help_text='Whether the customer may let every device use their relays.', verbose_name='device checking may be switched off'),
         ),
         migrations.AddField(
             model_name='serialbatch',
             name='may_open',
-            field=models.BooleanField(default=True, help_text='Whether the customer may let every device use his relays.', verbose_name='device checking may be switched off'),
+            field=models.BooleanField(default=True, help_text='Whether the customer may let every device use their relays.', verbose_name='device checking may be switched off'),
         ),
     ]

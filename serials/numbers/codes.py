@@ -1,7 +1,7 @@
 """The codes of serial numbers: how they are made, read and checked. Pure.
 
 Alphabet and forgiveness are Crockford's base 32 (https://www.crockford.com/base32.html): no I, L, O and U; O is read as 0, I and
-L as 1. His check symbols need `*~$=U`, which are awkward to type, so the check symbol here stays within the alphabet: it is
+L as 1. Their check symbols need `*~$=U`, which are awkward to type, so the check symbol here stays within the alphabet: it is
 the parity symbol of a Reed-Solomon code over the field of 32 elements. The symbols x0 … x19 are taken as the coefficients of a
 polynomial, and the last one is chosen so that the polynomial is zero at alpha:
 

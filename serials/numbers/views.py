@@ -97,7 +97,7 @@ def _confirm(request: HttpRequest) -> HttpResponse:
     except limits.TooManyRequests as limit:
         return _show_limit(request, form, limit)
     except services.AlreadyRedeemed as refusal:
-        # A second click, or a second tab: what he wanted is done.
+        # A second click, or a second tab: what they wanted is done.
         request.session.pop(KEPT, None)
         messages.info(request, str(refusal))
         return redirect("home")

@@ -47,7 +47,7 @@ class Entitlement(models.Model):
     may_open = models.BooleanField(
         _("device checking may be switched off"),
         default=True,
-        help_text=_("Whether the customer may let every device use his relays."),
+        help_text=_("Whether the customer may let every device use their relays."),
     )
     servers = models.ManyToManyField(
         Server,
@@ -74,7 +74,7 @@ _Row = TypeVar("_Row", bound=models.Model)
 
 
 class ByRentalQuerySet(OwnedQuerySet[_Row]):
-    """Rows of a rental: admins see all, a customer those of his own."""
+    """Rows of a rental: admins see all, a customer those of their own."""
 
     owner = "rental__user"
 
@@ -104,7 +104,7 @@ class Rental(models.Model):
 
     Rights are decided by times (`entitled_until`) and by whether the account is in use; `status` only records what the sweep has
     done. `ends_at` is the end of the last span, `runs_until` that end with its grace. `waiting_since` is set while the customer has paid time but not yet a proven
-    relay: that time is given back. `plan_due_at` is when his relays have to be looked at next: at once after every change,
+    relay: that time is given back. `plan_due_at` is when their relays have to be looked at next: at once after every change,
     later when the next span begins or everything ends.
     """
 
@@ -168,7 +168,7 @@ class Rental(models.Model):
 
     @property
     def closes_at(self) -> datetime | None:
-        """When the customer's account is closed by itself unless he renews; None where that does not happen.
+        """When the customer's account is closed by itself unless they renew; None where that does not happen.
 
         Never to operators, distributors and banned people, nor while the rental is paused. Whom the last warning reached late
         is closed later (`serials.rentals.services.automatic_closing`).

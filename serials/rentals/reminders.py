@@ -79,7 +79,7 @@ def set_reminders(rental: Rental, moved_by: Redemption, now: datetime) -> None:
 def _is_same_end(moved_by: Redemption) -> bool:
     """Whether the end is still the one that the customer was told about: nobody gave or took time, it only went by unused.
 
-    A day given back is so much that he is told anew.
+    A day given back is so much that they are told anew.
     """
     if moved_by.kind == Redemption.Kind.WAITING:
         assert moved_by.old_ends_at is not None
@@ -157,7 +157,7 @@ def _message(rental: Rental, reminders: Sequence[Reminder], now: datetime) -> Me
         context={
             "ends_at": rental.ends_at,
             "runs_until": rental.runs_until,
-            # After a long outage that moment may be past; nobody is closed before he was warned once more.
+            # After a long outage that moment may be past; nobody is closed before they were warned once more.
             "closes_at": closes_at and max(closes_at, now),
             "url": settings.PUBLIC_URL + reverse("serials:rental-renew"),
         },

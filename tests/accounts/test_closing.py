@@ -38,7 +38,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return facts
 
 
-# By the person himself
+# By the person themselves
 
 
 def test_account_is_closed_when_its_owner_confirms(rental: Rental) -> None:

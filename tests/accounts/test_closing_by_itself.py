@@ -206,7 +206,7 @@ def test_warning_comes_again_when_the_first_was_held_back_by_a_ban(ended: tuple[
     services.unban_user(user=rental.user, by=None)
     pass_time(end, range(31 * 24, 31 * 24 + 1))
     rental.user.refresh_from_db()
-    assert rental.user.closing_at is None, "nobody has told him"
+    assert rental.user.closing_at is None, "nobody has told them"
     pass_time(end, range(32 * 24, 33 * 24, 6))
     rental.user.refresh_from_db()
     assert rental.user.closing_at

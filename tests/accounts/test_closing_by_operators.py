@@ -144,7 +144,7 @@ def test_command_says_for_which_servers_the_closing_waits(rental: Rental) -> Non
     assert row["closing_at"]
     assert ", ".join(row["servers"]) == names
     assert row["left"]
-    assert err == f"The person is signed out everywhere, and his personal data is deleted. {waits}\n"
+    assert err == f"The person is signed out everywhere, and their personal data is deleted. {waits}\n"
     assert run(email)[1] == f"This account is being closed already. {waits}\n"
     assert User.objects.get(pk=user.pk).closing_reason == "fraud"
     rental.relays.exclude(slot=1).update(status=Relay.Status.RELEASED, slot=None)
@@ -156,7 +156,7 @@ def test_command_says_when_the_account_is_closed(make_user: Callable[..., User])
     user = make_user()
     _out, err = run(user.email)
     assert err == (
-        "The person is signed out everywhere, and his personal data is deleted. "
+        "The person is signed out everywhere, and their personal data is deleted. "
         "It is closed as soon as the last mail has left.\n"
     )
     do_jobs(user)

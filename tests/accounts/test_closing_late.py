@@ -23,7 +23,7 @@ BARK = "bark://api.day.app/abcdefKEY1234"
 
 @pytest.fixture
 def gone(make_user: Callable[..., User]) -> User:
-    """The person as another tab's request read him before he closed his account."""
+    """The person as another tab's request read them before they closed their account."""
     user = make_user()
     services.close_account(user=User.objects.get(pk=user.pk), by=None)
     return user

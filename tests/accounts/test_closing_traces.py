@@ -1,4 +1,4 @@
-"""What is left of a person whose account is closed: nothing of himself, all that happened, and one last mail."""
+"""What is left of a person whose account is closed: nothing of themselves, all that happened, and one last mail."""
 
 import html
 import re
@@ -106,7 +106,7 @@ def test_no_personal_data_is_left_in_any_table_when_an_account_is_closed(rental:
         "firefox",
     ):
         assert word not in left, word
-    # The farewell names his number; a mail that waited when he closed may leave before or after it.
+    # The farewell names their number; a mail that waited when they closed may leave before or after it.
     farewells = [message for message in mail.outbox if re.search(rf"\b{user.pk}\b", message.body)]
     assert [message.to for message in farewells] == [[email]]
     user.refresh_from_db()
@@ -150,7 +150,7 @@ def test_history_is_kept_when_an_account_is_closed(rental: Rental) -> None:
     assert AclEvent.objects.filter(rental=rental, kind=AclEvent.Kind.WITHDRAWN).count() == 1
     assert not AclConfig.objects.filter(rental=rental, is_active=True).exists()
     assert all(not config.derp_map.get("Regions") for config in AclConfig.objects.filter(rental=rental))
-    # An admin's own traces are his, and stay.
+    # An admin's own traces are theirs, and stay.
     assert OperationLog.objects.filter(
         action="rental.renewed", ip="192.0.2.44", target=f"#{user.pk}"
     ).exists()

@@ -1,4 +1,4 @@
-"""Nobody shuts anybody else out by trying wrongly at his account, and nobody guesses his way in."""
+"""Nobody shuts anybody else out by trying wrongly at their account, and nobody guesses their way in."""
 
 from collections.abc import Callable
 
@@ -59,7 +59,7 @@ def test_an_attack_from_many_networks_ends_and_leaves_the_owners_browser_alone(
     most, _rest = tries.PASSWORD.by_account.split("/")
     codes = [_try(Client(), user.email, f"10.{n // 200}.{n % 200}.1") for n in range(int(most) + 1)]
     assert codes == [200] * int(most) + [429]
-    # However many come: his own browser is asked for nothing more, from a network full of strangers too.
+    # However many come: their own browser is asked for nothing more, from a network full of strangers too.
     assert _try(Client(), user.email, "198.51.100.9", PASSWORD) == 429
     assert _enters(client, user.email, "10.0.1.1")
 
@@ -124,7 +124,7 @@ def test_one_network_uses_up_no_more_than_three_of_an_addresss_mails(
     ]
     assert [answer.status_code for answer in asked] == [302] * 3 + [429] * 2
     assert 590 <= int(asked[-1]["Retry-After"]) <= 600
-    # The owner's first visit from a browser of his.
+    # The owner's first visit from a browser of theirs.
     assert Client().post(RESET, {"email": user.email}, REMOTE_ADDR=owner).status_code == 302
     assert [message.to for message in mail.outbox] == [[user.email]] * 4
 

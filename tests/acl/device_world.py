@@ -1,4 +1,4 @@
-"""A customer's devices, and his browser before their pages."""
+"""A customer's devices, and their browser before their pages."""
 
 import re
 import time

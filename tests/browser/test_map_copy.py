@@ -1,4 +1,4 @@
-"""Whoever copies the map from the page is taken to have the version that stood there, however he copies it."""
+"""Whoever copies the map from the page is taken to have the version that stood there, however they copy it."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Somebody is banned: his relays close their ports at once, and come back as they were when he is let in again."""
+"""Somebody is banned: their relays close their ports at once, and come back as they were when they are let in again."""
 
 from __future__ import annotations
 

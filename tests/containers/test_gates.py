@@ -62,8 +62,8 @@ def test_secret_is_its_server_s_own_and_found_by_its_hash(rental: Rental) -> Non
 def test_public_authorities_are_trusted_unless_the_operator_names_one(gate: Gate, settings: Any) -> None:
     settings.RELAY_CA = ""
     assert gates.spec_of(gate, "image").ca_pem.count("BEGIN CERTIFICATE") > 50
-    settings.RELAY_CA = "his own"
-    assert gates.spec_of(gate, "image").ca_pem == "his own"
+    settings.RELAY_CA = "their own"
+    assert gates.spec_of(gate, "image").ca_pem == "their own"
 
 
 def relay_spec(server: Server) -> Any:

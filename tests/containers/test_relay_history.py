@@ -1,4 +1,4 @@
-"""What a customer reads of the relays that he has and had: nothing that happened to them goes from his history."""
+"""What a customer reads of the relays that they have and had: nothing that happened to them goes from their history."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def refresh(rental: Rental) -> None:
 
 
 def paste(rental: Rental) -> None:
-    """The customer takes his newest map."""
+    """The customer takes their newest map."""
     from acl.maps import derpmap, services
 
     refresh(rental)
@@ -81,7 +81,7 @@ def paste(rental: Rental) -> None:
 
 
 def fetch(rental: Rental) -> None:
-    """His live URL is asked."""
+    """Their live URL is asked."""
     from acl.maps import services
     from acl.maps.models import AclEvent
 

@@ -32,7 +32,7 @@ from serials.rentals.models import Rental
 
 from .conftest import Fleet, assert_in_order
 
-# Nobody who lost his rights is connected for longer, in seconds; nor is a list of devices longer on its way.
+# Nobody who lost their rights is connected for longer, in seconds; nor is a list of devices longer on its way.
 CUT_SECONDS = 2.0
 # So long a device waits to be let in.
 ENTER_SECONDS = 5.0
@@ -192,14 +192,14 @@ def browser(customer: User) -> Client:
 
 @pytest.fixture
 def new_relays(panel: Panel, fleet: Fleet, work: Callable[..., None], rental: Rental) -> list[Relay]:
-    """The customer's three relays as his first serial number left them: what knocks in these hours is approved by itself."""
+    """The customer's three relays as their first serial number left them: what knocks in these hours is approved by itself."""
     work()
     return assert_in_order(fleet, rental)
 
 
 @pytest.fixture
 def relays(new_relays: list[Relay], browser: Client) -> list[Relay]:
-    """The same when the customer decides about each device himself."""
+    """The same when the customer decides about each device themselves."""
     press(browser, "window-close")
     return new_relays
 

@@ -56,7 +56,7 @@ def approved() -> set[str]:
 def other_relays(
     new_relays: list[Relay], work: Callable[..., None], make_code: Callable[..., str]
 ) -> list[Relay]:
-    """Another customer's, on the same servers; the phone `TWO` is his."""
+    """Another customer's, on the same servers; the phone `TWO` is theirs."""
     other = create_user(email="other@example.com", username="other")
     rental = redeem_serial(code=make_code(), user=other, by=other).rental
     work()

@@ -38,7 +38,7 @@ IN, OUT = [True] * 3, [False] * 3
 
 @pytest.fixture
 def known(relays: list[Relay], rental: Rental, work: Callable[..., None]) -> list[Relay]:
-    """The customer's relays, whose gates know his phones `ONE` and `TWO`."""
+    """The customer's relays, whose gates know their phones `ONE` and `TWO`."""
     devices = [NewDevice(phone.node_key) for phone in (ONE, TWO)]
     add_devices(rental=rental, devices=devices, by=rental.user)
     work()

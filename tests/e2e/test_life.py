@@ -81,7 +81,7 @@ def the_map(rental: Rental) -> dict[str, Any]:
 
 
 def take_map(rental: Rental) -> None:
-    """The customer pastes his newest map."""
+    """The customer pastes their newest map."""
     hand_out_map(rental=rental, file_format=MapFormat.HUJSON, by=rental.user)
 
 

@@ -42,7 +42,7 @@ DEFAULT_ID = 1
 
 
 class World:
-    """What the checks have: a Headscale, the addresses it asks, a customer with his page, and the table."""
+    """What the checks have: a Headscale, the addresses it asks, a customer with their page, and the table."""
 
     def __init__(
         self, version: str, folder: Path, customer: Customer, default: Site, panel: Site, stack: ExitStack

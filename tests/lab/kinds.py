@@ -110,7 +110,9 @@ def boot_script(kind: Kind, folder: Path, runtime: Path, boot_id: Path) -> str:
         if kind.programs:
             lines.append(f"mkdir -p {new}{PROGRAMS} && mount --bind {kind.programs} {new}{PROGRAMS}")
         lines += [f"mkdir {new}/.before", f"cd {new}", "pivot_root . .before", "cd /", "umount -l /.before"]
-    if not kind.is_rootless:  # the kernel gives no user a /proc of his own where something hides a part of it
+    if (
+        not kind.is_rootless
+    ):  # the kernel gives no user a /proc of their own where something hides a part of it
         lines.append(f"mount --bind {boot_id} /proc/sys/kernel/random/boot_id")
     lines += [
         f"mount -t overlay etc -o lowerdir=/etc,upperdir={folder}/etc,workdir={folder}/etc-work /etc",

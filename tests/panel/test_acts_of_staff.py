@@ -1,4 +1,4 @@
-"""Whatever an operator does through the admin stands in the activity log with the address that he did it from."""
+"""Whatever an operator does through the admin stands in the activity log with the address that they did it from."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ ADDRESS = "203.0.113.9"
 
 @pytest.fixture
 def act(db: None) -> Callable[..., list[OperationLog]]:
-    """Posts as a super admin and undoes what that did; returns what was written down of it as his."""
+    """Posts as a super admin and undoes what that did; returns what was written down of it as their."""
     client = world.enter(User.Role.SUPERADMIN, has_factor=True)
     client.raise_request_exception = False
     staff = User.objects.get(pk=client.session["_auth_user_id"])

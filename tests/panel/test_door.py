@@ -37,7 +37,7 @@ def test_every_door_leads_back_to_a_page_that_opens(
     rental: Rental,  # noqa: F811
     ask: Callable[..., Any],  # noqa: F811
 ) -> None:
-    """For whoever asks, by GET or POST, with the address of another button as the page he was on."""
+    """For whoever asks, by GET or POST, with the address of another button as the page they were on."""
     customer, staff = world.sign_in(rental.user), world.enter(User.Role.SUPERADMIN, has_factor=True)
     opened: dict[str, int] = {}
     for address in addresses:

@@ -1,4 +1,4 @@
-"""Every address of the panel, asked for by people of every role: nothing breaks, and nobody sees what is not his."""
+"""Every address of the panel, asked for by people of every role: nothing breaks, and nobody sees what is not theirs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tests.panel import world
 
 pytestmark = pytest.mark.django_db
 
-# What a visitor may open; every other address sends him to the sign-in page.
+# What a visitor may open; every other address sends them to the sign-in page.
 PUBLIC = {
     "front",
     "mailbox",
@@ -39,7 +39,7 @@ PUBLIC = {
     "mfa_authenticate",
     "mfa_login_webauthn",
 }
-# What a person of the panel gets where a page is not for him, not there, or not to be opened in this way.
+# What a person of the panel gets where a page is not for them, not there, or not to be opened in this way.
 REFUSALS = {302, 400, 403, 404, 405, 409, 429}
 
 
@@ -138,7 +138,7 @@ def addresses(rental: Rental) -> list[Address]:
 
 @pytest.fixture
 def ask() -> Callable[..., Any]:
-    """Sends a request as the person of `client` and undoes what it did to the rows and to his session."""
+    """Sends a request as the person of `client` and undoes what it did to the rows and to their session."""
 
     def send(client: Client, address: Address, method: str, **options: Any) -> Any:
         kept = dict(client.session) if "sessionid" in client.cookies else None
@@ -193,7 +193,7 @@ def test_the_admin_is_shut_when_a_customer_or_distributor_tries(
             for method in ("get", "post"):
                 response = ask(client, address, method, follow=True)
                 where = f"{method} {address.name} {response.status_code}"
-                # Two lead back to a person's own pages: out of the panel, and to his password.
+                # Two lead back to a person's own pages: out of the panel, and to their password.
                 is_own = address.name in {
                     "admin:logout",
                     "admin:password_change",

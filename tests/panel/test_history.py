@@ -1,4 +1,4 @@
-"""A customer's history: his alone, newest first, the same as tables and files, and it costs the same however long it is."""
+"""A customer's history: their alone, newest first, the same as tables and files, and it costs the same however long it is."""
 
 import csv
 import io

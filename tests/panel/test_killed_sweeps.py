@@ -65,7 +65,7 @@ def add_live_url(rental: Rental) -> None:
 
 
 def add_channel(user: User) -> None:
-    """A push service on his phone."""
+    """A push service on their phone."""
     Channel.objects.create(
         user=user, kind="push", label="bark", address="bark://key", address_hash=user.pk, confirmed_at=BEGIN
     )
@@ -83,7 +83,7 @@ def ending_rentals(stage: Stage) -> None:
 
 
 def span_begins(stage: Stage) -> None:
-    """What he redeemed later is bound to servers of which his relays stand on two."""
+    """What they redeemed later is bound to servers of which their relays stand on two."""
     made = make_servers()
     rental = customer(stage, "li", BEGIN)
     add_live_url(rental)
@@ -143,7 +143,7 @@ def refuse_the_rich(user: User) -> Iterator[str]:
 
 
 def running(stage: Stage) -> None:
-    """A customer in the middle of his time, with a live URL."""
+    """A customer in the middle of their time, with a live URL."""
     make_servers()
     rental = customer(stage, "li", BEGIN + 10 * DAY)
     with stage.at(BEGIN - DAY):
@@ -176,7 +176,7 @@ def the_rental() -> Rental:
 
 
 def close() -> None:
-    """He closes his account; a doubled click finds it closed."""
+    """They close their account; a doubled click finds it closed."""
     user = User.objects.get(pk=1)
     close_account(user=user, by=user, ip="203.0.113.7")
 
@@ -195,7 +195,7 @@ def renew() -> None:
 
 
 def maps_due(stage: Stage) -> None:
-    """One version is in its last three days, one has lapsed, one customer has no right to his any more."""
+    """One version is in its last three days, one has lapsed, one customer has no right to their any more."""
     make_servers()
     add_live_url(customer(stage, "li", BEGIN + 30 * DAY, 60))
     customer(stage, "lapsed", BEGIN + 27 * DAY, 60)
@@ -213,7 +213,7 @@ def move_server() -> None:
 
 
 def know_all(rental_pk: int) -> Iterator[int]:
-    """He pastes each map at once."""
+    """They paste each map at once."""
     yield from Relay.objects.filter(rental=rental_pk).values_list("pk", flat=True)
 
 
@@ -327,7 +327,7 @@ PLAYS = {
         moments=SOON,
         answers={"closing_reasons": refuse_the_rich},
     ),
-    "somebody closes his account": Play(
+    "somebody closes their account": Play(
         running_with_traces,
         [accounts.sweep_closing, accounts.sweep_notices, *RELAYS],
         {

@@ -108,7 +108,7 @@ def make_customer() -> Rental:
 
 
 def let_in(rental: Rental) -> Device:
-    """One more device of his: approved, let in by the first relay, with the customer's own rules about it."""
+    """One more device of theirs: approved, let in by the first relay, with the customer's own rules about it."""
     now, node_key = timezone.now(), f"{next(_numbers):064x}"
     added = devices.add_devices(
         rental=rental, devices=[NewDevice(node_key, f"nas-{node_key[-4:]}")], by=rental.user

@@ -30,7 +30,7 @@ _RENTALS_AT_ONCE = 100
 # Instead of a node key in the row that counts those of a minute.
 COUNTED = ""
 _pace = Pace()
-# Whoever is refused for one of these waits for his customer's word.
+# Whoever is refused for one of these waits for their customer's word.
 _TO_WAIT = {Admission.Reason.UNKNOWN, Admission.Reason.FULL, Admission.Reason.CROWDED}
 _INSERT = """
 INSERT INTO acl_admission (relay_id, rental_id, node_key, is_allowed, reason, ip, place, map_version, count, at)
@@ -56,7 +56,7 @@ AND EXISTS (SELECT 1 FROM serials_rental rental WHERE rental.id = acl_device.ren
 
 
 def record_admissions(asked: Collection[Asked]) -> None:
-    """Write questions and answers down, and who waits for his customer's word since then: all of it or nothing.
+    """Write questions and answers down, and who waits for their customer's word since then: all of it or nothing.
 
     What strangers ask beyond some rows is counted into a row a minute (`acl/devices/services/pace.py`). Of a closed rental, whose relays go
     on asking until they are gone, nothing is written.

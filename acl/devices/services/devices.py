@@ -46,7 +46,7 @@ BELL_FIRST = timedelta(seconds=10)
 
 
 class DeviceRefused(Refusal):
-    """What somebody asked of his devices is not possible."""
+    """What somebody asked of their devices is not possible."""
 
 
 class LimitReached(DeviceRefused):
@@ -99,7 +99,7 @@ def add_devices(
 ) -> Added:
     """Approve the devices that somebody named, as many as there are places for.
 
-    A revoked one is approved again when it is named alone. A list leaves it out: whoever pastes all of his network does not
+    A revoked one is approved again when it is named alone. A list leaves it out: whoever pastes all of their network does not
     think of it. Raises `AccountInactive`, and `LimitReached` when not one of the new ones has a place.
     """
     rental = _open_rental(rental)
@@ -352,7 +352,7 @@ def set_verify_url(*, rental: Rental, url: str, by: User | None, ip: str | None 
 def gate_list(server_pk: int) -> list[tuple[int, str]]:
     """Answer to "gate_list": which device each relay of a server lets in while the panel is away.
 
-    Pairs of relay and node key; where the customer switched checking off, `EVERYBODY` but his revoked devices.
+    Pairs of relay and node key; where the customer switched checking off, `EVERYBODY` but their revoked devices.
     """
     now = timezone.now()
     relays = (

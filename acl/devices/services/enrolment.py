@@ -147,8 +147,8 @@ def due_trials(now: datetime) -> list[Device]:
 def settle_trials(*, devices: Collection[Device], is_present: Callable[[Device], bool | None]) -> None:
     """Give places to the devices on trial that have stayed, approve those that have stayed with one, and end the trial of those that went.
 
-    Nobody gets more than there is: who is there and finds no place waits for his customer's word, and is cut. Where the last places
-    are provisional he stays on trial until these are decided about.
+    Nobody gets more than there is: who is there and finds no place waits for their customer's word, and is cut. Where the last places
+    are provisional they stay on trial until these are decided about.
 
     `is_present` says whether a device is connected to one of its customer's relays; None = not all of them could be asked. It is
     called outside of transactions.
@@ -198,7 +198,7 @@ def _settle(row: Device, rental: Rental, now: datetime, is_there: bool | None) -
 
 
 def _end(row: Device, rental: Rental, now: datetime, *, is_there: bool | None) -> None:
-    """End a trial. Who is there waits from now on for his customer's word; who is not is remembered for a while."""
+    """End a trial. Who is there waits from now on for their customer's word; who is not is remembered for a while."""
     row.trial_until = row.stayed_at = None
     row.left_at = None if is_there else now
     row.save(update_fields=["trial_until", "stayed_at", "left_at"])

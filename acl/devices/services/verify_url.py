@@ -1,4 +1,4 @@
-"""Asking the sources that a customer named whether a device is his."""
+"""Asking the sources that a customer named whether a device is theirs."""
 
 from datetime import datetime
 
@@ -19,7 +19,7 @@ Reason = Admission.Reason
 
 
 def ask_sources(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None) -> Decision | None:
-    """What the customer's own verify address says about a device; None when he has none or it does not know the device.
+    """What the customer's own verify address says about a device; None when they have none or it does not know the device.
 
     A device that it knew the last time keeps its approval while the address is silent, and the answer of an address that was
     changed or removed meanwhile counts as silence. Raises nothing for what the address does wrong.

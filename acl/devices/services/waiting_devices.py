@@ -1,4 +1,4 @@
-"""Devices that wait for their customer's word: what he is told of them, and when they are forgotten."""
+"""Devices that wait for their customer's word: what they are told of them, and when they are forgotten."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -64,7 +64,7 @@ def _untold(now: datetime) -> QuerySet[Device]:
         last_seen_at__gt=now - FORGET_SINGLE_AFTER,
         rental__in=Rental.objects.with_rights(now),
     )
-    # Left out here already: they may be so many that nobody else would have his turn.
+    # Left out here already: they may be so many that nobody else would have their turn.
     return waiting.exclude(rental__device_policy__told_at__gt=now - TELL_PAUSE)
 
 

@@ -13,7 +13,7 @@ from serials.rentals.models import Rental
 
 
 class Command(PanelCommand):
-    """Writes a customer's map to standard output, under the same conditions as his own download."""
+    """Writes a customer's map to standard output, under the same conditions as their own download."""
 
     help: Any = gettext_lazy("Write a customer's DERP map to standard output.")
 

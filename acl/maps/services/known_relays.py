@@ -1,4 +1,4 @@
-"""Which relays a customer's devices can have a way to: judged by the versions of his map that he took or that were fetched."""
+"""Which relays a customer's devices can have a way to: judged by the versions of their map that they took or that were fetched."""
 
 from collections.abc import Iterator
 

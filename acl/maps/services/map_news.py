@@ -1,7 +1,7 @@
 """What customers are told about new versions of their map: what changed, and whether anything must be pasted again.
 
-What a customer has pasted is known only as far as he took it from the panel. Whoever got it otherwise (from the operator, by a
-browser that reported nothing) took no version: he is told which version is the newest that lacks something.
+What a customer has pasted is known only as far as they took it from the panel. Whoever got it otherwise (from the operator, by a
+browser that reported nothing) took no version: they are told which version is the newest that lacks something.
 
 Relays that only went ask for nothing, and no mail goes out for them alone: what was pasted leads to all the others. A place whose
 relay changed has to be pasted before the old relay goes: whoever has not, and is known to, is told again the day before.
@@ -23,7 +23,7 @@ from containers.services.rotation import retired_until
 
 # Relays often change one after another: what the customer is told is what came of it, once it has been quiet for so long.
 SETTLES = timedelta(minutes=2)
-# A live URL that was not fetched within this time is not the way by which the customer gets his map.
+# A live URL that was not fetched within this time is not the way by which the customer gets their map.
 LIVE_WITHIN = timedelta(days=2)
 # A program follows a live URL when it fetched it so often in the last week, and over so long a time.
 _FOLLOWS_TIMES, _FOLLOWS_OVER, _FOLLOWS_LATELY = 3, timedelta(hours=1), timedelta(days=7)
@@ -42,10 +42,10 @@ def _is_needed(changes: tuple[Change, ...]) -> bool:
 class PasteNote:
     """Whether the customer must paste again.
 
-    `taken` is the version that he took last, None = none that the panel knows of. `changes` is what leads elsewhere in the present
-    one than in version `since`: `taken`, or, when he took none, the newest one from which something needed is missing.
-    `is_live` says that a program follows his live URL, `may_be_live` that it was fetched lately, but not in such a way. Relays that
-    have successors stay until `old_until` at the latest; None when there are none, or he has the successors already.
+    `taken` is the version that they took last, None = none that the panel knows of. `changes` is what leads elsewhere in the present
+    one than in version `since`: `taken`, or, when they took none, the newest one from which something needed is missing.
+    `is_live` says that a program follows their live URL, `may_be_live` that it was fetched lately, but not in such a way. Relays that
+    have successors stay until `old_until` at the latest; None when there are none, or they have the successors already.
     """
 
     taken: int | None = None
@@ -57,17 +57,17 @@ class PasteNote:
 
     @property
     def must_paste(self) -> bool:
-        """The version that he took lacks something."""
+        """The version that they took lacks something."""
         return self.taken is not None and _is_needed(self.changes) and not self.is_live
 
     @property
     def may_paste(self) -> bool:
-        """He took none, but if he has pasted version `since` or an older one, that lacks something."""
+        """They took none, but if they have pasted version `since` or an older one, that lacks something."""
         return self.taken is None and _is_needed(self.changes) and not self.is_live
 
     @property
     def has_leftovers(self) -> bool:
-        """The version that he took has all that there is, and something that is gone."""
+        """The version that they took has all that there is, and something that is gone."""
         return self.taken is not None and bool(self.changes) and not _is_needed(self.changes)
 
 
@@ -76,7 +76,7 @@ def _is_fetched(url: LiveUrl | None, now: datetime) -> bool:
 
 
 def is_live(url: LiveUrl | None, now: datetime) -> bool:
-    """Whether a program follows the live URL, so that the customer's map gets to him by itself; one query at most.
+    """Whether a program follows the live URL, so that the customer's map gets to them by itself; one query at most.
 
     One does that fetched it three times or more within the last week, over an hour or longer, and is no browser (a browser's name
     begins with "Mozilla/"), while the last fetch is not two days old. A look at it, or a few tries by hand, are none of this.
@@ -169,14 +169,14 @@ def due_reminders(now: datetime) -> QuerySet[AclConfig]:
 
 @transaction.atomic
 def remind(*, config_pk: int, now: datetime) -> bool:
-    """Tell a customer again that he has to paste, before the relays go that his version leads to; False when he need not."""
+    """Tell a customer again that they have to paste, before the relays go that their version leads to; False when they need not."""
     due = AclConfig.objects.filter(pk=config_pk, is_active=True, told_at__isnull=False, reminded_at=None)
     config = due.select_related("rental__user").first()
     if config is None or not due.update(reminded_at=now):
         return False
     url = LiveUrl.objects.filter(rental=config.rental_id, revoked_at=None).defer("secret").first()
     note = describe_paste(config=config, url=url, now=now)
-    # Told of this change less than a day ago, as where the grace is short, he knows.
+    # Told of this change less than a day ago, as where the grace is short, they know.
     if not note.must_paste or (config.told_at and config.told_at > now - _REMINDS_BEFORE):
         return False
     _notify(config, note, note.changes, note.since, key=":again")
@@ -185,10 +185,10 @@ def remind(*, config_pk: int, now: datetime) -> bool:
 
 @transaction.atomic
 def tell_change(*, config_pk: int, now: datetime) -> bool:
-    """Tell a customer of a new version of his map; False when it needs no telling. Each version is told once.
+    """Tell a customer of a new version of their map; False when it needs no telling. Each version is told once.
 
-    A first version is not told: its customer sees it on the page where he waits for it. When he took one that was followed before
-    it had been quiet, he is told what it lacks. Nor is told that relays only went.
+    A first version is not told: its customer sees it on the page where they wait for it. When they took one that was followed before
+    it had been quiet, they are told what it lacks. Nor is told that relays only went.
     """
     if not AclConfig.objects.filter(pk=config_pk, is_active=True, told_at=None).update(told_at=now):
         return False

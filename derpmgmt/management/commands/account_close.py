@@ -83,7 +83,7 @@ class Command(PanelCommand):
             yield _("This account is closed already.")
             return
         if is_new:
-            yield _("The person is signed out everywhere, and his personal data is deleted.")
+            yield _("The person is signed out everywhere, and their personal data is deleted.")
         else:
             yield _("This account is being closed already.")
         if servers:

@@ -11,7 +11,7 @@ from serials.rentals.services import pause_rental
 class Command(RentalCommand):
     """Pause a customer's rental."""
 
-    help: Any = gettext_lazy("Stop a customer's relays and his time until “rental_resume”.")
+    help: Any = gettext_lazy("Stop a customer's relays and their time until “rental_resume”.")
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

@@ -24,7 +24,7 @@ SETTLED_SECONDS = 10.0
 
 
 class Command(PanelCommand):
-    """Redeem a serial number for a customer, and wait until his relays are proven."""
+    """Redeem a serial number for a customer, and wait until their relays are proven."""
 
     help: Any = gettext_lazy(
         "Redeem a serial number for a customer and wait until three relays carried a packet."

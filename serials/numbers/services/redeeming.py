@@ -47,7 +47,7 @@ def _refusal(serial: SerialNumber, user: User | None, now: datetime) -> SerialRe
 def find_serial(code: str, *, user: User | None = None) -> SerialNumber:
     """The serial number of a typed code, with its batch, when it can be redeemed now.
 
-    `user` lets a serial number that he redeemed himself be told from one that somebody else used. Raises `SerialMistyped`,
+    `user` lets a serial number that they redeemed themselves be told from one that somebody else used. Raises `SerialMistyped`,
     `SerialUnknown`, `SerialUsed` (`AlreadyRedeemed`), `SerialExpired`, `SerialRecalled` or `SerialUnpaid`.
     """
     if not codes.is_well_typed(code):
@@ -80,7 +80,7 @@ def _log_refusal(refusal: Refusal, *, code: str, user: User | None, by: User | N
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of the schedule that a person is shown: what runs from when to when, and whether it is what he buys now."""
+    """A part of the schedule that a person is shown: what runs from when to when, and whether it is what they buy now."""
 
     starts_at: datetime
     ends_at: datetime

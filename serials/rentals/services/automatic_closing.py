@@ -19,7 +19,7 @@ from serials.rentals.reminders import about
 from serials.rentals.services.spans import lock_rental
 from serials.rentals.wording import time_left
 
-# So many days before it happens the customer is told that his account will be closed; without 1 he had no day left to act.
+# So many days before it happens the customer is told that their account will be closed; without 1 they had no day left to act.
 WARNING_DAYS = (7, 1)
 # A warning must have gone out at least so long before, however late the sweep comes.
 FAIR_NOTICE = timedelta(days=1)
@@ -51,7 +51,7 @@ def closing_losses(user: User) -> Iterator[str]:
 def sweep_closing(*, now: datetime) -> None:
     """Warn the customers whose accounts will soon be closed for want of a renewal, and close those whose time is over.
 
-    Nobody is closed who was not given the last warning `FAIR_NOTICE` before: after an outage, in which he could not have renewed,
+    Nobody is closed who was not given the last warning `FAIR_NOTICE` before: after an outage, in which they could not have renewed,
     it comes first, and only it.
     `settings.CLOSE_AFTER_DAYS` counts from the moment when the relays stopped; with 0 nothing is closed by itself.
     """
@@ -157,7 +157,7 @@ def _tell_admins(rental: Rental, refusal: ClosingRefused) -> None:
             user=admin,
             kind="account_closing_refused",
             key=f"{about(rental)}account_closing_refused",
-            # No name or address of the customer: this row outlives his account.
+            # No name or address of the customer: this row outlives their account.
             context={
                 "account": rental.user_id,
                 "reasons": reasons,

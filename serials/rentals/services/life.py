@@ -82,10 +82,10 @@ def grant_days(
     start_now: bool = False,
     now: datetime | None = None,
 ) -> Redemption:
-    """Give `user` whole days under `terms`, for whatever he redeemed or paid; call inside a transaction.
+    """Give `user` whole days under `terms`, for whatever they redeemed or paid; call inside a transaction.
 
     The time starts at the later of now (or the pause's begin) and the end; with `start_now` at once, and what is left follows.
-    Makes the rental when it is his first time; tells him. Raises `AccountBarred`. Announces `rental_changed`.
+    Makes the rental when it is their first time; tells them. Raises `AccountBarred`. Announces `rental_changed`.
     """
     # Locked first: a ban or another redemption of the same person comes wholly before or wholly after.
     owner = User.objects.select_for_update().get(pk=user.pk)
@@ -171,7 +171,7 @@ def renew_rental(*, rental: Rental, until: datetime, by: User | None, note: str 
 
 
 def _start_waiting(rental: Rental, at: datetime) -> None:
-    """When nothing was running and no relay of his is, time is lost until his first one is proven: note since when.
+    """When nothing was running and no relay of theirs is, time is lost until their first one is proven: note since when.
 
     What an earlier time lost that ended before its first relay is kept: the moment is moved back by as much.
     """

@@ -16,7 +16,7 @@ from derpmgmt.lib import queue
 from serials.rentals import reminders, schedule
 from serials.rentals.models import Entitlement, Redemption, Rental, RentalSpan
 
-# A plan that could not give a customer all his relays is made again after this time.
+# A plan that could not give a customer all their relays is made again after this time.
 PLAN_AGAIN = timedelta(seconds=5)
 
 

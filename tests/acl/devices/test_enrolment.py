@@ -244,7 +244,7 @@ def test_one_address_takes_half_of_the_places_at_most(
 
 
 def test_whoever_changes_his_ipv6_network_is_the_same_stranger(rental: Rental, relay: Relay) -> None:
-    """Providers give a server's owner a /48 or a /56, of which he has a new /64 for each key."""
+    """Providers give a server's owner a /48 or a /56, of which they have a new /64 for each key."""
     limit(rental, 20)
     start = timezone.now()
     for moment in (0, 125):

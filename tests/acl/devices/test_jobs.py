@@ -179,7 +179,7 @@ def test_the_clock_rings_for_devices() -> None:
 
 @pytest.fixture
 def lived(rental: Rental, relay: Relay) -> Rental:
-    """A customer with devices in every state, who was seen, with rules of his own."""
+    """A customer with devices in every state, who was seen, with rules of their own."""
     devices = services.add_devices(
         rental=rental, devices=[NewDevice(A, "wang's-laptop"), NewDevice(B, "old")], by=rental.user, ip="203.0.113.77"
     ).added  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether a customer has to paste his map again, and what the page says of it."""
+"""Whether a customer has to paste their map again, and what the page says of it."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -216,7 +216,7 @@ def test_page_names_old_versions_and_relays_when_none_was_taken(
     assert until
     assert "903" in said
     assert f"{timezone.localtime(until):%Y-%m-%d %H:%M}" in said
-    # Whoever has not pasted since has lost all his relays.
+    # Whoever has not pasted since has lost all their relays.
     sweep_at(later())
     remove(rental, old)
     assert "alert-info" in client.get(reverse("home")).text

@@ -1,4 +1,4 @@
-"""The customer's pages of the rules about his devices, and of who asked to be let in."""
+"""The customer's pages of the rules about their devices, and of who asked to be let in."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -29,7 +29,7 @@ YES, NO = b'{"Allow":true}', b'{"Allow":false}'
 
 @pytest.fixture
 def rental(admission: AdmissionServer) -> Rental:
-    """A rental without a window, whose customer has an address of his own."""
+    """A rental without a window, whose customer has an address of their own."""
     rental = make_rental(days=60)
     DevicePolicy.objects.create(rental=rental, enrol_until=None, verify_url=admission.url)
     return rental

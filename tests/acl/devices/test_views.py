@@ -1,4 +1,4 @@
-"""The customer's pages of his devices: what stands on them, and that no click can do harm."""
+"""The customer's pages of their devices: what stands on them, and that no click can do harm."""
 
 import re
 from datetime import timedelta

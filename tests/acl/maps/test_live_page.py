@@ -1,4 +1,4 @@
-"""The page on which a customer makes, copies and revokes his live URL, and sees who fetched it."""
+"""The page on which a customer makes, copies and revokes their live URL, and sees who fetched it."""
 
 import re
 from typing import Any

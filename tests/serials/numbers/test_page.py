@@ -263,7 +263,7 @@ def test_limit_counts_by_address_and_by_account(client: Client, customer: User, 
     assert [try_from("198.51.100.1", Client()) for _ in range(4)] == [200, 200, 200, 429]
     client.force_login(customer, backend=backend)
     assert [try_from(f"198.51.100.{n}", client) for n in range(2, 6)] == [200, 200, 200, 429]
-    # Others behind his address are not shut out by him.
+    # Others behind their address are not shut out by them.
     assert try_from("198.51.100.2", Client()) == 200
     assert [try_from(f"2001:db8:1:1::{n}", Client()) for n in range(4)] == [200, 200, 200, 429]
     # Nor is who is signed in by them.

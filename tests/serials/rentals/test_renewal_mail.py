@@ -1,4 +1,4 @@
-"""What a customer is told of a renewal: that his relays come back where they were gone, that other terms apply where they do."""
+"""What a customer is told of a renewal: that their relays come back where they were gone, that other terms apply where they do."""
 
 from __future__ import annotations
 
