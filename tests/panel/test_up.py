@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
+from derpmgmt.lib.valkey import is_answering
 from derpmgmt.web import PROCESSES
 from tests.panel.running import ROOT, Folder, Running, free_port, wait_for
 
@@ -123,6 +124,20 @@ def test_queues_are_served_again_when_their_processes_were_killed(folder: Folder
         wait_for(lambda: panel.named("worker slow") - before, "the forking worker runs again")
         folder.python(RING.format(names=names))
         wait_for(lambda: folder.python(WAITING.format(names=names)) == "0", "the queues are served")
+
+
+def test_workers_outlive_a_valkey_that_was_killed(folder: Folder) -> None:
+    names = ["default", "apply-0", "slow"]
+    with folder.running() as panel:
+        workers = panel.named("workers")
+        valkey = panel.named("valkey-server")
+        for pid in valkey:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: panel.named("valkey-server") - valkey, "another Valkey runs")
+        wait_for(lambda: is_answering(folder.path), "it answers")
+        folder.python(RING.format(names=names))
+        wait_for(lambda: folder.python(WAITING.format(names=names)) == "0", "the queues are served")
+        assert panel.named("workers") == workers
 
 
 def test_each_queue_has_a_process_when_that_is_wanted(prepared: Folder, tmp_path: Path) -> None:
