@@ -23,12 +23,13 @@ ifneq ($(PORT),)
 export DERPMGMT_PORT := $(PORT)
 endif
 
-.PHONY: help demo demo-reset up check test test-lab test-engines test-headscale lab-up lab-down bench messages
+.PHONY: help demo demo-reset up check quick test test-lab test-engines test-headscale lab-up lab-down bench messages
 
 help:
 	@echo "make demo              a panel with made-up data and servers, to play with (PORT=8000, FLEET=sandbox or lab)"
 	@echo "make demo-reset        removes all that was done in the demo (FLEET=lab: in the lab's, and on its hosts); make demo begins anew"
 	@echo "make up                a real panel on this machine (PORT=8000; docs/running.md)"
+	@echo "make quick             the tests that are not slow, within a minute; while you change something"
 	@echo "make test              the test suite; no root, no services"
 	@echo "make check             formatting, lint, types, layers, migrations, translations"
 	@echo "make test-lab          the tests that need the lab: root on Debian, Docker, MariaDB, Redis, Chromium"
@@ -71,6 +72,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/djade --check $(TEMPLATES)
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python .ci/translations
+
+quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 3 --dist worksteal -q -m "not lab and not slow"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not lab"

@@ -15,6 +15,8 @@ from accounts.services import log_operation
 from derpmgmt.admin_site import PanelAdminSite
 from derpmgmt.lib.env import BASE_DIR
 
+pytestmark = pytest.mark.slow
+
 APPS = ("accounts", "acl", "billing", "containers", "derpmgmt", "distribution", "fleet", "serials")
 LOG = "/admin/accounts/operationlog/"
 

@@ -212,6 +212,7 @@ def test_warning_comes_again_when_the_first_was_held_back_by_a_ban(ended: tuple[
     assert rental.user.closing_at
 
 
+@pytest.mark.slow
 def test_result_is_the_same_when_the_sweep_dies_at_any_line(
     make_user: Callable[..., User], monkeypatch: pytest.MonkeyPatch
 ) -> None:

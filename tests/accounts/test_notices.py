@@ -104,6 +104,7 @@ def test_the_bell_rings_for_the_queue_of_its_own_and_the_sweep_rings_when_it_was
     assert [job.args for job in queue.jobs] == [(notice.pk,)]
 
 
+@pytest.mark.slow
 def test_a_notice_leaves_once_when_the_worker_dies_at_any_line(
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +242,7 @@ def test_every_try_carries_the_same_message_id(user: User, server: SmtpServer) -
     assert len(ids) == 1
 
 
+@pytest.mark.slow
 def test_many_notices_to_one_address_all_arrive_and_never_more_than_five_in_ten_minutes(
     user: User, make_user: Callable[..., User]
 ) -> None:

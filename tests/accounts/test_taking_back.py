@@ -59,6 +59,7 @@ def ended(notice: Notice) -> tuple[str, str, str]:
 OUTDATED = (State.DROPPED, notices.OUTDATED, "")
 
 
+@pytest.mark.slow
 def test_a_notice_that_was_taken_back_does_not_leave_when_the_worker_dies_at_any_line(
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:

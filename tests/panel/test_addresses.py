@@ -16,6 +16,8 @@ from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.public_url import read_host, read_url
 from tests.panel.running import Folder
 
+pytestmark = pytest.mark.slow
+
 # A busy machine draws slowly.
 # What is typed, and the origin that a browser sends from there.
 GOOD = [

@@ -11,6 +11,8 @@ from derpmgmt.lib import keys
 from tests.panel import preloaded
 from tests.panel.running import Folder
 
+pytestmark = pytest.mark.slow
+
 ANEW, ANEW_IN_LAB = "“make demo-reset”", "“make demo-reset FLEET=lab”"
 
 

@@ -15,6 +15,8 @@ from django.db import connection
 
 from derpmgmt.lib.env import BASE_DIR
 
+pytestmark = pytest.mark.slow
+
 READ = (
     "import json; from derpmgmt import settings; print(json.dumps(settings.DATABASES['default']['OPTIONS']))"
 )

@@ -18,6 +18,8 @@ from serials.numbers.models import SerialNumber
 from serials.numbers.services import find_serial
 from tests.panel.running import ROOT, Folder, Running
 
+pytestmark = pytest.mark.slow
+
 # A server of one's own that does not answer, one of the demo's under another name, one retired; an account with another password, and
 # one that is banned.
 DISTURB = """

@@ -16,7 +16,7 @@ from containers.models import Relay
 from serials.rentals.models import Rental
 from tests.panel import world
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 # What a visitor may open; every other address sends them to the sign-in page.
 PUBLIC = {

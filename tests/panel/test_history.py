@@ -26,7 +26,7 @@ from serials.rentals import services as serials
 from serials.rentals.models import Rental
 from tests.panel import world
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 KINDS = ("rental", "redemption", "map", "device", "relay", "notice")
 HOUR = timedelta(hours=1)

@@ -22,7 +22,7 @@ from tests.panel.test_every_url import (  # noqa: F401  (fixtures)
     rental,
 )
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 BEYOND = "9" * 30  # no integer of a database
 ENDLESS = "9" * 5000  # Python reads no number with so many digits

@@ -15,6 +15,8 @@ from serials.numbers.models import SerialNumber
 from serials.numbers.services import create_batch
 from tests.panel.running import Folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:

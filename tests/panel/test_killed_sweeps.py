@@ -32,7 +32,7 @@ from serials.rentals.services import RentalRefused, pause_rental, renew_rental, 
 from tests.acl.factories import make_server
 from tests.panel.disturbing import BEGIN, LIVE_SECRET, Ending, Play, Stage, Theatre
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 DAY, MINUTE, SECOND = timedelta(days=1), timedelta(minutes=1), timedelta(seconds=1)
 
 

@@ -36,7 +36,7 @@ from serials.rentals.models import Rental
 from tests.acl.factories import make_relay, make_rental, make_server, make_user
 from tests.panel.running import START_SECONDS
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 # A sweep comes every few seconds; a retired relay's, the slowest, once a minute.
 SWEEP = timedelta(seconds=5)

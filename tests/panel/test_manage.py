@@ -34,6 +34,8 @@ from serials.numbers.services import SerialRefused
 from tests.panel import preloaded, world
 from tests.panel.running import ROOT, Folder
 
+pytestmark = pytest.mark.slow
+
 LOCALES = ("LC_ALL", "LC_MESSAGES", "LANG", "DERPMGMT_LANGUAGE")
 
 

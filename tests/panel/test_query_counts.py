@@ -17,7 +17,7 @@ from fleet.models import Server
 from serials.rentals.models import Rental
 from tests.panel import world
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def count(client: Client, url: str) -> int:

@@ -8,6 +8,8 @@ import pytest
 from containers.certificates import make_certificate
 from tests.panel.running import Folder
 
+pytestmark = pytest.mark.slow
+
 SHOW = "from django.conf import settings; print(settings.RELAY_URL); print(settings.RELAY_CA)"
 CERTIFICATE = make_certificate("203.0.113.9", datetime.now(UTC))
 

@@ -25,7 +25,7 @@ from fleet.services import record_failed_contact
 from fleet.ssh import HostKey, TimedOut
 from tests.panel import world
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ from derpmgmt.lib import env, keys, valkey
 from derpmgmt.lib.processes import Lock
 from tests.panel.running import ROOT, Folder
 
+pytestmark = pytest.mark.slow
+
 
 def refuses(folder: Folder, *prefix: str, command: str = "up") -> str:
     """What is said when the panel does not start; with a prefix, as that program starts it."""

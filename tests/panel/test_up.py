@@ -19,6 +19,8 @@ from derpmgmt.lib.valkey import is_answering
 from derpmgmt.web import PROCESSES
 from tests.panel.running import ROOT, Folder, Running, free_port, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Folder:

@@ -11,7 +11,7 @@ from accounts.services import create_user
 from serials.rentals.models import Rental
 from tests.panel import world
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def of_people() -> list[Any]:

@@ -15,6 +15,8 @@ from tests.sandbox.gate_talk import PROGRAM
 from tests.sandbox.parts import connect, endpoint_of, make_relay, relay_files
 from tests.sandbox.talk import Talk
 
+pytestmark = pytest.mark.slow
+
 RECORDED = json.loads(Path(__file__).with_name("engine_20_10.json").read_text())
 
 

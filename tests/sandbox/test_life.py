@@ -21,6 +21,8 @@ from fleet.engine import Engine
 from tests.sandbox.parts import connect, load_image, make_relay
 from tests.sandbox.talk import tar_of
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 20.0
 
 

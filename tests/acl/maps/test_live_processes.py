@@ -25,7 +25,7 @@ from serials.rentals.services import pause_rental, renew_rental
 from tests.acl.factories import make_relay
 from tests.acl.reading import get, path_of
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
 # Answers each path by a line with status and body; its copies on disk are its own.

@@ -22,7 +22,7 @@ from fleet.models import Server
 from serials.rentals.models import Rental, RentalSpan
 from tests.acl.factories import make_rental, make_server
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 Ways = dict[int, tuple[str, int, int, str]]
 

@@ -20,7 +20,7 @@ from serials.rentals.models import Redemption, Rental, RentalSpan
 
 THREADS = 200
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 def _all_at_once(calls: list[Callable[[], object]]) -> list[object]:

@@ -21,7 +21,7 @@ from serials.rentals import reminders
 from serials.rentals import services as rentals
 from serials.rentals.models import Rental
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 NOON = datetime.fromisoformat("2026-03-02T12:00:00+08:00")
