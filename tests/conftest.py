@@ -13,7 +13,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,8 +147,13 @@ def _valkey() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _empty_redis(_valkey: None) -> None:
     """Queue and cache (so rate limits too) begin empty in every test."""
+    for client in _redis_clients():
+        client.flushdb()
+
+
+@cache
+def _redis_clients() -> list[Any]:
     import redis
 
-    for url in (settings.RQ_QUEUES["default"]["URL"], settings.CACHES["default"]["LOCATION"]):
-        with redis.Redis.from_url(url) as client:
-            client.flushdb()
+    urls = (settings.RQ_QUEUES["default"]["URL"], settings.CACHES["default"]["LOCATION"])
+    return [redis.Redis.from_url(url) for url in urls]
