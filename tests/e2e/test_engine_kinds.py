@@ -8,7 +8,7 @@ from django.utils import translation
 
 from containers.models import ServerCheck
 from containers.services.checks import read_findings
-from derpmgmt.lib.jobs import translate
+from derpmgmt.lib.problems import translate
 from fleet.models import Region, Server, SshCredential
 from fleet.services import confirm_host_key
 from tests.lab import engines

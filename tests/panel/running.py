@@ -96,7 +96,8 @@ class Folder:
         """What is said where the panel or demo does not start; never a traceback."""
         done = self.manage(command, DERPMGMT_PORT=str(self.port))
         assert done.returncode == 1, done.stderr
-        assert "Traceback" not in done.stderr + done.stdout
+        said = done.stderr + done.stdout
+        assert "Traceback" not in said, said
         return done.stderr
 
     def fill(self, database: Path) -> "Folder":
