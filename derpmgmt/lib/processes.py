@@ -312,7 +312,11 @@ class Supervisor:
         os.dup2(null, 0)
         os.close(null)
         if output is not None:
-            file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            except OSError as error:
+                # Whoever started the supervisor finds the same, and says it in a sentence.
+                raise SystemExit(1) from error
             os.dup2(file, 1)
             os.dup2(file, 2)
             os.close(file)
