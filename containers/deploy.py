@@ -36,7 +36,7 @@ from fleet.ssh import RemoteError
 SETTLE_SECONDS = 0.1
 """How long a container must have stayed up: derper and nginx read flags and files at once, and end when they dislike them."""
 _BUSY_SECONDS = 10.0
-# So long network and image of a host are not asked for again.
+# So long the network of a host is not asked for again.
 _ENSURED_SECONDS = 60.0
 _RELOAD_SECONDS = 5.0
 # Where nobody can show when nginx has done it: it takes a tenth of a second.
@@ -204,7 +204,7 @@ def _create(
     on_step("network")
     _once(engine, NETWORK, lambda: ensure_network(engine))
     on_step("image")
-    _once(engine, archive.sha256, lambda: ensure_image(engine, archive, on_progress))
+    ensure_image(engine, archive, on_progress)
     on_step("clean")
     for row in rows:
         _remove(partial(engine.remove_container, row["Id"], v=True, force=True))
