@@ -401,6 +401,8 @@ class Theatre:
     def double_everywhere(self, check: Callable[[int, Ending], object]) -> None:
         """`check` gets each open step, and how it ends when another process does the whole moment before that."""
         here, aside = self.folder / "here", self.folder / "aside"
+        # Only what was done beside a process that lives counts here.
+        self._done.clear()
 
         def double(stop: _Stop) -> None:
             self._keep(here)
