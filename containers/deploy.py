@@ -37,7 +37,7 @@ SETTLE_SECONDS = 0.1
 """How long a container must have stayed up: derper and nginx read flags and files at once, and end when they dislike them."""
 _BUSY_SECONDS = 10.0
 # So long the network of a host is not asked for again.
-_ENSURED_SECONDS = 60.0
+_NETWORK_KNOWN_SECONDS = 60.0
 _RELOAD_SECONDS = 5.0
 # Where nobody can show when nginx has done it: it takes a tenth of a second.
 _RELOAD_UNSEEN_SECONDS = 1.0
@@ -202,7 +202,10 @@ def _create(
 ) -> None:
     """Make volume and container, with its files, in place of what is there under its labels (`rows`) or name."""
     on_step("network")
-    _once(engine, NETWORK, lambda: ensure_network(engine))
+    known = (engine.docker_socket, NETWORK)
+    if not engine.connection.recall(known, _NETWORK_KNOWN_SECONDS):
+        ensure_network(engine)
+        engine.connection.remember(known, True)
     on_step("image")
     ensure_image(engine, archive, on_progress)
     on_step("clean")
@@ -233,14 +236,6 @@ def _unless_taken(free: Callable[[], object], call: Callable[[], object]) -> Non
         _remove(free)
         with engine_errors():
             call()
-
-
-def _once(engine: Engine, what: str, ensure: Callable[[], object]) -> None:
-    """Ensure something that hosts do not lose by themselves, unless that was done a moment ago on this connection."""
-    key = (engine.docker_socket, what)
-    if not engine.connection.recall(key, _ENSURED_SECONDS):
-        ensure()
-        engine.connection.remember(key, True)
 
 
 def runs_as(engine: Engine, spec: ContainerSpec) -> bool:
