@@ -151,6 +151,20 @@ def _empty_redis(_valkey: None) -> None:
         client.flushdb()
 
 
+@pytest.fixture(autouse=True)
+def _limits_begin_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """django-ratelimit counts in windows that end at moments of the clock: one that ended within a test would count anew."""
+    from django_ratelimit import core
+
+    begin = int(time.time())
+
+    def end_of_window(_value: object, seconds: int) -> int:
+        passed = int(time.time()) - begin
+        return begin + (passed // seconds + 1) * seconds
+
+    monkeypatch.setattr(core, "_get_window", end_of_window)
+
+
 @cache
 def _redis_clients() -> list[Any]:
     import redis
