@@ -221,6 +221,9 @@ class Server(models.Model):
             "Where its SSH server says that the panel comes from, when it is reached at its public address."
         ),
     )
+    # The same of another way to it (`ssh_host`), and at which address of its own it is reached on that way.
+    panel_seen_privately_as = models.GenericIPAddressField(null=True, blank=True, editable=False)
+    private_address = models.GenericIPAddressField(null=True, blank=True, editable=False)
     last_contact_at = models.DateTimeField(_("last contact"), null=True, blank=True, editable=False)
     last_visit_at = models.DateTimeField(_("last visit"), null=True, blank=True, editable=False)
     contact_failures = models.PositiveIntegerField(_("failed contacts in a row"), default=0, editable=False)

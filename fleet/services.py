@@ -261,13 +261,18 @@ def renew_lease(*, server_pk: int, holder: str) -> bool:
 def record_facts(*, server: Server, facts: HostFacts, reached_at: str, now: datetime) -> None:
     """Write a visit's figures of the machine to its row.
 
-    What it sees of us counts where SSH took the way that relays' clients take: to the public address (`reached_at`), not
-    through a jump host or a private network.
+    What it sees of us is what its relays must see, where SSH took the way that their clients take: to the public address
+    (`reached_at`). On another way, a private network's, it is one of our addresses that they may see. Where it sees us come from
+    its own address we are on that machine, or something there stands between: that tells nothing.
     """
+    is_public_way = reached_at == server.address
+    is_private_way = bool(reached_at) and not is_public_way and facts.ssh_client not in ("", facts.ssh_server)
     Server.objects.filter(pk=server.pk).update(
         load_ratio=facts.load1 / max(facts.cores, 1),
         memory_bytes=facts.memory_total_bytes,
         disk_free_bytes=facts.disk_free_bytes,
-        panel_seen_as=(facts.ssh_client or None) if reached_at == server.address else None,
+        panel_seen_as=(facts.ssh_client or None) if is_public_way else None,
+        panel_seen_privately_as=facts.ssh_client if is_private_way else None,
+        private_address=(facts.ssh_server or None) if is_private_way else None,
         last_visit_at=now,
     )

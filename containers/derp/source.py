@@ -43,12 +43,16 @@ def is_public(address: str) -> bool:
     return not any(parsed.version == network.version and parsed in network for network in _NOT_PUBLIC)
 
 
-def is_beside(*, seen: str, host: str) -> bool:
+def is_beside(*, seen: str, host: str, at: str = "") -> bool:
     """Whether we seem to come to `host` from a Docker network on that same machine: its relays cannot be judged from there.
 
     `seen` is the address that the host's SSH server sees of us. Docker leads such a container to published ports through its own
-    proxy, which is the way of nobody else. Through the internet nobody arrives with such an address.
+    proxy, which is the way of nobody else. Through the internet nobody arrives with such an address. In a private network (`at`
+    is then the host's own address on that way) people may use such addresses too, but none ends as the first of Docker's networks
+    does, which is the host's own in each of them.
     """
+    if at and not (ipaddress.ip_address(plain(at)) in _DOCKER and plain(at).endswith(".0.1")):
+        return False
     return ipaddress.ip_address(seen) in _DOCKER and ipaddress.ip_address(host) not in _DOCKER
 
 
@@ -65,15 +69,15 @@ def find_fault(
 
     `expected` is what the server itself sees of us on another connection to `host` (None: not known), `own` the address of the socket
     that asked ("": not known): a relay in the panel's own network sees that one, private or not. `also` are addresses that
-    other servers saw of us. A panel behind NAT may have several, one for each connection, so a public address that nobody has
-    seen yet is wrong only where others, asked now (`ask_others`), agree on what the server sees.
+    other servers saw of us, or this one earlier or on another way. A panel behind NAT may have several, one for each connection,
+    so a public address that nobody has seen yet is wrong only where others, asked now (`ask_others`), agree on what the server sees.
     """
     mapped = plain(mapped)
-    if mapped in {plain(address) for address in (expected, own) if address}:
+    if mapped in {plain(address) for address in (expected, own, *also) if address}:
         return ""
     if is_public(host) and not is_public(mapped):
         return "mapped_private"
-    if expected is None or mapped in {plain(address) for address in also}:
+    if expected is None:
         return ""
     if not is_public(host) or mapped == plain(host):
         return "mapped_differs"

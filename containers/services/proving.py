@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, F, Min, OuterRef
+from django.db.models import Exists, F, Min, OuterRef, Q
 from django.urls import reverse
 from django.utils import translation
 
@@ -42,9 +42,12 @@ def proof_targets(relays: Sequence[Relay], now: datetime) -> list[ProbeTarget]:
     pks = {relay.server_id for relay in relays}
     seen = {
         server.pk: server
-        for server in Server.objects.filter(last_visit_at__gt=now - KNOWN_FOR, panel_seen_as__isnull=False)
+        for server in Server.objects.filter(
+            Q(panel_seen_as__isnull=False) | Q(panel_seen_privately_as__isnull=False),
+            last_visit_at__gt=now - KNOWN_FOR,
+        )
     }
-    ours = sorted({row.panel_seen_as for row in seen.values() if source.is_public(row.panel_seen_as)})
+    ours = {address for row in seen.values() if (address := row.panel_seen_as) and source.is_public(address)}
     # One of each of the servers visited last; one more than are asked, in case it is the relay's own.
     latest = sorted(seen.values(), key=lambda row: row.last_visit_at, reverse=True)[
         : len(pks) + WITNESSES + 1
@@ -60,19 +63,29 @@ def proof_targets(relays: Sequence[Relay], now: datetime) -> list[ProbeTarget]:
         target = target_of(relay)
         server = seen.get(relay.server_id)
         if server is not None and server.address == target.host:
-            if source.is_beside(seen=server.panel_seen_as, host=server.address):
+            if _is_beside(server):
                 targets.append(replace(target, judges_source=False))
                 continue
-            if server.last_visit_at > now - SEEN_FOR:
+            # What this server saw of us may be private, where both are in one network.
+            own = {address for address in (server.panel_seen_as, server.panel_seen_privately_as) if address}
+            target = replace(target, also_seen=tuple(sorted(ours | own)))
+            if server.panel_seen_as and server.last_visit_at > now - SEEN_FOR:
                 others = [row for row in witnesses if row["server__address"] != target.host]
                 target = replace(
                     target,
                     expect_source=server.panel_seen_as,
-                    also_seen=tuple(ours),
                     witnesses=tuple((row["server__address"], row["port"]) for row in others[:WITNESSES]),
                 )
         targets.append(target)
     return targets
+
+
+def _is_beside(server: Server) -> bool:
+    if server.panel_seen_as:
+        return source.is_beside(seen=server.panel_seen_as, host=server.address)
+    if server.panel_seen_privately_as and (at := server.private_address):
+        return source.is_beside(seen=server.panel_seen_privately_as, host=server.address, at=at)
+    return False
 
 
 def proof_target(relay: Relay, now: datetime) -> ProbeTarget:

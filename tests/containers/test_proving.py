@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from django.utils import timezone
 if TYPE_CHECKING:
     from containers.derp.probe import ProbeTarget
     from containers.models import Relay
+    from fleet.models import Server
     from serials.rentals.models import Rental
 
 pytestmark = pytest.mark.django_db
@@ -83,24 +85,92 @@ def test_a_relay_that_failed_its_last_test_is_no_witness(relays: list[Relay]) ->
 
 
 @pytest.mark.parametrize(
-    ("reached_at", "client", "stored"),
-    [("", PANEL, None), ("10.0.0.9", PANEL, None), ("own", PANEL, PANEL), ("own", "", None)],
+    ("reached_at", "client", "stored", "privately"),
+    [
+        ("", PANEL, None, None),
+        ("own", PANEL, PANEL, None),
+        ("own", "", None, None),
+        ("10.0.0.9", "10.0.0.5", None, "10.0.0.5"),
+        ("10.0.0.9", "", None, None),
+        # From its own address: the panel is on that machine, or something there stands between.
+        ("172.17.0.1", "10.0.0.9", None, None),
+    ],
 )
-def test_only_what_the_public_address_sees_counts(
-    relays: list[Relay], reached_at: str, client: str, stored: str | None
+def test_each_way_to_a_server_tells_an_address_of_ours(
+    relays: list[Relay], reached_at: str, client: str, stored: str | None, privately: str | None
 ) -> None:
-    from dataclasses import replace
+    server = visit(relays[0], reached_at=reached_at, client=client, at="10.0.0.9")
+    assert server.panel_seen_as == stored
+    assert server.panel_seen_privately_as == privately
+    assert server.private_address == ("10.0.0.9" if privately else None)
 
+
+def visit(relay: Relay, *, reached_at: str, client: str, at: str) -> Server:
+    """What a visit writes that came from `client` to the machine's own address `at`, on the way to `reached_at`."""
     from fleet.facts import parse_facts
     from fleet.services import record_facts
     from tests.fleet.test_facts import ALPINE
 
-    server = relays[0].server
-    facts = replace(parse_facts(ALPINE, 0), ssh_client=client)
-    at = server.address if reached_at == "own" else reached_at
-    record_facts(server=server, facts=facts, reached_at=at, now=timezone.now())
+    server = relay.server
+    facts = replace(parse_facts(ALPINE, 0), ssh_client=client, ssh_server=at)
+    if reached_at == "own":
+        reached_at = server.address
+    record_facts(server=server, facts=facts, reached_at=reached_at, now=timezone.now())
     server.refresh_from_db()
-    assert server.panel_seen_as == stored
+    return server
+
+
+PRIVATE_PANEL = "10.0.0.5"
+
+
+@pytest.mark.parametrize("minutes", [0, 30])
+@pytest.mark.parametrize(
+    ("client", "at", "mapped", "cause"),
+    [
+        # A panel in a container of another machine: neither its socket's address nor the internet's is what a relay in the same
+        # private network sees, but the machine's.
+        (PRIVATE_PANEL, "10.0.0.9", PRIVATE_PANEL, ""),
+        (PRIVATE_PANEL, "10.0.0.9", PANEL, ""),
+        (PRIVATE_PANEL, "10.0.0.9", "172.18.0.1", "mapped_private"),
+        (PRIVATE_PANEL, "10.0.0.9", "10.0.0.9", "mapped_private"),
+        ("172.31.5.5", "172.31.6.6", "172.31.5.5", ""),
+        ("172.31.5.5", "172.31.6.6", "172.18.0.1", "mapped_private"),
+        # The server's own address says nothing of ours.
+        ("172.17.0.1", "172.17.0.1", "172.17.0.1", "mapped_private"),
+    ],
+)
+def test_a_relay_may_tell_what_its_server_sees_on_a_private_way(
+    relays: list[Relay], client: str, at: str, mapped: str, cause: str, minutes: int
+) -> None:
+    from containers.derp.source import find_fault
+    from fleet.models import Server
+
+    server = visit(relays[0], reached_at=at, client=client, at=at)
+    visited_at = timezone.now() - timedelta(minutes=minutes)
+    Server.objects.filter(pk=server.pk).update(address="198.51.100.77", last_visit_at=visited_at)
+    wanted = target(relays[0])
+    assert wanted.judges_source
+    found = find_fault(
+        mapped=mapped,
+        host=wanted.host,
+        expected=wanted.expect_source,
+        own="172.17.0.2",
+        also=wanted.also_seen,
+    )
+    assert found == cause
+
+
+def test_a_panel_in_a_container_on_the_server_judges_no_relays_whatever_way_it_takes(
+    relays: list[Relay],
+) -> None:
+    visit(relays[0], reached_at="172.17.0.1", client="172.18.0.2", at="172.17.0.1")
+    assert not target(relays[0]).judges_source
+
+
+def test_what_a_server_saw_of_us_before_is_ours_while_it_is_silent(relays: list[Relay]) -> None:
+    see(relays[0], PRIVATE_PANEL, minutes_ago=30)
+    wanted = target(relays[0])
+    assert (wanted.expect_source, wanted.also_seen) == (None, (PRIVATE_PANEL,))
 
 
 def test_many_relays_cost_as_many_queries_as_one(

@@ -109,6 +109,21 @@ def test_a_panel_in_a_container_on_the_server_is_told_apart() -> None:
     assert not is_beside(seen="172.16.5.4", host="172.16.5.9")
 
 
+@pytest.mark.parametrize(
+    ("seen", "at", "is_so"),
+    [
+        ("172.17.0.3", "172.17.0.1", True),
+        ("172.19.0.2", "::ffff:172.17.0.1", True),
+        # A provider's private network in the same range: no machine has its first address.
+        ("172.31.5.5", "172.31.6.6", False),
+        ("172.31.5.5", "172.31.6.1", False),
+        ("10.0.0.5", "10.0.0.1", False),
+    ],
+)
+def test_a_private_way_to_the_server_may_come_from_a_container_on_it(seen: str, at: str, is_so: bool) -> None:
+    assert is_beside(seen=seen, host=SERVER, at=at) is is_so
+
+
 def test_addresses_for_documentation_count_as_public() -> None:
     assert is_public("203.0.113.10")
     assert is_public("2001:db8::1")
