@@ -7,22 +7,26 @@ from typing import Any
 
 from allauth.mfa.models import Authenticator
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import Exists, OuterRef, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from accounts import services, wordlist
+from accounts import services, sweeps, wordlist
 from accounts.acts import act_on_all
-from accounts.admin_acts import NOTICE_ACTS, NOTICE_LIST_ACTS, USER_ACTS, send_again
+from accounts.admin_acts import NOTICE_ACTS, NOTICE_LIST_ACTS, PUT_OFF_ACTS, USER_ACTS, send_again
 from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
 from accounts.forms import UserChangeForm, UserCreateForm
-from accounts.models import Notice, OperationLog, User
+from accounts.models import Notice, OperationLog, PutOff, User
 from accounts.requests import staff_of
+from accounts.works import WORKS
+from derpmgmt.lib.problems import explain
 
 
 @admin.register(User)
@@ -251,3 +255,70 @@ class NoticeAdmin(ReadOnlyAdmin):
         if done := act_on_all(request, queryset, send_again):
             text = ngettext("%(count)d notice is sent again.", "%(count)d notices are sent again.", done)
             messages.success(request, text % {"count": done})
+
+
+class WorkFilter(admin.SimpleListFilter):
+    """What of the panel's work is put off now."""
+
+    title = gettext_lazy("work")
+    parameter_name = "work"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(name, work.title) for name, work in WORKS.items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[PutOff]) -> QuerySet[PutOff]:
+        return queryset.filter(work=self.value()) if self.value() else queryset
+
+
+class CodeFilter(admin.SimpleListFilter):
+    """Errors by their sentences, those that there are."""
+
+    title = gettext_lazy("reason")
+    parameter_name = "code"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        codes = PutOff.objects.order_by("failure_code").values_list("failure_code", flat=True).distinct()
+        return [(code, explain(code)) for code in codes]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[PutOff]) -> QuerySet[PutOff]:
+        return queryset.filter(failure_code=self.value()) if self.value() else queryset
+
+
+@admin.register(PutOff)
+class PutOffAdmin(ReadOnlyAdmin):
+    """What sweeps put off because it raised: whom it is about, why, and when it is tried again."""
+
+    list_display = ["title", "about", "since", "failures", "reason", "exception", "failed_at", "try_after"]
+    list_filter = [WorkFilter, CodeFilter, "since"]
+    fields = readonly_fields = (
+        "title", "about", "since", "failures", "reason", "exception", "in_the_log", "failed_at", "try_after",
+    )  # fmt: skip
+    acts = PUT_OFF_ACTS
+    search_fields = ["=row"]
+    search_help_text = gettext_lazy("The number of the row, as it stands in the log.")
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        found = super().get_changelist_instance(request)
+        sweeps.name_rows(found.result_list)
+        return found
+
+    @admin.display(description=gettext_lazy("work"), ordering="work")
+    def title(self, row: PutOff) -> str:
+        return row.title
+
+    @admin.display(description=gettext_lazy("about"))
+    def about(self, row: PutOff) -> str | SafeString:
+        """The way to the row that it is about."""
+        work = WORKS.get(row.work)
+        if work is None or row.whose is None:
+            return _("#%(row)d, which is gone") % {"row": row.row}
+        name = f"admin:{work.model._meta.app_label}_{work.model._meta.model_name}_change"
+        return format_html('<a href="{}">{}</a>', reverse(name, args=[row.row]), row.name)
+
+    @admin.display(description=gettext_lazy("reason"), ordering="failure_code")
+    def reason(self, row: PutOff) -> str:
+        return explain(row.failure_code)
+
+    @admin.display(description=gettext_lazy("in the log under"))
+    def in_the_log(self, row: PutOff) -> SafeString:
+        return format_html("<code>{}</code>", sweeps.LOGGED % (row.work, row.row))

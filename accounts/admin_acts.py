@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts import services
 from accounts.acts import Act, Doing
 from accounts.forms import AdminCloseForm
-from accounts.models import Notice, User
+from accounts.models import Notice, PutOff, User
+from accounts.sweeps import RETRY
 from derpmgmt.lib import queue
 from derpmgmt.lib.mail import send_test_mail
 
@@ -162,5 +164,31 @@ NOTICE_LIST_ACTS = (
         is_at_once=True,
         explain=lambda _row: [_("A mail goes to your own address, and you read what the mail server says.")],
         run=_test_mail,
+    ),
+)
+
+
+def _named(put_off: PutOff) -> dict[str, str]:
+    return {"work": put_off.title, "row": put_off.name}
+
+
+def _try_now(put_off: PutOff, doing: Doing) -> str | None:
+    if not services.try_now(put_off=put_off, by=doing.by):
+        return None
+    return _("“%(work)s” is tried again now for %(row)s; reload in a moment.") % _named(put_off)
+
+
+PUT_OFF_ACTS = (
+    Act(
+        verb="try-now",
+        label=gettext_lazy("Try now"),
+        fits=lambda put_off: RETRY.rests(put_off, timezone.now()),
+        otherwise=lambda put_off: _("“%(work)s” has its turn for %(row)s already.") % _named(put_off),
+        explain=lambda put_off: [
+            _("“%(work)s” is tried again now for %(row)s, without waiting for its next turn.")
+            % _named(put_off),
+            _("Once it goes well it is no longer listed here; else this page says what went wrong."),
+        ],
+        run=_try_now,
     ),
 )

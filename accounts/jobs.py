@@ -1,7 +1,8 @@
-"""What the queue and the clock ring for about notices."""
+"""What the queue and the clock ring for about notices, closing accounts and what sweeps put off."""
 
 from django.utils import timezone
 
+from accounts import sweeps
 from accounts.services import closing, notices
 from derpmgmt.lib import queue
 
@@ -26,6 +27,16 @@ def sweep_closing() -> None:
     closing.sweep_closing(now=timezone.now())
 
 
-# What stays in this room: a notice was made.
-RINGS: dict[str, list[queue.Job]] = {"notice_made": [send_notice]}
-TICKS = [queue.every(30, sweep_closing), queue.every(10, sweep_notices)]
+def try_again(pk: int) -> None:
+    """Do now what a sweep put off."""
+    sweeps.try_again(put_off_pk=pk, now=timezone.now())
+
+
+def forget_settled() -> None:
+    """Forget what sweeps put off and is to be done no more."""
+    sweeps.forget_settled(now=timezone.now())
+
+
+# What stays in this room: a notice was made; somebody asks for what was put off.
+RINGS: dict[str, list[queue.Job]] = {"notice_made": [send_notice], "retry_asked": [try_again]}
+TICKS = [queue.every(30, sweep_closing), queue.every(10, sweep_notices), queue.every(60, forget_settled)]

@@ -1,22 +1,27 @@
 """What of accounts and notices needs a person."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from urllib.parse import urlencode
 
 from django.db.models import Count, Min
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from accounts.models import Notice
+from accounts.models import Notice, PutOff
+from accounts.sweeps import name_rows
 from derpmgmt.lib.address import is_proxy_noted
-from derpmgmt.lib.matters import WARNING, Matter
+from derpmgmt.lib.matters import WARNING, Cause, Matter
+from derpmgmt.lib.problems import explain
 
 NOTICES_SHOWN_FOR = timedelta(days=7)
 
 
 def matters(now: datetime) -> Iterator[Matter]:
-    """Answer to "matters": notices of the last days that were not sent; a proxy that nobody counted."""
+    """Answer to "matters": what sweeps put off, notices of the last days that were not sent, a proxy that nobody counted."""
+    yield from _put_off()
     failed = Notice.objects.filter(
         state=Notice.State.FAILED, created_at__gt=now - NOTICES_SHOWN_FOR
     ).aggregate(count=Count("pk"), first=Min("created_at"))
@@ -29,6 +34,39 @@ def matters(now: datetime) -> Iterator[Matter]:
         )
     if is_proxy_noted():
         yield unknown_proxy()
+
+
+def _heading(title: str) -> Callable[[int], str]:
+    def say(count: int) -> str:
+        text = ngettext("%(work)s: put off %(count)d time", "%(work)s: put off %(count)d times", count)
+        return text % {"work": title, "count": count}
+
+    return say
+
+
+def _put_off() -> Iterator[Matter]:
+    """One query, and one for each work of which something is put off."""
+    rows = list(PutOff.objects.order_by("since", "pk"))
+    name_rows(rows)
+    page = reverse("admin:accounts_putoff_changelist")
+    for row in rows:
+        wanted = {"work": row.work, "code": row.failure_code}
+        code = f"put_off.{row.work}.{row.failure_code}"
+        text = _("%(reason)s Next try: %(when)s (%(error)s)") % {
+            "reason": explain(row.failure_code),
+            "when": f"{timezone.localtime(row.try_after):%Y-%m-%d %H:%M:%S}" if row.try_after else "–",
+            "error": row.exception,
+        }
+        yield Matter(
+            WARNING,
+            str(row),
+            text,
+            reverse("admin:accounts_putoff_change", args=[row.pk]),
+            f"put_off:{row.pk}",
+            row.since,
+            row.name,
+            Cause(code, _heading(row.title), f"{page}?{urlencode(wanted)}", is_each_told=True),
+        )
 
 
 def unknown_proxy() -> Matter:

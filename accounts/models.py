@@ -6,9 +6,11 @@ from django.contrib.auth.models import AbstractUser, UserManager
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.utils import timezone
+from django.utils.functional import cached_property
 from django.utils.translation import gettext_lazy as _
 
 from accounts import usernames, wordlist
+from accounts.works import WORKS
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.lines import LineField
 from derpmgmt.lib.retries import Retried
@@ -302,17 +304,51 @@ class Notice(models.Model):
         return str(kind.name if kind else self.kind)
 
 
+class PutOffQuerySet(models.QuerySet["PutOff"]):
+    """What sweeps put off, by who may see it."""
+
+    def visible_to(self, user: Any) -> Self:
+        """Operators only."""
+        return self.all() if user.is_authenticated and user.is_staff else self.none()
+
+
 class PutOff(Retried):
     """A row for which the work of a sweep raised: it is left out until `try_after` (`accounts.sweeps`).
 
-    `work` names what was to be done, `row` is the row's primary key, `failure_code` the kind of exception.
+    `work` names what was to be done, `row` is the row's primary key, `exception` the kind of what was raised, `since` when it was
+    for the first time. It goes when the work is done.
     """
 
-    work = models.CharField(max_length=40)
-    row = models.BigIntegerField()
+    work = models.CharField(_("work"), max_length=40)
+    row = models.BigIntegerField(_("number of the row"))
+    exception = models.CharField(_("kind of error in the log"), max_length=80, blank=True)
+    since = models.DateTimeField(_("since"), default=timezone.now)
+
+    objects = PutOffQuerySet.as_manager()
 
     class Meta:
+        verbose_name = _("work put off")
+        verbose_name_plural = _("work put off")
+        ordering = ["since", "pk"]
         constraints = [models.UniqueConstraint(name="put_off_once", fields=["work", "row"])]
 
     def __str__(self) -> str:
-        return f"{self.work} {self.row}"
+        return f"{self.title}: {self.name}"
+
+    @property
+    def title(self) -> str:
+        """What people call the work; one that the panel has no more stands as it is."""
+        return str(WORKS[self.work].title) if self.work in WORKS else self.work
+
+    @cached_property
+    def whose(self) -> str | None:
+        """The name of whom it is about, None where the row is gone. For lists `accounts.sweeps.name_rows` reads them together."""
+        if (work := WORKS.get(self.work)) is None:
+            return None
+        rows = work.model._default_manager.filter(pk=self.row)
+        return rows.values_list(work.whose, flat=True).first()
+
+    @property
+    def name(self) -> str:
+        """What the row is called among others of the same work."""
+        return self.whose or f"#{self.row}"

@@ -29,6 +29,7 @@ declare(
         "channel.confirmed": _("Notice channel confirmed"),
         "channel.removed": _("Notice channel removed"),
         "notice.sent_again": _("Notice sent again"),
+        "work.retried": _("Work that was put off tried again"),
     },
     notices={
         "security": Kind(_("About the account's safety"), is_farewell=True),

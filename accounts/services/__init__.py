@@ -40,3 +40,4 @@ from accounts.services.people import (
     unban_user,
     use_up_code,
 )
+from accounts.services.put_off import try_now

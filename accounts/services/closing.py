@@ -28,6 +28,7 @@ from accounts.services.activity import log_operation
 from accounts.services.notices import drop_notices, notify
 from accounts.services.people import NotAllowed, ask_right_over, end_sessions
 from accounts.sweeps import sweep
+from accounts.works import Work, declare
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.lines import one_line
@@ -257,11 +258,23 @@ def finish_closing(*, user_pk: int, now: datetime) -> list[Any]:
 
 def sweep_closing(*, now: datetime) -> None:
     """Record the end where nothing is left any more, and ring again for the others: a bell may have been lost."""
+    sweep(CLOSING, now=now)
 
-    def end(pks: Sequence[int]) -> int:
-        for user_pk in pks:
-            if finish_closing(user_pk=user_pk, now=now):
-                queue.announce("account_closing", user_pk)
-        return len(pks)
 
-    sweep("the end of closing accounts", User.objects.closing().order_by("pk"), end, now=now)
+def _end(pks: Sequence[int], now: datetime) -> int:
+    for user_pk in pks:
+        if finish_closing(user_pk=user_pk, now=now):
+            queue.announce("account_closing", user_pk)
+    return len(pks)
+
+
+CLOSING = declare(
+    Work(
+        name="the end of closing accounts",
+        title=gettext_lazy("Ending the closing of accounts"),
+        model=User,
+        whose="email",
+        due=lambda _now: User.objects.closing().order_by("pk"),
+        do=_end,
+    )
+)

@@ -1,13 +1,16 @@
 """What the queue and the clock ring for about maps."""
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 from accounts.sweeps import sweep
+from accounts.works import Work, declare
 from acl.maps import services
+from acl.maps.models import AclConfig
 from derpmgmt.lib import queue
 from derpmgmt.lib.sweeps import attempt
 from serials.rentals.models import Rental
@@ -49,20 +52,45 @@ def sweep_maps() -> None:
     """
     now = timezone.now()
     _refresh(services.due_rentals(now, changed_since=now - LOOK_BACK))
-    lapses, news, reminders = services.due_lapses(now), services.due_news(now), services.due_reminders(now)
+    for work in WORKS:
+        sweep(work, now=now)
 
-    def record(pks: Sequence[int]) -> int:
-        return sum(services.record_lapse(config=config, now=now) for config in lapses.filter(pk__in=pks))
 
-    def tell(pks: Sequence[int]) -> int:
-        return sum(services.tell_change(config_pk=pk, now=now) for pk in pks)
+def _record(pks: Sequence[int], now: datetime) -> int:
+    lapsed = services.due_lapses(now).filter(pk__in=pks)
+    return sum(services.record_lapse(config=config, now=now) for config in lapsed)
 
-    def remind(pks: Sequence[int]) -> int:
-        return sum(services.remind(config_pk=pk, now=now) for pk in pks)
 
-    sweep("lapses of map versions", lapses, record, now=now, limit=LAPSES_AT_ONCE)
-    sweep("news of map versions", news, tell, now=now, limit=TOLD_AT_ONCE)
-    sweep("telling of map versions again", reminders, remind, now=now, limit=TOLD_AT_ONCE)
+WORKS = [
+    declare(
+        Work(
+            name=name, title=title, model=AclConfig, whose="rental__user__email", due=due, do=do, limit=limit
+        )
+    )
+    for name, title, due, do, limit in (
+        (
+            "lapses of map versions",
+            _("Recording that map versions lapsed"),
+            services.due_lapses,
+            _record,
+            LAPSES_AT_ONCE,
+        ),
+        (
+            "news of map versions",
+            _("Telling of new map versions"),
+            services.due_news,
+            lambda pks, now: sum(services.tell_change(config_pk=pk, now=now) for pk in pks),
+            TOLD_AT_ONCE,
+        ),
+        (
+            "telling of map versions again",
+            _("Telling of new map versions again"),
+            services.due_reminders,
+            lambda pks, now: sum(services.remind(config_pk=pk, now=now) for pk in pks),
+            TOLD_AT_ONCE,
+        ),
+    )
+]
 
 
 def check_maps() -> None:

@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, F, Min, OuterRef, Q
+from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet
 from django.urls import reverse
 from django.utils import translation
+from django.utils.translation import gettext_lazy
 
 from accounts.services import notify
 from accounts.sweeps import sweep
+from accounts.works import Work, declare
 from containers.derp import source
 from containers.derp.probe import ProbeTarget
 from containers.models import Relay, RelayHealth
@@ -126,25 +128,41 @@ def sweep_failing(now: datetime) -> None:
     What the panel could not see says nothing of relays: while it reaches nothing nobody is told, and after that their tests
     count anew, for as long as it is waited otherwise.
     """
+    sweep(TELLING, now=now)
+
+
+def _to_tell(now: datetime) -> QuerySet[Relay]:
     patience = timedelta(minutes=settings.OUTAGE_NOTICE_MINUTES)
     seeing = outages.sees_again_since()
     if (seeing is not None and now - seeing < patience) or reaches_nothing():
-        return
-    rows = (
+        return Relay.objects.none()
+    return (
         Relay.objects.to_prove()
         .wanted()
         .filter(failing_since__lte=now - patience, failing_told_at=None)
         .exclude(server__status=Server.Status.MAINTENANCE)
         .exclude(last_health__at__lte=seeing or _LONG_AGO)
-        .select_related("server__region", "rental__user")
-        .defer(*SECRETS)
         .order_by("failing_since")
     )
 
-    def tell(pks: Sequence[int]) -> int:
-        return sum(_tell_failing(relay, now) for relay in rows.filter(pk__in=pks))
 
-    sweep("telling of silent relays", rows, tell, now=now, limit=AT_ONCE)
+def _tell(pks: Sequence[int], now: datetime) -> int:
+    relays = Relay.objects.filter(pk__in=pks, failing_since__isnull=False, rental__isnull=False)
+    rows = relays.select_related("server__region", "rental__user").defer(*SECRETS)
+    return sum(_tell_failing(relay, now) for relay in rows)
+
+
+TELLING = declare(
+    Work(
+        name="telling of silent relays",
+        title=gettext_lazy("Telling of relays that carry nothing"),
+        model=Relay,
+        whose="rental__user__email",
+        due=_to_tell,
+        do=_tell,
+        limit=AT_ONCE,
+    )
+)
 
 
 @transaction.atomic

@@ -17,10 +17,12 @@ from django.conf import settings
 from django.db import transaction
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext_lazy
 
 from accounts.models import User
 from accounts.services import Message, drop_notices, notify_all
 from accounts.sweeps import sweep
+from accounts.works import Work, declare
 from serials.rentals.models import Redemption, Rental
 
 REMINDERS = frozenset({"rental_ending", "rental_ended"})
@@ -116,8 +118,7 @@ def send_reminders(now: datetime) -> int:
     Notice and next moment are written in one transaction, and a notice's key names rental, end and reminder: killed,
     doubled or late, it sends each at most once for one end.
     """
-    due = Rental.objects.filter(remind_at__lte=now, paused_at=None).order_by("remind_at")
-    return sweep("reminders", due, lambda pks: _remind(pks, now), now=now, limit=AT_ONCE, together=_TOGETHER)
+    return sweep(REMINDING, now=now)
 
 
 @transaction.atomic
@@ -164,3 +165,17 @@ def _message(rental: Rental, reminders: Sequence[Reminder], now: datetime) -> Me
         # Should it wait so long, the next one is sent in its place.
         fits_until=later[0] if later else None,
     )
+
+
+REMINDING = declare(
+    Work(
+        name="reminders",
+        title=gettext_lazy("Reminding of the end of rentals"),
+        model=Rental,
+        whose="user__email",
+        due=lambda now: Rental.objects.filter(remind_at__lte=now, paused_at=None).order_by("remind_at"),
+        do=_remind,
+        limit=AT_ONCE,
+        together=_TOGETHER,
+    )
+)

@@ -14,13 +14,14 @@ from accounts import jobs, services
 from accounts.models import Notice, PutOff, User
 from accounts.services import closing
 from accounts.sweeps import RETRY, sweep
+from accounts.works import WORKS, Work
 
 pytestmark = pytest.mark.django_db
 
 NOW = datetime.fromisoformat("2026-03-02T12:00:00+08:00")
 
 
-class Work:
+class Marker:
     """Marks the rows that it is given, and raises for those that are named in `broken`."""
 
     def __init__(self, *broken: int) -> None:
@@ -38,13 +39,33 @@ class Work:
     def look(self, now: datetime, **limits: int) -> list[int]:
         """A sweep over those that are not marked; whose turn came, in order."""
         self.turns = []
-        sweep("marking", User.objects.filter(closing_reason="").order_by("pk"), self, now=now, **limits)
+        sweep(marking(lambda pks, _now: self(pks), **limits), now=now)
         return self.turns
+
+
+def marking(do: Callable[[Sequence[int], datetime], int], **given: Any) -> Work:
+    def due(_now: datetime) -> Any:
+        return User.objects.filter(closing_reason="").order_by("pk")
+
+    return Work(
+        **{"name": "marking", "title": "Marking", "model": User, "whose": "email", "due": due, "do": do}
+        | given
+    )
 
 
 @pytest.fixture
 def pks(make_user: Callable[..., User]) -> list[int]:
     return [make_user(email=f"c{number}@example.com").pk for number in range(5)]
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> Callable[[Marker], None]:
+    """Has the panel know the marker's work."""
+
+    def declare(marker: Marker) -> None:
+        monkeypatch.setitem(WORKS, "marking", marking(lambda pks, _now: marker(pks)))
+
+    return declare
 
 
 def marked() -> set[int]:
@@ -56,18 +77,19 @@ def test_one_that_raises_holds_nobody_up(
     pks: list[int], together: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, *others = pks
-    work = Work(first)
+    work = Marker(first)
     work.look(NOW, together=together)
     assert marked() == set(others)
     assert [record.getMessage() for record in caplog.records] == [f"marking: row {first} is put off"]
     assert "it cannot be read" in caplog.text
     row = PutOff.objects.get()
-    assert (row.work, row.row, row.failures, row.failure_code) == ("marking", first, 1, "ValueError")
+    assert (row.work, row.row, row.failures, row.failure_code) == ("marking", first, 1, "internal")
+    assert (row.exception, row.since, row.failed_at) == ("ValueError", NOW, NOW)
 
 
 def test_it_comes_again_later_each_time_and_no_more_once_it_went_well(pks: list[int]) -> None:
     first, *_others = pks
-    work, now = Work(first), NOW
+    work, now = Marker(first), NOW
     assert work.look(now) == pks
     for failures in range(1, 12):
         pause = min(timedelta(seconds=10) * 2 ** (failures - 1), RETRY.longest)
@@ -82,7 +104,7 @@ def test_it_comes_again_later_each_time_and_no_more_once_it_went_well(pks: list[
 
 def test_it_never_stands_before_the_others(pks: list[int]) -> None:
     first, *others = pks
-    work = Work(first)
+    work = Marker(first)
     assert work.look(NOW, limit=1) == [first]
     assert work.look(NOW, limit=1) == [others[0]]
     later = NOW + RETRY.longest
@@ -91,43 +113,47 @@ def test_it_never_stands_before_the_others(pks: list[int]) -> None:
 
 def test_many_that_always_raise_leave_the_others_their_turn(pks: list[int]) -> None:
     *broken, last = pks
-    work = Work(*broken)
+    work = Marker(*broken)
     for minute in range(10):
         work.look(NOW + timedelta(minutes=minute), limit=2)
     assert marked() == {last}
 
 
 def test_it_is_not_forgotten_when_the_clock_is_set_back(pks: list[int]) -> None:
-    work = Work(pks[0])
+    work = Marker(pks[0])
     work.look(NOW)
     assert work.look(NOW - timedelta(days=30)) == [pks[0]]
 
 
-def test_what_is_due_no_more_is_forgotten(pks: list[int]) -> None:
-    work = Work(pks[0])
-    work.look(NOW)
-    User.objects.filter(pk=pks[0]).update(closing_reason="otherwise")
-    User.objects.filter(pk=pks[1]).update(closing_reason="")
-    work.look(NOW + timedelta(days=2))
+def test_what_is_due_no_more_is_forgotten(pks: list[int], declared: Callable[[Marker], None]) -> None:
+    first, second, *_others = pks
+    marker = Marker(first, second)
+    declared(marker)
+    marker.look(NOW)
+    User.objects.filter(pk=first).update(closing_reason="otherwise")
+    jobs.forget_settled()
+    assert PutOff.objects.get().row == second
+    PutOff.objects.update(work="of another version")
+    jobs.forget_settled()
     assert not PutOff.objects.exists()
 
 
 def test_work_of_another_name_is_not_put_off(pks: list[int]) -> None:
-    Work(pks[0]).look(NOW)
+    Marker(pks[0]).look(NOW)
     turns: list[int] = []
 
-    def note(part: Sequence[int]) -> int:
+    def note(part: Sequence[int], _now: datetime) -> int:
         turns.extend(part)
         return 0
 
-    sweep("something else", User.objects.filter(pk=pks[0]), note, now=NOW)
+    sweep(marking(note, name="something else", due=lambda _now: User.objects.filter(pk=pks[0])), now=NOW)
     assert turns == [pks[0]]
 
 
 def test_nothing_due_costs_one_query(pks: list[int]) -> None:
-    Work(pks[0]).look(NOW)
+    Marker(pks[0]).look(NOW)
     with CaptureQueriesContext(connection) as queries:
-        sweep("marking", User.objects.none() | User.objects.filter(pk=0), Work(), now=NOW)
+        sweep(marking(lambda _pks, _now: 0, due=lambda _now: User.objects.filter(pk=0)), now=NOW)
     assert len(queries) == 1
 
 

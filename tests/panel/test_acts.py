@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from accounts import services as accounts
 from accounts.acts import Act, ActsMixin
-from accounts.models import Notice, OperationLog, User
+from accounts.models import Notice, OperationLog, PutOff, User
 from acl.devices.models import Device
 from acl.maps.models import AclConfig, LiveUrl
 from containers.models import Gate, Relay
@@ -69,8 +69,9 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
         Device: rental.devices.filter(status=Device.Status.PENDING).first(),
         SerialNumber: world.make_batch().serials.get(),
         Notice: user.notices.first(),
+        PutOff: world.put_off(rental),
     }[model]
-    name = str(user) if model in {User, Rental, AclConfig, LiveUrl, Notice} else str(row)
+    name = str(user) if model in {User, Rental, AclConfig, LiveUrl, Notice, PutOff} else str(row)
     if model in {Relay, Gate}:
         name = str(relay.server)
     if (model, verb) == (User, "unban"):

@@ -31,7 +31,7 @@ OURS = ("accounts", "acl", "billing", "containers", "distribution", "fleet", "se
 # What the panel itself writes, or what has a rule of its own that knows no line breaks.
 OTHERWISE = {
     "accounts.Notice.error", "accounts.Notice.key", "accounts.Notice.kind", "accounts.Notice.language",
-    "accounts.Notice.target", "accounts.OperationLog.action", "accounts.PutOff.work", "accounts.User.first_name", "accounts.User.language",
+    "accounts.Notice.target", "accounts.OperationLog.action", "accounts.PutOff.exception", "accounts.PutOff.work", "accounts.User.first_name", "accounts.User.language",
     "accounts.User.last_name", "accounts.User.password", "accounts.User.username", "acl.AclConfig.reason", "acl.AclEvent.browser",
     "acl.AclEvent.file_format", "acl.AclEvent.place", "acl.AclEvent.reason", "acl.Admission.node_key", "acl.Admission.place",
     "acl.Device.came_from", "acl.Device.last_place", "acl.Device.node_key", "acl.DevicePolicy.verify_problem",

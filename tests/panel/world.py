@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from datetime import timedelta
 from typing import Any
 
 from allauth.mfa.totp.internal.auth import format_hotp_value, generate_totp_secret, hotp_value
@@ -10,7 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts import services as accounts
-from accounts.models import User
+from accounts.models import PutOff, User
 from acl.devices import services as devices
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.devices.node_keys import NewDevice
@@ -158,8 +159,20 @@ def enter(role: str, *, has_factor: bool) -> Client:
     return sign_in(user, secret)
 
 
+def put_off(rental: Rental) -> PutOff:
+    """What a sweep put off of the rental."""
+    values = {
+        "failure_code": "internal",
+        "exception": "ValueError",
+        "try_after": timezone.now() + timedelta(minutes=9),
+    }
+    return PutOff.objects.get_or_create(work="reminders", row=rental.pk, defaults=values)[0]
+
+
 def row_of(rental: Rental, model: type[Model]) -> Model:
     """A row of that table, one of `rental` where rows belong to one."""
+    if model is PutOff:
+        return put_off(rental)
     own: dict[type[Model], Any] = {
         Rental: rental,
         User: rental.user,

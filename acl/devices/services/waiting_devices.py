@@ -1,6 +1,5 @@
 """Devices that wait for their customer's word: what they are told of them, and when they are forgotten."""
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -8,9 +7,11 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone, translation
+from django.utils.translation import gettext_lazy
 
 from accounts.services import notify
 from accounts.sweeps import sweep
+from accounts.works import Work, declare
 from acl.devices.models import Device, DevicePolicy
 from acl.devices.services.device_panel import relay_names
 from serials.rentals.models import Rental
@@ -44,12 +45,7 @@ def tell_waiting(now: datetime) -> int:
 
     Once a device, and rarely a customer: those who knock are strangers as often as not.
     """
-    rentals = Rental.objects.filter(pk__in=_untold(now).values("rental")).order_by("pk")
-
-    def tell(pks: Sequence[int]) -> int:
-        return sum(_tell(pk, now) for pk in pks)
-
-    return sweep("telling of devices that wait", rentals, tell, now=now, limit=TELL_AT_ONCE)
+    return sweep(TELLING, now=now)
 
 
 def _untold(now: datetime) -> QuerySet[Device]:
@@ -101,3 +97,16 @@ def _tell(rental_pk: int, now: datetime) -> bool:
         },
     )
     return True
+
+
+TELLING = declare(
+    Work(
+        name="telling of devices that wait",
+        title=gettext_lazy("Telling of devices that wait"),
+        model=Rental,
+        whose="user__email",
+        due=lambda now: Rental.objects.filter(pk__in=_untold(now).values("rental")).order_by("pk"),
+        do=lambda pks, now: sum(_tell(pk, now) for pk in pks),
+        limit=TELL_AT_ONCE,
+    )
+)

@@ -5,15 +5,16 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_noop
+from django.utils.translation import gettext_lazy, gettext_noop
 
 from accounts.models import Notice, User
 from accounts.services import ClosingRefused, close_account, log_operation, notify
 from accounts.sweeps import sweep
+from accounts.works import Work, declare
 from serials.rentals.models import Redemption, Rental
 from serials.rentals.reminders import about
 from serials.rentals.services.spans import lock_rental
@@ -55,22 +56,18 @@ def sweep_closing(*, now: datetime) -> None:
     it comes first, and only it.
     `settings.CLOSE_AFTER_DAYS` counts from the moment when the relays stopped; with 0 nothing is closed by itself.
     """
-    if settings.CLOSE_AFTER_DAYS:
-        for rentals in due_rentals(now):
-            sweep(
-                "automatic closing",
-                rentals,
-                lambda pks: sum(_look_at(pk, now) for pk in pks),
-                now=now,
-                limit=AT_ONCE,
-            )
+    for rentals in due_rentals(now):
+        sweep(CLOSING, now=now, rows=rentals)
 
 
 def due_rentals(now: datetime) -> list[QuerySet[Rental]]:
     """The rentals that ended so long ago that the first warning is due, without those that can wait.
 
-    Two queries, each of one index: those not looked at before, and those whose next moment has come.
+    Two queries, each of one index: those not looked at before, and those whose next moment has come. None where nothing is closed by
+    itself.
     """
+    if not settings.CLOSE_AFTER_DAYS:
+        return []
     since = now - timedelta(days=settings.CLOSE_AFTER_DAYS) + timedelta(days=max(WARNING_DAYS))
     ended = Rental.objects.filter(status=Rental.Status.EXPIRED, runs_until__lte=since)
     return [
@@ -170,3 +167,23 @@ def _tell_admins(rental: Rental, refusal: ClosingRefused) -> None:
             by=None, action="user.closing_refused", target=f"#{rental.user_id}", subject=rental.user,
             is_success=False, reasons=reasons,
         )  # fmt: skip
+
+
+def _due(now: datetime) -> QuerySet[Rental]:
+    due = Q(pk__in=[])
+    for rentals in due_rentals(now):
+        due |= Q(pk__in=rentals.order_by().values("pk"))
+    return Rental.objects.filter(due)
+
+
+CLOSING = declare(
+    Work(
+        name="automatic closing",
+        title=gettext_lazy("Closing of accounts that were not renewed"),
+        model=Rental,
+        whose="user__email",
+        due=_due,
+        do=lambda pks, now: sum(_look_at(pk, now) for pk in pks),
+        limit=AT_ONCE,
+    )
+)

@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from accounts.models import OperationLog, User
 from accounts.services import NotAllowed, log_line, log_lines, log_operation
 from accounts.sweeps import sweep
+from accounts.works import Work, declare
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import one_line
 from serials.rentals import reminders, schedule
@@ -312,8 +314,7 @@ def sweep_rentals(*, now: datetime) -> int:
     Rights end by the clock and not by this; however late or often it runs, each end is recorded once. Announces
     `rental_changed`.
     """
-    due = Rental.objects.due(now).order_by("runs_until")
-    return sweep("ended rentals", due, lambda pks: _expire(pks, now), now=now, together=_SWEEP_AT_ONCE)
+    return sweep(ENDS, now=now)
 
 
 @transaction.atomic
@@ -339,3 +340,16 @@ def _expire(due: Sequence[int], now: datetime) -> int:
         for rental in over
     )  # fmt: skip
     return len(over)
+
+
+ENDS = declare(
+    Work(
+        name="ended rentals",
+        title=gettext_lazy("Recording the end of rentals"),
+        model=Rental,
+        whose="user__email",
+        due=lambda now: Rental.objects.due(now).order_by("runs_until"),
+        do=_expire,
+        together=_SWEEP_AT_ONCE,
+    )
+)
