@@ -46,6 +46,21 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ticked:
+    """An act in the menu of a list, for the rows that are ticked there (`accounts.ticked`).
+
+    `explain` says what will happen to so many rows, `done` what happened to so many; `name` is what a row is called beside others,
+    and `may` says who has it in the menu at all.
+    """
+
+    label: str | Promise
+    explain: Callable[[int], Iterable[str]]
+    done: Callable[[int], str]
+    name: Callable[[Any], str] = str
+    may: Callable[[User], bool] = lambda _by: True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Act:
     """One button.
 
@@ -53,7 +68,8 @@ class Act:
     nothing left to do. A `Refusal` is shown as it is. `explain` says what will happen to whom, `hindrances` what stands in its way
     (the button is not there then). `fits` says whether the row's page has the button, and `otherwise` what is the case where it
     does not fit any more, as after a second click; without a word of it the service is left to say so. `is_at_once` is for what
-    does no harm: the row's page asks nothing. `after` is where to go then, the row's page if it is not given.
+    does no harm: the row's page asks nothing. `after` is where to go then, the row's page if it is not given. With `ticked` it can
+    also be done to many rows of the list; it needs no form then.
     """
 
     verb: str
@@ -67,6 +83,7 @@ class Act:
     form: Callable[..., ActForm] | None = None
     is_at_once: bool = False
     after: Callable[[Any], str] | None = None
+    ticked: Ticked | None = None
 
     def label_of(self, row: Any) -> str:
         """The button's word at this row."""
@@ -210,14 +227,3 @@ class ActsMixin(admin.ModelAdmin[Any]):
         else:
             messages.success(request, done)
         return HttpResponseRedirect(act.after(now) if act.after else self._page_of(now))
-
-
-def act_on_all(request: HttpRequest, rows: Iterable[Any], run: Callable[[Any, Doing], object]) -> int:
-    """Do the same to each of the rows that were ticked in a list; what is refused is said with its row. Returns how many were done."""
-    doing, done = Doing(staff_of(request), client_ip(request)), 0
-    for row in rows:
-        try:
-            done += bool(run(row, doing))
-        except Refusal as refusal:
-            messages.error(request, f"{row}: {refusal}")
-    return done

@@ -2,7 +2,6 @@
 
 import json
 import unicodedata
-from collections.abc import Callable
 from typing import Any
 
 from allauth.mfa.models import Authenticator
@@ -16,11 +15,10 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import gettext_lazy
 
 from accounts import services, sweeps, wordlist
-from accounts.acts import act_on_all
-from accounts.admin_acts import NOTICE_ACTS, NOTICE_LIST_ACTS, PUT_OFF_ACTS, USER_ACTS, send_again
+from accounts.admin_acts import NOTICE_ACTS, NOTICE_LIST_ACTS, PUT_OFF_ACTS, USER_ACTS
 from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
 from accounts.forms import UserChangeForm, UserCreateForm
 from accounts.models import Notice, OperationLog, PutOff, User
@@ -53,7 +51,6 @@ class UserAdmin(StaffAdmin):
         "closing_reasons",
         "closing_left",
     ]
-    actions = ["ban", "unban"]
     acts = USER_ACTS
     change_form_template = "admin/accounts/user/change_form.html"
 
@@ -160,19 +157,6 @@ class UserAdmin(StaffAdmin):
     def log_change(self, *args: Any) -> Any:
         """Written by the service."""
 
-    @admin.action(description=gettext_lazy("Ban the selected accounts"))
-    def ban(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
-        self._act_on_all(request, queryset, services.ban_user)
-
-    @admin.action(description=gettext_lazy("Lift the ban of the selected accounts"))
-    def unban(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
-        self._act_on_all(request, queryset, services.unban_user)
-
-    def _act_on_all(self, request: HttpRequest, queryset: QuerySet[User], act: Callable[..., bool]) -> None:
-        done = act_on_all(request, queryset, lambda user, doing: act(user=user, by=doing.by))
-        text = ngettext("%(count)d account changed.", "%(count)d accounts changed.", done)
-        messages.success(request, text % {"count": done})
-
 
 LOG_FIELDS = ("at", "actor", "subject", "action_name", "target", "is_success", "ip", "details")
 
@@ -237,7 +221,6 @@ class NoticeAdmin(ReadOnlyAdmin):
         "created_at", "send_after", "handed_at", "sent_at",
     )  # fmt: skip
     show_full_result_count = False
-    actions = ["send_again"]
     acts = NOTICE_ACTS
     list_acts = NOTICE_LIST_ACTS
     change_list_template = "admin/accounts/notice/change_list.html"
@@ -249,12 +232,6 @@ class NoticeAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("reason"))
     def reason(self, notice: Notice) -> str:
         return _(notice.error) if notice.error else "–"
-
-    @admin.action(description=gettext_lazy("Send the selected notices again"))
-    def send_again(self, request: HttpRequest, queryset: QuerySet[Notice]) -> None:
-        if done := act_on_all(request, queryset, send_again):
-            text = ngettext("%(count)d notice is sent again.", "%(count)d notices are sent again.", done)
-            messages.success(request, text % {"count": done})
 
 
 class WorkFilter(admin.SimpleListFilter):

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import services
-from accounts.acts import Act, Doing
+from accounts.acts import Act, Doing, Ticked
 from accounts.forms import AdminCloseForm
 from accounts.models import Notice, PutOff, User
 from accounts.sweeps import RETRY
@@ -31,6 +31,16 @@ def _explain_ban(user: User) -> Iterator[str]:
     yield _("The time of a rental goes on.")
 
 
+def _explain_bans(count: int) -> Iterator[str]:
+    text = ngettext(
+        "%(count)d person is signed out everywhere at once and cannot sign in again until the ban is lifted.",
+        "%(count)d people are signed out everywhere at once and cannot sign in again until the bans are lifted.",
+        count,
+    )
+    yield text % {"count": count}
+    yield _("Their relays stop; the time of their rentals goes on.")
+
+
 def _ban(user: User, doing: Doing) -> str | None:
     stopped = queue.ask("stops_with", user)
     if not services.ban_user(user=user, by=doing.by):
@@ -42,6 +52,15 @@ def _explain_unban(user: User) -> Iterator[str]:
     yield _("%(user)s can sign in again, and the relays of a rental that still runs come back.") % {
         "user": user
     }
+
+
+def _explain_unbans(count: int) -> Iterator[str]:
+    text = ngettext(
+        "%(count)d person can sign in again, and the relays of a rental that still runs come back.",
+        "%(count)d people can sign in again, and the relays of rentals that still run come back.",
+        count,
+    )
+    yield text % {"count": count}
 
 
 def _unban(user: User, doing: Doing) -> str | None:
@@ -99,6 +118,14 @@ USER_ACTS = (
         ),
         explain=_explain_ban,
         run=_ban,
+        ticked=Ticked(
+            label=gettext_lazy("Ban the selected accounts"),
+            explain=_explain_bans,
+            done=lambda count: (
+                ngettext("%(count)d account is banned.", "%(count)d accounts are banned.", count)
+                % {"count": count}
+            ),
+        ),
     ),
     Act(
         verb="unban",
@@ -108,6 +135,18 @@ USER_ACTS = (
         otherwise=lambda user: _closed_already(user) or _("%(user)s is not banned.") % {"user": user},
         explain=_explain_unban,
         run=_unban,
+        ticked=Ticked(
+            label=gettext_lazy("Lift the ban of the selected accounts"),
+            explain=_explain_unbans,
+            done=lambda count: (
+                ngettext(
+                    "The ban of %(count)d account is lifted.",
+                    "The bans of %(count)d accounts are lifted.",
+                    count,
+                )
+                % {"count": count}
+            ),
+        ),
     ),
     Act(
         verb="close",
@@ -132,8 +171,16 @@ USER_ACTS = (
 )
 
 
-def send_again(notice: Notice, doing: Doing) -> str:
-    """Send a notice that failed once more; the sentence of it. Raises `NoticeRefused`."""
+def _explain_sending(count: int) -> Iterator[str]:
+    text = ngettext(
+        "%(count)d notice goes to its person once more, now.",
+        "%(count)d notices go to their people once more, now.",
+        count,
+    )
+    yield text % {"count": count}
+
+
+def _send_again(notice: Notice, doing: Doing) -> str:
     services.send_again(notice=notice, by=doing.by)
     return _("“%(kind)s” is sent to %(user)s again.") % {"kind": notice.kind_text, "user": notice.user}
 
@@ -142,11 +189,21 @@ NOTICE_ACTS = (
     Act(
         verb="again",
         label=gettext_lazy("Send again"),
-        fits=lambda notice: notice.state == Notice.State.FAILED,
+        fits=lambda notice: not services.why_not_again(notice),
+        otherwise=lambda notice: str(services.why_not_again(notice)),
         explain=lambda notice: [
             _("“%(kind)s” goes to %(user)s once more, now.") % {"kind": notice.kind_text, "user": notice.user}
         ],
-        run=send_again,
+        run=_send_again,
+        ticked=Ticked(
+            label=gettext_lazy("Send the selected notices again"),
+            explain=_explain_sending,
+            done=lambda count: (
+                ngettext("%(count)d notice is sent again.", "%(count)d notices are sent again.", count)
+                % {"count": count}
+            ),
+            name=lambda notice: f"{notice.user} · {notice}",
+        ),
     ),
 )
 

@@ -3,15 +3,13 @@
 from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList, ChangeListSearchForm
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.utils.translation import gettext as _
+from django.http import HttpRequest
 
-from accounts.acts import ActsMixin
+from accounts.ticked import TickedMixin
 from derpmgmt.lib.paging import MOST_ROWS
 
 # Each word of a search is a condition of its own, and databases take only so many of them.
@@ -36,7 +34,7 @@ class _ChangeList(ChangeList):
         len(self.result_list)  # read now, where a value that no database knows still leads back to the list
 
 
-class StaffAdmin(ActsMixin):
+class StaffAdmin(TickedMixin):
     """Pages for admins and super admins alike (`User.has_perm`); nothing is deleted here, no list is without bound."""
 
     show_facets = admin.ShowFacets.NEVER
@@ -55,22 +53,6 @@ class StaffAdmin(ActsMixin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).visible_to(request.user)  # type: ignore[attr-defined]
-
-    def response_action(
-        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
-    ) -> HttpResponse | None:
-        """An action takes as many rows as a page has, so that no request works without an end; more are refused in a sentence."""
-        if request.POST.get("select_across", "0") != "0":
-            is_too_much = len(queryset.order_by().values_list("pk")[: MOST_ROWS + 1]) > MOST_ROWS
-        else:
-            is_too_much = len(request.POST.getlist(ACTION_CHECKBOX_NAME)) > MOST_ROWS
-        if not is_too_much:
-            return super().response_action(request, queryset, *args, **kwargs)
-        text = _(
-            "At most %(most)d rows are done at once, and nothing was done: narrow the list down, or go page by page."
-        )
-        messages.error(request, text % {"most": MOST_ROWS})
-        return HttpResponseRedirect(request.get_full_path())
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False

@@ -21,6 +21,7 @@ from accounts.services.notices import (
     people_told,
     send_again,
     take_back_notices,
+    why_not_again,
 )
 from accounts.services.people import (
     SECOND_FACTORS,

@@ -24,6 +24,7 @@ from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.template.loader import render_to_string
 from django.utils import timezone, translation
 from django.utils.dateparse import parse_datetime
+from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
@@ -217,20 +218,33 @@ def send_again(*, notice: Notice, by: User) -> None:
     Raises `NoticeRefused` when it did not fail, is no longer the case or has no address left.
     """
     notice = Notice.objects.select_for_update().select_related("user").get(pk=notice.pk)
-    was_taken_back = notice.state == Notice.State.DROPPED and notice.error == OUTDATED
-    if was_taken_back or (notice.state == Notice.State.FAILED and _is_outdated(notice, timezone.now())):
-        raise NoticeRefused(_("What this notice says is no longer the case; it is not sent any more."))
-    if notice.state != Notice.State.FAILED:
-        raise NoticeRefused(_("Only a notice that failed can be sent again."))
-    user = notice.user
-    address = notice.address or ("" if user.closing_at or user.closed_at else user.email)
-    if notice.channel == Notice.By.EMAIL and not address:
-        raise NoticeRefused(_("The account is closed and its address is no longer known."))
+    if why := why_not_again(notice):
+        raise NoticeRefused(why)
+    address = _address_of(notice)
     Notice.objects.filter(pk=notice.pk).update(
         state=Notice.State.WAITING, send_after=timezone.now(), tries=0, error="", handed_at=None, address=address
     )  # fmt: skip
-    log_operation(by=by, action="notice.sent_again", target=notice.kind, subject=user, notice=notice.pk)
+    log_operation(
+        by=by, action="notice.sent_again", target=notice.kind, subject=notice.user, notice=notice.pk
+    )
     queue.announce("notice_made", notice.pk)
+
+
+def why_not_again(notice: Notice) -> str | Promise:
+    """Why a notice cannot be sent again; "" where it can."""
+    was_taken_back = notice.state == Notice.State.DROPPED and notice.error == OUTDATED
+    if was_taken_back or (notice.state == Notice.State.FAILED and _is_outdated(notice, timezone.now())):
+        return _("What this notice says is no longer the case; it is not sent any more.")
+    if notice.state != Notice.State.FAILED:
+        return _("Only a notice that failed can be sent again.")
+    if notice.channel == Notice.By.EMAIL and not _address_of(notice):
+        return _("The account is closed and its address is no longer known.")
+    return ""
+
+
+def _address_of(notice: Notice) -> str:
+    user = notice.user
+    return notice.address or ("" if user.closing_at or user.closed_at else user.email)
 
 
 def _why_not(notice: Notice, now: datetime) -> str:

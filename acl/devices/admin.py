@@ -2,23 +2,20 @@
 
 import ipaddress
 import re
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from accounts.acts import act_on_all
-from acl.devices import services
 from acl.devices.admin_acts import DEVICE_ACTS
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.maps.admin import RentalRowAdmin
@@ -89,7 +86,6 @@ class DeviceAdmin(KeyRowAdmin):
     )
     list_display_links = ("device",)
     list_filter = ("status", "source", "last_seen_at")
-    actions = ("approve", "revoke")
     fields = (
         "device",
         "state",
@@ -134,27 +130,6 @@ class DeviceAdmin(KeyRowAdmin):
         return format_html(
             '<a href="{}?rental__id__exact={}&amp;q={}">{}</a>', url, row.rental_id, row.node_key, _("show")
         )
-
-    @admin.action(description=_("Approve the selected devices"))
-    def approve(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
-        others = queryset.exclude(status=Device.Status.APPROVED)
-        self._act_on_all(request, others, services.approve_device)
-
-    @admin.action(description=_("Revoke the selected devices (cuts their connections)"))
-    def revoke(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
-        self._act_on_all(request, queryset, services.revoke_device)
-
-    def _act_on_all(
-        self, request: HttpRequest, queryset: QuerySet[Device], act: Callable[..., object]
-    ) -> None:
-        done = act_on_all(
-            request,
-            queryset.select_related("rental"),
-            lambda device, doing: act(device=device, by=doing.by, ip=doing.ip),
-        )
-        if done:
-            text = ngettext("%(count)d device changed.", "%(count)d devices changed.", done)
-            messages.success(request, text % {"count": done})
 
 
 @admin.register(DevicePolicy)

@@ -1,13 +1,14 @@
 """The admin's buttons at devices."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from django import forms
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
-from accounts.acts import Act, ActForm, Doing
+from accounts.acts import Act, ActForm, Doing, Ticked
 from acl.devices import services
 from acl.devices.models import Device
 
@@ -58,6 +59,28 @@ def _revoke(device: Device, doing: Doing) -> str | None:
     }
 
 
+def _named(device: Device) -> str:
+    return f"{device.rental} · {device}"
+
+
+def _explain_approvals(count: int) -> Iterator[str]:
+    text = ngettext(
+        "%(count)d device may use its customer's relays and takes one of their places.",
+        "%(count)d devices may use their customers' relays, and each takes one of their places.",
+        count,
+    )
+    yield text % {"count": count}
+
+
+def _explain_revocations(count: int) -> Iterator[str]:
+    text = ngettext(
+        "%(count)d device is cut off at once and stays out.",
+        "%(count)d devices are cut off at once and stay out.",
+        count,
+    )
+    yield text % {"count": count}
+
+
 DEVICE_ACTS = (
     Act(
         verb="give-place",
@@ -83,6 +106,15 @@ DEVICE_ACTS = (
             % {"device": device, "customer": device.rental}
         ],
         run=_approve,
+        ticked=Ticked(
+            label=gettext_lazy("Approve the selected devices"),
+            explain=_explain_approvals,
+            done=lambda count: (
+                ngettext("%(count)d device is approved.", "%(count)d devices are approved.", count)
+                % {"count": count}
+            ),
+            name=_named,
+        ),
     ),
     Act(
         verb="revoke",
@@ -94,5 +126,18 @@ DEVICE_ACTS = (
             % {"device": device, "customer": device.rental}
         ],
         run=_revoke,
+        ticked=Ticked(
+            label=gettext_lazy("Revoke the selected devices (cuts their connections)"),
+            explain=_explain_revocations,
+            done=lambda count: (
+                ngettext(
+                    "%(count)d device is revoked; its connections are being cut.",
+                    "%(count)d devices are revoked; their connections are being cut.",
+                    count,
+                )
+                % {"count": count}
+            ),
+            name=_named,
+        ),
     ),
 )

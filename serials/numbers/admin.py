@@ -3,7 +3,7 @@
 from typing import Any
 
 import tablib  # type: ignore[import-untyped]
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -11,15 +11,14 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import gettext_lazy
 
-from accounts.acts import act_on_all
 from accounts.admin_base import ReadOnlyAdmin
 from accounts.requests import staff_of
 from accounts.services import NotAllowed
 from derpmgmt.lib.address import client_ip
 from serials.numbers import codes, services
-from serials.numbers.admin_acts import SERIAL_ACTS, recall
+from serials.numbers.admin_acts import BATCH_ACTS, SERIAL_ACTS
 from serials.numbers.forms import BatchForm
 from serials.numbers.models import SerialBatch, SerialNumber, redeemed_serial
 from serials.rentals import admin as rentals
@@ -44,7 +43,8 @@ class SerialBatchAdmin(rentals.EntitlementColumns, ReadOnlyAdmin):
     list_select_related = ["created_by"]
     list_filter = [("paid_at", admin.EmptyFieldListFilter), "created_at"]
     search_fields = ["name"]
-    actions = ["mark_paid", "mark_unpaid", "export_csv", "export_xlsx"]
+    actions = ["export_csv", "export_xlsx"]
+    acts = BATCH_ACTS
     filter_horizontal = ["servers"]
     form = BatchForm
 
@@ -121,27 +121,6 @@ class SerialBatchAdmin(rentals.EntitlementColumns, ReadOnlyAdmin):
     def log_addition(self, *args: Any) -> Any:
         """Written by the service."""
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        actions = super().get_actions(request)
-        if not staff_of(request).is_superuser:
-            for name in ("mark_paid", "mark_unpaid"):
-                actions.pop(name, None)
-        return actions
-
-    @admin.action(description=gettext_lazy("Mark as paid"))
-    def mark_paid(self, request: HttpRequest, queryset: QuerySet[SerialBatch]) -> None:
-        done = sum(services.mark_batch_paid(batch=batch, by=staff_of(request)) for batch in queryset)
-        self.message_user(
-            request,
-            ngettext("%(n)d batch marked as paid.", "%(n)d batches marked as paid.", done) % {"n": done},
-        )
-
-    @admin.action(description=gettext_lazy("Mark as unpaid (stops redeeming and downloads)"))
-    def mark_unpaid(self, request: HttpRequest, queryset: QuerySet[SerialBatch]) -> None:
-        done = sum(services.mark_batch_unpaid(batch=batch, by=staff_of(request)) for batch in queryset)
-        text = ngettext("%(n)d batch marked as unpaid.", "%(n)d batches marked as unpaid.", done)
-        self.message_user(request, text % {"n": done}, messages.WARNING)
-
     @admin.action(description=gettext_lazy("Export the codes as CSV (logged)"))
     def export_csv(self, request: HttpRequest, queryset: QuerySet[SerialBatch]) -> HttpResponse:
         # The mark lets spreadsheet programs read the headings as UTF-8.
@@ -187,7 +166,6 @@ class SerialNumberAdmin(ReadOnlyAdmin):
         "A whole serial number, its last four characters, or the customer's e-mail address."
     )
     fields = ["masked", "batch", "days", "status", "redeemed_at", "customer"]
-    actions = ["recall"]
     acts = SERIAL_ACTS
     show_full_result_count = False
 
@@ -221,12 +199,6 @@ class SerialNumberAdmin(ReadOnlyAdmin):
         return format_html(
             '<a href="{}">{}</a>', reverse("admin:serials_rental_change", args=[rental.pk]), rental.user
         )
-
-    @admin.action(description=gettext_lazy("Recall the unused ones of the selected"))
-    def recall(self, request: HttpRequest, queryset: QuerySet[SerialNumber]) -> None:
-        done = act_on_all(request, queryset, recall)
-        text = ngettext("%(n)d serial number recalled.", "%(n)d serial numbers recalled.", done)
-        messages.success(request, text % {"n": done})
 
 
 class RedemptionInline(rentals.RedemptionInline):

@@ -12,6 +12,7 @@ from accounts.models import Notice, OperationLog, User
 from accounts.services import notices
 from tests.accounts.closing import do_jobs
 from tests.accounts.conftest import send_notices
+from tests.accounts.ticking import confirm, tick
 from tests.panel import world
 from tests.panel.smtp_server import smtp_server
 
@@ -93,10 +94,10 @@ def test_admin_reads_state_and_reason_and_sends_again_only_what_failed(
 
 def test_admin_sends_many_again_and_a_second_click_does_nothing(user: User, admin: Client) -> None:
     failed = [tell(user, State.FAILED, "450 busy") for _ in range(3)]
-    form = {"action": "send_again", "_selected_action": [notice.pk for notice in failed]}
-    assert said(admin.post(LIST, form, follow=True)) == ["3 notices are sent again."]
-    again = said(admin.post(LIST, form, follow=True))
-    assert len(again) == 3
+    page = tick(admin, LIST, "again", failed)
+    assert said(confirm(admin, page)) == ["3 notices are sent again."]
+    (again,) = said(confirm(admin, page))
+    assert again.startswith("For 3 rows nothing was left to do:")
     assert OperationLog.objects.filter(action="notice.sent_again").count() == 3
 
 

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from accounts import jobs
 from accounts.models import OperationLog, PutOff, User
+from accounts.works import WORKS
 from derpmgmt.lib import queue
 from derpmgmt.lib.matters import Matter, read_matters
 from serials.rentals import jobs as rentals
@@ -192,3 +193,18 @@ def test_only_operators_see_and_try_it(ended: Rental, broken: Callable[..., None
     assert row.try_after is not None
     assert row.try_after > timezone.now()
     assert list(PutOff.objects.visible_to(ended.user)) == []
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_every_work_can_be_read_tried_and_forgotten(
+    ended: Rental, staff: Client, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    pk = WORKS[name].model._default_manager.values_list("pk", flat=True)[0]
+    rows = [PutOff.objects.create(work=name, row=row, failure_code="internal") for row in (pk, 999_999)]
+    assert len(found()) == 2
+    page = staff.get(LIST).content.decode()
+    assert str(rows[0].whose) in page
+    jobs.try_again(rows[0].pk)
+    jobs.forget_settled()
+    assert list(PutOff.objects.values_list("row", flat=True)) in ([], [pk])
+    assert "could not be dealt with" not in caplog.text

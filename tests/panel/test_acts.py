@@ -18,7 +18,7 @@ from acl.devices.models import Device
 from acl.maps.models import AclConfig, LiveUrl
 from containers.models import Gate, Relay
 from fleet.models import Server
-from serials.numbers.models import SerialNumber
+from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals import services as rentals
 from serials.rentals.models import Rental
 from tests.panel import world
@@ -70,6 +70,7 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
         SerialNumber: world.make_batch().serials.get(),
         Notice: user.notices.first(),
         PutOff: world.put_off(rental),
+        SerialBatch: world.make_batch(is_paid=verb == "mark-unpaid"),
     }[model]
     name = str(user) if model in {User, Rental, AclConfig, LiveUrl, Notice, PutOff} else str(row)
     if model in {Relay, Gate}:

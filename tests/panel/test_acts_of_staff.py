@@ -41,7 +41,7 @@ def act(db: None) -> Callable[..., list[OperationLog]]:
 
 
 def _actions(rental: Rental) -> list[tuple[str, dict[str, Any]]]:  # noqa: F811
-    """Every action of every list, for a row of it."""
+    """Every action of every list, for a row of it, and confirmed where that is asked for."""
     request = RequestFactory().get("/")
     request.user = User.objects.filter(is_superuser=True)[0]
     found = []
@@ -54,6 +54,8 @@ def _actions(rental: Rental) -> list[tuple[str, dict[str, Any]]]:  # noqa: F811
         for name in page.get_actions(request):
             path = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
             found.append((path, {"action": name, "_selected_action": [row.pk], "index": 0}))
+            if name not in page.actions:
+                found.append((f"{path}ticked/{name}/do/", {"row": [row.pk]}))
     return found
 
 

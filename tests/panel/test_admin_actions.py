@@ -1,6 +1,7 @@
 """An action of the admin takes as many rows as a page has: more are refused in a sentence, and nothing is done."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.contrib import admin
@@ -11,6 +12,7 @@ from derpmgmt.lib.paging import MOST_ROWS
 from serials.numbers.models import SerialNumber
 from serials.numbers.services import create_batch
 from tests.accounts.conftest import make_user, sign_in, sign_in_with_factor  # noqa: F401
+from tests.accounts.ticking import confirm, tick
 
 pytestmark = pytest.mark.django_db
 PAGE = "/admin/serials/serialnumber/"
@@ -24,9 +26,8 @@ def boss(
     return sign_in_with_factor(make_user(role=User.Role.SUPERADMIN))
 
 
-def recall(client: Client, pks: list[int], *, across: bool) -> str:
-    data = {"action": "recall", "select_across": "1" if across else "0", "_selected_action": pks}
-    return client.post(PAGE, data, follow=True).content.decode()
+def recall(client: Client, serials: list[SerialNumber], *, across: bool) -> Any:
+    return tick(client, PAGE, "recall", serials, select_across="1" if across else "0")
 
 
 def unused() -> int:
@@ -36,8 +37,8 @@ def unused() -> int:
 @pytest.mark.parametrize("across", [True, False])
 def test_more_rows_than_a_page_has_are_refused(boss: Client, across: bool) -> None:
     create_batch(name="b", days=30, count=MOST_ROWS + 1, by=None, is_paid=True)
-    pks = list(SerialNumber.objects.values_list("pk", flat=True))
-    answer = recall(boss, pks[:1] if across else pks, across=across)
+    serials = list(SerialNumber.objects.all())
+    answer = recall(boss, serials[:1] if across else serials, across=across).content.decode()
     assert f"{MOST_ROWS}" in answer
     assert "一次最多处理" in answer or "rows are done at once" in answer
     assert unused() == MOST_ROWS + 1
@@ -46,8 +47,10 @@ def test_more_rows_than_a_page_has_are_refused(boss: Client, across: bool) -> No
 @pytest.mark.parametrize("across", [True, False])
 def test_as_many_as_a_page_has_are_done(boss: Client, across: bool) -> None:
     create_batch(name="b", days=30, count=3, by=None, is_paid=True)
-    pks = list(SerialNumber.objects.values_list("pk", flat=True))
-    recall(boss, pks, across=across)
+    serials = list(SerialNumber.objects.all())
+    page = recall(boss, serials[:1] if across else serials, across=across)
+    assert unused() == 3
+    confirm(boss, page)
     assert unused() == 0
 
 
@@ -57,3 +60,15 @@ def test_all_lists_with_actions_have_the_limit() -> None:
     ours = [page for model, page in admin.site._registry.items() if page.actions]
     assert ours
     assert all(isinstance(page, StaffAdmin) for page in ours)
+
+
+@pytest.mark.parametrize("most", [MOST_ROWS, MOST_ROWS + 1])
+def test_an_address_with_too_many_rows_is_refused(boss: Client, most: int) -> None:
+    rows = ",".join(map(str, range(1, most + 1)))
+    answer = boss.get(f"{PAGE}ticked/recall/do/?rows={rows}", follow=True)
+    assert bool(answer.redirect_chain) is (most > MOST_ROWS)
+
+
+def test_what_changes_something_asks_first() -> None:
+    without = {name for page in admin.site._registry.values() for name in page.actions or ()}
+    assert without == {"export_csv", "export_xlsx"}, "these show codes, and write that down"

@@ -92,6 +92,17 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
         "admin:acl_liveurl_act": {"pk": rental.live_urls.get().pk, "verb": "revoke"},
         "admin:accounts_notice_act": {"pk": rental.user.notices.first().pk, "verb": "again"},
         "admin:accounts_putoff_act": {"pk": world.put_off(rental).pk, "verb": "try-now"},
+        "admin:serials_serialbatch_act": {"pk": serial.batch_id, "verb": "mark-unpaid"},
+        **{
+            f"admin:{model}_ticked": {"verb": verb}
+            for model, verb in (
+                ("accounts_user", "ban"),
+                ("accounts_notice", "again"),
+                ("serials_serialbatch", "mark-unpaid"),
+                ("serials_serialnumber", "recall"),
+                ("acl_device", "revoke"),
+            )
+        },
         "admin:accounts_notice_list_act": {"verb": "mail-test"},
         "admin:accounts_user_act": {"pk": rental.user_id, "verb": "ban"},
         "admin:serials_serialnumber_act": {"pk": serial.pk, "verb": "reveal"},

@@ -19,6 +19,7 @@ from acl.devices.node_keys import NewDevice
 from derpmgmt.admin_site import PanelAdminSite
 from serials.numbers.models import SerialBatch
 from serials.rentals.models import Rental, RentalSpan
+from tests.accounts import ticking
 from tests.acl.factories import make_relay, make_rental
 
 pytestmark = pytest.mark.django_db
@@ -62,9 +63,7 @@ def ask(rental: Rental, key: str, ip: str = "203.0.113.9", *, is_allowed: bool =
 
 
 def act(client: Client, action: str, *devices: Device) -> str:
-    data = {"action": action, "_selected_action": [device.pk for device in devices]}
-    response = client.post(DEVICES, data, follow=True)
-    return " ".join(str(message) for message in response.context["messages"])
+    return " ".join(ticking.said(ticking.do(client, DEVICES, action, devices)))
 
 
 def found(client: Client, url: str, term: str, **query: Any) -> set[str]:
@@ -75,9 +74,9 @@ def found(client: Client, url: str, term: str, **query: Any) -> set[str]:
 def test_devices_are_approved_and_revoked_by_services(rental: Rental, staff: Client) -> None:
     [first] = add(rental, NewDevice(A))
     waiting = Device.objects.create(rental=rental, node_key=B)
-    assert "1 device changed" in act(staff, "approve", first, waiting)
+    assert "1 device is approved" in act(staff, "approve", first, waiting)
     assert set(Device.objects.values_list("status", flat=True)) == {"approved"}
-    assert "2 devices changed" in act(staff, "revoke", first, waiting)
+    assert "2 devices are revoked" in act(staff, "revoke", first, waiting)
     assert set(Device.objects.values_list("status", flat=True)) == {"revoked"}
     entry = OperationLog.objects.filter(action="device.revoked").first()
     assert entry

@@ -20,6 +20,7 @@ from fleet.models import Server
 from serials.numbers import codes, services
 from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals.models import Rental
+from tests.accounts.ticking import confirm, tick
 
 pytestmark = pytest.mark.django_db
 Batches = Callable[..., SerialBatch]
@@ -54,7 +55,8 @@ def admin(db: None) -> Client:
 
 
 def act(client: Client, url: str, action: str, *rows: SerialBatch | SerialNumber) -> Any:
-    return client.post(url, {"action": action, "_selected_action": [row.pk for row in rows]}, follow=True)
+    answer = tick(client, url, action, rows)
+    return confirm(client, answer) if answer.redirect_chain and "rows" in (answer.context or {}) else answer
 
 
 def test_batch_is_unpaid_when_a_normal_admin_makes_it(admin: Client, servers: list[Server]) -> None:
@@ -104,13 +106,13 @@ def test_batch_cannot_be_changed_or_deleted(chief: Client, make_batch: Batches) 
 
 def test_only_super_admins_mark_batches(admin: Client, chief: Client, make_batch: Batches) -> None:
     batch = make_batch(is_paid=False)
-    act(admin, BATCHES, "mark_paid", batch)
+    act(admin, BATCHES, "mark-paid", batch)
     batch.refresh_from_db()
     assert not batch.is_paid
-    act(chief, BATCHES, "mark_paid", batch)
+    act(chief, BATCHES, "mark-paid", batch)
     batch.refresh_from_db()
     assert batch.is_paid
-    act(chief, BATCHES, "mark_unpaid", batch)
+    act(chief, BATCHES, "mark-unpaid", batch)
     batch.refresh_from_db()
     assert not batch.is_paid
 
@@ -136,13 +138,14 @@ def test_unused_serials_are_recalled_and_used_ones_refused(
 ) -> None:
     used, unused = make_batch(count=2).serials.all()
     services.redeem_serial(code=used.code, user=customer, by=customer)
-    response = act(admin, NUMBERS, "recall", used, unused)
+    page = tick(admin, NUMBERS, "recall", [used, unused])
+    with translation.override(page.headers["Content-Language"]):
+        assert f"{used}: {services.SerialUsed()}" in page.content.decode()
+    confirm(admin, page)
     assert set(SerialNumber.objects.values_list("pk", "status")) == {
         (used.pk, "used"),
         (unused.pk, "recalled"),
     }
-    with translation.override(response.headers["Content-Language"]):
-        assert str(services.SerialUsed()) in response.content.decode()
 
 
 def test_code_is_shown_only_when_asked_for_and_logged(admin: Client, make_batch: Batches) -> None:
