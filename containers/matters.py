@@ -162,7 +162,7 @@ def _answering() -> QuerySet[Relay]:
         Relay.objects.wanted()
         .filter(server__silent_since=None)
         .select_related("server__region", "rental__user")
-        .defer("certificate", "certificate_key", "private_key", "mesh_key")
+        .defer(*Relay.SECRETS)
     )
 
 

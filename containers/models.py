@@ -72,6 +72,9 @@ class Relay(Retried):
     predecessor and takes the slot over once it is proven; from then on the predecessor is retiring (`retiring_since`).
     """
 
+    # What is decrypted, or long, and only a host or a test needs: lists and maps leave it out.
+    SECRETS = ("certificate", "certificate_key", "private_key", "mesh_key")
+
     class Status(models.TextChoices):
         PLANNED = "planned", _("being prepared")
         RUNNING = "running", _("running")

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max, Q, QuerySet, prefetch_related_objects
+from django.db.models import Max, Q, QuerySet
 from django.utils import timezone, translation
 from django.utils.translation import gettext, gettext_noop
 from django.utils.translation import gettext_lazy as _
@@ -66,8 +66,10 @@ def refresh_map(
     if not rental.is_entitled(now):
         withdraw(rental, active, NOT_ENTITLED)
         return None
-    holders = {relay.slot: relay for relay in rental.relays.in_map() if relay.slot is not None}
-    rows = list(MapRegion.objects.filter(rental=rental).select_related("relay"))
+    places = rental.relays.in_map().select_related("server__region").defer(*Relay.SECRETS)
+    holders = {relay.slot: relay for relay in places if relay.slot is not None}
+    regions = MapRegion.objects.filter(rental=rental).select_related("relay__server__region")
+    rows = list(regions.defer(*(f"relay__{name}" for name in Relay.SECRETS)))
     if not (is_forced or by) and _is_gathering(rental, holders, rows, active, now):
         return None
     rows += _add_places(rental, holders, rows)
@@ -76,7 +78,6 @@ def refresh_map(
         withdraw(rental, active, NO_RELAY)
         return None
     _record_choice(rows, chosen, now)
-    prefetch_related_objects(list(chosen.values()), "server__region")
     with translation.override(rental.user.language):
         derp_map = derpmap.build_map(_map_node(row, relay) for row, relay in chosen.items())
     if active and not is_forced and derpmap.ways(active.derp_map) == derpmap.ways(derp_map):
