@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 
 from accounts import services
+from accounts.matters import unknown_proxy
 from derpmgmt.lib.address import is_proxy_unknown
 from derpmgmt.lib.way_back import page_of
 from derpmgmt.overview import admin_overview
@@ -62,8 +63,8 @@ class PanelAdminSite(admin.AdminSite):
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The start page: what needs a person, and today's figures."""
-        overview = admin_overview(is_proxy_unknown=is_proxy_unknown(request))
-        return super().index(request, {**overview, **(extra_context or {})})
+        own = [unknown_proxy()] if is_proxy_unknown(request) else []
+        return super().index(request, {**admin_overview(own), **(extra_context or {})})
 
     @method_decorator(never_cache)
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:

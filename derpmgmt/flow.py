@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from accounts import jobs as accounts
+from accounts.figures import figures as account_figures
 from accounts.matters import matters as account_matters
 from acl.devices import admin_parts as device_parts
 from acl.devices import jobs as device_jobs
@@ -16,16 +17,20 @@ from acl.maps import jobs as map_jobs
 from acl.maps import services as maps
 from containers import admin_parts as relay_parts
 from containers import jobs as containers
+from containers.figures import figures as relay_figures
+from containers.figures import relays_by_server
 from containers.matters import matters as relay_matters
 from containers.services import closing as containers_closing
 from containers.services import relays
 from derpmgmt.history.links import links as history_links
 from derpmgmt.lib.queue import Job, Tick
+from fleet import figures as server_figures
 from fleet.matters import matters as server_matters
 from serials.numbers import jobs as numbers
 from serials.numbers.matters import matters as serial_matters
 from serials.rentals import jobs as rentals
 from serials.rentals.admin_parts import links as rental_links
+from serials.rentals.figures import figures as rental_figures
 from serials.rentals.services import automatic_closing as serials_closing
 
 CROSSING: dict[str, list[Job]] = {
@@ -59,6 +64,10 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "mapped_relays": [maps.mapped_relays],
     # what needs a person; of the same level a cause stands before what follows from it
     "matters": [server_matters, relay_matters, device_matters, account_matters, serial_matters],
+    # what is counted, on the start page: today's figures in their order there; the fleet by region; how many relays servers hold
+    "figures": [account_figures, rental_figures, relay_figures],
+    "regions": [server_figures.regions],
+    "relays_by_server": [relays_by_server],
     # what the rooms above have about a row, on its page in the admin: ways to it, and parts of that page
     "row_links": [rental_links, device_parts.links, history_links, relay_parts.links],
     "row_parts": [device_parts.parts, relay_parts.parts],

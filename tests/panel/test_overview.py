@@ -18,7 +18,7 @@ from containers.services import gates
 from derpmgmt.lib.jobs import Problem
 from fleet.models import Server
 from serials.numbers.models import SerialBatch
-from serials.rentals.models import Rental
+from serials.rentals.models import Redemption, Rental
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -224,6 +224,32 @@ def test_it_is_said_when_servers_cannot_reach_the_panel(
     assert matters(staff) == []
 
 
+def test_the_figures_are_those_of_today_and_of_what_carries_packets(staff: Client, rental: Rental) -> None:
+    yesterday = timezone.now() - timedelta(days=1)
+    other = world.make_customer()
+    User.objects.filter(pk=other.user_id).update(date_joined=yesterday)
+    Redemption.objects.filter(rental=other).update(at=yesterday)
+    Rental.objects.filter(pk=other.pk).update(ends_at=yesterday, runs_until=yesterday)
+    first, second, third = rental.relays.order_by("slot")
+    RelayHealth.objects.filter(relay=first).update(is_ok=False)
+    Server.objects.filter(pk=second.server_id).update(silent_since=timezone.now())
+    Deployment.objects.filter(relay__rental=other).update(created_at=yesterday)
+    Deployment.objects.filter(relay=third).update(status=Deployment.Status.FAILED)
+    page = staff.get("/admin/")
+    assert [(figure.label, figure.value) for figure in page.context["figures"]] == [
+        ("new accounts today", "2"),
+        ("redeemed today", "1"),
+        ("active rentals", "1"),
+        ("relays that carry packets / wanted", "4 / 6"),
+        ("deployments today: done / all", "2 / 3"),
+    ]
+    for figure in page.context["figures"]:
+        assert (
+            f'<dt>{figure.label}</dt><dd><a href="{figure.url}">{figure.value}</a>' in page.content.decode()
+        )
+        assert staff.get(figure.url).status_code == 200
+
+
 def test_the_fleet_has_one_row_a_region(staff: Client, rental: Rental) -> None:
     relay = rental.relays.select_related("server__region").get(slot=1)
     world.make_server(
@@ -234,6 +260,9 @@ def test_the_fleet_has_one_row_a_region(staff: Client, rental: Rental) -> None:
     (line,) = [line for line in lines if line.region == relay.server.region]
     assert line.state_words == [(Server.Status.HEALTHY, 1), (Server.Status.MAINTENANCE, 1)]
     assert (line.relays, line.capacity, line.load) == (1, 100, 1.5)
+    newest = timezone.now()
+    Server.objects.filter(pk=relay.server_id).update(last_visit_at=newest)
+    assert staff.get("/admin/").context["checked_at"] == newest
     assert staff.get(line.url).context["cl"].result_count == 2
 
 

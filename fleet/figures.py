@@ -1,0 +1,59 @@
+"""What is counted of servers: the fleet by region."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.urls import reverse
+
+from derpmgmt.lib import queue
+from fleet.models import Region, Server
+
+
+@dataclass
+class RegionLine:
+    """The servers of one region together.
+
+    `load` and `disk_free_bytes` are those of the worst of them, `visited_at` that of whose last visit is the longest ago, and
+    `newest_visit_at` the last visit of any.
+    """
+
+    region: Region
+    url: str
+    states: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    relays: int = 0
+    capacity: int = 0
+    load: float | None = None
+    disk_free_bytes: int | None = None
+    visited_at: datetime | None = None
+    newest_visit_at: datetime | None = None
+
+    @property
+    def state_words(self) -> list[tuple[Server.Status, int]]:
+        """States in the order of their definition, with how many servers are in each."""
+        return [(status, self.states[status]) for status in Server.Status if self.states.get(status)]
+
+
+def regions() -> list[RegionLine]:
+    """Answer to "regions": a line for each region that has servers in use, by its code."""
+    servers = Server.objects.exclude(status=Server.Status.RETIRED).select_related("region")
+    relays = dict(queue.ask("relays_by_server"))
+    page = reverse("admin:fleet_server_changelist")
+    lines: dict[int, RegionLine] = {}
+    for server in servers.order_by("region__code", "name"):
+        url = f"{page}?region__id__exact={server.region_id}"
+        line = lines.setdefault(server.region_id, RegionLine(server.region, url))
+        line.states[server.status] += 1
+        line.relays += relays.get(server.pk, 0)
+        line.capacity += server.capacity
+        line.load = _of(max, line.load, server.load_ratio)
+        line.disk_free_bytes = _of(min, line.disk_free_bytes, server.disk_free_bytes)
+        line.visited_at = _of(min, line.visited_at, server.last_visit_at)
+        line.newest_visit_at = _of(max, line.newest_visit_at, server.last_visit_at)
+    return list(lines.values())
+
+
+def _of(choose: Any, *values: Any) -> Any:
+    """The largest or smallest of those that are known."""
+    return choose((value for value in values if value is not None), default=None)
