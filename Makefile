@@ -19,6 +19,9 @@ LAB_RUNS := $(filter-out $(E2E_BESIDE) tests/e2e/test_kill.py,$(E2E)) \
 	--beside tests/lab tests/e2e/test_kill.py \
 	--beside tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
 
+# Tests start the panel hundreds of times: where no bytecode is kept, each start compiles it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 ifneq ($(PORT),)
 export DERPMGMT_PORT := $(PORT)
 endif
