@@ -14,7 +14,8 @@ from containers.services.planning import plan_relays
 from containers.services.relays import record_released
 from derpmgmt import flow
 from serials.rentals.models import Rental
-from tests.accounts.conftest import PASSWORD, send_notices
+from tests.accounts.conftest import send_notices
+from tests.factories import PASSWORD
 
 
 def confirm(client: Client) -> None:

@@ -16,21 +16,9 @@ from accounts.models import User
 from accounts.services import notices
 from derpmgmt.lib import queue
 from serials.rentals.models import Rental
-from tests.panel import world
-
-PASSWORD = "quiet-river-42"
+from tests.factories import PASSWORD, WholeRentalFactory
 
 Answer = Callable[[str, Callable[[User], list[Any]]], None]
-
-
-@pytest.fixture
-def make_user(db: None) -> Callable[..., User]:
-    """Makes accounts with a confirmed address and `PASSWORD`."""
-
-    def make(email: str = "wei@example.com", role: str = User.Role.USER) -> User:
-        return services.create_user(email=email, password=PASSWORD, role=role)
-
-    return make
 
 
 @pytest.fixture
@@ -61,7 +49,7 @@ def sign_in_with_factor(sign_in: Callable[[User], Client]) -> Callable[[User], C
 @pytest.fixture
 def rental(db: None) -> Rental:
     """A customer's running rental, with everything that belongs to it."""
-    return world.make_customer()
+    return WholeRentalFactory()
 
 
 @pytest.fixture

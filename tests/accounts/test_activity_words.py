@@ -14,6 +14,7 @@ from accounts.models import User
 from accounts.services import log_operation
 from derpmgmt.admin_site import PanelAdminSite
 from derpmgmt.lib.env import BASE_DIR
+from tests.factories import UserFactory
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,7 @@ def test_words_are_told_apart() -> None:
 
 @pytest.fixture
 def staff() -> Iterator[Client]:
-    user = User.objects.create_user("op", "op@example.com", role=User.Role.ADMIN, language="en")
+    user = UserFactory(username="op", email="op@example.com", role=User.Role.ADMIN, language="en")
     client = Client()
     client.force_login(user)
     with mock.patch.object(PanelAdminSite, "has_permission", lambda _site, request: request.user.is_staff):

@@ -10,10 +10,10 @@ from django.test import Client, RequestFactory
 
 from accounts import services
 from accounts.models import OperationLog, User
-from tests.accounts.conftest import PASSWORD, send_notices, totp
+from tests.accounts.conftest import send_notices, totp
+from tests.factories import PASSWORD, UserFactory
 
 Enter = Callable[[User], Client]
-Make = Callable[..., User]
 ADMIN, SUPERADMIN = User.Role.ADMIN, User.Role.SUPERADMIN
 
 
@@ -23,16 +23,14 @@ def test_stranger_is_sent_to_sign_in_when_opening_the_admin(client: Client, db: 
 
 
 @pytest.mark.parametrize("role", [User.Role.USER, User.Role.DISTRIBUTOR])
-def test_customer_is_refused_when_opening_the_admin(
-    role: str, make_user: Make, sign_in_with_factor: Enter
-) -> None:
-    client = sign_in_with_factor(make_user(role=role))
+def test_customer_is_refused_when_opening_the_admin(db: None, role: str, sign_in_with_factor: Enter) -> None:
+    client = sign_in_with_factor(UserFactory(role=role))
     assert client.get("/admin/", follow=True).status_code == 403
 
 
 @pytest.mark.django_db(transaction=True)
-def test_staff_set_up_a_second_factor_first_when_they_have_none(make_user: Make, sign_in: Enter) -> None:
-    client = sign_in(make_user(role=SUPERADMIN))
+def test_staff_set_up_a_second_factor_first_when_they_have_none(sign_in: Enter) -> None:
+    client = sign_in(UserFactory(role=SUPERADMIN))
     client.cookies["django_language"] = "en"
     response = client.get("/admin/", follow=True)
     assert "/accounts/2fa/totp/activate/" in response.redirect_chain[1][0]
@@ -44,8 +42,8 @@ def test_staff_set_up_a_second_factor_first_when_they_have_none(make_user: Make,
     assert client.get("/admin/").status_code == 200
 
 
-def test_staff_confirm_again_when_this_session_used_no_second_factor(make_user: Make, sign_in: Enter) -> None:
-    user = make_user(role=ADMIN)
+def test_staff_confirm_again_when_this_session_used_no_second_factor(db: None, sign_in: Enter) -> None:
+    user = UserFactory(role=ADMIN)
     client = sign_in(user)
     services.enrol_second_factor(user=user, secret=(secret := "JBSWY3DPEHPK3PXP"))
     response = client.get("/admin/", follow=True)
@@ -56,9 +54,9 @@ def test_staff_confirm_again_when_this_session_used_no_second_factor(make_user: 
 
 
 def test_staff_reach_the_admin_when_signed_in_with_second_factor(
-    make_user: Make, sign_in_with_factor: Enter
+    db: None, sign_in_with_factor: Enter
 ) -> None:
-    client = sign_in_with_factor(make_user(role=ADMIN))
+    client = sign_in_with_factor(UserFactory(role=ADMIN))
     for path in (
         "/admin/",
         "/admin/accounts/user/",
@@ -68,8 +66,8 @@ def test_staff_reach_the_admin_when_signed_in_with_second_factor(
         assert client.get(path).status_code == 200, path
 
 
-def test_admin_never_leads_outside_when_next_is_foreign(make_user: Make, sign_in_with_factor: Enter) -> None:
-    client = sign_in_with_factor(make_user(role=ADMIN))
+def test_admin_never_leads_outside_when_next_is_foreign(db: None, sign_in_with_factor: Enter) -> None:
+    client = sign_in_with_factor(UserFactory(role=ADMIN))
     assert client.get("/admin/login/?next=https://evil.example/")["Location"] == "/admin/"
 
 
@@ -84,11 +82,11 @@ def test_tables_of_sign_in_are_not_edited_by_hand() -> None:
 
 @pytest.mark.parametrize(("steps", "is_taken"), [(-2, False), (-1, True), (0, True), (1, True), (2, False)])
 def test_a_code_is_good_for_a_step_before_and_after(
-    steps: int, is_taken: bool, make_user: Make, sign_in: Enter, monkeypatch: pytest.MonkeyPatch
+    db: None, steps: int, is_taken: bool, sign_in: Enter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now)
-    user = make_user()
+    user = UserFactory()
     services.enrol_second_factor(user=user, secret=(secret := "JBSWY3DPEHPK3PXP"))
     client = sign_in(user)
     client.post("/accounts/2fa/authenticate/", {"code": totp(secret, steps=steps)})
@@ -96,10 +94,8 @@ def test_a_code_is_good_for_a_step_before_and_after(
 
 
 @pytest.mark.parametrize("typed", ["{}", " {}", "{}-"])
-def test_a_code_is_taken_once_when_allauth_has_forgotten_it(
-    typed: str, make_user: Make, sign_in: Enter
-) -> None:
-    user = make_user()
+def test_a_code_is_taken_once_when_allauth_has_forgotten_it(db: None, typed: str, sign_in: Enter) -> None:
+    user = UserFactory()
     services.enrol_second_factor(user=user, secret=(secret := "JBSWY3DPEHPK3PXP"))
     client, code = sign_in(user), totp(secret, steps=1)
     client.post("/accounts/2fa/authenticate/", {"code": code})
@@ -113,9 +109,9 @@ def test_a_code_is_taken_once_when_allauth_has_forgotten_it(
         assert cache.delete(f"allauth.mfa.totp.used?user={user.pk}&code={code}")
 
 
-def test_the_code_that_activates_an_app_is_taken_once(make_user: Make, sign_in: Enter) -> None:
+def test_the_code_that_activates_an_app_is_taken_once(db: None, sign_in: Enter) -> None:
     """Whoever saw it typed must not come in with it, whatever allauth remembers in the cache."""
-    user = make_user()
+    user = UserFactory()
     client = sign_in(user)
     client.post("/accounts/reauthenticate/", {"password": PASSWORD})
     secret = client.get("/accounts/2fa/totp/activate/").context["form"].secret
@@ -132,15 +128,15 @@ def test_the_code_that_activates_an_app_is_taken_once(make_user: Make, sign_in: 
     assert "_auth_user_id" in client.session
 
 
-def test_totp_secret_is_encrypted_at_rest(make_user: Make) -> None:
-    services.enrol_second_factor(user=make_user(), secret="JBSWY3DPEHPK3PXP")
+def test_totp_secret_is_encrypted_at_rest(db: None) -> None:
+    services.enrol_second_factor(user=UserFactory(), secret="JBSWY3DPEHPK3PXP")
     assert "JBSWY3DPEHPK3PXP" not in str(Authenticator.objects.get().data)
 
 
-def test_super_admin_resets_a_lost_second_factor(make_user: Make, sign_in_with_factor: Enter) -> None:
-    lost = make_user("lost@example.com", ADMIN)
+def test_super_admin_resets_a_lost_second_factor(db: None, sign_in_with_factor: Enter) -> None:
+    lost = UserFactory(email="lost@example.com", role=ADMIN)
     services.enrol_second_factor(user=lost, secret="JBSWY3DPEHPK3PXP")
-    boss = make_user("boss@example.com", SUPERADMIN)
+    boss = UserFactory(email="boss@example.com", role=SUPERADMIN)
     client = sign_in_with_factor(boss)
     client.post(f"/admin/accounts/user/{lost.pk}/reset-second-factor/do/")
     send_notices()
@@ -151,10 +147,10 @@ def test_super_admin_resets_a_lost_second_factor(make_user: Make, sign_in_with_f
     assert "/accounts/login/" in str(mail.outbox[-1].body)
 
 
-def test_normal_admin_may_not_touch_staff(make_user: Make, sign_in_with_factor: Enter) -> None:
-    other = make_user("other@example.com", ADMIN)
+def test_normal_admin_may_not_touch_staff(db: None, sign_in_with_factor: Enter) -> None:
+    other = UserFactory(email="other@example.com", role=ADMIN)
     services.enrol_second_factor(user=other, secret="JBSWY3DPEHPK3PXP")
-    client = sign_in_with_factor(make_user("me@example.com", ADMIN))
+    client = sign_in_with_factor(UserFactory(email="me@example.com", role=ADMIN))
     for act in ("reset-second-factor", "ban"):
         client.post(f"/admin/accounts/user/{other.pk}/{act}/do/")
     data = {"username": "x1", "language": "en", "role": SUPERADMIN, "_save": ""}
@@ -164,9 +160,9 @@ def test_normal_admin_may_not_touch_staff(make_user: Make, sign_in_with_factor: 
     assert (other.is_active, other.role, other.username) == (True, ADMIN, "other")
 
 
-def test_normal_admin_may_not_give_rights(make_user: Make, sign_in_with_factor: Enter) -> None:
-    customer = make_user("wei@example.com")
-    client = sign_in_with_factor(make_user("me@example.com", ADMIN))
+def test_normal_admin_may_not_give_rights(db: None, sign_in_with_factor: Enter) -> None:
+    customer = UserFactory(email="wei@example.com")
+    client = sign_in_with_factor(UserFactory(email="me@example.com", role=ADMIN))
     data = {"username": "wei-new", "language": "en", "role": SUPERADMIN, "_save": ""}
     assert client.post(f"/admin/accounts/user/{customer.pk}/change/", data).status_code == 302
     customer.refresh_from_db()
@@ -180,12 +176,12 @@ def test_normal_admin_may_not_give_rights(make_user: Make, sign_in_with_factor: 
 
 
 def test_role_change_is_logged_and_ends_sessions_when_super_admin_makes_it(
-    make_user: Make, sign_in_with_factor: Enter
+    db: None, sign_in_with_factor: Enter
 ) -> None:
-    customer = make_user("wei@example.com")
+    customer = UserFactory(email="wei@example.com")
     theirs = Client()
     theirs.post("/accounts/login/", {"login": customer.email, "password": PASSWORD})
-    client = sign_in_with_factor(make_user("boss@example.com", SUPERADMIN))
+    client = sign_in_with_factor(UserFactory(email="boss@example.com", role=SUPERADMIN))
     data = {"username": "wei", "language": "zh-hans", "role": ADMIN, "_save": ""}
     client.post(f"/admin/accounts/user/{customer.pk}/change/", data)
     customer.refresh_from_db()
@@ -197,8 +193,8 @@ def test_role_change_is_logged_and_ends_sessions_when_super_admin_makes_it(
     assert theirs.get("/account/").status_code == 302
 
 
-def test_log_is_read_only_even_for_super_admin(make_user: Make, sign_in_with_factor: Enter) -> None:
-    client = sign_in_with_factor(make_user("boss@example.com", SUPERADMIN))
+def test_log_is_read_only_even_for_super_admin(db: None, sign_in_with_factor: Enter) -> None:
+    client = sign_in_with_factor(UserFactory(email="boss@example.com", role=SUPERADMIN))
     entry = OperationLog.objects.first()
     assert entry is not None
     page = f"/admin/accounts/operationlog/{entry.pk}"
@@ -207,8 +203,8 @@ def test_log_is_read_only_even_for_super_admin(make_user: Make, sign_in_with_fac
     assert client.post(f"{page}/delete/", {"post": "yes"}).status_code == 403
 
 
-def test_door_is_shut_when_user_is_no_longer_active(make_user: Make) -> None:
-    user = make_user(role=SUPERADMIN)
+def test_door_is_shut_when_user_is_no_longer_active(db: None) -> None:
+    user = UserFactory(role=SUPERADMIN)
     services.ban_user(user=user, by=None)
     user.refresh_from_db()
     request = RequestFactory().get("/admin/")

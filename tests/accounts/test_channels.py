@@ -17,6 +17,7 @@ from django.utils import timezone, translation
 from accounts import push, services, sms
 from accounts.models import Channel, Notice, User
 from accounts.services import channels, notices
+from tests.factories import ChannelFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -69,8 +70,8 @@ REFUSED = [
 
 
 @pytest.fixture
-def user(make_user: Callable[..., User]) -> User:
-    return make_user()
+def user() -> User:
+    return UserFactory(email="wei@example.com")
 
 
 @pytest.fixture
@@ -217,11 +218,9 @@ def test_a_person_adds_tests_and_removes_a_channel_on_his_page(
     assert "none of the services" in refused
 
 
-def test_another_persons_channel_is_not_there(
-    user: User, make_user: Callable[..., User], sign_in: Callable[[User], Client]
-) -> None:
+def test_another_persons_channel_is_not_there(user: User, sign_in: Callable[[User], Client]) -> None:
     channel = channels.add_push_channel(user=user, address=BARK)
-    client = sign_in(make_user("li@example.com"))
+    client = sign_in(UserFactory(email="li@example.com"))
     for verb in ("test", "confirm", "remove"):
         page = client.post(f"/account/channels/{channel.pk}/{verb}/", follow=True)
         missing = client.post(f"/account/channels/{channel.pk + 1}/{verb}/", follow=True)
@@ -319,7 +318,7 @@ def test_what_the_provider_says_decides_whether_it_is_tried_again(
     user: User, with_sms: None, internet: responses.RequestsMock, fields: dict[str, Any], state: str
 ) -> None:
     code = fields["Code"]
-    Channel.objects.create(
+    ChannelFactory(
         user=user,
         kind="sms",
         label="138",

@@ -2,7 +2,6 @@
 
 import re
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -23,7 +22,8 @@ from serials.numbers.services import redeem_serial
 from serials.rentals.models import Redemption, Rental
 from serials.rentals.services import AccountBarred
 from tests.accounts.closing import close_by_page, confirm, do_jobs, everything, told
-from tests.accounts.conftest import PASSWORD, Answer
+from tests.accounts.conftest import Answer
+from tests.factories import PASSWORD, SerialNumberFactory, UserFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -168,8 +168,8 @@ def test_other_tab_tells_the_reasons_when_something_was_opened_meanwhile(
     assert rental.user.closing_at is None
 
 
-def test_operator_reads_why_not_before_he_clicks(make_user: Callable[..., User]) -> None:
-    client = world.sign_in(make_user("boss@example.com", User.Role.ADMIN))
+def test_operator_reads_why_not_before_he_clicks() -> None:
+    client = world.sign_in(UserFactory(email="boss@example.com", role=User.Role.ADMIN))
     confirm(client)
     for response in (client.get("/account/close/"), close_by_page(client)):
         assert response.status_code == 200
@@ -222,8 +222,8 @@ def test_nothing_has_happened_when_closing_dies_at_a_step(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_one_closing_wins_when_four_come_at_once(make_user: Callable[..., User]) -> None:
-    user = make_user()
+def test_one_closing_wins_when_four_come_at_once() -> None:
+    user = UserFactory()
     barrier = threading.Barrier(4)
 
     def close(_number: int) -> bool:
@@ -247,8 +247,8 @@ def test_sweep_rings_again_when_the_bell_was_lost(rental: Rental, announced: lis
     assert announced == [("account_closing", rental.user_id)]
 
 
-def test_account_without_a_rental_is_closed_at_once(make_user: Callable[..., User]) -> None:
-    user = make_user()
+def test_account_without_a_rental_is_closed_at_once() -> None:
+    user = UserFactory()
     services.close_account(user=user, by=None)
     closing.sweep_closing(now=timezone.now())
     user.refresh_from_db()
@@ -258,10 +258,8 @@ def test_account_without_a_rental_is_closed_at_once(make_user: Callable[..., Use
     assert user.closed_at
 
 
-def test_account_is_closed_when_the_farewell_is_refused(
-    make_user: Callable[..., User], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    user, email = make_user(), "wei@example.com"
+def test_account_is_closed_when_the_farewell_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    user, email = UserFactory(email="wei@example.com"), "wei@example.com"
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise MailFailed(f"550 <{email}> is unknown", is_final=True)
@@ -275,15 +273,15 @@ def test_account_is_closed_when_the_farewell_is_refused(
     assert email not in everything()
 
 
-def test_database_refuses_when_an_account_is_closing_and_active(make_user: Callable[..., User]) -> None:
-    user = make_user()
+def test_database_refuses_when_an_account_is_closing_and_active() -> None:
+    user = UserFactory()
     with pytest.raises(IntegrityError), transaction.atomic():
         User.objects.filter(pk=user.pk).update(closing_at=timezone.now())
 
 
 def test_nothing_can_be_redeemed_when_the_account_is_closing(rental: Rental) -> None:
     services.close_account(user=rental.user, by=None)
-    code = world.make_batch().serials.get().code
+    code = SerialNumberFactory().code
     with pytest.raises(AccountBarred):
         redeem_serial(code=code, user=User.objects.get(pk=rental.user_id), by=None)
     assert Redemption.objects.filter(rental=rental).count() == 1

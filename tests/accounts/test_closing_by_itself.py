@@ -1,6 +1,5 @@
 """Accounts that are closed by themselves, some time after their rental ended: warned before, in time, and once."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from serials.rentals.services import automatic_closing as automatic
 from serials.rentals.services import renew_rental, sweep_rentals
 from tests.accounts.closing import told
 from tests.accounts.conftest import Answer
+from tests.factories import RentalFactory, UserFactory
 from tests.panel import world
 from tests.panel.killing import dies_at_line
 
@@ -126,10 +126,13 @@ def test_renewal_stops_the_closing_and_takes_the_waiting_warning_back(ended: tup
 
 
 def test_closing_waits_and_admins_are_told_once_when_something_is_open(
-    ended: tuple[Rental, datetime], monkeypatch: pytest.MonkeyPatch, make_user: Callable[..., User]
+    ended: tuple[Rental, datetime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rental, end = ended
-    admins = [make_user("a1@example.com", User.Role.ADMIN), make_user("a2@example.com", User.Role.SUPERADMIN)]
+    admins = [
+        UserFactory(email="a1@example.com", role=User.Role.ADMIN),
+        UserFactory(email="a2@example.com", role=User.Role.SUPERADMIN),
+    ]
     with monkeypatch.context() as patch:
         patch.setitem(queue._answers, "closing_reasons", [lambda _user: ["An order is open."]])
         pass_time(end, range(23 * 24, 36 * 24, 6))
@@ -150,10 +153,10 @@ def test_closing_waits_and_admins_are_told_once_when_something_is_open(
 
 
 def test_admins_are_told_again_when_something_is_open_at_the_next_end(
-    ended: tuple[Rental, datetime], make_user: Callable[..., User], answer: Answer
+    ended: tuple[Rental, datetime], answer: Answer
 ) -> None:
     rental, end = ended
-    admin = make_user("a1@example.com", User.Role.ADMIN)
+    admin = UserFactory(email="a1@example.com", role=User.Role.ADMIN)
     answer("closing_reasons", lambda _user: ["An order is open."])
     for times in (1, 2):
         pass_time(end, range(23 * 24, 32 * 24, 6))
@@ -213,11 +216,11 @@ def test_warning_comes_again_when_the_first_was_held_back_by_a_ban(ended: tuple[
 
 
 @pytest.mark.slow
-def test_result_is_the_same_when_the_sweep_dies_at_any_line(
-    make_user: Callable[..., User], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    boss, now = make_user("boss@example.com", User.Role.ADMIN), timezone.now()
-    warned, closed, refused = (make_ended(now - days * DAY) for days in (24, 31, 31))
+def test_result_is_the_same_when_the_sweep_dies_at_any_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    boss, now = UserFactory(email="boss@example.com", role=User.Role.ADMIN), timezone.now()
+    warned, closed, refused = (
+        RentalFactory(status=Rental.Status.EXPIRED, ends_at=now - days * DAY) for days in (24, 31, 31)
+    )
     automatic.sweep_closing(now=now - 2 * DAY)
     Notice.objects.update(state=Notice.State.SENT, sent_at=now - 2 * DAY, created_at=now - 2 * DAY)
     open_matters = [lambda user: ["open"] if user.pk == refused.user_id else []]
@@ -242,12 +245,6 @@ def test_result_is_the_same_when_the_sweep_dies_at_any_line(
     assert number > 60
 
 
-def make_ended(end: datetime) -> Rental:
-    number = User.objects.count()
-    user = services.create_user(email=f"ended{number}@example.com")
-    return Rental.objects.create(user=user, ends_at=end, runs_until=end, status=Rental.Status.EXPIRED)
-
-
 def sweep_queries(now: datetime) -> int:
     with CaptureQueriesContext(connection) as queries:
         automatic.sweep_closing(now=now)
@@ -255,9 +252,9 @@ def sweep_queries(now: datetime) -> int:
 
 
 def test_sweep_costs_what_is_due_when_many_others_are_not(
-    monkeypatch: pytest.MonkeyPatch, make_user: Callable[..., User], django_assert_max_num_queries: Any
+    monkeypatch: pytest.MonkeyPatch, django_assert_max_num_queries: Any
 ) -> None:
-    make_user("boss@example.com", User.Role.ADMIN)
+    UserFactory(email="boss@example.com", role=User.Role.ADMIN)
     now = timezone.now()
     refused: set[int] = set()
     monkeypatch.setitem(
@@ -266,11 +263,13 @@ def test_sweep_costs_what_is_due_when_many_others_are_not(
 
     def add() -> None:
         """One more of everything that the sweep has looked at and has to wait for."""
-        make_ended(now - 10 * DAY)  # not to be warned yet
-        make_ended(now - 25 * DAY)  # warned once
-        make_ended(now - 29.5 * DAY)  # warned twice
-        services.ban_user(user=make_ended(now - 40 * DAY).user, by=None)
-        refused.add(make_ended(now - 30 * DAY).user_id)
+        RentalFactory(status=Rental.Status.EXPIRED, ends_at=now - 10 * DAY)  # not to be warned yet
+        RentalFactory(status=Rental.Status.EXPIRED, ends_at=now - 25 * DAY)  # warned once
+        RentalFactory(status=Rental.Status.EXPIRED, ends_at=now - 29.5 * DAY)  # warned twice
+        services.ban_user(
+            user=RentalFactory(status=Rental.Status.EXPIRED, ends_at=now - 40 * DAY).user, by=None
+        )
+        refused.add(RentalFactory(status=Rental.Status.EXPIRED, ends_at=now - 30 * DAY).user_id)
 
     add()
     pass_time(now - 2 * DAY, range(0, 48, 6))
@@ -284,7 +283,7 @@ def test_sweep_costs_what_is_due_when_many_others_are_not(
     pass_time(now, range(1))
     assert not any(automatic.due_rentals(soon))
     assert sweep_queries(soon) == few <= 2
-    late = make_ended(now - 26 * DAY)
+    late = RentalFactory(status=Rental.Status.EXPIRED, ends_at=now - 26 * DAY)
     assert [rental for due in automatic.due_rentals(soon) for rental in due] == [late]
     if connection.vendor == "sqlite":
         for due in automatic.due_rentals(soon):
@@ -313,7 +312,7 @@ def test_nobody_is_closed_by_itself_when_it_is_not_for_him(
 
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
 @pytest.mark.parametrize("kind", ["account_closing", "account_closing_refused"])
-def test_texts_are_whole_when_rendered(make_user: Callable[..., User], kind: str, language: str) -> None:
+def test_texts_are_whole_when_rendered(kind: str, language: str) -> None:
     now = timezone.now()
     context = {
         "account": 7,
@@ -322,7 +321,7 @@ def test_texts_are_whole_when_rendered(make_user: Callable[..., User], kind: str
         "ends_at": now,
         "url": "http://testserver/x",
     }
-    user = make_user()
+    user = UserFactory()
     services.notify(user=user, kind=kind, key="k", context=context, is_mail_only=True)
     notice = Notice.objects.get()
     notice.language = language

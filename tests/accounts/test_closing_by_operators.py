@@ -3,7 +3,6 @@
 import html
 import json
 import re
-from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
@@ -18,6 +17,7 @@ from containers.models import Relay
 from serials.rentals.models import Rental
 from tests.accounts.closing import do_jobs
 from tests.accounts.conftest import Answer
+from tests.factories import UserFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -78,8 +78,8 @@ def test_nothing_is_claimed_when_another_admin_closes_at_the_same_moment(
     assert "is being closed; they have been told" not in answer.text
 
 
-def test_closing_staff_stays_forbidden_to_a_normal_admin(make_user: Callable[..., User]) -> None:
-    boss = make_user("boss@example.com", User.Role.SUPERADMIN)
+def test_closing_staff_stays_forbidden_to_a_normal_admin() -> None:
+    boss = UserFactory(email="boss@example.com", role=User.Role.SUPERADMIN)
     client = world.enter(User.Role.ADMIN, has_factor=True)
     assert client.get(f"/admin/accounts/user/{boss.pk}/close/do/").status_code == 403
 
@@ -94,11 +94,11 @@ def test_admin_reads_why_when_an_account_cannot_be_closed(rental: Rental, answer
     assert rental.user.closing_at is None
 
 
-def test_operators_account_is_closed_by_another_super_admin_only(make_user: Callable[..., User]) -> None:
-    boss = make_user("boss@example.com", User.Role.SUPERADMIN)
-    other = make_user("other@example.com", User.Role.SUPERADMIN)
-    admin = make_user("admin@example.com", User.Role.ADMIN)
-    customer = make_user("customer@example.com")
+def test_operators_account_is_closed_by_another_super_admin_only() -> None:
+    boss = UserFactory(email="boss@example.com", role=User.Role.SUPERADMIN)
+    other = UserFactory(email="other@example.com", role=User.Role.SUPERADMIN)
+    admin = UserFactory(email="admin@example.com", role=User.Role.ADMIN)
+    customer = UserFactory(email="customer@example.com")
     for user, by in ((boss, boss), (admin, admin), (boss, admin), (admin, customer), (boss, customer)):
         with pytest.raises(services.NotAllowed):
             services.close_account(user=user, by=by)
@@ -106,9 +106,9 @@ def test_operators_account_is_closed_by_another_super_admin_only(make_user: Call
     assert services.close_account(user=admin, by=boss)
 
 
-def test_last_super_admin_is_closed_by_nobody(make_user: Callable[..., User]) -> None:
-    boss = make_user("boss@example.com", User.Role.SUPERADMIN)
-    banned = make_user("banned@example.com", User.Role.SUPERADMIN)
+def test_last_super_admin_is_closed_by_nobody() -> None:
+    boss = UserFactory(email="boss@example.com", role=User.Role.SUPERADMIN)
+    banned = UserFactory(email="banned@example.com", role=User.Role.SUPERADMIN)
     services.ban_user(user=banned, by=None)
     with pytest.raises(services.NotAllowed):
         services.close_account(user=boss, by=None)
@@ -152,8 +152,8 @@ def test_command_says_for_which_servers_the_closing_waits(rental: Rental) -> Non
     assert f"It is closed when the relays on 1 server are removed: {name}." in run(email)[1]
 
 
-def test_command_says_when_the_account_is_closed(make_user: Callable[..., User]) -> None:
-    user = make_user()
+def test_command_says_when_the_account_is_closed() -> None:
+    user = UserFactory(email="wei@example.com")
     _out, err = run(user.email)
     assert err == (
         "The person is signed out everywhere, and their personal data is deleted. "
@@ -182,9 +182,9 @@ def test_command_refuses_when_nobody_has_the_address(db: None) -> None:
     assert refusal("nobody@example.com") == "There is no account with the address nobody@example.com."
 
 
-def test_command_closes_an_operator_but_not_the_last_super_admin(make_user: Callable[..., User]) -> None:
-    make_user("boss@example.com", User.Role.SUPERADMIN)
-    make_user("admin@example.com", User.Role.ADMIN)
+def test_command_closes_an_operator_but_not_the_last_super_admin() -> None:
+    UserFactory(email="boss@example.com", role=User.Role.SUPERADMIN)
+    UserFactory(email="admin@example.com", role=User.Role.ADMIN)
     assert json.loads(run("admin@example.com", "--json")[0])["role"] == "admin"
     assert refusal("boss@example.com") == "This is the last super admin; make another one first."
 
@@ -205,10 +205,8 @@ def test_command_closes_an_operator_but_not_the_last_super_admin(make_user: Call
         ("stra\u00dfe@example.com", "STRASSE@example.com"),
     ],
 )
-def test_closed_account_is_found_however_its_address_is_written(
-    make_user: Callable[..., User], had: str, typed: str
-) -> None:
-    user, other = make_user(had), make_user("other@example.com")
+def test_closed_account_is_found_however_its_address_is_written(had: str, typed: str) -> None:
+    user, other = UserFactory(email=had), UserFactory(email="other@example.com")
     for one in (user, other):
         services.close_account(user=one, by=None)
     client = world.enter(User.Role.ADMIN, has_factor=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from allauth.account.models import EmailAddress
-from allauth.usersessions.models import UserSession
 from django.contrib.auth import signals
 from django.test import Client, RequestFactory
 from django.utils import timezone
@@ -14,7 +13,7 @@ from accounts import services
 from accounts.models import Channel, OperationLog, User
 from accounts.services import channels
 from tests.accounts.closing import do_jobs, everything
-from tests.accounts.conftest import PASSWORD
+from tests.factories import PASSWORD, ChannelFactory, UserFactory, UserSessionFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -22,9 +21,9 @@ BARK = "bark://api.day.app/abcdefKEY1234"
 
 
 @pytest.fixture
-def gone(make_user: Callable[..., User]) -> User:
+def gone() -> User:
     """The person as another tab's request read them before they closed their account."""
-    user = make_user()
+    user = UserFactory(email="wei@example.com")
     services.close_account(user=User.objects.get(pk=user.pk), by=None)
     return user
 
@@ -51,14 +50,13 @@ def test_no_channel_and_no_name_is_taken_when_the_account_was_closed_meanwhile(g
     ],
 )
 def test_the_other_tab_gets_a_page_when_the_account_is_closed_under_it(
-    make_user: Callable[..., User],
     sign_in: Callable[[User], Client],
     monkeypatch: pytest.MonkeyPatch,
     path: str,
     fields: dict[str, str],
     status: int,
 ) -> None:
-    user = make_user()
+    user = UserFactory()
     client = sign_in(user)
 
     def be_slower(act: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,10 +85,8 @@ def test_a_late_sign_in_is_logged_without_address_and_household(gone: User) -> N
         assert (entry.target, entry.ip, entry.subject) == (f"#{gone.pk}", "203.0.113.0", gone)
 
 
-def test_a_sign_in_is_logged_with_both_as_ever(
-    make_user: Callable[..., User], sign_in: Callable[[User], Client]
-) -> None:
-    user = make_user()
+def test_a_sign_in_is_logged_with_both_as_ever(sign_in: Callable[[User], Client]) -> None:
+    user = UserFactory()
     sign_in(user)
     entry = OperationLog.objects.get(action="user.signed_in")
     assert (entry.target, entry.ip) == (user.email, "127.0.0.1")
@@ -99,13 +95,13 @@ def test_a_sign_in_is_logged_with_both_as_ever(
 def test_what_was_written_behind_the_closing_is_cleaned_before_it_is_finished(gone: User) -> None:
     address, now = "wei@example.com", timezone.now()
     late: list[Callable[[], Any]] = [
-        lambda: Channel.objects.create(
+        lambda: ChannelFactory(
             user=gone, kind=Channel.Kind.PUSH, label="bark", address=BARK, address_hash="x", confirmed_at=now
         ),
         lambda: EmailAddress.objects.create(user=gone, email=address),
         lambda: User.objects.filter(pk=gone.pk).update(username="late-name"),
         lambda: User.objects.filter(pk=gone.pk).update(email=address),
-        lambda: UserSession.objects.create(
+        lambda: UserSessionFactory(
             user=gone, ip="203.0.113.77", session_key="k", created_at=now, last_seen_at=now
         ),
     ]

@@ -22,6 +22,7 @@ from serials.rentals import services as serials
 from serials.rentals.models import Redemption, Rental
 from tests.accounts.closing import do_jobs, everything
 from tests.accounts.conftest import send_notices
+from tests.factories import ChannelFactory, LiveUrlFactory, UserFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -47,7 +48,7 @@ def live_a_little(rental: Rental) -> str:
         by=None, action="user.sign_in_failed", target=former, is_success=False, ip="198.51.100.9"
     )
     services.change_user(user=user, by=user, username="secret-name", language="en", role=user.role)
-    admin = services.create_user(email=f"admin-{user.pk}@example.org", role=User.Role.ADMIN)
+    admin = UserFactory(email=f"admin-{user.pk}@example.org", role=User.Role.ADMIN)
     services.log_operation(
         by=admin, action="rental.renewed", target=email, subject=user, ip="192.0.2.44", note=f"for {email}"
     )
@@ -55,7 +56,7 @@ def live_a_little(rental: Rental) -> str:
     serials.renew_rental(rental=rental, until=until, by=admin, note=f"paid by {email}")
     EmailAddress.objects.create(user=user, email=f"next-{email}", verified=False)
     services.enrol_second_factor(user=user, secret="JBSWY3DPEHPK3PXP")
-    Channel.objects.create(
+    ChannelFactory(
         user=user,
         kind=Channel.Kind.PUSH,
         label="bark",
@@ -79,7 +80,7 @@ def live_a_little(rental: Rental) -> str:
     )
     AclEvent.objects.filter(rental=rental).update(browser="Firefox", place="Shanghai")
     LiveUrl.objects.filter(rental=rental).delete()
-    LiveUrl.objects.create(
+    LiveUrlFactory(
         rental=rental, secret_hash="x", secret="live-secret", last_ip="198.51.100.7", last_browser="Firefox"
     )
     return former
@@ -156,10 +157,8 @@ def test_history_is_kept_when_an_account_is_closed(rental: Rental) -> None:
     ).exists()
 
 
-def test_addresses_of_others_stay_in_the_log_when_they_only_look_alike(
-    make_user: Callable[..., User],
-) -> None:
-    user, other = make_user("li@example.com"), make_user("wang.li@example.com")
+def test_addresses_of_others_stay_in_the_log_when_they_only_look_alike() -> None:
+    user, other = UserFactory(email="li@example.com"), UserFactory(email="wang.li@example.com")
     services.log_operation(
         by=user, action="x", target="wang.li@example.com", subject=other, note="li@example.com.cn"
     )
@@ -176,16 +175,14 @@ def test_only_the_network_of_an_ip_address_is_kept(ip: str | None, kept: str | N
     assert services.shorten_ip(ip) == kept
 
 
-def test_same_address_signs_up_anew_when_its_account_was_closed(
-    make_user: Callable[..., User], sign_in: Callable[[User], Client]
-) -> None:
-    old = make_user("li@example.com")
+def test_same_address_signs_up_anew_when_its_account_was_closed(sign_in: Callable[[User], Client]) -> None:
+    old = UserFactory(email="li@example.com")
     services.close_account(user=old, by=None)
-    new = make_user("li@example.com")
+    new = UserFactory(email="li@example.com")
     assert new.pk != old.pk
     assert get_user(sign_in(new)) == new
     services.close_account(user=new, by=None)
-    assert make_user("li@example.com").pk not in {old.pk, new.pk}
+    assert UserFactory(email="li@example.com").pk not in {old.pk, new.pk}
 
 
 def test_farewell_keeps_its_address_until_it_has_left(
@@ -216,10 +213,8 @@ def test_farewell_asks_nobody_in_who_cannot_sign_in_any_more(rental: Rental, lan
 
 
 @pytest.mark.parametrize("case", ["runs", "ended", "never"])
-def test_farewell_speaks_of_relays_only_to_who_had_some(
-    make_user: Callable[..., User], rental: Rental, case: str
-) -> None:
-    user = make_user() if case == "never" else rental.user
+def test_farewell_speaks_of_relays_only_to_who_had_some(rental: Rental, case: str) -> None:
+    user = UserFactory() if case == "never" else rental.user
     if case == "ended":
         past = timezone.now() - timedelta(days=30)
         Rental.objects.filter(pk=rental.pk).update(status="expired", ends_at=past, runs_until=past)

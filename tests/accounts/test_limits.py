@@ -1,13 +1,10 @@
-from collections.abc import Callable
-
 import pytest
 from django.contrib.auth import get_user
 from django.test import Client, RequestFactory, override_settings
 
-from accounts.models import User
 from derpmgmt.lib import limits
 from derpmgmt.lib.address import client_ip, client_network
-from tests.accounts.conftest import PASSWORD
+from tests.factories import PASSWORD, UserFactory
 
 
 def _try(client: Client, email: str, address: str) -> int:
@@ -15,10 +12,8 @@ def _try(client: Client, email: str, address: str) -> int:
     return client.post("/accounts/login/", data, REMOTE_ADDR=address).status_code
 
 
-def test_account_is_limited_when_tried_from_many_addresses(
-    client: Client, make_user: Callable[..., User]
-) -> None:
-    user = make_user()
+def test_account_is_limited_when_tried_from_many_addresses(db: None, client: Client) -> None:
+    user = UserFactory()
     codes = [_try(client, user.email, f"203.0.113.{n}") for n in range(11)]
     assert codes == [200] * 10 + [429]
     # The right password does not help either, and the case of the address makes no other account of it.

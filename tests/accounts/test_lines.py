@@ -26,9 +26,10 @@ from django.utils.translation import gettext
 from urllib3.exceptions import ProtocolError
 
 from accounts import push, services, sms
-from accounts.models import Channel, Notice, User
+from accounts.models import Notice, User
 from accounts.services import channels, notices
 from accounts.services.channels import send_test
+from tests.factories import ChannelFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -99,8 +100,8 @@ def _write_certificate(folder: Path) -> Path:
 
 
 @pytest.fixture
-def user(make_user: Callable[..., User]) -> User:
-    return make_user()
+def user() -> User:
+    return UserFactory()
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def tell(user: User, by: str) -> Notice:
 
 def tell_by_sms(user: User) -> Notice:
     now = timezone.now()
-    Channel.objects.create(user=user, kind="sms", label="138", address="13812345678", confirmed_at=now)
+    ChannelFactory(user=user, kind="sms", label="138", address="13812345678", confirmed_at=now)
     return tell(user, "sms")
 
 

@@ -1,7 +1,5 @@
 """Nobody shuts anybody else out by trying wrongly at their account, and nobody guesses their way in."""
 
-from collections.abc import Callable
-
 import pytest
 from django.contrib.auth import get_user
 from django.core import mail
@@ -10,7 +8,8 @@ from django.test import Client
 from accounts import browsers, services, tries
 from accounts.models import User
 from derpmgmt.lib import limits
-from tests.accounts.conftest import PASSWORD, mailed_code, totp
+from tests.accounts.conftest import mailed_code, totp
+from tests.factories import PASSWORD, UserFactory
 
 WRONG = "wrong-secret-1"
 LOGIN, RESET = "/accounts/login/", "/accounts/password/reset/"
@@ -26,34 +25,32 @@ def _enters(browser: Client, email: str, address: str) -> bool:
 
 
 @pytest.mark.parametrize("role", [User.Role.USER, User.Role.SUPERADMIN])
-def test_owner_comes_in_when_a_stranger_has_used_up_his_tries(
-    make_user: Callable[..., User], role: str
-) -> None:
-    user = make_user(role=role)
+def test_owner_comes_in_when_a_stranger_has_used_up_his_tries(db: None, role: str) -> None:
+    user = UserFactory(role=role)
     assert [_try(Client(), user.email, "203.0.113.5") for _ in range(11)] == [200] * 10 + [429]
     # Another address of the stranger's network is the same stranger, and the case of the account's address makes no other of it.
     assert _try(Client(), user.email.upper(), "203.0.113.77", PASSWORD) == 429
     assert _enters(Client(), user.email, "198.51.100.1")
 
 
-def test_an_ipv6_network_is_one_stranger(make_user: Callable[..., User]) -> None:
-    user = make_user()
+def test_an_ipv6_network_is_one_stranger(db: None) -> None:
+    user = UserFactory()
     codes = [_try(Client(), user.email, f"2001:db8:7:{n:x}::1") for n in range(11)]
     assert codes == [200] * 10 + [429]
     assert _enters(Client(), user.email, "2001:db8:8::1")
 
 
-def test_only_wrong_passwords_count(make_user: Callable[..., User]) -> None:
-    user = make_user()
+def test_only_wrong_passwords_count(db: None) -> None:
+    user = UserFactory()
     for _ in range(12):
         assert _enters(Client(), user.email, "203.0.113.5")
     assert [_try(Client(), user.email, "203.0.113.5") for _ in range(11)] == [200] * 10 + [429]
 
 
 def test_an_attack_from_many_networks_ends_and_leaves_the_owners_browser_alone(
-    client: Client, make_user: Callable[..., User]
+    db: None, client: Client
 ) -> None:
-    user = make_user()
+    user = UserFactory()
     assert _enters(client, user.email, "198.51.100.1")
     client.post("/accounts/logout/")
     most, _rest = tries.PASSWORD.by_account.split("/")
@@ -64,10 +61,8 @@ def test_an_attack_from_many_networks_ends_and_leaves_the_owners_browser_alone(
     assert _enters(client, user.email, "10.0.1.1")
 
 
-def test_a_known_browser_guesses_no_longer_than_others(
-    client: Client, make_user: Callable[..., User]
-) -> None:
-    user = make_user()
+def test_a_known_browser_guesses_no_longer_than_others(db: None, client: Client) -> None:
+    user = UserFactory()
     _enters(client, user.email, "198.51.100.1")
     client.post("/accounts/logout/")
     # Changing networks is of no use to it.
@@ -75,8 +70,8 @@ def test_a_known_browser_guesses_no_longer_than_others(
     assert codes == [200] * 10 + [429]
 
 
-def test_a_browser_is_known_for_its_own_accounts_only(client: Client, make_user: Callable[..., User]) -> None:
-    own, other = make_user("own@example.com"), make_user("other@example.com")
+def test_a_browser_is_known_for_its_own_accounts_only(db: None, client: Client) -> None:
+    own, other = UserFactory(email="own@example.com"), UserFactory(email="other@example.com")
     _enters(client, own.email, "203.0.113.5")
     client.post("/accounts/logout/")
     codes = [_try(client, other.email, "203.0.113.5") for _ in range(11)]
@@ -86,8 +81,8 @@ def test_a_browser_is_known_for_its_own_accounts_only(client: Client, make_user:
     assert _try(forged, other.email, "203.0.113.5", PASSWORD) == 429
 
 
-def test_what_makes_a_browser_known_is_safe_to_keep(client: Client, make_user: Callable[..., User]) -> None:
-    _enters(client, make_user().email, "203.0.113.5")
+def test_what_makes_a_browser_known_is_safe_to_keep(db: None, client: Client) -> None:
+    _enters(client, UserFactory().email, "203.0.113.5")
     cookie = client.cookies[browsers.COOKIE]
     assert cookie["httponly"]
     assert cookie["samesite"] == "Lax"
@@ -98,8 +93,8 @@ def test_what_makes_a_browser_known_is_safe_to_keep(client: Client, make_user: C
     assert other.get("/home/").status_code == 302
 
 
-def test_a_strangers_resets_leave_the_owners_alone(client: Client, make_user: Callable[..., User]) -> None:
-    user = make_user()
+def test_a_strangers_resets_leave_the_owners_alone(db: None, client: Client) -> None:
+    user = UserFactory()
     codes = [
         Client().post(RESET, {"email": user.email}, REMOTE_ADDR="203.0.113.5").status_code for _ in range(6)
     ]
@@ -116,9 +111,9 @@ def test_a_strangers_resets_leave_the_owners_alone(client: Client, make_user: Ca
     ("strangers", "owner"), [("203.0.113.{}", "198.51.100.1"), ("2001:db8:7:{}::1", "2001:db8:8::1")]
 )
 def test_one_network_uses_up_no_more_than_three_of_an_addresss_mails(
-    make_user: Callable[..., User], strangers: str, owner: str
+    db: None, strangers: str, owner: str
 ) -> None:
-    user = make_user()
+    user = UserFactory()
     asked = [
         Client().post(RESET, {"email": user.email}, REMOTE_ADDR=strangers.format(n)) for n in range(1, 6)
     ]
@@ -129,10 +124,8 @@ def test_one_network_uses_up_no_more_than_three_of_an_addresss_mails(
     assert [message.to for message in mail.outbox] == [[user.email]] * 4
 
 
-def test_codes_of_a_second_factor_are_counted_apart_for_a_known_browser(
-    client: Client, make_user: Callable[..., User]
-) -> None:
-    user = make_user()
+def test_codes_of_a_second_factor_are_counted_apart_for_a_known_browser(db: None, client: Client) -> None:
+    user = UserFactory()
     secret = "JBSWY3DPEHPK3PXP"
     services.enrol_second_factor(user=user, secret=secret)
     page = "/accounts/2fa/authenticate/"
@@ -151,10 +144,8 @@ def test_codes_of_a_second_factor_are_counted_apart_for_a_known_browser(
     assert get_user(client).is_authenticated
 
 
-def test_who_is_signed_in_confirms_his_password_whatever_strangers_did(
-    client: Client, make_user: Callable[..., User]
-) -> None:
-    user = make_user()
+def test_who_is_signed_in_confirms_his_password_whatever_strangers_did(db: None, client: Client) -> None:
+    user = UserFactory()
     _enters(client, user.email, "203.0.113.5")
     for _ in range(11):
         _try(Client(), user.email, "203.0.113.5")
@@ -189,10 +180,8 @@ def test_what_other_sites_let_a_browser_post_counts_nothing(path: str) -> None:
     assert Client().post(path, data).status_code != 429
 
 
-def test_a_code_that_was_mailed_is_taken_whatever_strangers_of_the_network_type(
-    make_user: Callable[..., User],
-) -> None:
-    user, there = make_user(), "203.0.113.5"
+def test_a_code_that_was_mailed_is_taken_whatever_strangers_of_the_network_type(db: None) -> None:
+    user, there = UserFactory(), "203.0.113.5"
     confirm, reset = "/accounts/confirm-email/", "/accounts/password/reset/confirm/"
     guesser = Client()
     guesser.post("/accounts/signup/", _sign_up("stranger@example.com"), REMOTE_ADDR=there)
@@ -210,9 +199,9 @@ def test_a_code_that_was_mailed_is_taken_whatever_strangers_of_the_network_type(
     assert answer["Location"] == "/accounts/password/reset/complete/"
 
 
-def test_a_mailed_code_is_guessed_a_few_times_only(make_user: Callable[..., User]) -> None:
+def test_a_mailed_code_is_guessed_a_few_times_only(db: None) -> None:
     browser = Client()
-    browser.post(RESET, {"email": make_user().email})
+    browser.post(RESET, {"email": UserFactory().email})
     code = mailed_code()
     for _ in range(4):
         browser.post("/accounts/password/reset/confirm/", {"code": "X"})

@@ -1,6 +1,5 @@
 """Notices as operators see them: what waits, what went, what failed and why, and sending it again."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from accounts.services import notices
 from tests.accounts.closing import do_jobs
 from tests.accounts.conftest import send_notices
 from tests.accounts.ticking import confirm, tick
+from tests.factories import UserFactory
 from tests.panel import world
 from tests.panel.smtp_server import smtp_server
 
@@ -23,8 +23,8 @@ LIST = "/admin/accounts/notice/"
 
 
 @pytest.fixture
-def user(make_user: Callable[..., User]) -> User:
-    return make_user()
+def user() -> User:
+    return UserFactory(email="wei@example.com")
 
 
 @pytest.fixture

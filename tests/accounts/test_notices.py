@@ -1,7 +1,7 @@
 """Notices: written once, sent once, whatever dies, doubles or refuses."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import datetime, timedelta
@@ -21,6 +21,7 @@ from accounts.models import Channel, Notice, OperationLog, User
 from accounts.services import channels, notices
 from derpmgmt.lib.jobs import LOST_AFTER
 from derpmgmt.lib.mail import LIMIT, WINDOW
+from tests.factories import UserFactory
 from tests.panel.killing import dies_at_line
 from tests.panel.smtp_server import SmtpServer, smtp_server
 
@@ -32,8 +33,8 @@ SENDING = ("accounts/services/notices.py", "derpmgmt/lib/mail.py")
 
 
 @pytest.fixture
-def user(make_user: Callable[..., User]) -> User:
-    return make_user()
+def user() -> User:
+    return UserFactory(email="wei@example.com")
 
 
 @pytest.fixture
@@ -77,11 +78,11 @@ def test_a_notice_is_sent_once_in_both_forms_and_his_language(user: User) -> Non
     assert message.extra_headers["Auto-Submitted"] == "auto-generated"
 
 
-def test_a_key_makes_one_notice_for_a_person_however_often_it_is_told(user: User, make_user: Any) -> None:
+def test_a_key_makes_one_notice_for_a_person_however_often_it_is_told(user: User) -> None:
     tell(user)
     assert services.notify(user=user, kind="second_factor_reset", key="one", context={}) == []
     # The same key of another person is another one.
-    tell(make_user("li@example.com"))
+    tell(UserFactory(email="li@example.com"))
     assert Notice.objects.count() == 2
 
 
@@ -243,14 +244,12 @@ def test_every_try_carries_the_same_message_id(user: User, server: SmtpServer) -
 
 
 @pytest.mark.slow
-def test_many_notices_to_one_address_all_arrive_and_never_more_than_five_in_ten_minutes(
-    user: User, make_user: Callable[..., User]
-) -> None:
+def test_many_notices_to_one_address_all_arrive_and_never_more_than_five_in_ten_minutes(user: User) -> None:
     # The rule does not hang on the database; playing all of them once is enough.
     count = 1000 if connection.vendor == "sqlite" else 200
     for number in range(count):
         tell(user, key=f"n{number}")
-    other = make_user("li@example.com")
+    other = UserFactory(email="li@example.com")
     sent: list[datetime] = []
     with time_machine.travel(timezone.now(), tick=False) as clock:
         tell(other)
@@ -309,8 +308,11 @@ def test_what_waits_can_be_taken_back(user: User) -> None:
     assert services.drop_notices(user=user, kinds=frozenset({"second_factor_reset"})) == 1
 
 
-def test_everybody_sees_his_own_notices_and_admins_all(user: User, make_user: Any) -> None:
-    other, boss = make_user("li@example.com"), make_user("boss@example.com", User.Role.ADMIN)
+def test_everybody_sees_his_own_notices_and_admins_all(user: User) -> None:
+    other, boss = (
+        UserFactory(email="li@example.com"),
+        UserFactory(email="boss@example.com", role=User.Role.ADMIN),
+    )
     tell(user)
     assert Notice.objects.visible_to(user).count() == 1
     assert Notice.objects.visible_to(other).count() == 0

@@ -7,10 +7,10 @@ from django.core.mail import EmailMultiAlternatives, get_connection
 from django.test import Client, override_settings
 
 from accounts.models import User
+from tests.factories import UserFactory
 
 pytestmark = pytest.mark.django_db
 
-Make = Callable[..., User]
 Enter = Callable[[User], Client]
 PUBLIC = [
     "/",
@@ -50,10 +50,10 @@ def _check(client: Client, path: str) -> None:
     assert not outside, path
 
 
-def test_pages_obey_a_strict_policy(client: Client, make_user: Make, sign_in_with_factor: Enter) -> None:
+def test_pages_obey_a_strict_policy(client: Client, sign_in_with_factor: Enter) -> None:
     for path in PUBLIC:
         _check(client, path)
-    sign_in_with_factor(make_user(role=User.Role.SUPERADMIN))
+    sign_in_with_factor(UserFactory(role=User.Role.SUPERADMIN))
     for path in OWN + STAFF:
         _check(client, path)
 
@@ -70,8 +70,8 @@ def test_switch_changes_language_and_comes_back(client: Client) -> None:
     assert '<html lang="en">' in client.get("/accounts/signup/").content.decode()
 
 
-def test_choice_stays_with_the_account_when_signed_in(make_user: Make, sign_in: Enter) -> None:
-    user = make_user()
+def test_choice_stays_with_the_account_when_signed_in(sign_in: Enter) -> None:
+    user = UserFactory()
     client = sign_in(user)
     client.post("/account/language/", {"language": "en", "next": "/"})
     user.refresh_from_db()
@@ -80,17 +80,17 @@ def test_choice_stays_with_the_account_when_signed_in(make_user: Make, sign_in: 
     assert '<html lang="en">' in client.get("/account/").content.decode()
 
 
-def test_unknown_language_changes_nothing(make_user: Make, sign_in: Enter) -> None:
-    user = make_user()
+def test_unknown_language_changes_nothing(sign_in: Enter) -> None:
+    user = UserFactory()
     client = sign_in(user)
     client.post("/account/language/", {"language": "xx", "next": "https://evil.example/"})
     user.refresh_from_db()
     assert user.language == "zh-hans"
 
 
-def test_front_page_leads_home_when_signed_in(client: Client, make_user: Make, sign_in: Enter) -> None:
+def test_front_page_leads_home_when_signed_in(client: Client, sign_in: Enter) -> None:
     assert 'href="/home/"' not in client.get("/").content.decode()
-    assert 'href="/home/"' in sign_in(make_user()).get("/").content.decode()
+    assert 'href="/home/"' in sign_in(UserFactory()).get("/").content.decode()
 
 
 def test_serial_box_leads_to_redeeming(client: Client) -> None:

@@ -7,15 +7,14 @@ from django.core import mail
 from django.test import Client
 
 from accounts.models import OperationLog, User
-from tests.accounts.conftest import PASSWORD, mailed_code
+from tests.accounts.conftest import mailed_code
+from tests.factories import PASSWORD, UserFactory
 
 NEW = "another-river-43"
 
 
-def test_reset_by_code_opens_the_account_when_code_is_right(
-    client: Client, make_user: Callable[..., User]
-) -> None:
-    user = make_user()
+def test_reset_by_code_opens_the_account_when_code_is_right(db: None, client: Client) -> None:
+    user = UserFactory()
     client.post("/accounts/password/reset/", {"email": user.email})
     response = client.post("/accounts/password/reset/confirm/", {"code": mailed_code()})
     assert response["Location"] == "/accounts/password/reset/complete/"
@@ -26,17 +25,15 @@ def test_reset_by_code_opens_the_account_when_code_is_right(
     assert OperationLog.objects.filter(action="password.reset", subject=user).count() == 1
 
 
-def test_reset_says_the_same_when_address_is_unknown(client: Client, make_user: Callable[..., User]) -> None:
-    known = client.post("/accounts/password/reset/", {"email": make_user().email})
+def test_reset_says_the_same_when_address_is_unknown(db: None, client: Client) -> None:
+    known = client.post("/accounts/password/reset/", {"email": UserFactory().email})
     unknown = Client().post("/accounts/password/reset/", {"email": "nobody@example.com"})
     assert (unknown.status_code, unknown["Location"]) == (known.status_code, known["Location"])
     assert mail.outbox[-1].to == ["nobody@example.com"]
 
 
-def test_failed_sign_in_is_logged_without_the_password(
-    client: Client, make_user: Callable[..., User]
-) -> None:
-    user = make_user()
+def test_failed_sign_in_is_logged_without_the_password(db: None, client: Client) -> None:
+    user = UserFactory()
     client.post(
         "/accounts/login/", {"login": user.email, "password": "wrong-secret-1"}, REMOTE_ADDR="203.0.113.5"
     )
@@ -51,9 +48,9 @@ def test_failed_sign_in_is_logged_without_the_password(
 
 
 def test_address_changes_only_when_the_new_one_is_confirmed(
-    make_user: Callable[..., User], sign_in: Callable[[User], Client]
+    db: None, sign_in: Callable[[User], Client]
 ) -> None:
-    user = make_user("old@example.com")
+    user = UserFactory(email="old@example.com")
     client = sign_in(user)
     client.post("/accounts/email/", {"email": "new@example.com", "action_add": ""})
     user.refresh_from_db()
@@ -75,9 +72,9 @@ def test_address_changes_only_when_the_new_one_is_confirmed(
     [("en", "Your code for the new e-mail address"), ("zh-hans", "新邮箱的验证码")],
 )
 def test_the_mail_for_a_new_address_is_not_that_of_a_sign_up(
-    make_user: Callable[..., User], sign_in: Callable[[User], Client], language: str, subject: str
+    db: None, sign_in: Callable[[User], Client], language: str, subject: str
 ) -> None:
-    user = make_user()
+    user = UserFactory()
     User.objects.filter(pk=user.pk).update(language=language)
     client = sign_in(user)
     mail.outbox.clear()

@@ -19,6 +19,7 @@ from derpmgmt.lib.matters import Matter, read_matters
 from serials.rentals import jobs as rentals
 from serials.rentals.models import Rental
 from serials.rentals.services import life
+from tests.factories import PutOffFactory, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -29,7 +30,7 @@ LIST = "/admin/accounts/putoff/"
 @pytest.fixture
 def ended() -> Rental:
     """A customer whose time is over, which the sweep has to record."""
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     over = timezone.now() - timedelta(hours=1)
     Rental.objects.filter(pk=rental.pk).update(ends_at=over, runs_until=over, remind_at=None)
     return rental
@@ -162,13 +163,12 @@ def test_many_of_one_work_and_error_are_one_line_with_the_list_of_all(
     staff: Client, broken: Callable[..., None]
 ) -> None:
     over = timezone.now() - timedelta(hours=1)
-    for _number in range(11):
-        world.make_customer()
+    WholeRentalFactory.create_batch(11)
     Rental.objects.update(ends_at=over, runs_until=over, remind_at=None)
     broken(ValueError())
     rentals.sweep_rentals()
-    PutOff.objects.create(work="of another version", row=1, failure_code="internal")
-    PutOff.objects.create(work="ended rentals", row=999_999, failure_code="database_failed")
+    PutOffFactory(work="of another version", row=1, failure_code="internal")
+    PutOffFactory(work="ended rentals", row=999_999, failure_code="database_failed")
     lines = [matter for matter in staff.get("/admin/").context["matters"] if "put_off" in matter.key]
     (line,) = [line for line in lines if line.title == "Recording the end of rentals: put off 12 times"]
     assert len(line.named) == 10

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +9,8 @@ from django.test import Client
 
 from accounts import services
 from accounts.models import OperationLog, User
-from tests.accounts.conftest import PASSWORD, mailed_code
+from tests.accounts.conftest import mailed_code
+from tests.factories import PASSWORD, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -56,10 +56,8 @@ class CountingHasher(MD5PasswordHasher):
         return super().encode(password, salt)
 
 
-def test_the_same_work_is_done_when_address_has_an_account(
-    make_user: Callable[..., User], settings: Any
-) -> None:
-    make_user("wei@example.com")
+def test_the_same_work_is_done_when_address_has_an_account(settings: Any) -> None:
+    UserFactory(email="wei@example.com")
     settings.PASSWORD_HASHERS = [f"{__name__}.CountingHasher"]
     work = []
     for email in ("new@example.com", "wei@example.com"):
@@ -69,11 +67,9 @@ def test_the_same_work_is_done_when_address_has_an_account(
     assert work == [(1, 1), (1, 1)]
 
 
-def test_answer_is_the_same_when_address_has_an_account(
-    client: Client, make_user: Callable[..., User]
-) -> None:
+def test_answer_is_the_same_when_address_has_an_account(client: Client) -> None:
     fresh = client.post("/accounts/signup/", {**FORM, "email": "new@example.com"})
-    make_user("wei@example.com")
+    UserFactory(email="wei@example.com")
     mail.outbox.clear()
     known = Client().post("/accounts/signup/", {**FORM, "email": "WEI@example.com", "username": "other"})
     assert (known.status_code, known["Location"]) == (fresh.status_code, fresh["Location"])
@@ -83,10 +79,8 @@ def test_answer_is_the_same_when_address_has_an_account(
     assert "/accounts/password/reset/" in mail.outbox[0].body
 
 
-def test_free_name_is_offered_when_name_is_taken_in_other_case(
-    client: Client, make_user: Callable[..., User]
-) -> None:
-    make_user("wei@example.com")
+def test_free_name_is_offered_when_name_is_taken_in_other_case(client: Client) -> None:
+    UserFactory(email="wei@example.com")
     response = client.post("/accounts/signup/", {**FORM, "username": "WEI"})
     assert "wei2" in response.context["form"].errors["username"][0]
 
@@ -104,11 +98,9 @@ def test_free_name_is_offered_when_name_is_taken_in_other_case(
         ("taken@example.com", "taken3"),
     ],
 )
-def test_username_is_made_from_the_address(
-    text: str, suggestion: str, make_user: Callable[..., User]
-) -> None:
-    make_user("taken@example.com")
-    make_user("taken@example.org")
+def test_username_is_made_from_the_address(text: str, suggestion: str) -> None:
+    UserFactory(email="taken@example.com")
+    UserFactory(email="taken@example.org")
     assert services.suggest_username(text) == suggestion
 
 

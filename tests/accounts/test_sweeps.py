@@ -15,6 +15,7 @@ from accounts.models import Notice, PutOff, User
 from accounts.services import closing
 from accounts.sweeps import RETRY, sweep
 from accounts.works import WORKS, Work
+from tests.factories import UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -54,8 +55,8 @@ def marking(do: Callable[[Sequence[int], datetime], int], **given: Any) -> Work:
 
 
 @pytest.fixture
-def pks(make_user: Callable[..., User]) -> list[int]:
-    return [make_user(email=f"c{number}@example.com").pk for number in range(5)]
+def pks() -> list[int]:
+    return [user.pk for user in UserFactory.create_batch(5)]
 
 
 @pytest.fixture
@@ -161,9 +162,9 @@ def test_nothing_due_costs_one_query(pks: list[int]) -> None:
 
 
 def test_accounts_are_closed_behind_one_that_cannot_be(
-    make_user: Callable[..., User], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bad, other = make_user(), make_user(email="li@example.com")
+    bad, other = UserFactory(), UserFactory(email="li@example.com")
     for user in (bad, other):
         services.close_account(user=user, by=None)
     Notice.objects.update(state=Notice.State.SENT)
@@ -186,10 +187,8 @@ def test_accounts_are_closed_behind_one_that_cannot_be(
     assert not User.objects.closing().exists()
 
 
-def test_a_notice_that_cannot_be_read_waits_for_a_person(
-    make_user: Callable[..., User], caplog: pytest.LogCaptureFixture
-) -> None:
-    user = make_user()
+def test_a_notice_that_cannot_be_read_waits_for_a_person(caplog: pytest.LogCaptureFixture) -> None:
+    user = UserFactory()
     made = [
         services.notify(
             user=user, kind="second_factor_reset", key=key, context={"username": "w", "url": "http://x/"}

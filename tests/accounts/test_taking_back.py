@@ -1,6 +1,5 @@
 """Notices that are no longer the case: whatever the worker was doing, they do not leave afterwards."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
@@ -17,6 +16,7 @@ from accounts.models import Notice, User
 from accounts.services import notices
 from derpmgmt.lib.mail import LIMIT
 from tests.accounts.conftest import send_notices
+from tests.factories import UserFactory
 from tests.panel.killing import dies_at_line
 from tests.panel.smtp_server import smtp_server
 
@@ -28,8 +28,8 @@ KINDS = frozenset({"rental_ended"})
 
 
 @pytest.fixture
-def user(make_user: Callable[..., User]) -> User:
-    return make_user()
+def user() -> User:
+    return UserFactory()
 
 
 def tell(user: User, key: str = "one", **fields: Any) -> Notice:

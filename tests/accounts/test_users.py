@@ -11,9 +11,7 @@ from django.utils import timezone
 
 from accounts import services
 from accounts.models import OperationLog, User
-from tests.accounts.conftest import PASSWORD
-
-Make = Callable[..., User]
+from tests.factories import PASSWORD, UserFactory
 
 
 @pytest.mark.parametrize(
@@ -25,8 +23,8 @@ Make = Callable[..., User]
         ("superadmin", (True, True)),
     ],
 )
-def test_flags_follow_the_role(role: str, flags: tuple[bool, bool], make_user: Make) -> None:
-    user = make_user(role=role)
+def test_flags_follow_the_role(db: None, role: str, flags: tuple[bool, bool]) -> None:
+    user = UserFactory(role=role)
     assert (user.is_staff, user.is_superuser) == flags
     user.role = User.Role.USER
     user.save(update_fields=["role"])
@@ -37,14 +35,14 @@ def test_flags_follow_the_role(role: str, flags: tuple[bool, bool], make_user: M
 @pytest.mark.parametrize(
     "wrong", [{"is_staff": True}, {"is_superuser": True}, {"is_active": False}, {"banned_at": timezone.now()}]
 )
-def test_database_refuses_when_flags_part_from_their_truth(wrong: dict[str, object], make_user: Make) -> None:
-    user = make_user()
+def test_database_refuses_when_flags_part_from_their_truth(db: None, wrong: dict[str, object]) -> None:
+    user = UserFactory()
     with pytest.raises(IntegrityError), transaction.atomic():
         User.objects.filter(pk=user.pk).update(**wrong)
 
 
-def test_banned_person_is_out_at_once(make_user: Make, sign_in: Callable[[User], Client]) -> None:
-    user = make_user()
+def test_banned_person_is_out_at_once(db: None, sign_in: Callable[[User], Client]) -> None:
+    user = UserFactory()
     client = sign_in(user)
     assert get_user(client) == user
     assert services.ban_user(user=user, by=None, reason="spam")
@@ -56,10 +54,8 @@ def test_banned_person_is_out_at_once(make_user: Make, sign_in: Callable[[User],
     assert OperationLog.objects.filter(action="user.banned", subject=user).count() == 1
 
 
-def test_old_session_stays_dead_when_the_ban_is_lifted(
-    make_user: Make, sign_in: Callable[[User], Client]
-) -> None:
-    user = make_user()
+def test_old_session_stays_dead_when_the_ban_is_lifted(db: None, sign_in: Callable[[User], Client]) -> None:
+    user = UserFactory()
     client = sign_in(user)
     services.ban_user(user=user, by=None)
     assert services.unban_user(user=user, by=None)
@@ -68,21 +64,21 @@ def test_old_session_stays_dead_when_the_ban_is_lifted(
     assert get_user(client) == user
 
 
-def test_closed_account_cannot_sign_in(make_user: Make, sign_in: Callable[[User], Client]) -> None:
-    user = make_user()
+def test_closed_account_cannot_sign_in(db: None, sign_in: Callable[[User], Client]) -> None:
+    user = UserFactory()
     user.closed_at = timezone.now()
     user.save(update_fields=["closed_at"])
     assert not get_user(sign_in(user)).is_authenticated
 
 
 @pytest.mark.parametrize("act", [services.ban_user, services.unban_user, services.reset_second_factor])
-def test_customer_may_do_nothing_to_others(act: Callable[..., object], make_user: Make) -> None:
+def test_customer_may_do_nothing_to_others(db: None, act: Callable[..., object]) -> None:
     with pytest.raises(services.NotAllowed):
-        act(user=make_user("a@example.com"), by=make_user("b@example.com"))
+        act(user=UserFactory(email="a@example.com"), by=UserFactory(email="b@example.com"))
 
 
-def test_log_is_append_only(make_user: Make) -> None:
-    make_user()
+def test_log_is_append_only(db: None) -> None:
+    UserFactory()
     entry = OperationLog.objects.get()
     for change in (entry.save, entry.delete):
         with pytest.raises(TypeError):
@@ -129,9 +125,9 @@ def test_command_tells_where_to_set_a_password_when_none_is_given(db: None) -> N
     ],
 )
 def test_command_refuses_with_a_reason(
-    arguments: list[str], password: str | None, make_user: Make, monkeypatch: pytest.MonkeyPatch
+    db: None, arguments: list[str], password: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_user("taken@example.com")
+    UserFactory(email="taken@example.com")
     monkeypatch.setattr("sys.stdin", StringIO(f"{password}\n"))
     with pytest.raises(CommandError) as refusal:
         call_command("user_create", *arguments, stdout=StringIO())
@@ -139,9 +135,9 @@ def test_command_refuses_with_a_reason(
     assert User.objects.count() == 1
 
 
-def test_person_changes_name_and_language(make_user: Make, sign_in: Callable[[User], Client]) -> None:
-    user = make_user()
-    make_user("taken@example.com")
+def test_person_changes_name_and_language(db: None, sign_in: Callable[[User], Client]) -> None:
+    user = UserFactory(email="wei@example.com")
+    UserFactory(email="taken@example.com")
     client = sign_in(user)
     response = client.post("/account/", {"username": "Taken", "language": "en"})
     assert response.context["form"].errors["username"]
@@ -170,13 +166,13 @@ def test_person_changes_name_and_language(make_user: Make, sign_in: Callable[[Us
     ],
 )
 def test_a_name_that_looks_like_another_is_refused(
-    name: str, client: Client, make_user: Callable[..., User], sign_in: Callable[[User], Client]
+    db: None, name: str, client: Client, sign_in: Callable[[User], Client]
 ) -> None:
     data = {"email": "new@example.com", "username": name, "password1": "quiet-river-42"}
     response = client.post("/accounts/signup/", data)
     assert response.context["form"].errors["username"]
     assert not User.objects.filter(email="new@example.com").exists()
-    user = make_user()
+    user = UserFactory(email="wei@example.com")
     response = sign_in(user).post("/account/", {"username": name, "language": "en"})
     assert response.context["form"].errors["username"]
     with pytest.raises(CommandError):
@@ -194,17 +190,13 @@ def test_a_name_that_looks_like_another_is_refused(
     ],
 )
 def test_nobody_has_a_name_that_looks_like_the_staffs(
-    name: str,
-    staffs: str,
-    client: Client,
-    make_user: Callable[..., User],
-    sign_in: Callable[[User], Client],
+    db: None, name: str, staffs: str, client: Client, sign_in: Callable[[User], Client]
 ) -> None:
     data = {"email": "new@example.com", "username": name, "password1": "quiet-river-42"}
-    admin = make_user(f"{staffs}@example.com", User.Role.ADMIN)
+    admin = UserFactory(email=f"{staffs}@example.com", role=User.Role.ADMIN)
     response = client.post("/accounts/signup/", data)
     assert name in str(response.context["form"].errors["username"])
-    user = make_user()
+    user = UserFactory()
     response = sign_in(user).post("/account/", {"username": name, "language": "en"})
     assert name in str(response.context["form"].errors["username"])
     with pytest.raises(CommandError):
@@ -230,10 +222,10 @@ def test_a_name_is_put_in_order(typed: str, name: str, client: Client, db: None)
 
 
 def test_the_oldest_sessions_end_when_somebody_signs_in_very_often(
-    make_user: Callable[..., User], monkeypatch: pytest.MonkeyPatch
+    db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("accounts.services.people.MOST_SESSIONS", 3)
-    user, browsers = make_user(), [Client() for _ in range(6)]
+    user, browsers = UserFactory(), [Client() for _ in range(6)]
     for browser in browsers:
         browser.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
     shown = browsers[-1].get("/accounts/sessions/").context["sessions"]

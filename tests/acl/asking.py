@@ -7,14 +7,14 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 
-from acl.devices.models import Device, DevicePolicy
+from acl.devices.models import Device
 from acl.devices.node_keys import NewDevice
 from acl.devices.services import devices
 from containers.models import Gate, Relay
 from containers.services import gates
 from derpmgmt.wsgi import application
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental
+from tests.factories import DevicePolicyFactory, RelayFactory, RentalFactory
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ ALLOWED, REFUSED = (200, True), (200, False)
 
 @pytest.fixture
 def rental() -> Rental:
-    rental = make_rental(days=60)
-    DevicePolicy.objects.create(rental=rental, enrol_until=None)
+    rental = RentalFactory(days=60)
+    DevicePolicyFactory(rental=rental)
     return rental
 
 
 @pytest.fixture
 def relay(rental: Rental) -> Relay:
-    relay = make_relay(rental)
+    relay = RelayFactory(rental=rental)
     gates.gate_of(relay.server_id)
     return relay
 

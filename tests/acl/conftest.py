@@ -10,8 +10,8 @@ from acl.devices import admission, admission_writer
 from acl.devices.services import admission_rows, pace
 from acl.maps import copies, services
 from serials.rentals.models import Rental
-from tests.acl.factories import make_served_rental
 from tests.acl.reading import path_of
+from tests.factories import ServedRentalFactory
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def _fresh_admission(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def rental() -> Rental:
-    return make_served_rental()
+    return ServedRentalFactory(days=60)
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from django.urls import reverse
 from django.utils import timezone
 
 from acl.devices import presence
-from acl.devices.models import Admission, Device, DevicePolicy
+from acl.devices.models import Admission, Device
 from acl.devices.node_keys import NewDevice
 from acl.devices.services import add_devices
 from acl.devices.services.admission_rows import record_admissions
 from acl.devices.services.pace import Asked
 from containers.models import Relay
 from serials.rentals.models import Rental, RentalSpan
-from tests.acl.factories import make_relay, make_rental
+from tests.factories import DevicePolicyFactory, RelayFactory, RentalFactory
 
 KEYS = [f"{number:02x}" * 32 for number in range(1, 100)]
 A, B, C, D = KEYS[:4]
@@ -28,15 +28,15 @@ LIST = "acl:device-list"
 @pytest.fixture
 def rental() -> Rental:
     """A rental without a window, of ten devices."""
-    rental = make_rental(days=60)
-    DevicePolicy.objects.create(rental=rental, enrol_until=None)
+    rental = RentalFactory(days=60)
+    DevicePolicyFactory(rental=rental)
     RentalSpan.objects.update(device_limit=10)
     return rental
 
 
 @pytest.fixture
 def relay(rental: Rental) -> Relay:
-    return make_relay(rental, slot=2)
+    return RelayFactory(rental=rental, slot=2)
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from acl.devices.models import Device
 from containers.derp.client import DerpClient
 from containers.models import Relay as RelayRow
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental, make_server
 from tests.derp.conftest import certificate as certificate
 from tests.derp.conftest import loop_thread as loop_thread
 from tests.derp.conftest import start_sandbox_relay as start_sandbox_relay
 from tests.derp.conftest import start_scripted as start_scripted
 from tests.derp.parts import PATIENCE, Relay
 from tests.derp.test_derp_presence import is_cut
+from tests.factories import DeviceFactory, RelayFactory, RentalFactory, ServerFactory
 
 NOWHERE = {
     "default": {
@@ -50,7 +50,7 @@ def drain() -> None:
 
 @pytest.fixture
 def rental() -> Rental:
-    return make_rental(days=60)
+    return RentalFactory(days=60)
 
 
 @pytest.fixture
@@ -66,13 +66,11 @@ def stand(start_sandbox_relay: Callable[..., Relay]) -> Callable[[Rental], tuple
 
 
 def add_row(rental: Rental, port: int, cert_sha256: str, public_key: str, mesh_key: str) -> RelayRow:
-    server = make_server()
-    server.ssh_port = port  # servers behind one address are told apart by it
-    server.address = "127.0.0.1"
-    server.save()
+    # Servers behind one address are told apart by the port.
+    server = ServerFactory(address="127.0.0.1", ssh_port=port)
     slots = set(RelayRow.objects.filter(rental=rental).values_list("slot", flat=True))
-    return make_relay(
-        rental,
+    return RelayFactory(
+        rental=rental,
         slot=next(slot for slot in (1, 2, 3) if slot not in slots),
         server=server,
         derp_port=port,
@@ -84,7 +82,7 @@ def add_row(rental: Rental, port: int, cert_sha256: str, public_key: str, mesh_k
 
 def add_device(rental: Rental, client: DerpClient, **fields: Any) -> Device:
     values: dict[str, Any] = {"status": Device.Status.APPROVED, "approved_at": timezone.now()}
-    return Device.objects.create(rental=rental, node_key=client.public_key, **(values | fields))
+    return DeviceFactory(rental=rental, node_key=client.public_key, **(values | fields))
 
 
 def rung(queue: str = "admission") -> list[tuple[str, Any]]:

@@ -10,8 +10,8 @@ from acl.maps import derpmap, jobs, services
 from acl.maps.models import AclConfig, LiveUrl, MapRegion
 from containers.models import Relay
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay
 from tests.acl.reading import path_of
+from tests.factories import RelayFactory
 
 
 def active(rental: Rental) -> AclConfig:
@@ -58,7 +58,7 @@ def rotate(rental: Rental) -> list[Relay]:
     for relay in old:
         slot = relay.slot
         Relay.objects.filter(pk=relay.pk).update(slot=None, retiring_since=timezone.now())
-        make_relay(rental, slot=slot)
+        RelayFactory(rental=rental, slot=slot)
         services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
         MapRegion.objects.filter(rental=rental).update(changed_at=None)  # a minute has passed
     return old
@@ -76,3 +76,8 @@ def make_old_url(rental: Rental) -> LiveUrl:
     url = services.create_live_url(rental=rental, by=rental.user)
     LiveUrl.objects.filter(revoked_at=None).update(created_at=later(-60 * 24))
     return url
+
+
+def set_paid(rental: Rental, paid_at: datetime | None) -> None:
+    """Whether what `rental` runs on is paid for."""
+    rental.redemptions.update(unpaid_since=None if paid_at else timezone.now())

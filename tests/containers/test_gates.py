@@ -18,7 +18,7 @@ from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.jobs import Problem
 from fleet.models import Server
 from serials.rentals.models import Rental
-from tests.panel import world
+from tests.factories import WholeRentalFactory
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -26,7 +26,7 @@ NOW = timezone.now()
 
 @pytest.fixture
 def rental() -> Rental:
-    made = world.make_customer()
+    made = WholeRentalFactory()
     Gate.objects.update(list_changed_at=None)
     return made
 
@@ -93,7 +93,7 @@ def test_relay_asks_nobody_until_its_gate_has_run_and_ever_after_then(gate: Gate
 def test_gates_of_a_rental_are_rung_for_when_its_devices_change(
     rental: Rental, gate: Gate, rung: list[tuple[str, int]]
 ) -> None:
-    other = world.make_customer()
+    other = WholeRentalFactory()
     Gate.objects.update(list_changed_at=None)
     rung.clear()
     gates.note_list_changed(rental_pk=rental.pk, now=NOW)

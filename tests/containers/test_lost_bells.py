@@ -20,7 +20,7 @@ from containers.models import Relay, ServerCheck
 from derpmgmt.lib import queue
 from fleet import services
 from fleet.models import Server
-from tests.acl.factories import make_relay, make_rental, make_server
+from tests.factories import RelayFactory, RentalFactory, ServerFactory
 from tests.panel.world import enter
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -53,7 +53,7 @@ def checks_rung(server: Server) -> list[tuple[str, int]]:
 
 @pytest.fixture
 def server() -> Server:
-    made = make_server()
+    made = ServerFactory()
     Server.objects.filter(pk=made.pk).update(status=Server.Status.NEW, host_key="")
     made.refresh_from_db()
     return made
@@ -126,7 +126,7 @@ def test_a_test_that_a_customer_asked_for_is_made_by_the_next_round(server: Serv
     from containers.services.proving import claim_due
     from containers.services.relays import ask_probe
 
-    relay = make_relay(make_rental(), server=server)
+    relay = RelayFactory(rental=RentalFactory(), server=server)
     now = timezone.now()
     Relay.objects.update(status=Relay.Status.RUNNING, proven_at=now, prove_after=now + timedelta(minutes=9))
     with redis_away():
@@ -142,7 +142,7 @@ def test_a_test_that_was_made_is_not_made_again_by_the_next_round(server: Server
     from containers.services.proving import claim_due
     from containers.services.relays import ask_probe, record_probe
 
-    relay = make_relay(make_rental(), server=server)
+    relay = RelayFactory(rental=RentalFactory(), server=server)
     now = timezone.now()
     Relay.objects.update(status=Relay.Status.RUNNING, proven_at=now, prove_after=now + timedelta(minutes=9))
     ask_probe(relay=relay, now=now)

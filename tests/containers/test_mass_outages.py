@@ -20,6 +20,7 @@ from tests.containers.test_outages import (
     told,
 )
 from tests.containers.test_outages import test_relay as record_test
+from tests.factories import ServerFactory, UserFactory
 
 if TYPE_CHECKING:
     from accounts.models import Notice, User
@@ -40,9 +41,8 @@ def _english() -> Iterator[None]:
 @pytest.fixture
 def boss(db: None) -> User:
     from accounts.models import User
-    from tests.acl.factories import make_user
 
-    return make_user(role=User.Role.ADMIN, language="en")
+    return UserFactory(role=User.Role.ADMIN, language="en")
 
 
 @pytest.fixture
@@ -278,12 +278,8 @@ def test_an_answer_that_refuses_is_no_sign_of_a_cut_network(
 
 def test_a_long_list_is_cut_and_says_so(boss: User, clock: Any, db: None) -> None:
     from accounts.services.notices import render
-    from fleet.models import Server
-    from tests.acl.factories import make_server
 
-    made = [make_server() for _ in range(25)]
-    Server.objects.update(status=Server.Status.HEALTHY, host_key="ssh-ed25519 AAAA")
-    fail(*made)
+    fail(*ServerFactory.create_batch(25, healthy=True))
     sweep()
     [notice] = notices(boss)
     assert (len(named(notice)), notice.context["count"], notice.context["more"]) == (20, 25, 5)

@@ -9,6 +9,7 @@ import pytest
 from django.utils import timezone
 
 from tests.containers.rentals import DAY, end, plan, prove, set_end, ways
+from tests.factories import RentalSpanFactory, ServerFactory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,17 +22,11 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def others(rental: Rental) -> list[Server]:
+def others(rental: Rental, servers: list[Server]) -> list[Server]:
     """Three further servers on which nothing of the customer's stands."""
-    from fleet.models import Server
-    from tests.acl.factories import make_server
-
     used = set(rental.relays.values_list("server_id", flat=True))
-    free = [server.pk for server in Server.objects.exclude(pk__in=used)]
-    while len(free) < 3:
-        free.append(make_server().pk)
-    Server.objects.filter(pk__in=free).update(status=Server.Status.HEALTHY, host_key="ssh-ed25519 AAAA")
-    return list(Server.objects.filter(pk__in=free).order_by("pk"))
+    free = [server for server in servers if server.pk not in used]
+    return [*free, *ServerFactory.create_batch(3 - len(free), healthy=True)]
 
 
 def bind(rental: Rental, servers: Iterable[Server]) -> None:
@@ -93,10 +88,9 @@ def test_only_those_move_that_stand_elsewhere(rental: Rental, others: list[Serve
 
 def test_they_move_when_the_time_begins_that_is_bound(rental: Rental, others: list[Server]) -> None:
     from containers.services.planning import due_rentals, plan_relays
-    from serials.rentals.models import RentalSpan
 
     first = rental.spans.get()
-    second = RentalSpan.objects.create(
+    second = RentalSpanFactory(
         rental=rental, redemption=first.redemption, starts_at=first.ends_at, ends_at=first.ends_at + DAY
     )
     second.servers.set(others)

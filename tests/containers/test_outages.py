@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.containers.rentals import plan, prove
+from tests.factories import RentalFactory, UserFactory
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -90,9 +91,8 @@ def _english() -> Iterator[None]:
 @pytest.fixture
 def boss(db: None) -> User:
     from accounts.models import User
-    from tests.acl.factories import make_user
 
-    return make_user(role=User.Role.ADMIN, language="en")
+    return UserFactory(role=User.Role.ADMIN, language="en")
 
 
 @pytest.fixture
@@ -109,9 +109,7 @@ def test_every_customer_sees_at_the_first_failed_contact_that_the_server_does_no
     from django.test import Client
     from django.urls import reverse
 
-    from tests.acl.factories import make_rental
-
-    other = make_rental(days=30)
+    other = RentalFactory(days=30)
     plan(other)
     prove(other)
     assert other.relays.wanted().filter(server=relay.server).exists()
@@ -268,15 +266,14 @@ def test_no_card_is_green_without_reason_and_nothing_is_told_twice(
     from accounts.models import Notice, User
     from fleet import outages
     from fleet.models import Server as Row
-    from tests.acl.factories import make_rental, make_user
 
     cache.clear()
     Row.objects.update(
         silent_since=None, outage_told_at=None, contact_failures=0, next_contact_at=None, status="healthy"
     )
     User.objects.update(role="user", is_staff=False)
-    boss = make_user(role=User.Role.ADMIN)
-    rental = make_rental(days=30)
+    boss = UserFactory(role=User.Role.ADMIN)
+    rental = RentalFactory(days=30)
     plan(rental)
     prove(rental)
     relay = rental.relays.select_related("server", "rental__user").get(slot=1)

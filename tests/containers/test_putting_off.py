@@ -11,6 +11,7 @@ import pytest
 from django.utils import timezone
 
 from tests.containers.rentals import plan, prove
+from tests.factories import RentalFactory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +29,8 @@ def test_a_rental_that_cannot_be_planned_holds_nobody_up(
 ) -> None:
     from containers import jobs
     from containers.services import planning
-    from tests.acl.factories import make_rental
 
-    bad, other = make_rental(), make_rental()
+    bad, other = RentalFactory(), RentalFactory()
     read = planning.read_state
 
     def cannot(rental: Rental, now: Any) -> Any:
@@ -82,9 +82,8 @@ def test_customers_are_told_of_silent_relays_behind_one_who_cannot_be(
     from containers.models import Relay
     from containers.services import proving
     from fleet.models import Server
-    from tests.acl.factories import make_rental
 
-    other = make_rental()
+    other = RentalFactory()
     plan(other)
     prove(other)
     now = timezone.now()

@@ -8,6 +8,7 @@ import pytest
 from django.utils import timezone
 
 from tests.containers.rentals import DAY, prove
+from tests.factories import RelayFactory, RentalFactory
 
 if TYPE_CHECKING:
     from containers.models import Relay
@@ -57,10 +58,9 @@ def test_the_relays_that_a_killed_job_did_not_reach_follow_their_server_too(
     from containers import jobs
     from containers.models import Relay
     from containers.services import relays
-    from tests.acl.factories import make_relay, make_rental
 
     first = rental.relays.get(slot=1)
-    second = make_relay(make_rental(), server=first.server)
+    second = RelayFactory(rental=RentalFactory(), server=first.server)
     renew, renewed = relays.renew_certificate, []
 
     def die_after_one(**given: Any) -> None:

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from accounts.models import OperationLog
 from tests.containers.rentals import DAY, end, plan, prove, set_end
+from tests.factories import RelayFactory
 
 if TYPE_CHECKING:
     from serials.rentals.models import Rental
@@ -125,13 +126,12 @@ def test_what_happened_before_the_log_knew_relays_is_carried_over_once(rental: R
 
     from accounts.models import OperationLog
     from containers.models import Relay
-    from tests.acl.factories import make_relay
 
     carry_over = importlib.import_module("containers.migrations.0005_relay_history").carry_over
     long_ago = timezone.now() - timedelta(days=40)
     Relay.objects.filter(rental=rental).update(proven_at=long_ago)
-    make_relay(rental, slot=None, status="released", proven_at=long_ago, released_at=long_ago + DAY)
-    make_relay(rental, slot=None, status="failed", proven_at=None)
+    RelayFactory(rental=rental, slot=None, status="released", proven_at=long_ago, released_at=long_ago + DAY)
+    RelayFactory(rental=rental, slot=None, status="failed", proven_at=None)
     OperationLog.objects.filter(action__startswith="relay.").delete()
     assert entries(rental) == []
     carry_over(apps, None)

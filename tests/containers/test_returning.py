@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.containers.rentals import DAY, end, plan, prove, set_end, ways
+from tests.factories import RelayFactory, RentalFactory, RentalSpanFactory
 
 if TYPE_CHECKING:
     from containers.models import Relay
@@ -57,7 +58,6 @@ def test_another_relay_takes_the_place_when_the_old_one_cannot_come_back(
 ) -> None:
     from containers.models import Relay
     from fleet.models import Server
-    from tests.acl.factories import make_relay, make_rental
 
     before = ways(rental)
     end(rental)
@@ -67,13 +67,13 @@ def test_another_relay_takes_the_place_when_the_old_one_cannot_come_back(
         case "server":
             server.update(status=Server.Status.MAINTENANCE)
         case "port":
-            make_relay(make_rental(), server=first.server, derp_port=first.derp_port)
+            RelayFactory(rental=RentalFactory(), server=first.server, derp_port=first.derp_port)
         case "certificate":
             mine.update(certificate_ends_at=timezone.now() + 29 * DAY)
         case "address":
             mine.update(certificate_address="198.51.100.200")
         case "full":
-            make_relay(make_rental(), server=first.server)
+            RelayFactory(rental=RentalFactory(), server=first.server)
             server.update(capacity=1)
         case "range":
             server.update(tcp_port_first=first.derp_port + 1)
@@ -143,23 +143,19 @@ def test_a_plan_is_made_again_soon_when_a_place_stays_empty(servers: list[Server
     from containers.services.planning import due_rentals
     from fleet.models import Server
     from serials.rentals.services import PLAN_AGAIN
-    from tests.acl.factories import make_rental
 
     Server.objects.exclude(pk=servers[0].pk).update(status=Server.Status.MAINTENANCE)
-    rental = make_rental()
+    rental = RentalFactory()
     plan(rental)
     assert due_rentals(timezone.now()) == []
     assert due_rentals(timezone.now() + PLAN_AGAIN) == [rental.pk]
 
 
 def test_a_plan_is_due_at_the_start_of_the_next_span(rental: Rental) -> None:
-    from serials.rentals.models import RentalSpan
 
     span = rental.spans.get()
     starts_at = span.ends_at
-    RentalSpan.objects.create(
-        rental=rental, redemption=span.redemption, starts_at=starts_at, ends_at=starts_at + DAY
-    )
+    RentalSpanFactory(rental=rental, redemption=span.redemption, starts_at=starts_at, ends_at=starts_at + DAY)
     set_end(rental, starts_at + DAY)
     plan(rental)
     rental.refresh_from_db()

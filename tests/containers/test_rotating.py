@@ -10,6 +10,7 @@ import time_machine
 from django.utils import timezone
 
 from tests.containers.rentals import DAY
+from tests.factories import RelayFactory, RentalFactory, ServerFactory
 
 if TYPE_CHECKING:
     from containers.models import Relay
@@ -28,11 +29,10 @@ def near_its_end(relay: Relay, days: float) -> Relay:
 
 def stuck(server: Server, days: float) -> Relay:
     """A relay whose customer's time is bound to a server on which nothing new is placed."""
-    from tests.acl.factories import make_relay, make_rental
 
-    rental = make_rental()
+    rental = RentalFactory()
     rental.spans.get().servers.set([server])
-    return near_its_end(make_relay(rental, server=server), days)
+    return near_its_end(RelayFactory(rental=rental, server=server), days)
 
 
 def rotate(moment: datetime | None = None) -> None:
@@ -50,9 +50,8 @@ def has_successor(relay: Relay) -> bool:
 def closed(servers: list[Server]) -> Server:
     """A server in maintenance on which none of the customer's relays stands."""
     from fleet.models import Server
-    from tests.acl.factories import make_server
 
-    server = make_server()
+    server = ServerFactory()
     Server.objects.filter(pk=server.pk).update(status=Server.Status.MAINTENANCE, host_key="ssh-ed25519 AAAA")
     return Server.objects.get(pk=server.pk)
 

@@ -13,6 +13,7 @@ from django.utils import timezone, translation
 from containers.proof_times import next_proof
 from containers.ticks import TICKS, relay_days, server_day
 from tests.containers.test_outages import test_relay
+from tests.factories import RelayHealthFactory
 
 if TYPE_CHECKING:
     from containers.models import Relay
@@ -155,7 +156,6 @@ def test_old_results_go_but_never_the_last_one_of_a_relay(rental: Rental) -> Non
 
 @pytest.mark.django_db
 def test_the_last_day_is_drawn_half_hour_by_half_hour(rental: Rental) -> None:
-    from containers.models import RelayHealth
 
     relay = rental.relays.get(slot=1)
     for minutes, is_ok in [
@@ -167,7 +167,7 @@ def test_the_last_day_is_drawn_half_hour_by_half_hour(rental: Rental) -> None:
         (1411, True),
         (1470, False),
     ]:
-        RelayHealth.objects.create(relay=relay, at=NOW + 29 * MINUTE - minutes * MINUTE, is_ok=is_ok)
+        RelayHealthFactory(relay=relay, at=NOW + 29 * MINUTE - minutes * MINUTE, is_ok=is_ok)
     now = NOW + 29 * MINUTE
     with translation.override("en"):
         day = relay_days([relay.pk], now)[relay.pk]

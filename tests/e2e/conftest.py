@@ -24,16 +24,14 @@ django.setup()
 
 # ruff: noqa: E402
 from accounts.models import User
-from accounts.services import create_user
 from containers import deploy
 from containers.gate_image import find_nginx
 from containers.models import Relay
 from containers.services import images
 from fleet.contact import Contact, contact, pool
-from fleet.models import Region, Server, SshCredential
-from serials.numbers.models import SerialNumber
-from serials.numbers.services import create_batch, redeem_serial
+from fleet.models import Server
 from serials.rentals.models import Rental
+from tests.factories import RedeemedRentalFactory, ServerFactory, SshCredentialFactory, UserFactory
 
 IS_LAB = os.environ.get("DERPMGMT_TEST_FLEET") == "lab"
 REGIONS = ("sh", "gz", "bj", "sh")
@@ -248,21 +246,15 @@ def fleet(transactional_db: None, hosts: list[Any], _image: Path) -> Iterator[Fl
     """Three servers in the lab, four in the sandbox, all in use and empty."""
     servers = []
     for host, code in zip(hosts, REGIONS, strict=False):
-        region, _new = Region.objects.get_or_create(
-            code=code,
-            defaults={
-                "name_zh": {"sh": "上海", "gz": "广州", "bj": "北京"}[code],
-                "name_en": {"sh": "Shanghai", "gz": "Guangzhou", "bj": "Beijing"}[code],
-            },
-        )
-        credential, _new = SshCredential.objects.get_or_create(
+        credential = SshCredentialFactory(
             name=f"key of {host.name}",
-            defaults={"username": host.user, "private_key": Path(host.private_key_path).read_text()},
+            username=host.user,
+            private_key=Path(host.private_key_path).read_text(),
         )
         servers.append(
-            Server.objects.create(
+            ServerFactory(
                 name=host.name,
-                region=region,
+                region__code=code,
                 address=host.address,
                 ssh_port=host.ssh_port,
                 credential=credential,
@@ -311,26 +303,13 @@ def work(fleet: Fleet) -> Callable[..., None]:
 
 @pytest.fixture
 def customer(transactional_db: None) -> User:
-    return create_user(email="customer@example.com", username="customer", password="correct horse battery")
+    return UserFactory(email="customer@example.com")
 
 
 @pytest.fixture
-def make_code(transactional_db: None) -> Callable[..., str]:
-    """Fresh codes of serial numbers."""
-
-    def make(days: int = 30, **batch: Any) -> str:
-        made = create_batch(
-            name="test", days=days, count=1, by=None, is_paid=batch.pop("is_paid", True), **batch
-        )
-        return SerialNumber.objects.get(batch=made).code
-
-    return make
-
-
-@pytest.fixture
-def rental(customer: User, make_code: Callable[..., str]) -> Rental:
+def rental(customer: User) -> Rental:
     """A customer who has just redeemed thirty days; nothing has been done about it yet."""
-    return redeem_serial(code=make_code(), user=customer, by=customer).rental
+    return RedeemedRentalFactory(user=customer)
 
 
 def standing(fleet: Fleet) -> dict[str, list[tuple[int, str]]]:

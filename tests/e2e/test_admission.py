@@ -14,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Notice, User
-from accounts.services import ban_user, create_user, unban_user
+from accounts.services import ban_user, unban_user
 from acl.devices import admission_writer
 from acl.devices import jobs as acl_jobs
 from acl.devices.models import Device
@@ -25,6 +25,7 @@ from containers.models import Relay
 from serials.numbers.services import redeem_serial
 from serials.rentals.models import Rental, RentalSpan
 from serials.rentals.services import pause_rental, resume_rental
+from tests.factories import RedeemedRentalFactory, SerialNumberFactory, UserFactory
 
 from .door import Phone, assert_cut, assert_stays, let_in, press, wait_for
 from .door import browser as browser
@@ -53,12 +54,10 @@ def approved() -> set[str]:
 
 
 @pytest.fixture
-def other_relays(
-    new_relays: list[Relay], work: Callable[..., None], make_code: Callable[..., str]
-) -> list[Relay]:
+def other_relays(new_relays: list[Relay], work: Callable[..., None]) -> list[Relay]:
     """Another customer's, on the same servers; the phone `TWO` is theirs."""
-    other = create_user(email="other@example.com", username="other")
-    rental = redeem_serial(code=make_code(), user=other, by=other).rental
+    other = UserFactory()
+    rental = RedeemedRentalFactory(user=other)
     work()
     close_window(rental=rental, by=other)
     add(rental, TWO)
@@ -185,15 +184,15 @@ def ban(rental: Rental) -> float:
     return time.monotonic()
 
 
-def renew(rental: Rental, make_code: Callable[..., str]) -> None:
-    redeem_serial(code=make_code(), user=rental.user, by=rental.user)
+def renew(rental: Rental) -> None:
+    redeem_serial(code=SerialNumberFactory().code, user=rental.user, by=rental.user)
 
 
-def resume(rental: Rental, make_code: Callable[..., str]) -> None:
+def resume(rental: Rental) -> None:
     resume_rental(rental=rental, by=None)
 
 
-def unban(rental: Rental, make_code: Callable[..., str]) -> None:
+def unban(rental: Rental) -> None:
     unban_user(user=User.objects.get(pk=rental.user_id), by=None)
 
 
@@ -204,9 +203,8 @@ def test_everybody_of_one_customer_is_cut_until_he_has_his_rights_back(
     relays: list[Relay],
     rental: Rental,
     work: Callable[..., None],
-    make_code: Callable[..., str],
     lose: Callable[[Rental], float],
-    regain: Callable[[Rental, Callable[..., str]], None],
+    regain: Callable[[Rental], None],
 ) -> None:
     add(rental, ONE, THREE)
     with ExitStack() as stack:
@@ -223,7 +221,7 @@ def test_everybody_of_one_customer_is_cut_until_he_has_his_rights_back(
         assert let_in([ONE, THREE], relays) == {1: OUT, 3: OUT}
         assert_stays(*others)
         work()
-        regain(rental, make_code)
+        regain(rental)
         work()
         back = list(Relay.objects.in_map().filter(rental=rental).select_related("server"))
         assert [relay.pk for relay in back] == [relay.pk for relay in relays]

@@ -9,6 +9,7 @@ from containers.derp.probe import probe_relay
 from containers.models import Relay
 from containers.services.relays import target_of
 from serials.numbers.services import redeem_serial
+from tests.factories import SerialNumberFactory
 
 from .conftest import assert_in_order
 from .test_life import assert_map_works, let_pass, take_map, the_map
@@ -17,13 +18,15 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def test_relays_go_over_to_the_servers_that_the_time_which_starts_now_is_bound_to(
-    fleet, work, rental, customer, make_code
+    fleet, work, rental, customer
 ):
     work()
     relays = assert_in_order(fleet, rental)
     before = the_map(rental)
     bound = [server for server in fleet.servers if server.pk != relays[0].server_id]
-    redeem_serial(code=make_code(days=5, servers=bound), user=customer, by=customer, start_now=True)
+    redeem_serial(
+        code=SerialNumberFactory(days=5, servers=bound).code, user=customer, by=customer, start_now=True
+    )
     jobs.plan_rental(rental.pk)
     assert the_map(rental) == before
     assert probe_relay(target_of(relays[0])).ok

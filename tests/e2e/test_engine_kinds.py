@@ -9,8 +9,9 @@ from django.utils import translation
 from containers.models import ServerCheck
 from containers.services.checks import read_findings
 from derpmgmt.lib.problems import translate
-from fleet.models import Region, Server, SshCredential
+from fleet.models import Server
 from fleet.services import confirm_host_key
+from tests.factories import ServerFactory, SshCredentialFactory
 from tests.lab import engines
 
 from .conftest import Fleet
@@ -46,12 +47,11 @@ def test_server_is_refused_in_words_where_relays_would_lie(
     fleet: Fleet, host_of_kind: Any, work, record_property, kind: str
 ):
     host = host_of_kind(engines.refused_kinds()[kind])
-    credential = SshCredential.objects.create(
+    credential = SshCredentialFactory(
         name=kind, username=host.user, private_key=Path(host.private_key_path).read_text()
     )
-    server = Server.objects.create(
+    server = ServerFactory(
         name=kind,
-        region=Region.objects.get(code="sh"),
         address=host.address,
         ssh_port=host.ssh_port,
         credential=credential,

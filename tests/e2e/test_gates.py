@@ -12,7 +12,6 @@ from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
-from accounts.services import create_user
 from containers import deploy, jobs
 from containers.deploy import put_files, read_file
 from containers.derp import keys
@@ -28,6 +27,7 @@ from derpmgmt.lib.jobs import LOST_AFTER
 from fleet.models import Server
 from serials.numbers.services import redeem_serial
 from serials.rentals.models import Rental
+from tests.factories import SerialNumberFactory, UserFactory
 
 from .conftest import IS_LAB, Fleet, assert_in_order, end_now, rest_no_more
 
@@ -165,17 +165,13 @@ def test_known_device_gets_in_by_the_list_when_the_panel_is_away(
 
 
 def test_list_names_a_relay_that_came_later(
-    fleet: Fleet,
-    known: Known,
-    work: Callable[..., None],
-    rental: Rental,
-    make_code: Callable[..., str],
+    fleet: Fleet, known: Known, work: Callable[..., None], rental: Rental
 ) -> None:
     known.everywhere = "1f" * 32
     work()
     assert_gates_in_order(fleet)
-    other = create_user(email="other@example.com", username="other")
-    redeem_serial(code=make_code(), user=other, by=other)
+    other = UserFactory()
+    redeem_serial(code=SerialNumberFactory().code, user=other, by=other)
     work()
     assert Relay.objects.live().filter(status="running").count() == 6
     assert_gates_in_order(fleet)

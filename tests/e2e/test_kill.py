@@ -14,6 +14,7 @@ from containers.models import Deployment, Relay, ServerCheck
 from derpmgmt.lib.jobs import LOST_AFTER, JobRecord
 from fleet.models import Server
 from serials.rentals.models import Rental
+from tests.factories import DeploymentFactory
 
 from .conftest import Fleet, assert_in_order, end_now
 
@@ -126,7 +127,7 @@ def test_a_deployment_that_was_opened_but_not_taken_up_is_taken_up_by_the_sweep(
 ):
     jobs.plan_rental(rental.pk)
     relay = Relay.objects.order_by("pk").first()
-    Deployment.objects.create(relay=relay)  # and there its worker was killed
+    DeploymentFactory(relay=relay)  # and there its worker was killed
     work_queue_lost()
     work(sweep=True)
     assert_in_order(fleet, rental)

@@ -34,6 +34,7 @@ from serials.rentals.services import (
     renew_rental,
     resume_rental,
 )
+from tests.factories import RedeemedRentalFactory, SerialNumberFactory
 
 from .conftest import Fleet, assert_in_order, rest_no_more
 
@@ -109,8 +110,8 @@ def assert_map_works(rental: Rental, derp_map: dict[str, Any]) -> None:
     assert [probe_relay(target).ok for target in targets] == [True] * len(named)
 
 
-def test_the_same_map_works_again_after_the_end_and_after_a_pause(fleet, work, customer, make_code):
-    rental = redeem_serial(code=make_code(days=3), user=customer, by=customer).rental
+def test_the_same_map_works_again_after_the_end_and_after_a_pause(fleet, work, customer):
+    rental = RedeemedRentalFactory(user=customer, days=3)
     work()
     relays = assert_in_order(fleet, rental)
     derp_map = the_map(rental)
@@ -128,7 +129,7 @@ def test_the_same_map_works_again_after_the_end_and_after_a_pause(fleet, work, c
     assert_silent(fleet, relays)
     assert set(Relay.objects.values_list("status", flat=True)) == {"released"}
 
-    redeem_serial(code=make_code(days=30), user=customer, by=customer)
+    redeem_serial(code=SerialNumberFactory(days=30).code, user=customer, by=customer)
     work()
     assert assert_in_order(fleet, rental) == relays
     assert fresh(rental).status == Rental.Status.ACTIVE

@@ -21,6 +21,7 @@ from fleet import services
 from fleet.contact import pool
 from fleet.models import Server
 from serials.rentals.models import Rental
+from tests.factories import ServerFactory
 
 from .conftest import IS_LAB, Fleet, assert_in_order, rest_no_more
 
@@ -66,7 +67,7 @@ def second_row(fleet: Fleet) -> Iterator[Callable[..., Server]]:
             door = Door(server.address, server.ssh_port)
             stack.callback(door.close)
             numbers = {"address": f"127.0.0.{Server.objects.count()}", "ssh_host": "127.0.0.1"}
-            return Server.objects.create(
+            return ServerFactory(
                 **{
                     "name": f"again-{door.port}",
                     "region": server.region,

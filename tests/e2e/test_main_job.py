@@ -17,6 +17,7 @@ from containers.services.relays import request_repair
 from fleet.models import Server
 from fleet.services import confirm_host_key
 from serials.rentals.models import Redemption, Rental
+from tests.factories import SerialNumberFactory
 
 from .conftest import IS_LAB, Fleet, assert_in_order, end_now, rest_no_more
 
@@ -93,11 +94,11 @@ def test_relays_are_removed_when_the_rental_has_ended(fleet, work, rental):
     assert not AclConfig.objects.filter(is_active=True).exists()
 
 
-def test_a_batch_bound_to_servers_uses_only_those(fleet, work, customer, make_code):
+def test_a_batch_bound_to_servers_uses_only_those(fleet, work, customer):
     from serials.numbers.services import redeem_serial
 
     bound = fleet.servers[:3]
-    code = make_code(servers=bound)
+    code = SerialNumberFactory(servers=bound).code
     rental = redeem_serial(code=code, user=customer, by=customer).rental
     work()
     assert {relay.server_id for relay in assert_in_order(fleet, rental)} == {server.pk for server in bound}

@@ -11,7 +11,6 @@ from django.conf import settings
 from django.utils import timezone
 
 from accounts.models import Notice, OperationLog, User
-from accounts.services import create_user
 from acl.maps.derpmap import MapFormat
 from acl.maps.models import AclConfig
 from acl.maps.services import hand_out_map
@@ -20,10 +19,11 @@ from containers.services.ground import CERTIFICATE_RESERVE
 from derpmgmt import flow
 from fleet.models import Server
 from serials.numbers.models import SerialNumber
-from serials.numbers.services import create_batch, redeem_serial
+from serials.numbers.services import redeem_serial
 from serials.rentals.jobs import sweep_reminders
 from serials.rentals.models import Redemption, Rental
 from serials.rentals.services import pause_rental
+from tests.factories import SerialBatchFactory, SerialNumberFactory, UserFactory
 
 from .conftest import Fleet
 from .test_life import assert_map_works, the_map
@@ -56,12 +56,9 @@ def running(fleet: Fleet) -> dict[str, int]:
     return Counter(owners[item.relay_id] for item in found)
 
 
-def test_what_a_weeks_outage_left_undone_is_done_once(fleet: Fleet, work: Any, make_code: Any) -> None:
+def test_what_a_weeks_outage_left_undone_is_done_once(fleet: Fleet, work: Any) -> None:
     Server.objects.update(capacity=50)
-    users = {
-        name: create_user(email=f"{name}@example.com", username=name, password="quiet-river-42")
-        for name in NAMES
-    }
+    users = {name: UserFactory(email=f"{name}@example.com") for name in NAMES}
     begin = timezone.now()
     outage = begin + 30 * DAY
     with time_machine.travel(begin, tick=True) as clock:
@@ -84,7 +81,7 @@ def test_what_a_weeks_outage_left_undone_is_done_once(fleet: Fleet, work: Any, m
             return outage + day * DAY
 
         def redeem(name: str, days: int) -> None:
-            redeem_serial(code=make_code(days), user=users[name], by=users[name])
+            redeem_serial(code=SerialNumberFactory(days=days).code, user=users[name], by=users[name])
 
         def sweep() -> None:
             """All that the clock rings for, and what comes of it."""
@@ -119,7 +116,7 @@ def test_what_a_weeks_outage_left_undone_is_done_once(fleet: Fleet, work: Any, m
             certificate_ends_at=at(2) + CERTIFICATE_RESERVE
         )
         pins = {node["CertName"] for node in nodes(the_map(rental_of("certified")))}
-        batch = create_batch(name="old", days=30, count=2, by=None, is_paid=True, redeem_by=at(3).date())
+        batch = SerialBatchFactory(count=2, redeem_by=at(3).date())
         for day in (-4.9, -4.4, -1):
             clock.move_to(at(day))
             sweep()

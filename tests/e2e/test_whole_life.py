@@ -14,6 +14,7 @@ from containers.models import Relay
 from derpmgmt import flow
 from serials.numbers.services import redeem_serial
 from serials.rentals.models import Redemption, Rental
+from tests.factories import RedeemedRentalFactory, SerialNumberFactory
 
 from .conftest import IS_LAB, Fleet, assert_in_order
 from .test_life import assert_map_works, assert_silent, the_map
@@ -29,7 +30,7 @@ def told(user: User) -> Counter[str]:
 
 
 def test_a_whole_life_from_the_first_day_to_the_closed_account(
-    fleet: Fleet, work, customer: User, make_code, mailoutbox
+    fleet: Fleet, work, customer: User, mailoutbox
 ):
     begin = timezone.now()
     with time_machine.travel(begin, tick=True) as clock:
@@ -43,7 +44,7 @@ def test_a_whole_life_from_the_first_day_to_the_closed_account(
                         tick.job(*tick.args)
                     work()
 
-        rental = redeem_serial(code=make_code(3), user=customer, by=customer).rental
+        rental = RedeemedRentalFactory(user=customer, days=3)
         work()
         relays = assert_in_order(fleet, rental)
         first_map = the_map(rental)
@@ -56,7 +57,7 @@ def test_a_whole_life_from_the_first_day_to_the_closed_account(
         assert told(customer) == {"rental_redeemed": 1, "rental_ending": 2, "rental_ended": 1}
         assert Rental.objects.get().status == "expired"
 
-        redeem_serial(code=make_code(3), user=customer, by=customer)
+        redeem_serial(code=SerialNumberFactory(days=3).code, user=customer, by=customer)
         work()
         assert {relay.pk for relay in assert_in_order(fleet, rental)} == {relay.pk for relay in relays}
         assert_map_works(rental, first_map)

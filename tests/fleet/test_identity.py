@@ -16,7 +16,7 @@ from fleet.contact import contact
 from fleet.machine import Machine, SameMachine, parse_machine
 from fleet.models import Server
 from fleet.ssh import RemoteError, TimedOut
-from tests.acl.factories import make_server
+from tests.factories import ServerFactory
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -34,7 +34,7 @@ class World:
         self.reached: list[int] = []
 
     def row(self, there: Machine | None, **values: Any) -> Server:
-        server = make_server()
+        server = ServerFactory()
         Server.objects.filter(pk=server.pk).update(
             **{"ssh_port": 1000 + server.pk, "host_key": "ssh-ed25519 AAAA", "status": "healthy", **values}
         )

@@ -12,6 +12,7 @@ from accounts.models import OperationLog
 from fleet import services
 from fleet.models import CONTACT, ProviderAccount, Region, Server, SshCredential
 from fleet.ssh import TimedOut
+from tests.factories import RegionFactory, RelayFactory, RentalFactory
 
 LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMsR3OZ7fGkGzdEVQgZ3Y9xWQSWo3v3Yh2n9r1n6Kq0p"
 
@@ -23,7 +24,7 @@ def credential(db: None) -> SshCredential:
 
 @pytest.fixture
 def region(db: None) -> Region:
-    return Region.objects.get_or_create(code="sh", defaults={"name_zh": "上海", "name_en": "Shanghai"})[0]
+    return RegionFactory()
 
 
 @pytest.fixture
@@ -81,9 +82,8 @@ def test_a_retired_servers_name_and_address_are_free_again(server, credential, r
 
 
 def test_a_server_with_relays_is_not_removed(server, django_user_model):
-    from tests.acl.factories import make_relay, make_rental
 
-    make_relay(make_rental(), server=server)
+    RelayFactory(rental=RentalFactory(), server=server)
     with pytest.raises(services.ServerNotEmpty):
         services.retire_server(server=server, by=None)
     server.refresh_from_db()

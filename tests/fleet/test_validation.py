@@ -7,7 +7,8 @@ from django.core.exceptions import ValidationError
 
 from fleet import services
 from fleet.forms import ServerForm
-from fleet.models import Region, Server, SshCredential
+from fleet.models import Server
+from tests.factories import RegionFactory, SshCredentialFactory
 
 pytestmark = pytest.mark.django_db
 FIRST = {
@@ -22,11 +23,8 @@ ELSEWHERE = {"tcp_port_first": 21000, "tcp_port_last": 21099, "udp_port_first": 
 
 
 def register(name: str, **values: Any) -> Server:
-    region = (
-        values.pop("region", None)
-        or Region.objects.get_or_create(code="sh", defaults={"name_zh": "上海", "name_en": "Shanghai"})[0]
-    )
-    credential = SshCredential.objects.get_or_create(name="key", defaults={"private_key": "x"})[0]
+    region = values.pop("region", None) or RegionFactory()
+    credential = SshCredentialFactory(private_key="x")
     return services.create_server(by=None, name=name, region=region, credential=credential, **values)
 
 
@@ -100,7 +98,7 @@ def test_servers_behind_one_address_have_ports_of_their_own(first: Server) -> No
 
 
 def test_a_private_address_is_another_machine_in_another_region(first: Server) -> None:
-    other = Region.objects.get_or_create(code="gz", defaults={"name_zh": "广州", "name_en": "Guangzhou"})[0]
+    other = RegionFactory(code="gz")
     register("second", **(FIRST | {"address": "203.0.113.2"}), region=other)
     assert Server.objects.count() == 2
 

@@ -75,20 +75,13 @@ def _fill() -> list[tuple[int, int]]:
     from accounts.models import User
     from acl.devices.models import Device
     from acl.maps.models import AclConfig
-    from containers.models import Gate, Relay
-    from derpmgmt.lib.crypto import keyed_hash
-    from fleet.models import Region, Server, SshCredential
+    from containers.models import Relay
     from serials.rentals.models import Rental
+    from tests.factories import GateFactory, ServerFactory
 
     call_command("migrate", verbosity=0)
-    region, _new = Region.objects.get_or_create(
-        code="sh", defaults={"name_zh": "上海", "name_en": "Shanghai"}
-    )
-    credential = SshCredential.objects.create(name="key")
-    server = Server.objects.create(
-        name="s1", region=region, credential=credential, address="203.0.113.1", capacity=10**6
-    )
-    Gate.objects.create(server=server, secret=SECRET, secret_hash=keyed_hash("gate", SECRET))
+    server = ServerFactory(address="203.0.113.1", capacity=10**6)
+    GateFactory(server=server, secret=SECRET)
     now = timezone.now()
     month = timedelta(days=30)
     relays = []

@@ -51,19 +51,10 @@ def fill() -> None:
     from accounts.models import User
     from acl.maps.models import AclConfig
     from containers.models import Relay
-    from fleet.models import Region, Server, SshCredential
     from serials.rentals.models import Rental
+    from tests.factories import ServerFactory
 
-    region, _new = Region.objects.get_or_create(
-        code="sh", defaults={"name_zh": "上海", "name_en": "Shanghai"}
-    )
-    credential = SshCredential.objects.create(name="key")
-    servers = [
-        Server.objects.create(
-            name=f"s{n}", region=region, credential=credential, address=f"203.0.113.{n}", capacity=10**6
-        )
-        for n in (1, 2, 3)
-    ]
+    servers = ServerFactory.create_batch(3, capacity=10**6)
     now = timezone.now()
     month = timedelta(days=30)
     for first in range(0, RENTALS, 5_000):

@@ -25,7 +25,7 @@ from containers.certificates import make_certificate
 from containers.derp.keys import generate_private_key
 from containers.models import Relay
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental, make_server
+from tests.factories import MapRegionFactory, RelayFactory, RentalFactory, ServerFactory
 from tests.lab.clients import Client, start
 from tests.panel.running import wait_for
 
@@ -61,15 +61,13 @@ class Relays:
     def __init__(self, inside: list[str], folder: Path, stack: ExitStack) -> None:
         self._inside, self._folder, self._stack = inside, folder, stack
         self._running: dict[int, subprocess.Popen[bytes]] = {}
-        self._server = make_server()
-        self._server.address = ADDRESS
-        self._server.save()
+        self._server = ServerFactory(address=ADDRESS)
 
     def make(self, rental: Rental, port: int, **fields: Any) -> Relay:
         """A relay that runs in place 1."""
         certificate = make_certificate(ADDRESS, timezone.now())
-        relay = make_relay(
-            rental, slot=1, server=self._server, derp_port=port, stun_port=port,
+        relay = RelayFactory(
+            rental=rental, server=self._server, derp_port=port, stun_port=port,
             certificate=certificate.pem, certificate_key=certificate.key_pem,
             certificate_sha256=certificate.sha256, private_key=generate_private_key(), **fields,
         )  # fmt: skip
@@ -137,7 +135,7 @@ def made(rental: Rental) -> dict[str, Any]:
 def test_clients_stay_in_touch_through_a_move_an_end_and_a_return(inside: list[str], tmp_path: Path) -> None:
     with ExitStack() as stack:
         relays = Relays(inside, tmp_path, stack)
-        rental, strangers = make_rental(), make_rental()
+        rental, strangers = RentalFactory(), RentalFactory()
         old = relays.make(rental, 20001)
         ours = made(rental)
         control = Control(inside, ours, tmp_path, stack)
@@ -153,7 +151,7 @@ def test_clients_stay_in_touch_through_a_move_an_end_and_a_return(inside: list[s
         # Others' relays are there too, as Tailscale's own are: clients keep the home they have.
         MapRegion.objects.filter(rental=strangers).delete()
         relays.make(strangers, 20009)
-        MapRegion.objects.create(rental=strangers, slot=1, region_id=999)
+        MapRegionFactory(rental=strangers, slot=1, region_id=999)
         theirs = made(strangers)["Regions"]
         control.tell({"Regions": ours["Regions"] | theirs})
 

@@ -21,6 +21,13 @@ from fleet.models import Server
 from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals import services as rentals
 from serials.rentals.models import Rental
+from tests.factories import (
+    PutOffFactory,
+    SerialBatchFactory,
+    SerialNumberFactory,
+    ServerFactory,
+    WholeRentalFactory,
+)
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -36,7 +43,7 @@ def said(text: str) -> list[str]:
 
 @pytest.fixture
 def rental() -> Rental:
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     world.add_devices(rental)
     return rental
 
@@ -61,16 +68,16 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
     row: Any = {
         User: user,
         Rental: rental,
-        Server: world.make_server(),
+        Server: ServerFactory(whole=True),
         Relay: relay,
         Gate: Gate.objects.get(server=relay.server_id),
         AclConfig: rental.acl_configs.get(),
         LiveUrl: rental.live_urls.get(),
         Device: rental.devices.filter(status=Device.Status.PENDING).first(),
-        SerialNumber: world.make_batch().serials.get(),
+        SerialNumber: SerialNumberFactory(),
         Notice: user.notices.first(),
-        PutOff: world.put_off(rental),
-        SerialBatch: world.make_batch(is_paid=verb == "mark-unpaid"),
+        PutOff: PutOffFactory(row=rental.pk),
+        SerialBatch: SerialBatchFactory(is_paid=verb == "mark-unpaid"),
     }[model]
     name = str(user) if model in {User, Rental, AclConfig, LiveUrl, Notice, PutOff} else str(row)
     if model in {Relay, Gate}:

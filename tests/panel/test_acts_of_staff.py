@@ -14,6 +14,7 @@ from accounts.models import OperationLog, User
 from acl.devices.models import Device
 from serials.numbers.models import SerialNumber
 from serials.rentals.models import Rental
+from tests.factories import SerialBatchFactory, ServerFactory, UserFactory
 from tests.panel import world
 from tests.panel.test_every_url import Address, addresses, rental  # noqa: F401  (fixtures)
 
@@ -64,7 +65,7 @@ def _forms(rental: Rental) -> list[tuple[str, dict[str, Any]]]:  # noqa: F811
     server, relay = rental.relays.get(slot=1).server, rental.relays.get(slot=1)
     credential = server.credential
     until = f"{timezone.localdate().year + 1}-06-01"
-    free = world.make_server()
+    free = ServerFactory(whole=True)
     fields = {
         name: value
         for name, value in free.__dict__.items()
@@ -104,7 +105,7 @@ def test_every_act_of_an_operator_has_his_address(
     addresses: list[Address],  # noqa: F811
     act: Callable[..., list[OperationLog]],
 ) -> None:
-    world.make_batch(count=2)
+    SerialBatchFactory(count=2)
     services.enrol_second_factor(user=rental.user, secret="JBSWY3DPEHPK3PXP")
     found: list[OperationLog] = []
     for address in addresses:
@@ -136,13 +137,13 @@ def test_every_act_of_an_operator_has_his_address(
 
 
 def test_only_the_operators_own_acts_have_it(rental: Rental) -> None:  # noqa: F811
-    staff = services.create_user(email="staff@example.com", role=User.Role.ADMIN)
+    staff = UserFactory(email="staff@example.com", role=User.Role.ADMIN)
     with services.acting(staff.pk, ADDRESS):
         by_himself = services.log_operation(by=staff, action="user.changed")
         others = [
             services.log_operation(by=None, action="user.changed"),
             services.log_operation(by=rental.user, action="user.changed"),
-            services.log_operation(by=services.create_user(email="b@example.com", role="admin"), action="x"),
+            services.log_operation(by=UserFactory(email="b@example.com", role="admin"), action="x"),
         ]
     assert by_himself.ip == ADDRESS
     assert [entry.ip for entry in others] == [None, None, None]

@@ -1,6 +1,5 @@
 """An action of the admin takes as many rows as a page has: more are refused in a sentence, and nothing is done."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,20 +9,17 @@ from django.test import Client
 from accounts.models import User
 from derpmgmt.lib.paging import MOST_ROWS
 from serials.numbers.models import SerialNumber
-from serials.numbers.services import create_batch
-from tests.accounts.conftest import make_user, sign_in, sign_in_with_factor  # noqa: F401
 from tests.accounts.ticking import confirm, tick
+from tests.factories import SerialBatchFactory
+from tests.panel import world
 
 pytestmark = pytest.mark.django_db
 PAGE = "/admin/serials/serialnumber/"
 
 
 @pytest.fixture
-def boss(
-    make_user: Callable[..., User],  # noqa: F811
-    sign_in_with_factor: Callable[..., Client],  # noqa: F811
-) -> Client:
-    return sign_in_with_factor(make_user(role=User.Role.SUPERADMIN))
+def boss(db: None) -> Client:
+    return world.enter(User.Role.SUPERADMIN, has_factor=True)
 
 
 def recall(client: Client, serials: list[SerialNumber], *, across: bool) -> Any:
@@ -36,7 +32,7 @@ def unused() -> int:
 
 @pytest.mark.parametrize("across", [True, False])
 def test_more_rows_than_a_page_has_are_refused(boss: Client, across: bool) -> None:
-    create_batch(name="b", days=30, count=MOST_ROWS + 1, by=None, is_paid=True)
+    SerialBatchFactory(count=MOST_ROWS + 1)
     serials = list(SerialNumber.objects.all())
     answer = recall(boss, serials[:1] if across else serials, across=across).content.decode()
     assert f"{MOST_ROWS}" in answer
@@ -46,7 +42,7 @@ def test_more_rows_than_a_page_has_are_refused(boss: Client, across: bool) -> No
 
 @pytest.mark.parametrize("across", [True, False])
 def test_as_many_as_a_page_has_are_done(boss: Client, across: bool) -> None:
-    create_batch(name="b", days=30, count=3, by=None, is_paid=True)
+    SerialBatchFactory(count=3)
     serials = list(SerialNumber.objects.all())
     page = recall(boss, serials[:1] if across else serials, across=across)
     assert unused() == 3

@@ -16,6 +16,7 @@ from django.urls import reverse
 from accounts.models import User
 from derpmgmt import demo, web
 from tests.accounts.conftest import mailed_code
+from tests.factories import PASSWORD, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -39,7 +40,7 @@ def locked() -> Iterator[None]:
 
 
 def test_pages_that_read_are_shown() -> None:
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     world.add_devices(rental)
     client, staff = world.sign_in(rental.user), world.enter(User.Role.SUPERADMIN, has_factor=True)
     pages: list[tuple[Client, str]] = [
@@ -59,15 +60,15 @@ def test_pages_that_read_are_shown() -> None:
 
 
 def test_pages_that_write_say_that_they_could_not() -> None:
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     client = world.sign_in(rental.user)
     client.raise_request_exception = False
     visitor = Client(raise_request_exception=False)
     with locked():
         for who, path, form in (
             (client, "/account/", {"username": "other", "language": "en"}),
-            (visitor, "/accounts/login/", {"login": rental.user.email, "password": world.PASSWORD}),
-            (visitor, "/accounts/signup/", {"email": "new@example.com", "password1": world.PASSWORD}),
+            (visitor, "/accounts/login/", {"login": rental.user.email, "password": PASSWORD}),
+            (visitor, "/accounts/signup/", {"email": "new@example.com", "password1": PASSWORD}),
         ):
             answer = who.post(path, form)
             assert answer.status_code == 503, path

@@ -3,7 +3,7 @@
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,8 @@ from django.test import Client
 from accounts import services
 from accounts.models import User
 from derpmgmt.lib import cache as panel_cache
-from tests.accounts.conftest import PASSWORD, mailed_code, make_user, totp  # noqa: F401
+from tests.accounts.conftest import mailed_code, totp
+from tests.factories import PASSWORD, UserFactory
 
 # What a Redis says that is there and does not serve: a replica, a full disk, a full memory, a password that is missing, one that starts.
 REFUSALS = {
@@ -82,14 +83,11 @@ def away(request: pytest.FixtureRequest, settings: Any) -> Iterator[str]:
 
 
 def test_people_come_in_as_usual_when_the_cache_is_away(
-    away: str,
-    client: Client,
-    make_user: Callable[..., User],  # noqa: F811
-    caplog: pytest.LogCaptureFixture,
+    db: None, away: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     # By password; wrong ones are told as usual, however many.
-    user, secret = make_user(), "JBSWY3DPEHPK3PXP"
+    user, secret = UserFactory(), "JBSWY3DPEHPK3PXP"
     for _ in range(12):
         wrong = client.post("/accounts/login/", {"login": user.email, "password": "wrong-secret-1"})
         assert wrong.status_code == 200

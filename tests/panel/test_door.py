@@ -12,6 +12,7 @@ from django.urls import reverse
 from accounts.models import User
 from derpmgmt.lib.way_back import page_of
 from serials.rentals.models import Rental
+from tests.factories import PASSWORD
 from tests.panel import world
 from tests.panel.test_every_url import (  # noqa: F401  (fixtures)
     PUBLIC,
@@ -85,7 +86,7 @@ def test_sessions_end_while_the_page_is_open(rental: Rental) -> None:  # noqa: F
     client.session.flush()
     response = client.post(f"/relays/{relay.pk}/probe/", **HX)
     assert response["HX-Redirect"] == "/accounts/login/?next=/home/"
-    data = {"login": rental.user.email, "password": world.PASSWORD}
+    data = {"login": rental.user.email, "password": PASSWORD}
     assert client.post("/accounts/login/?next=/home/", data | {"next": "/home/"})["Location"] == "/home/"
 
 

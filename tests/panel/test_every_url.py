@@ -14,6 +14,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from accounts.models import User
 from containers.models import Relay
 from serials.rentals.models import Rental
+from tests.factories import PutOffFactory, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
@@ -91,7 +92,7 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
         "admin:acl_aclconfig_act": {"pk": rental.acl_configs.get().pk, "verb": "renew"},
         "admin:acl_liveurl_act": {"pk": rental.live_urls.get().pk, "verb": "revoke"},
         "admin:accounts_notice_act": {"pk": rental.user.notices.first().pk, "verb": "again"},
-        "admin:accounts_putoff_act": {"pk": world.put_off(rental).pk, "verb": "try-now"},
+        "admin:accounts_putoff_act": {"pk": PutOffFactory(row=rental.pk).pk, "verb": "try-now"},
         "admin:serials_serialbatch_act": {"pk": serial.batch_id, "verb": "mark-unpaid"},
         **{
             f"admin:{model}_ticked": {"verb": verb}
@@ -119,7 +120,7 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def rental(db: None) -> Rental:
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     world.add_devices(rental)
     return rental
 
@@ -285,7 +286,7 @@ def test_the_customers_own_pages_open_when_he_asks(
 
 def test_another_customers_rows_are_not_there(rental: Rental, addresses: list[Address], ask: Any) -> None:
     paths = {address.name: address for address in addresses}
-    client = world.sign_in(world.make_customer().user)
+    client = world.sign_in(WholeRentalFactory().user)
     foreign = [f"acl:device-{verb}" for verb in ("approve", "ignore", "revoke", "rename")]
     for name in ("acl:region-change", "containers:relay-probe", *foreign):
         assert ask(client, paths[name], "post", data={"region_id": "950"}).status_code == 404, name

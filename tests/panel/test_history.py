@@ -24,6 +24,7 @@ from containers.services import relays
 from derpmgmt.history import sources, views
 from serials.rentals import services as serials
 from serials.rentals.models import Rental
+from tests.factories import AddedDeviceFactory, RelayFactory, ServerFactory, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
@@ -35,7 +36,7 @@ HOUR = timedelta(hours=1)
 @pytest.fixture
 def rental() -> Rental:
     """A customer to whom something of every kind has happened, in English."""
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     User.objects.filter(pk=rental.user_id).update(language="en")
     go_through(rental)
     return Rental.objects.get(pk=rental.pk)
@@ -45,14 +46,21 @@ def go_through(rental: Rental) -> None:
     """One more of everything."""
     serials.pause_rental(rental=rental, by=None, reason="=payment in dispute")
     serials.resume_rental(rental=rental, by=None)
-    old = world.make_relay(rental, None, world.make_server(), status=Relay.Status.PLANNED, proven_at=None)
+    old = RelayFactory(
+        rental=rental,
+        slot=None,
+        server=ServerFactory(whole=True),
+        whole=True,
+        status=Relay.Status.PLANNED,
+        proven_at=None,
+    )
     relays.record_running(relay=old, image="-", now=timezone.now())
     relays.give_up(old)
     relays.record_released(relay=old, now=timezone.now())
     maps.record_event(
         rental=rental, kind=AclEvent.Kind.DOWNLOADED, version=1, file_format="json", ip="198.51.100.7"
     )
-    devices.revoke_device(device=world.let_in(rental), by=rental.user)
+    devices.revoke_device(device=AddedDeviceFactory(rental=rental, is_let_in=True), by=rental.user)
     key = f"k{Notice.objects.count()}"
     accounts.notify(user=rental.user, kind="rental_ending", key=key, context={}, is_mail_only=True)
 
@@ -108,7 +116,7 @@ def test_one_kind_alone_when_filtered(rental: Rental, kind: str) -> None:
 
 
 def test_nothing_of_others_is_there(rental: Rental) -> None:
-    other = world.make_customer()
+    other = WholeRentalFactory()
     client = world.sign_in(other.user)
     for query in ({}, *({"kind": kind, "view": "table"} for kind in KINDS)):
         text = client.get("/history/", query).content.decode()
@@ -180,7 +188,7 @@ def test_history_costs_the_same_when_much_has_happened(rental: Rental, query: st
     few = cost(client, f"/history/{query}")
     for _ in range(6):
         go_through(rental)
-    world.make_customer()
+    WholeRentalFactory()
     assert cost(client, f"/history/{query}") <= few <= 12
 
 

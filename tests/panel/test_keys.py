@@ -12,7 +12,7 @@ from derpmgmt.lib import env, keys
 from derpmgmt.models import KeyFingerprint, foreign_keys_given
 from derpmgmt.own_keys import ForeignKeys, check_keys
 from serials.numbers.models import SerialNumber
-from serials.numbers.services import create_batch
+from tests.factories import SerialBatchFactory
 from tests.panel.running import Folder
 
 pytestmark = pytest.mark.slow
@@ -143,7 +143,7 @@ def test_a_newer_key_comes_in_beside_the_one_that_is_known(settings: Any) -> Non
 def test_a_foreign_look_up_key_is_known_by_serial_numbers_where_no_fingerprint_was_kept(
     settings: Any,
 ) -> None:
-    create_batch(name="b", days=30, count=2, by=None, is_paid=True)
+    SerialBatchFactory(count=2)
     check_keys()
     KeyFingerprint.objects.all().delete()
     settings.LOOKUP_KEY = other("LOOKUP_KEY")

@@ -8,28 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from allauth.usersessions.models import UserSession
 from django.contrib.sessions.backends.db import SessionStore
 from django.template.loader import get_template
 from django.urls import reverse
 from django.utils import translation
 
 from accounts import jobs as accounts
-from accounts.models import Channel, Notice, User
-from accounts.services import close_account, create_user, log_operation, notify
+from accounts.models import Notice, User
+from accounts.services import close_account, log_operation, notify
 from acl.maps import jobs as acl
-from acl.maps.models import AclEvent, LiveUrl
+from acl.maps.models import AclEvent
 from acl.maps.services.live_urls import secret_hash
 from containers import jobs as containers
 from containers.models import Relay
 from fleet.models import Server
 from fleet.services import record_contact, update_server
 from serials.numbers import jobs as numbers
-from serials.numbers.services import create_batch, redeem_serial
 from serials.rentals import jobs as rentals
 from serials.rentals.models import Rental
 from serials.rentals.services import RentalRefused, pause_rental, renew_rental, resume_rental
-from tests.acl.factories import make_server
+from tests.factories import (
+    AclEventFactory,
+    ChannelFactory,
+    LiveUrlFactory,
+    RedeemedRentalFactory,
+    SerialBatchFactory,
+    ServerFactory,
+    UserFactory,
+    UserSessionFactory,
+)
 from tests.panel.disturbing import BEGIN, LIVE_SECRET, Ending, Play, Stage, Theatre
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
@@ -39,34 +46,27 @@ DAY, MINUTE, SECOND = timedelta(days=1), timedelta(minutes=1), timedelta(seconds
 # What stands in the database when a play begins
 
 
-def make_servers() -> list[Server]:
-    made = [make_server() for _ in range(4)]
-    Server.objects.update(status=Server.Status.HEALTHY, host_key="ssh-ed25519 AAAA")
-    return made
-
-
 def redeem(user: User, days: int = 30, **terms: Any) -> Rental:
-    batch = create_batch(name="b", days=days, count=1, by=None, is_paid=True, **terms)
-    return redeem_serial(code=batch.serials.get().code, user=user, by=user).rental
+    return RedeemedRentalFactory(user=user, days=days, **terms)
 
 
 def customer(stage: Stage, name: str, ends_at: datetime, days: int = 30, **terms: Any) -> Rental:
     """A customer with relays and a map whose time ends then."""
     with stage.at(ends_at - timedelta(days=days)):
-        rental = redeem(create_user(email=f"{name}@example.com"), days, **terms)
+        rental = redeem(UserFactory(email=f"{name}@example.com"), days, **terms)
         stage.work()
     return rental
 
 
 def add_live_url(rental: Rental) -> None:
-    LiveUrl.objects.create(
+    LiveUrlFactory(
         rental=rental, secret=LIVE_SECRET, secret_hash=secret_hash(LIVE_SECRET), created_at=BEGIN - DAY
     )
 
 
 def add_channel(user: User) -> None:
     """A push service on their phone."""
-    Channel.objects.create(
+    ChannelFactory(
         user=user, kind="push", label="bark", address="bark://key", address_hash=user.pk, confirmed_at=BEGIN
     )
 
@@ -74,17 +74,17 @@ def add_channel(user: User) -> None:
 def ending_rentals(stage: Stage) -> None:
     """Grace over, end without grace, still in the grace, unused serial numbers past their day."""
     customer(stage, "zhao", BEGIN)  # before there is any server
-    make_servers()
+    ServerFactory.create_batch(4, healthy=True)
     add_live_url(customer(stage, "li", BEGIN - 3 * DAY, grace_days=3))
     customer(stage, "wang", BEGIN - DAY, grace_days=3)
     with stage.at(BEGIN - DAY):
-        create_batch(name="old", days=9, count=3, by=None, is_paid=True, redeem_by=date(2031, 3, 4))
+        SerialBatchFactory(days=9, count=3, redeem_by=date(2031, 3, 4))
         stage.run(acl.sweep_maps)
 
 
 def span_begins(stage: Stage) -> None:
     """What they redeemed later is bound to servers of which their relays stand on two."""
-    made = make_servers()
+    made = ServerFactory.create_batch(4, healthy=True)
     rental = customer(stage, "li", BEGIN)
     add_live_url(rental)
     with stage.at(BEGIN - DAY):
@@ -115,13 +115,13 @@ def trace(rental: Rental) -> None:
     session = SessionStore()
     session["_auth_user_id"] = str(user.pk)
     session.save()
-    UserSession.objects.create(
+    UserSessionFactory(
         user=user, ip="203.0.113.7", session_key=session.session_key, created_at=BEGIN, last_seen_at=BEGIN
     )
     add_channel(user)
     log_operation(by=user, action="email.changed", target=user.email, subject=user, ip="203.0.113.7")
     notify(user=user, kind="rental_ending", key="late", context={"ends_at": BEGIN.isoformat(), "url": "/"})
-    AclEvent.objects.create(rental=rental, kind=AclEvent.Kind.REFUSED, by=user, ip="203.0.113.7", at=BEGIN)
+    AclEventFactory(rental=rental, kind=AclEvent.Kind.REFUSED, by=user, ip="203.0.113.7", at=BEGIN)
 
 
 def ended_long_ago(stage: Stage) -> None:
@@ -132,7 +132,7 @@ def ended_long_ago(stage: Stage) -> None:
         with stage.at(BEGIN - days * DAY):
             stage.run(rentals.sweep_rentals, rentals.sweep_reminders, rentals.sweep_closing)
     with stage.at(BEGIN - DAY):
-        create_user(email="admin@example.com", role=User.Role.ADMIN)
+        UserFactory(email="admin@example.com", role=User.Role.ADMIN)
         add_live_url(the_rental())
         trace(the_rental())
 
@@ -144,7 +144,7 @@ def refuse_the_rich(user: User) -> Iterator[str]:
 
 def running(stage: Stage) -> None:
     """A customer in the middle of their time, with a live URL."""
-    make_servers()
+    ServerFactory.create_batch(4, healthy=True)
     rental = customer(stage, "li", BEGIN + 10 * DAY)
     with stage.at(BEGIN - DAY):
         stage.run(acl.sweep_maps)
@@ -165,7 +165,7 @@ def paused(stage: Stage) -> None:
 
 
 def ended(stage: Stage) -> None:
-    make_servers()
+    ServerFactory.create_batch(4, healthy=True)
     add_live_url(customer(stage, "li", BEGIN - DAY))
     with stage.at(BEGIN - DAY):
         stage.run(rentals.sweep_rentals)
@@ -196,7 +196,7 @@ def renew() -> None:
 
 def maps_due(stage: Stage) -> None:
     """One version is in its last three days, one has lapsed, one customer has no right to their any more."""
-    make_servers()
+    ServerFactory.create_batch(4, healthy=True)
     add_live_url(customer(stage, "li", BEGIN + 30 * DAY, 60))
     customer(stage, "lapsed", BEGIN + 27 * DAY, 60)
     stopped = customer(stage, "stopped", BEGIN + 10 * DAY)
@@ -219,7 +219,7 @@ def know_all(rental_pk: int) -> Iterator[int]:
 
 def lapsed_map(stage: Stage) -> None:
     """A version that lapsed while the panel was away."""
-    make_servers()
+    ServerFactory.create_batch(4, healthy=True)
     add_live_url(customer(stage, "li", BEGIN + 27 * DAY, 60))
 
 
@@ -233,7 +233,7 @@ def silent(stage: Stage) -> None:
     """A server has not answered for long, nor has the relay there carried anything; an admin and a customer are to be told."""
     running(stage)
     with stage.at(BEGIN - DAY):
-        create_user(email="admin@example.com", role=User.Role.ADMIN)
+        UserFactory(email="admin@example.com", role=User.Role.ADMIN)
     since = BEGIN - 20 * MINUTE
     relay = Relay.objects.get(slot=1)
     Server.objects.filter(pk=relay.server_id).update(

@@ -25,15 +25,13 @@ from acl.devices.models import DevicePolicy
 from containers import jobs as containers
 from containers.jobs import deployments, server_checks
 from containers.jobs import gates as gate_jobs
-from containers.models import Gate, Relay
 from containers.services import planning, rotation
 from containers.services.checks import request_check
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import LOST_AFTER
 from derpmgmt.lib.workers import KeepingWorker, run_workers
-from fleet.models import Server
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental, make_server, make_user
+from tests.factories import GateFactory, RelayFactory, RentalFactory, ServerFactory, UserFactory
 from tests.panel.running import START_SECONDS
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
@@ -42,51 +40,43 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 SWEEP = timedelta(seconds=5)
 
 
-def healthy_server() -> Server:
-    server = make_server()
-    Server.objects.filter(pk=server.pk).update(status=Server.Status.HEALTHY, host_key="ssh-ed25519 AAAA")
-    return server
-
-
 def due_plan() -> int:
-    rental = make_rental()
+    rental = RentalFactory()
     Rental.objects.update(plan_due_at=timezone.now())
     return rental.pk
 
 
 def planned_relay() -> int:
-    return make_relay(make_rental(), server=healthy_server(), status=Relay.Status.PLANNED).pk
+    return RelayFactory(server__healthy=True, planned=True).pk
 
 
 def asked_check() -> int:
-    server = make_server()
+    server = ServerFactory()
     request_check(server_pk=server.pk)
     return server.pk
 
 
 def missing_gate() -> int:
-    return make_relay(make_rental(), server=healthy_server()).server_id
+    return RelayFactory(server__healthy=True).server_id
 
 
 def late_list() -> int:
-    server_pk, now = missing_gate(), timezone.now()
-    Gate.objects.create(
-        server_id=server_pk, status=Gate.Status.RUNNING, running_since=now, list_changed_at=now
-    )
-    return server_pk
+    server = RelayFactory(server__healthy=True).server
+    GateFactory(server=server, running=True, list_changed_at=timezone.now())
+    return server.pk
 
 
 def retiring_relay() -> int:
-    return make_relay(make_rental(), retiring_since=timezone.now() - timedelta(days=100)).pk
+    return RelayFactory(retiring_since=timezone.now() - timedelta(days=100)).pk
 
 
 def waiting_notice() -> int:
-    (notice,) = notify(user=make_user(), kind="test", key="test", context={})
+    (notice,) = notify(user=UserFactory(), kind="test", key="test", context={})
     return notice.pk
 
 
 def owed_cut() -> int:
-    rental, now = make_rental(), timezone.now()
+    rental, now = RentalFactory(), timezone.now()
     DevicePolicy.objects.update_or_create(rental=rental, defaults={"cut_owed_at": now, "cut_after": now})
     return rental.pk
 

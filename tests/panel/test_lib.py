@@ -18,14 +18,13 @@ from containers.services.checks import end_lost_checks, request_check
 from derpmgmt import flow
 from derpmgmt.lib import crypto, keys, queue
 from derpmgmt.lib.jobs import LOST_AFTER, Heartbeat
-from fleet.models import Region, Server, SshCredential
+from fleet.models import Server, SshCredential
+from tests.factories import ServerFactory
 
 
 @pytest.fixture
 def server(db: None) -> Server:
-    credential = SshCredential.objects.create(name="k", private_key="secret-text")
-    region = Region.objects.get_or_create(code="sh", defaults={"name_zh": "上海", "name_en": "Shanghai"})[0]
-    return Server.objects.create(name="s", region=region, address="203.0.113.1", credential=credential)
+    return ServerFactory(name="s", credential__private_key="secret-text")
 
 
 def queued() -> list[tuple[str, str, tuple[int, ...]]]:

@@ -24,7 +24,13 @@ from serials.numbers.models import SerialBatch
 from serials.rentals import services as rentals
 from serials.rentals.forms import PauseForm
 from serials.rentals.models import Redemption, Rental
-from tests.acl.factories import make_rental
+from tests.factories import (
+    AddedDeviceFactory,
+    ProviderAccountFactory,
+    RegionFactory,
+    RentalFactory,
+    WholeRentalFactory,
+)
 from tests.panel import world
 
 OURS = ("accounts", "acl", "billing", "containers", "distribution", "fleet", "serials")
@@ -89,7 +95,7 @@ def test_a_field_of_a_form_counts_its_length_as_it_is_kept() -> None:
 
 @pytest.mark.django_db
 def test_services_and_plain_writes_keep_one_line() -> None:
-    region = world.make_region()
+    region = RegionFactory(new=True)
     credential = fleet.save_credential(name=TYPED, username="ro\not", private_key="x", by=None)
     assert (credential.name, credential.username) == (KEPT, "ro ot")
     # The same name, typed in another way, is the same credential.
@@ -102,7 +108,7 @@ def test_services_and_plain_writes_keep_one_line() -> None:
         fleet.create_server(by=None, name=KEPT, region=region, address="203.0.113.2", credential=credential)
     fleet.update_server(server=server, by=None, name="x\n")
     Region.objects.filter(pk=region.pk).update(name_zh=TYPED, name_en=TYPED)
-    account = ProviderAccount.objects.create(provider=TYPED, name=TYPED)
+    account = ProviderAccountFactory(provider=TYPED, name=TYPED)
     region.refresh_from_db()
     assert (Server.objects.get().name, region.name_zh, region.name_en) == ("x", KEPT, KEPT)
     assert (account.provider, account.name) == (KEPT, KEPT)
@@ -122,7 +128,7 @@ def test_a_name_of_nothing_is_none() -> None:
 
 @pytest.mark.django_db
 def test_reasons_and_notes_are_one_line_in_the_log_and_in_mails() -> None:
-    rental = make_rental()
+    rental = RentalFactory()
     call_command("rental_pause", rental.user.email, "--reason", TYPED, stdout=StringIO(), stderr=StringIO())
     assert OperationLog.objects.get(action="rental.paused").detail["reason"] == KEPT
     assert Notice.objects.get(kind="rental_paused").context["reason"] == KEPT
@@ -161,7 +167,7 @@ def test_pages_keep_one_line() -> None:
         assert model.objects.filter(**{field: kept}).exists(), page  # type: ignore[attr-defined]
         assert kept in [getattr(row, field) for row in model.objects.all()]  # type: ignore[attr-defined]
     assert ProviderAccount.objects.get().phone == "138 1"
-    device = world.let_in(world.make_customer())
+    device = AddedDeviceFactory(rental=WholeRentalFactory(), is_let_in=True)
     rename_device(device=device, name=TYPED, by=None)
     device.refresh_from_db()
     assert device.name == KEPT

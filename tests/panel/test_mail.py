@@ -29,6 +29,7 @@ from derpmgmt.lib import mail as lib_mail
 from derpmgmt.lib import queue
 from derpmgmt.lib.mail import LIMIT, WINDOW, MailFailed, MailLimited, deliver
 from tests.accounts.conftest import mailed_code
+from tests.factories import PASSWORD, UserFactory
 from tests.panel import world
 from tests.panel.smtp_server import SmtpServer, smtp_server
 
@@ -271,12 +272,12 @@ def test_an_operator_sends_himself_a_test_mail_in_the_admin(settings: Any) -> No
 
 @pytest.mark.django_db
 def test_word_of_a_changed_password_waits_and_is_not_lost_when_the_address_is_at_its_limit() -> None:
-    user = services.create_user(email="wei@example.com", password=world.PASSWORD)
+    user = UserFactory()
     client = world.sign_in(user)
     for _ in range(LIMIT):
         send(user.email)
     mail.outbox.clear()
-    data = {"oldpassword": world.PASSWORD, "password1": "a-new-river-43", "password2": "a-new-river-43"}
+    data = {"oldpassword": PASSWORD, "password1": "a-new-river-43", "password2": "a-new-river-43"}
     assert client.post("/accounts/password/change/", data).status_code == 302
     notice = user.notices.get(kind="security")
     services.notices.send_notice(notice.pk)

@@ -11,10 +11,10 @@ import pytest
 from django.core.mail import EmailMessage
 from django.test import Client
 
-from accounts.services import create_user
 from derpmgmt.lib import mail
 from derpmgmt.lib.mail import MOST_ASKED, MailFailed, deliver
 from derpmgmt.web import THREADS
+from tests.factories import UserFactory
 from tests.panel.running import wait_for
 from tests.panel.smtp_server import smtp_server
 
@@ -113,7 +113,7 @@ def test_a_refusal_that_comes_at_once_is_no_reason_to_wait(settings: Any) -> Non
 
 @pytest.mark.django_db
 def test_a_person_is_told_in_words(hanging: Hanging, client: Client) -> None:
-    create_user(email="mei@example.com", username="mei")
+    UserFactory(email="mei@example.com", username="mei")
     for _ in range(2):  # waited for, and not even tried
         answer = client.post("/accounts/password/reset/", {"email": "mei@example.com"})
         assert answer.status_code == 503

@@ -31,7 +31,8 @@ from derpmgmt.lib.commands import CommandRefused, PanelCommand, describe_error, 
 from derpmgmt.lib.language import terminal_language
 from fleet.ssh import Unreachable
 from serials.numbers.services import SerialRefused
-from tests.panel import preloaded, world
+from tests.factories import WholeRentalFactory
+from tests.panel import preloaded
 from tests.panel.running import ROOT, Folder
 
 pytestmark = pytest.mark.slow
@@ -328,7 +329,7 @@ def test_closing_an_account_asks_at_the_terminal(folder: Folder) -> None:
 
 @pytest.mark.django_db
 def test_account_stays_when_nobody_confirms_its_end() -> None:
-    user = world.make_customer().user
+    user = WholeRentalFactory().user
     with pytest.raises(CommandRefused) as refusal:
         call_command("account_close", user.email, stdout=StringIO(), stderr=StringIO())
     assert refusal.value.code == "not_confirmed"

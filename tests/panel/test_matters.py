@@ -16,6 +16,7 @@ from containers.services import gates
 from derpmgmt.lib.matters import Line, Matter, group_matters, read_matters
 from derpmgmt.lib.problems import Problem
 from fleet.models import Server
+from tests.factories import RegionFactory, SerialBatchFactory, ServerFactory, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -37,7 +38,7 @@ def staff() -> Client:
 
 def servers_of(count: int, **fields: Any) -> list[Server]:
     """So many servers in one region."""
-    first = world.make_server(**fields)
+    first = ServerFactory(whole=True, **fields)
     credential, account = first.credential, first.provider_account
     more = [
         Server(
@@ -127,8 +128,8 @@ def test_servers_that_are_announced_or_silent_for_other_reasons_are_told_apart(s
 
 
 def test_lists_behind_lines_have_what_the_lines_count(staff: Client) -> None:
-    now, region = timezone.now(), world.make_region()
-    customers = [world.make_customer() for _number in range(5)]
+    now, region = timezone.now(), RegionFactory(new=True)
+    customers = WholeRentalFactory.create_batch(5)
     Server.objects.update(region=region)
     relays = Relay.objects.all()
     Gate.objects.update(list_changed_at=now - timedelta(minutes=2), list_delivered_at=None)
@@ -151,7 +152,7 @@ def test_lists_behind_lines_have_what_the_lines_count(staff: Client) -> None:
     Server.objects.filter(pk=customers[0].relays.get(slot=1).server_id).update(silent_since=now)
     assert [listed(staff, line) for line in lines(staff, "relay_failed")] == [14]
     for _number in range(3):
-        world.make_batch(is_paid=False)
+        SerialBatchFactory(is_paid=False)
     (line,) = lines(staff, "batch_unpaid")
     assert (line.level, listed(staff, line), line.text) == ("information", 3, "")
     assert isinstance(line, Line)
@@ -159,7 +160,7 @@ def test_lists_behind_lines_have_what_the_lines_count(staff: Client) -> None:
 
 
 def test_one_that_is_worse_makes_the_line_as_bad_and_stands_first_in_it(staff: Client) -> None:
-    batches = [world.make_batch(is_paid=False) for _number in range(12)]
+    batches = SerialBatchFactory.create_batch(12, is_paid=False)
     batches[-1].serials.update(status="used")
     (line,) = lines(staff, "batch_unpaid")
     assert isinstance(line, Line)
@@ -169,7 +170,7 @@ def test_one_that_is_worse_makes_the_line_as_bad_and_stands_first_in_it(staff: C
 
 
 def test_devices_that_could_not_be_cut_off_are_said_after_a_while(staff: Client) -> None:
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     owed = DevicePolicy.objects.filter(rental=rental)
     owed.update(cut_owed_at=timezone.now() - timedelta(minutes=1))
     assert lines(staff, "cut_late") == []
@@ -180,11 +181,11 @@ def test_devices_that_could_not_be_cut_off_are_said_after_a_while(staff: Client)
 
 def test_keys_are_each_only_once_and_the_same_in_every_language(staff: Client) -> None:
     for _number in range(2):
-        rental = world.make_customer()
+        rental = WholeRentalFactory()
         rental.relays.update(status=Relay.Status.FAILED)
-        world.make_batch(is_paid=False)
-        world.make_server(status=Server.Status.UNHEALTHY)
-        world.make_server(status=Server.Status.NEW)
+        SerialBatchFactory(is_paid=False)
+        ServerFactory(whole=True, status=Server.Status.UNHEALTHY)
+        ServerFactory(whole=True, status=Server.Status.NEW)
         gates.record_failure(
             gate=gates.gate_of(rental.relays.get(slot=1).server_id),
             problem=Problem("no_gate_image", ""),
@@ -201,10 +202,10 @@ def test_keys_are_each_only_once_and_the_same_in_every_language(staff: Client) -
 
 
 def test_the_most_urgent_stands_first() -> None:
-    world.make_batch(is_paid=False)
-    world.make_server(status=Server.Status.MAINTENANCE)
-    world.make_server(status=Server.Status.NEW, host_key="")
-    world.make_server(silent_since=timezone.now(), status=Server.Status.UNHEALTHY)
+    SerialBatchFactory(is_paid=False)
+    ServerFactory(whole=True, status=Server.Status.MAINTENANCE)
+    ServerFactory(whole=True, status=Server.Status.NEW, host_key="")
+    ServerFactory(whole=True, silent_since=timezone.now(), status=Server.Status.UNHEALTHY)
     levels = [line.level for line in group_matters(read_matters())]
     assert levels == sorted(levels, key=["critical", "warning", "information"].index)
     assert levels[0] == "critical"

@@ -19,6 +19,7 @@ from derpmgmt.lib.jobs import Problem
 from fleet.models import Server
 from serials.numbers.models import SerialBatch
 from serials.rentals.models import Redemption, Rental
+from tests.factories import RelayFactory, ServerCheckFactory, ServerFactory, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -32,7 +33,7 @@ def english(client: Client) -> Client:
 
 @pytest.fixture
 def rental() -> Rental:
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     User.objects.filter(pk=rental.user_id).update(language="en")
     # The demo's world is two days old, so that nothing on the page counts as just having happened.
     old = timezone.now() - timedelta(days=2)
@@ -89,7 +90,7 @@ def test_what_needs_a_person_stands_first_and_leads_there(staff: Client, rental:
         status=Server.Status.UNHEALTHY, status_reason="It is silent."
     )
     SerialBatch.objects.update(paid_at=None)
-    fresh = world.make_server(status=Server.Status.NEW, host_key="")
+    fresh = ServerFactory(whole=True, status=Server.Status.NEW, host_key="")
     seen = matters(staff)
     assert seen == [
         ("critical", f"/admin/fleet/server/{third.server_id}/change/"),
@@ -127,8 +128,8 @@ def test_it_is_said_when_certificates_near_their_end_cannot_be_renewed(
 
 
 def test_a_server_that_failed_its_checks_is_named_until_they_run_again(staff: Client) -> None:
-    server = world.make_server(status=Server.Status.NEW)
-    check = ServerCheck.objects.create(server=server, status=ServerCheck.Status.FAILED, error="Closed.")
+    server = ServerFactory(whole=True, status=Server.Status.NEW)
+    check = ServerCheckFactory(server=server, status=ServerCheck.Status.FAILED, error="Closed.")
     url = f"/admin/containers/servercheck/server/{server.pk}/"
     assert ("warning", url) in matters(staff)
     ServerCheck.objects.filter(pk=check.pk).update(status=ServerCheck.Status.RUNNING)
@@ -226,7 +227,7 @@ def test_it_is_said_when_servers_cannot_reach_the_panel(
 
 def test_the_figures_are_those_of_today_and_of_what_carries_packets(staff: Client, rental: Rental) -> None:
     yesterday = timezone.now() - timedelta(days=1)
-    other = world.make_customer()
+    other = WholeRentalFactory()
     User.objects.filter(pk=other.user_id).update(date_joined=yesterday)
     Redemption.objects.filter(rental=other).update(at=yesterday)
     Rental.objects.filter(pk=other.pk).update(ends_at=yesterday, runs_until=yesterday)
@@ -252,8 +253,12 @@ def test_the_figures_are_those_of_today_and_of_what_carries_packets(staff: Clien
 
 def test_the_fleet_has_one_row_a_region(staff: Client, rental: Rental) -> None:
     relay = rental.relays.select_related("server__region").get(slot=1)
-    world.make_server(
-        region=relay.server.region, status=Server.Status.MAINTENANCE, load_ratio=1.5, last_visit_at=None
+    ServerFactory(
+        whole=True,
+        region=relay.server.region,
+        status=Server.Status.MAINTENANCE,
+        load_ratio=1.5,
+        last_visit_at=None,
     )
     lines = staff.get("/admin/").context["regions"]
     assert len(lines) == 3
@@ -314,8 +319,13 @@ def test_home_says_so_when_fewer_than_three_servers_are_usable(home: Any, rental
 
 
 def test_home_says_that_nothing_is_to_be_done_when_a_relay_is_replaced(home: Any, rental: Rental) -> None:
-    world.make_relay(
-        rental, None, world.make_server(), status=Relay.Status.REMOVING, failure_code="daemon_down"
+    RelayFactory(
+        rental=rental,
+        slot=None,
+        server=ServerFactory(whole=True),
+        whole=True,
+        status=Relay.Status.REMOVING,
+        failure_code="daemon_down",
     )
     rental.relays.filter(slot=2).update(status=Relay.Status.PLANNED, proven_at=None)
     text = home()

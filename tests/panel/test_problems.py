@@ -24,6 +24,7 @@ from fleet.engine import EngineError
 from fleet.models import Server
 from fleet.ssh import HostKeyChanged, RemoteError, TimedOut, Unreachable
 from fleet.ssh.errors import SENTENCES
+from tests.factories import DeploymentFactory, ServerCheckFactory, ServerFactory, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -94,7 +95,7 @@ def test_what_another_version_stored_is_shown_when_its_sentence_or_code_is_unkno
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.code)
 def test_chinese_admin_says_why_a_server_is_unhealthy(staff: Client, error: RemoteError) -> None:
-    server = world.make_server()
+    server = ServerFactory(whole=True)
     for _time in range(2):
         fleet.record_failed_contact(server_pk=server.pk, error=error)
     server.refresh_from_db()
@@ -107,8 +108,8 @@ def test_chinese_admin_says_why_a_server_is_unhealthy(staff: Client, error: Remo
 
 
 def test_reason_from_before_is_shown_and_goes_with_the_next_answer(staff: Client) -> None:
-    server = world.make_server(
-        status=Server.Status.UNHEALTHY, status_reason="192.0.2.7 does not answer on port 22."
+    server = ServerFactory(
+        whole=True, status=Server.Status.UNHEALTHY, status_reason="192.0.2.7 does not answer on port 22."
     )
     assert "192.0.2.7 does not answer on port 22." in staff.get("/admin/fleet/server/").content.decode()
     fleet.record_contact(server_pk=server.pk)
@@ -123,8 +124,8 @@ def test_reason_from_before_is_shown_and_goes_with_the_next_answer(staff: Client
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.code)
 def test_chinese_admin_shows_no_english_sentence_of_a_deployment(staff: Client, error: RemoteError) -> None:
-    relay = world.make_customer().relays.get(slot=1)
-    deployment = Deployment.objects.create(relay=relay)
+    relay = WholeRentalFactory().relays.get(slot=1)
+    deployment = DeploymentFactory(relay=relay)
     deployment.claim()
     take_step(deployment, "connect", "server-1 (192.0.2.7)")
     take_step(deployment, "gate", "network")
@@ -144,8 +145,8 @@ def test_chinese_admin_shows_no_english_sentence_of_a_deployment(staff: Client, 
 
 
 def test_chinese_admin_shows_no_english_sentence_of_a_check(staff: Client) -> None:
-    server = world.make_server(status=Server.Status.NEW)
-    check = ServerCheck.objects.create(server=server)
+    server = ServerFactory(whole=True, status=Server.Status.NEW)
+    check = ServerCheckFactory(server=server)
     check.claim()
     take_step(check, "docker")
     checks.add_finding(
@@ -167,12 +168,12 @@ def test_chinese_admin_shows_no_english_sentence_of_a_check(staff: Client) -> No
 
 
 def test_findings_from_before_are_shown(staff: Client) -> None:
-    server = world.make_server(status=Server.Status.NEW)
+    server = ServerFactory(whole=True, status=Server.Status.NEW)
     old: dict[str, Any] = {
         "step": "machine", "is_ok": False, "sentence": "%(free)s GB of disk are free.", "values": {"free": "0.1"},
         "remedy": "", "rules": [], "detail": "",
     }  # fmt: skip
-    ServerCheck.objects.create(
+    ServerCheckFactory(
         server=server, status="failed", findings=[old], error_code="machine", error=old["sentence"],
         error_values=old["values"], log="2026-11-01T00:00:00.000Z\tmachine\t✗ 0.1 GB of disk are free.\n",
     )  # fmt: skip
@@ -182,7 +183,7 @@ def test_findings_from_before_are_shown(staff: Client) -> None:
 
 
 def test_gates_failure_is_told_in_chinese_whatever_it_is(staff: Client) -> None:
-    gate = gates.gate_of(world.make_server().pk)
+    gate = gates.gate_of(ServerFactory(whole=True).pk)
     for code in [*(error.code for error in ERRORS), INTERNAL, "crashed", "list_not_taken"]:
         gate.failure_code = code
         with translation.override("zh-hans"):
@@ -199,11 +200,11 @@ def test_every_step_has_words_in_both_languages(name: str) -> None:
 
 
 def test_steps_are_timed_and_the_last_one_of_open_work_goes_on() -> None:
-    relay = world.make_customer().relays.get(slot=1)
+    relay = WholeRentalFactory().relays.get(slot=1)
     now = timezone.now()
     stamp = lambda seconds: f"{now - timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"  # noqa: E731
     log = f"{stamp(9)}\tconnect\tx\n{stamp(7)}\tgate\tnetwork\n{stamp(6)}\tgate\timage\n{stamp(2)}\tprobe\t\n"
-    deployment = Deployment.objects.create(relay=relay, status="running", step="probe", log=log)
+    deployment = DeploymentFactory(relay=relay, status="running", step="probe", log=log)
     took = [(step.name, round(step.seconds), step.is_over) for step in deployment.step_times(now)]
     assert took == [("connect", 2, True), ("gate", 5, True), ("probe", 2, False)]
     deployment.status, deployment.finished_at = "done", now - timedelta(seconds=1)
@@ -215,12 +216,12 @@ def test_steps_are_timed_and_the_last_one_of_open_work_goes_on() -> None:
 
 
 def test_customers_card_shows_how_long_each_step_took() -> None:
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     relay = rental.relays.get(slot=1)
     Relay.objects.filter(pk=relay.pk).update(status=Relay.Status.PLANNED)
     now = timezone.now()
     stamp = lambda seconds: f"{now - timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"  # noqa: E731
-    Deployment.objects.create(
+    DeploymentFactory(
         relay=relay, status="running", step="image", started_at=now, heartbeat_at=now,
         log=f"{stamp(100.5)}\tconnect\tx\n{stamp(99)}\timage\t\n",
     )  # fmt: skip

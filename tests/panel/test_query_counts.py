@@ -15,6 +15,16 @@ from containers.models import Deployment, Relay, RelayHealth, ServerCheck
 from derpmgmt.lib.matters import read_matters
 from fleet.models import Server
 from serials.rentals.models import Rental
+from tests.factories import (
+    DeploymentFactory,
+    PutOffFactory,
+    RelayFactory,
+    RelayHealthFactory,
+    SerialBatchFactory,
+    ServerCheckFactory,
+    ServerFactory,
+    WholeRentalFactory,
+)
 from tests.panel import world
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
@@ -30,21 +40,21 @@ def count(client: Client, url: str) -> int:
 
 def trouble() -> None:
     """One more of everything that an operator has to look at."""
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     first, second, _third = rental.relays.order_by("slot")
     Relay.objects.filter(pk=first.pk).update(status=Relay.Status.FAILED, failed_at=timezone.now())
     Deployment.objects.filter(relay=first).update(status=Deployment.Status.FAILED, error="no room")
     RelayHealth.objects.filter(relay=second).update(is_ok=False, cause="refused")
-    Deployment.objects.create(relay=second, status=Deployment.Status.ERRORED, finished_at=timezone.now())
-    short = world.make_customer()
+    DeploymentFactory(relay=second, status=Deployment.Status.ERRORED, finished_at=timezone.now())
+    short = WholeRentalFactory()
     short.relays.filter(slot=3).update(slot=None, status=Relay.Status.RELEASED)
-    world.put_off(rental)
-    world.make_batch(is_paid=False)
-    world.make_server(status=Server.Status.UNHEALTHY, status_reason="down")
-    world.make_server(status=Server.Status.MAINTENANCE)
-    world.make_server(status=Server.Status.NEW, host_key="")
-    checked = world.make_server(status=Server.Status.NEW)
-    ServerCheck.objects.create(server=checked, status=ServerCheck.Status.FAILED, error="closed")
+    PutOffFactory(row=rental.pk)
+    SerialBatchFactory(is_paid=False)
+    ServerFactory(whole=True, status=Server.Status.UNHEALTHY, status_reason="down")
+    ServerFactory(whole=True, status=Server.Status.MAINTENANCE)
+    ServerFactory(whole=True, status=Server.Status.NEW, host_key="")
+    checked = ServerFactory(whole=True, status=Server.Status.NEW)
+    ServerCheckFactory(server=checked, status=ServerCheck.Status.FAILED, error="closed")
 
 
 def test_every_list_of_the_admin_costs_the_same_when_it_is_longer() -> None:
@@ -54,10 +64,10 @@ def test_every_list_of_the_admin_costs_the_same_when_it_is_longer() -> None:
         for model in admin.site._registry
     ]
     for _ in range(2):
-        world.put_off(world.make_customer())
+        PutOffFactory(row=WholeRentalFactory().pk)
     few = {url: count(client, url) for url in lists}
     for _ in range(6):
-        world.put_off(world.make_customer())
+        PutOffFactory(row=WholeRentalFactory().pk)
     assert {url: count(client, url) for url in lists} == few
 
 
@@ -73,35 +83,35 @@ def test_the_start_page_of_the_admin_costs_the_same_when_there_is_more_trouble()
 
 def test_a_checks_page_costs_the_same_when_there_were_many_checks() -> None:
     client = world.enter(User.Role.ADMIN, has_factor=True)
-    server = world.make_server()
+    server = ServerFactory(whole=True)
     url = reverse("admin:containers_server_check", args=[server.pk])
-    ServerCheck.objects.create(server=server, status=ServerCheck.Status.DONE)
+    ServerCheckFactory(server=server, done=True)
     few = count(client, url)
     for _ in range(5):
-        ServerCheck.objects.create(server=server, status=ServerCheck.Status.FAILED)
+        ServerCheckFactory(server=server, status=ServerCheck.Status.FAILED)
     assert count(client, url) == few
 
 
 @pytest.mark.parametrize("name", ["home", "home-relays", "home-map", "home-devices"])
 def test_a_customers_home_costs_the_same_when_much_has_happened(name: str) -> None:
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     world.add_devices(rental)
     client = world.sign_in(rental.user)
     few = count(client, reverse(name))
     past: dict[str, Any] = {"status": Relay.Status.RELEASED}
     for _ in range(5):
-        world.make_relay(rental, None, world.make_server(), **past)
+        RelayFactory(rental=rental, slot=None, server=ServerFactory(whole=True), whole=True, **past)
         for relay in Rental.objects.get(pk=rental.pk).relays.wanted():
-            RelayHealth.objects.create(relay=relay, is_ok=True)
-            Deployment.objects.create(relay=relay, status=Deployment.Status.FAILED)
+            RelayHealthFactory(relay=relay, is_ok=True)
+            DeploymentFactory(relay=relay, status=Deployment.Status.FAILED)
     world.add_devices(rental, 5)
-    world.make_customer()
+    WholeRentalFactory()
     assert count(client, reverse(name)) == few <= 22
 
 
 @pytest.mark.parametrize("name", ["device-list", "device-state", "device-lists", "admission-list"])
 def test_a_customers_devices_cost_the_same_when_there_are_many(name: str) -> None:
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     client = world.sign_in(rental.user)
     url = reverse(f"acl:{name}")
     world.add_devices(rental, 1)

@@ -12,7 +12,7 @@ from acl.devices.models import CUT, DevicePolicy
 from containers.models import LIST_RETRY, RETRY, Gate, Relay
 from derpmgmt.lib.retries import Retry
 from fleet.models import CONTACT, Server
-from tests.acl.factories import make_server
+from tests.factories import PutOffFactory, ServerFactory
 
 NOW = datetime(2026, 3, 2, 4, tzinfo=UTC)
 MOMENT = timedelta(microseconds=1)
@@ -49,7 +49,7 @@ def test_rows_have_the_columns(model: type, retry: Retry) -> None:
     ("until", "rests"), [(None, False), (NOW - MOMENT, False), (NOW, False), (NOW + MOMENT, True)]
 )
 def test_queries_and_rows_agree_on_who_rests(until: datetime | None, rests: bool) -> None:
-    server = make_server()
+    server = ServerFactory()
     server.next_contact_at = until
     server.save()
     assert CONTACT.rests(server, NOW) is rests
@@ -59,7 +59,7 @@ def test_queries_and_rows_agree_on_who_rests(until: datetime | None, rests: bool
 
 @pytest.mark.django_db
 def test_a_failure_is_written_down_with_what_is_known_of_it() -> None:
-    PutOff.objects.create(work="test", row=1)
+    PutOffFactory(work="test", row=1)
     for failures in range(3):
         PutOff.objects.update(**sweeps.RETRY.failed(failures, NOW, "x" * 40))
     row = PutOff.objects.get()

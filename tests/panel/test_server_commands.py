@@ -23,7 +23,7 @@ from derpmgmt.sandbox.fleet import Sandbox, SandboxHost
 from fleet.models import Region, Server, SshCredential
 from fleet.services import record_failed_contact
 from fleet.ssh import HostKey, TimedOut
-from tests.panel import world
+from tests.factories import RegionFactory, RelayFactory, ServerCheckFactory, ServerFactory, WholeRentalFactory
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
@@ -52,7 +52,7 @@ def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def region() -> Region:
-    return Region.objects.get_or_create(code="sh", defaults={"name_zh": "上海", "name_en": "Shanghai"})[0]
+    return RegionFactory()
 
 
 def run(*arguments: str) -> tuple[Any, str]:
@@ -188,7 +188,7 @@ def test_a_file_without_a_private_key_is_refused_before_anything_is_stored(
     assert "hunter2" not in str(answer)
     assert not Server.objects.exists()
     assert not SshCredential.objects.exists()
-    server = world.make_server(region=region)
+    server = ServerFactory(whole=True, region=region)
     assert refused("server_edit", server.name, "--key", str(path))["code"] == code
 
 
@@ -215,9 +215,9 @@ def test_server_is_checked_again_by_name_or_address(sandbox: Sandbox, region: Re
 
 
 def test_server_is_edited_by_the_options_given_alone(sandbox: Sandbox, region: Region) -> None:
-    server = world.make_server(region=region)
+    server = ServerFactory(whole=True, region=region)
     key = server.host_key
-    other = world.make_region()
+    other = RegionFactory(new=True)
     shown, _said = run(
         "server_edit", server.name, "--name", "new name", "--capacity", "7", "--region", other.code
     )
@@ -248,12 +248,12 @@ def test_another_host_key_is_pinned_when_its_fingerprint_is_given(sandbox: Sandb
 
 
 def test_server_is_removed_only_when_it_is_meant_and_holds_nothing(region: Region) -> None:
-    server = world.make_server(region=region)
+    server = ServerFactory(whole=True, region=region)
     answer = refused("server_remove", server.name)
     assert (answer["code"], answer["details"]) == ("not_confirmed", {"name": server.name})
     server.refresh_from_db()
     assert server.status == "healthy"
-    relay = world.make_relay(world.make_customer(), None, server)
+    relay = RelayFactory(rental=WholeRentalFactory(), slot=None, server=server, whole=True)
     assert refused("server_remove", server.name, "--yes")["code"] == "server_not_empty"
     Relay.objects.filter(pk=relay.pk).update(status=Relay.Status.RELEASED)
     name = server.name
@@ -263,7 +263,7 @@ def test_server_is_removed_only_when_it_is_meant_and_holds_nothing(region: Regio
 
 
 def test_servers_are_listed_by_region_and_state_with_their_reason(region: Region) -> None:
-    here, there = world.make_server(region=region), world.make_server()
+    here, there = ServerFactory(whole=True, region=region), ServerFactory(whole=True)
     for _time in range(2):
         record_failed_contact(server_pk=there.pk, error=TimedOut())
     rows, _said = run("server_list")
@@ -277,6 +277,6 @@ def test_servers_are_listed_by_region_and_state_with_their_reason(region: Region
 
 def test_queries_of_the_list_do_not_grow_with_servers(region: Region, django_assert_num_queries: Any) -> None:
     for _number in range(5):
-        ServerCheck.objects.create(server=world.make_server(region=region, status="new"), status="failed")
+        ServerCheckFactory(server=ServerFactory(whole=True, region=region, status="new"), status="failed")
     with django_assert_num_queries(2):
         run("server_list")

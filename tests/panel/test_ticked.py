@@ -19,6 +19,7 @@ from acl.devices.models import Device
 from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals.models import Rental
 from tests.accounts.ticking import confirm, do, said, tick
+from tests.factories import DeviceFactory, SerialBatchFactory, UserFactory, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -28,7 +29,7 @@ USERS = "/admin/accounts/user/"
 
 @pytest.fixture
 def rental() -> Rental:
-    rental = world.make_customer()
+    rental = WholeRentalFactory()
     world.add_devices(rental)
     return rental
 
@@ -43,7 +44,7 @@ def boss(rental: Rental) -> Client:
 def people(count: int, **given: Any) -> list[User]:
     offset = User.objects.count()
     return [
-        accounts.create_user(email=f"p{offset + number:02}@example.com", role=User.Role.USER, **given)
+        UserFactory(email=f"p{offset + number:02}@example.com", role=User.Role.USER, **given)
         for number in range(count)
     ]
 
@@ -63,17 +64,17 @@ def ready(rental: Rental, model: type[Model], verb: str) -> list[Any]:
         return users
     if model is Notice:
         rows = list(Notice.objects.filter(user=rental.user)[:1]) + list(
-            world.make_customer().user.notices.all()[:1]
+            WholeRentalFactory().user.notices.all()[:1]
         )
         Notice.objects.filter(pk__in=[row.pk for row in rows]).update(state=Notice.State.FAILED)
         return rows
     if model is SerialBatch:
-        return [world.make_batch(is_paid=verb == "mark-unpaid") for _number in range(2)]
+        return SerialBatchFactory.create_batch(2, is_paid=verb == "mark-unpaid")
     if model is SerialNumber:
-        return list(world.make_batch(count=2).serials.all())
+        return list(SerialBatchFactory(count=2).serials.all())
     assert model is Device
     wanted = Device.Status.PENDING if verb == "approve" else Device.Status.APPROVED
-    other = world.make_customer()
+    other = WholeRentalFactory()
     world.add_devices(other)
     return [one.devices.filter(status=wanted).first() for one in (rental, other)]
 
@@ -163,7 +164,7 @@ def test_what_the_service_refuses_is_said_by_name_and_the_others_are_done(
 ) -> None:
     rental.spans.update(device_limit=rental.devices.filter(status=Device.Status.APPROVED).count() + 1)
     waiting = [
-        Device.objects.create(
+        DeviceFactory(
             rental=rental, node_key=f"{number:064x}", status=Device.Status.PENDING, name=f"d{number}"
         )
         for number in range(3)
@@ -178,7 +179,7 @@ def test_what_the_service_refuses_is_said_by_name_and_the_others_are_done(
 
 
 def test_names_are_shown_as_text(boss: Client) -> None:
-    batches = [world.make_batch(name="<b>bold</b>") for _number in range(2)]
+    batches = SerialBatchFactory.create_batch(2, name="<b>bold</b>")
     page = tick(boss, "/admin/serials/serialbatch/", "mark-unpaid", batches)
     answer = confirm(boss, page)
     again = confirm(boss, page)
@@ -191,7 +192,7 @@ def test_it_needs_the_right(boss: Client, rental: Rental) -> None:
     chief = User.objects.get(pk=boss.session["_auth_user_id"])
     staff = world.enter(User.Role.ADMIN, has_factor=True)
     User.objects.update(language="en")
-    batch = world.make_batch(is_paid=False)
+    batch = SerialBatchFactory(is_paid=False)
     url = "/admin/serials/serialbatch/ticked/mark-paid/do/"
     assert staff.get(f"{url}?rows={batch.pk}").status_code == 403
     assert staff.post(url, {"row": [batch.pk]}).status_code == 403
@@ -227,7 +228,7 @@ def test_the_page_costs_the_same_for_many_rows(boss: Client, rental: Rental) -> 
 
     world.add_devices(rental, 8)
     for _number in range(4):
-        world.make_customer()
+        WholeRentalFactory()
     rows: dict[str, Callable[[], list[int]]] = {
         "/admin/acl/device/ticked/approve/do/": lambda: list(Device.objects.values_list("pk", flat=True)),
         "/admin/accounts/notice/ticked/again/do/": lambda: list(Notice.objects.values_list("pk", flat=True)),

@@ -13,7 +13,7 @@ from derpmgmt.lib.workers import Clock
 from derpmgmt.panel import worker_processes
 from serials.rentals.jobs import sweep_rentals
 from serials.rentals.models import Rental
-from tests.acl.factories import make_rental
+from tests.factories import RentalFactory
 
 
 def ticks_of(queue: str) -> list[Tick]:
@@ -65,7 +65,7 @@ def test_a_clock_without_ticks_waits_for_ever() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_an_end_is_recorded_once_when_two_look_for_it() -> None:
-    rental = make_rental(days=60)
+    rental = RentalFactory(days=60)
     Rental.objects.update(runs_until=timezone.now() - timedelta(seconds=1))
     for _ in range(20):
         sweep_rentals()

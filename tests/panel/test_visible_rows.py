@@ -7,15 +7,14 @@ from django.apps import apps
 from django.contrib.auth.models import AnonymousUser
 
 from accounts.models import Channel, User
-from accounts.services import create_user
 from serials.rentals.models import Rental
-from tests.panel import world
+from tests.factories import UserFactory, WholeRentalFactory
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def of_people() -> list[Any]:
-    """The models whose rows belong to one customer each, of which `world.make_customer` makes some."""
+    """The models whose rows belong to one customer each, of which `WholeRentalFactory` makes some."""
     models = [model for model in apps.get_models() if hasattr(model._default_manager, "visible_to")]
     return [model for model in models if model is not Channel and model._default_manager.exists()]
 
@@ -25,8 +24,8 @@ def rows(model: Any, user: Any) -> set[int]:
 
 
 def test_a_customer_sees_his_own_rows_and_nobody_elses() -> None:
-    admin = create_user(email="admin@example.com", role=User.Role.ADMIN)
-    first, second = world.make_customer(), world.make_customer()
+    admin = UserFactory(email="admin@example.com", role=User.Role.ADMIN)
+    first, second = WholeRentalFactory(), WholeRentalFactory()
     own = set()
     for model in of_people():
         of_first, of_second = rows(model, first.user), rows(model, second.user)

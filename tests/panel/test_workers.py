@@ -20,9 +20,8 @@ from derpmgmt.lib import queue, workers
 from derpmgmt.lib.queue import Tick, serving
 from derpmgmt.lib.workers import run_workers, served_queues
 from fleet.contact import pool
-from fleet.models import Server
 from fleet.ssh import ConnectionPool
-from tests.acl.factories import make_server
+from tests.factories import ServerFactory
 from tests.panel.running import apart, wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -173,8 +172,7 @@ def test_threads_are_named_after_their_queues() -> None:
 def test_each_queue_keeps_connections_of_its_own_and_lends_them_to_its_visits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    servers = [make_server(), make_server()]
-    Server.objects.update(status=Server.Status.HEALTHY, host_key="ssh-ed25519 AAAA")
+    servers = ServerFactory.create_batch(2, healthy=True)
     monkeypatch.setattr(settings, "SHARDS", 1)
     lent: dict[int, list[ConnectionPool]] = {server.pk: [] for server in servers}
     monkeypatch.setattr(visits, "visit_server", lambda server: lent[server.pk].append(pool()))

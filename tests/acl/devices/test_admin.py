@@ -11,7 +11,6 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
-from accounts import services as accounts
 from accounts.models import OperationLog, User
 from acl.devices import admin, services
 from acl.devices.models import Admission, Device, DevicePolicy
@@ -20,7 +19,7 @@ from derpmgmt.admin_site import PanelAdminSite
 from serials.numbers.models import SerialBatch
 from serials.rentals.models import Rental, RentalSpan
 from tests.accounts import ticking
-from tests.acl.factories import make_relay, make_rental
+from tests.factories import DeviceFactory, RelayFactory, RentalFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -38,13 +37,13 @@ def _door_is_open() -> Iterator[None]:
 
 @pytest.fixture
 def rental() -> Rental:
-    return make_rental(days=60)
+    return RentalFactory(days=60)
 
 
 @pytest.fixture
 def staff() -> Client:
     client = Client()
-    user = accounts.create_user(email="boss@example.com", role=User.Role.SUPERADMIN)
+    user = UserFactory(email="boss@example.com", role=User.Role.SUPERADMIN)
     User.objects.update(language="en")
     client.force_login(user, backend="allauth.account.auth_backends.AuthenticationBackend")
     return client
@@ -55,7 +54,7 @@ def add(rental: Rental, *devices: NewDevice) -> list[Device]:
 
 
 def ask(rental: Rental, key: str, ip: str = "203.0.113.9", *, is_allowed: bool = True) -> None:
-    relay = rental.relays.first() or make_relay(rental)
+    relay = rental.relays.first() or RelayFactory(rental=rental)
     reason = "approved" if is_allowed else "ended"
     services.record_admissions(
         [services.Asked(relay.pk, rental.pk, key, ip, is_allowed, reason, at=timezone.now())]
@@ -73,7 +72,7 @@ def found(client: Client, url: str, term: str, **query: Any) -> set[str]:
 
 def test_devices_are_approved_and_revoked_by_services(rental: Rental, staff: Client) -> None:
     [first] = add(rental, NewDevice(A))
-    waiting = Device.objects.create(rental=rental, node_key=B)
+    waiting = DeviceFactory(rental=rental, node_key=B)
     assert "1 device is approved" in act(staff, "approve", first, waiting)
     assert set(Device.objects.values_list("status", flat=True)) == {"approved"}
     assert "2 devices are revoked" in act(staff, "revoke", first, waiting)
@@ -88,7 +87,7 @@ def test_devices_are_approved_and_revoked_by_services(rental: Rental, staff: Cli
 def test_the_reason_is_shown_when_a_device_cannot_be_approved(rental: Rental, staff: Client) -> None:
     RentalSpan.objects.filter(rental=rental).update(device_limit=1)
     add(rental, NewDevice(A))
-    waiting = Device.objects.create(rental=rental, node_key=B)
+    waiting = DeviceFactory(rental=rental, node_key=B)
     assert "all places are taken" in act(staff, "approve", waiting)
     waiting.refresh_from_db()
     assert waiting.status == Device.Status.PENDING
@@ -104,7 +103,7 @@ def test_nothing_is_edited_or_deleted_by_hand(rental: Rental, staff: Client) -> 
 
 
 def test_devices_are_found_by_key_name_address_and_customer(rental: Rental, staff: Client) -> None:
-    other = make_rental(days=60)
+    other = RentalFactory(days=60)
     add(rental, NewDevice(A, "nas"))
     add(other, NewDevice(B, "phone"))
     Device.objects.filter(node_key=A).update(last_ip="198.51.100.7")
@@ -125,7 +124,7 @@ def test_devices_are_found_by_key_name_address_and_customer(rental: Rental, staf
 
 
 def test_admissions_are_found_by_key_address_and_customer(rental: Rental, staff: Client) -> None:
-    other = make_rental(days=60)
+    other = RentalFactory(days=60)
     ask(rental, A, "198.51.100.7")
     ask(other, B, is_allowed=False)
     for term in (A, A[:8], "198.51.100.7", rental.user.email):
@@ -154,7 +153,7 @@ def test_admissions_are_counted_so_far_only(
 def test_a_rentals_page_tells_of_its_devices_and_leads_to_them(rental: Rental, staff: Client) -> None:
     url = f"/admin/serials/rental/{rental.pk}/change/"
     add(rental, NewDevice(A))
-    Device.objects.create(rental=rental, node_key=B)
+    DeviceFactory(rental=rental, node_key=B)
     text = staff.get(url).content.decode()
     assert "1 approved, 20 allowed, 1 waiting, 0 on trial." in text
     assert "New ones are approved automatically until" in text
@@ -185,19 +184,19 @@ def test_a_rentals_page_tells_of_its_devices_and_leads_to_them(rental: Rental, s
 
 
 def test_a_persons_page_opens_when_there_is_no_rental(staff: Client) -> None:
-    user = accounts.create_user(email="new@example.com")
+    user = UserFactory(email="new@example.com")
     assert staff.get(f"/admin/accounts/user/{user.pk}/change/").status_code == 200
 
 
 @pytest.mark.parametrize("model", [Device, DevicePolicy, Admission])
 def test_a_customer_sees_his_own_rows_only(rental: Rental, model: Any) -> None:
-    for one in (rental, make_rental(days=60)):
+    for one in (rental, RentalFactory(days=60)):
         add(one, NewDevice(A))
         services.close_window(rental=one, by=None)
         ask(one, A)
     assert [row.rental_id for row in model.objects.visible_to(rental.user)] == [rental.pk]
     assert not model.objects.visible_to(AnonymousUser()).exists()
-    admin = accounts.create_user(email="a@example.com", role=User.Role.ADMIN)
+    admin = UserFactory(email="a@example.com", role=User.Role.ADMIN)
     assert model.objects.visible_to(admin).count() == 2
 
 

@@ -14,7 +14,6 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.services import ban_user
 from acl.devices import admission, admission_writer
-from acl.devices.models import DevicePolicy
 from acl.devices.services import devices
 from containers.models import Gate, Relay
 from containers.services import gates
@@ -23,7 +22,7 @@ from serials.rentals.services import pause_rental, resume_rental
 from tests.acl.asking import ALLOWED, REFUSED, A, B, C, approve, ask, knock, post
 from tests.acl.asking import relay as relay
 from tests.acl.asking import rental as rental
-from tests.acl.factories import make_relay, make_rental
+from tests.factories import DevicePolicyFactory, RelayFactory, RentalFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -35,9 +34,9 @@ def test_a_pasted_device_comes_in_and_a_stranger_does_not(rental: Rental, relay:
 
 
 def test_a_device_of_another_customer_stays_out(rental: Rental, relay: Relay) -> None:
-    other = make_rental(days=60)
-    DevicePolicy.objects.create(rental=other)
-    theirs = make_relay(other)
+    other = RentalFactory(days=60)
+    DevicePolicyFactory(rental=other)
+    theirs = RelayFactory(rental=other)
     gates.gate_of(theirs.server_id)
     approve(other, A)
     assert knock(theirs, A) == ALLOWED
@@ -96,7 +95,7 @@ def test_a_released_relay_has_nothing_to_ask(rental: Rental, relay: Relay) -> No
 def test_only_the_gate_of_the_relays_server_may_ask(rental: Rental, relay: Relay) -> None:
     approve(rental, A)
     question = json.dumps({"NodePublic": f"nodekey:{A}", "Source": "203.0.113.9"}).encode()
-    other = make_relay(make_rental(days=60))
+    other = RelayFactory(rental=RentalFactory(days=60))
     foreign = gates.gate_of(other.server_id).secret
     gates.gate_of(relay.server_id)
     assert post(relay.pk, question, foreign).status_code == 401
@@ -108,7 +107,7 @@ def test_only_the_gate_of_the_relays_server_may_ask(rental: Rental, relay: Relay
 def test_a_new_gate_is_known_within_a_second(rental: Rental, relay: Relay) -> None:
     approve(rental, A)
     assert knock(relay, A) == ALLOWED
-    new = make_relay(make_rental(days=60))
+    new = RelayFactory(rental=RentalFactory(days=60))
     gates.gate_of(new.server_id)
     admission._known._read_at -= 1
     assert knock(new, A)[0] == 200
@@ -256,16 +255,18 @@ def ask_at_once(held: Held, questions: list[tuple[Relay, str]]) -> list[tuple[in
 def test_questions_of_the_same_moment_share_a_query_and_get_each_its_own_answer(
     rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = make_rental(days=60)
-    DevicePolicy.objects.create(rental=other)
-    theirs = make_relay(other, server=relay.server)
+    other = RentalFactory(days=60)
+    DevicePolicyFactory(rental=other)
+    theirs = RelayFactory(rental=other, server=relay.server)
     approve(rental, A, B)
     approve(other, A, C)
-    paused = make_rental(days=60)
-    standing = make_relay(paused, server=relay.server)
+    paused = RentalFactory(days=60)
+    standing = RelayFactory(rental=paused, server=relay.server)
     approve(paused, A)
     pause_rental(rental=paused, by=None, reason="test")
-    gone = make_relay(make_rental(days=60), server=relay.server, slot=None, status=Relay.Status.RELEASED)
+    gone = RelayFactory(
+        rental=RentalFactory(days=60), server=relay.server, slot=None, status=Relay.Status.RELEASED
+    )
     held = Held()
     monkeypatch.setattr(admission, "_fetch", held)
     questions = [

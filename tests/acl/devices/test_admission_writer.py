@@ -16,6 +16,7 @@ from serials.rentals.models import Rental
 from tests.acl.asking import KEYS, A, B, C, approve, knock
 from tests.acl.asking import relay as relay
 from tests.acl.asking import rental as rental
+from tests.factories import AdmissionFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -140,8 +141,8 @@ def test_old_admissions_are_forgotten(rental: Rental, relay: Relay) -> None:
 
     approve(rental, A)
     with time_machine.travel(timezone.now() - timedelta(days=31), tick=False):
-        Admission.objects.create(relay=relay, rental=rental, node_key=A, is_allowed=True, reason="approved")
-    Admission.objects.create(relay=relay, rental=rental, node_key=A, is_allowed=True, reason="approved")
+        AdmissionFactory(relay=relay, rental=rental, node_key=A, is_allowed=True, reason="approved")
+    AdmissionFactory(relay=relay, rental=rental, node_key=A, is_allowed=True, reason="approved")
     assert forget_admissions(timezone.now()) == 1
     assert forget_admissions(timezone.now()) == 0
     assert Admission.objects.count() == 1

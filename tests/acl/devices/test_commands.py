@@ -16,7 +16,7 @@ from acl.devices.node_keys import NewDevice
 from serials.numbers import services as serials
 from serials.numbers.models import SerialNumber
 from serials.rentals.models import Redemption, Rental, RentalSpan
-from tests.acl.factories import make_rental, make_user
+from tests.factories import DeviceFactory, RentalFactory, SerialNumberFactory, UserFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -32,7 +32,7 @@ def _english() -> Iterator[None]:
 
 @pytest.fixture
 def rental() -> Rental:
-    return make_rental(days=60)
+    return RentalFactory(days=60)
 
 
 def run(*arguments: str) -> tuple[str, str]:
@@ -135,7 +135,7 @@ def test_input_without_a_key_is_refused(rental: Rental, monkeypatch: pytest.Monk
 def test_commands_say_who_is_missing(command: list[str]) -> None:
     name, *rest = command
     assert "nobody@example.com" in fail(name, "nobody@example.com", *rest)[0]
-    user = make_user()
+    user = UserFactory()
     assert "no rental" in fail(name, user.email, *rest)[0]
 
 
@@ -143,9 +143,7 @@ def test_commands_say_who_is_missing(command: list[str]) -> None:
 
 
 def test_devices_are_listed_with_who_is_connected(rental: Rental, monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting = Device.objects.create(
-        rental=rental, node_key=C, last_seen_at=timezone.now(), last_ip="198.51.100.7"
-    )
+    waiting = DeviceFactory(rental=rental, node_key=C, last_seen_at=timezone.now(), last_ip="198.51.100.7")
     gone, here = add(rental, NewDevice(B, "old"), NewDevice(A, "nas"))
     services.revoke_device(device=gone, by=None)
     now = {A: presence.Presence(1, "198.51.100.7", timezone.now())}
@@ -175,7 +173,7 @@ def test_it_is_not_said_who_is_connected_when_nobody_knows(
 
 def test_a_device_is_revoked_by_the_beginning_of_its_key(rental: Rental) -> None:
     add(rental, NewDevice(A), NewDevice(B))
-    other = make_rental(days=60)
+    other = RentalFactory(days=60)
     add(other, NewDevice(A))
     assert rows("device_revoke", rental.user.email, f"nodekey:{A[:8]}".upper())["status"] == "revoked"
     assert (approved(rental), approved(other)) == ({B}, {A})
@@ -197,25 +195,20 @@ def test_nothing_is_revoked_when_it_is_not_clear_which(rental: Rental) -> None:
 # serial_redeem --no-auto-enrol
 
 
-def new_code() -> str:
-    batch = serials.create_batch(name="b", days=30, count=1, by=None, is_paid=True)
-    return batch.serials.get().code
-
-
 def test_no_window_is_ever_open_when_redeemed_without_automatic_approval() -> None:
-    user = make_user()
-    run("serial_redeem", user.email, new_code(), "--no-wait", "--no-auto-enrol")
+    user = UserFactory()
+    run("serial_redeem", user.email, SerialNumberFactory().code, "--no-wait", "--no-auto-enrol")
     rental = Rental.objects.get(user=user)
     assert services.window_until(rental) <= timezone.now()
-    other = make_user()
-    run("serial_redeem", other.email, new_code(), "--no-wait")
+    other = UserFactory()
+    run("serial_redeem", other.email, SerialNumberFactory().code, "--no-wait")
     assert services.window_until(Rental.objects.get(user=other)) > timezone.now()
 
 
 def test_nothing_is_redeemed_when_the_command_dies_before_the_window_is_shut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    user, code = make_user(), new_code()
+    user, code = UserFactory(), SerialNumberFactory().code
 
     def die(**_values: Any) -> None:
         raise KeyboardInterrupt
@@ -232,8 +225,8 @@ def test_nothing_is_redeemed_when_the_command_dies_before_the_window_is_shut(
 
 
 def test_a_refusal_is_logged_when_redeemed_without_automatic_approval() -> None:
-    user, code = make_user(), new_code()
-    serials.redeem_serial(code=code, user=make_user(), by=None)
+    user, code = UserFactory(), SerialNumberFactory().code
+    serials.redeem_serial(code=code, user=UserFactory(), by=None)
     with pytest.raises(CommandError) as refused:
         run("serial_redeem", user.email, code, "--no-wait", "--no-auto-enrol")
     assert str(refused.value) == str(serials.SerialUsed())

@@ -23,7 +23,6 @@ from containers.services import gates
 from serials.rentals.jobs import sweep_rentals
 from serials.rentals.models import Rental, RentalSpan
 from serials.rentals.services import pause_rental
-from tests.acl.factories import make_rental
 from tests.acl.standing import _soon as _soon
 from tests.acl.standing import add_device, add_row, drain, is_cut_soon, rung
 from tests.acl.standing import looks as looks
@@ -35,6 +34,7 @@ from tests.derp.conftest import start_sandbox_relay as start_sandbox_relay
 from tests.derp.conftest import start_scripted as start_scripted
 from tests.derp.parts import PATIENCE, Certificate, Relay, ScriptedServer
 from tests.derp.test_derp_presence import is_cut
+from tests.factories import DevicePolicyFactory, RentalFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -46,7 +46,7 @@ def test_only_the_revoked_device_is_cut_and_from_all_its_customers_relays(
     rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]]
 ) -> None:
     (_, one), (_, two) = stand(rental), stand(rental)
-    _, others = stand(make_rental())
+    _, others = stand(RentalFactory())
     private_key = keys.generate_private_key()
     with (
         one.connect(private_key=private_key) as here,
@@ -200,7 +200,7 @@ def test_everybody_is_cut_when_a_rental_has_no_rights_any_more(
 ) -> None:
     row, relay = stand(rental)
     gates.gate_of(row.server_id)
-    _, others = stand(make_rental())
+    _, others = stand(RentalFactory())
     with relay.connect() as client, relay.connect() as stranger, others.connect() as elsewhere:
         add_device(rental, client)
         take_away(rental)
@@ -256,7 +256,7 @@ def test_only_known_devices_stay_when_devices_are_checked_again(
 ) -> None:
     _, relay = stand(rental)
     now = timezone.now()
-    DevicePolicy.objects.create(rental=rental, is_open=is_open)
+    DevicePolicyFactory(rental=rental, is_open=is_open)
     with (
         relay.connect() as known,
         relay.connect() as on_trial,
@@ -279,7 +279,7 @@ def test_a_device_that_the_own_verify_address_knows_no_longer_is_cut(
     rental: Rental, stand: Callable[[Rental], tuple[RelayRow, Relay]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row, relay = stand(rental)
-    DevicePolicy.objects.create(rental=rental, verify_url="https://hs.example.com/verify")
+    DevicePolicyFactory(rental=rental, verify_url="https://hs.example.com/verify")
     answer = sources.Answer(sources.Verdict.NO)
     monkeypatch.setattr(sources, "ask_verify_url", lambda **_question: answer)
     with relay.connect() as client:

@@ -17,7 +17,7 @@ from containers.models import Gate, Relay
 from containers.services import gates
 from serials.rentals.models import Rental, RentalSpan
 from tests.acl.asking import ALLOWED, KEYS, REFUSED, A, B, C, approve, knock
-from tests.acl.factories import make_relay, make_rental
+from tests.factories import DeviceFactory, DevicePolicyFactory, RelayFactory, RentalFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def rental() -> Rental:
     """A rental that was activated just now: its window is open for an hour."""
-    rental = make_rental(days=60)
+    rental = RentalFactory(days=60)
     limit(rental, 3)
     return rental
 
 
 @pytest.fixture
 def relay(rental: Rental) -> Relay:
-    relay = make_relay(rental)
+    relay = RelayFactory(rental=rental)
     gates.gate_of(relay.server_id)
     return relay
 
@@ -406,14 +406,14 @@ def test_nobody_waits_for_his_mail_behind_customers_who_were_told_lately(
     monkeypatch.setattr(waiting_devices, "TELL_AT_ONCE", 5)
     devices.close_window(rental=rental, by=rental.user)
     now = timezone.now()
-    told, new, resting = make_rental(days=60), make_rental(days=60), make_rental(days=60)
-    DevicePolicy.objects.create(rental=told, told_at=now - timedelta(hours=1))
+    told, new, resting = RentalFactory(days=60), RentalFactory(days=60), RentalFactory(days=60)
+    DevicePolicyFactory(rental=told, told_at=now - timedelta(hours=1))
     Rental.objects.filter(pk=resting.pk).update(paused_at=now)
     for other in (told, new, resting):
         first = now - timedelta(seconds=10 if other == new else 60)
         for key in KEYS[:5]:
-            Device.objects.create(rental=other, node_key=key, knocks=2, first_seen_at=first, last_seen_at=now)
-    Device.objects.create(
+            DeviceFactory(rental=other, node_key=key, knocks=2, first_seen_at=first, last_seen_at=now)
+    DeviceFactory(
         rental=rental, node_key=A, knocks=2, first_seen_at=now - timedelta(seconds=60), last_seen_at=now
     )
     assert waiting_devices.tell_waiting(now) == 1

@@ -14,7 +14,7 @@ from acl.devices.models import Device
 from acl.devices.services import enrolment, places
 from containers.models import Relay
 from serials.rentals.models import Rental, RentalSpan
-from tests.acl.factories import make_relay, make_rental
+from tests.factories import RelayFactory, RentalFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -101,9 +101,11 @@ class World:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_places_are_never_more_than_the_limit_and_go_to_who_stays(seed: int) -> None:
-    rental = make_rental(days=60)
+    rental = RentalFactory(days=60)
     RentalSpan.objects.filter(rental=rental).update(device_limit=LIMIT)
-    world = World(rental, make_relay(rental), timezone.now() + timedelta(minutes=15), random.Random(seed))
+    world = World(
+        rental, RelayFactory(rental=rental), timezone.now() + timedelta(minutes=15), random.Random(seed)
+    )
     for _ in range(60):
         world.play()
         assert places.placed(rental, world.now).count() <= LIMIT

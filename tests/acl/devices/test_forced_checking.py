@@ -13,7 +13,7 @@ from django.utils import timezone
 from accounts.models import Notice
 from accounts.services import notices
 from acl.devices import jobs, services
-from acl.devices.models import Device, DevicePolicy
+from acl.devices.models import DevicePolicy
 from acl.devices.services import devices
 from containers.models import Gate, Relay
 from containers.services import gates
@@ -22,8 +22,8 @@ from serials.rentals.services import pause_rental
 from tests.acl.asking import ALLOWED, REFUSED, A, approve, knock
 from tests.acl.device_world import browser as browser
 from tests.acl.device_world import show
-from tests.acl.factories import make_relay, make_rental
 from tests.acl.standing import rung
+from tests.factories import DeviceFactory, DevicePolicyFactory, RelayFactory, RentalFactory, RentalSpanFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -31,12 +31,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def rental() -> Rental:
     """Everybody gets in; in ten days time begins that forbids it."""
-    rental = make_rental(days=60)
-    DevicePolicy.objects.create(rental=rental, enrol_until=None)
+    rental = RentalFactory(days=60)
+    DevicePolicyFactory(rental=rental)
     span = rental.spans.get()
     begins = timezone.now() + timedelta(days=10)
     RentalSpan.objects.filter(pk=span.pk).update(ends_at=begins)
-    RentalSpan.objects.create(
+    RentalSpanFactory(
         rental=rental, redemption=span.redemption, starts_at=begins, ends_at=span.ends_at, may_open=False
     )
     devices.set_open(rental=rental, is_open=True, by=rental.user)
@@ -45,7 +45,7 @@ def rental() -> Rental:
 
 @pytest.fixture
 def relay(rental: Rental) -> Relay:
-    relay = make_relay(rental)
+    relay = RelayFactory(rental=rental)
     gates.gate_of(relay.server_id)
     return relay
 
@@ -75,7 +75,7 @@ def test_no_stranger_comes_in_from_the_moment_on_at_which_it_is_forbidden(
 def test_a_revoked_device_stays_out_of_open_relays_while_the_panel_is_away(
     rental: Rental, relay: Relay
 ) -> None:
-    waiting = Device.objects.create(rental=rental, node_key="88" * 32)
+    waiting = DeviceFactory(rental=rental, node_key="88" * 32)
     for change, key in ((services.ignore_device, "-" + "88" * 32), (services.approve_device, None)):
         Gate.objects.update(list_changed_at=None)
         change(device=waiting, by=rental.user)

@@ -21,7 +21,7 @@ from containers.models import Relay
 from derpmgmt import flow
 from serials.rentals.jobs import close_rental
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental
+from tests.factories import DeviceFactory, RelayFactory, RentalFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -31,18 +31,18 @@ A, B, C = KEYS[:3]
 
 @pytest.fixture
 def rental() -> Rental:
-    return make_rental(days=60)
+    return RentalFactory(days=60)
 
 
 @pytest.fixture
 def relay(rental: Rental) -> Relay:
-    return make_relay(rental)
+    return RelayFactory(rental=rental)
 
 
 def on_trial(rental: Rental, relay: Relay, key: str) -> Device:
     """A device that has a provisional place and may have proven itself."""
     now = timezone.now()
-    return Device.objects.create(
+    return DeviceFactory(
         rental=rental, node_key=key, knocks=1, first_seen_at=now - timedelta(minutes=4),
         last_seen_at=now - timedelta(minutes=4), last_relay=relay, stayed_at=now - timedelta(minutes=2),
         trial_until=now + timedelta(minutes=3),
@@ -159,9 +159,7 @@ def test_the_rest_is_tidied_when_one_part_fails(
         raise ValueError("broken")
 
     monkeypatch.setattr(services, "tell_waiting", fail)
-    Device.objects.create(
-        rental=rental, node_key=A, knocks=1, last_seen_at=timezone.now() - timedelta(hours=1)
-    )
+    DeviceFactory(rental=rental, node_key=A, knocks=1, last_seen_at=timezone.now() - timedelta(hours=1))
     jobs.tidy_devices()
     assert not Device.objects.exists()
 
@@ -184,7 +182,7 @@ def lived(rental: Rental, relay: Relay) -> Rental:
         rental=rental, devices=[NewDevice(A, "wang's-laptop"), NewDevice(B, "old")], by=rental.user, ip="203.0.113.77"
     ).added  # fmt: skip
     services.revoke_device(device=devices[1], by=rental.user)
-    Device.objects.create(rental=rental, node_key=C, last_seen_at=timezone.now(), last_ip="203.0.113.77")
+    DeviceFactory(rental=rental, node_key=C, last_seen_at=timezone.now(), last_ip="203.0.113.77")
     services.set_open(rental=rental, is_open=True, by=rental.user)
     DevicePolicy.objects.update(verify_url="https://hs.example.com/verify")
     services.record_admissions([asked(rental, relay, key) for key in (A, C)])

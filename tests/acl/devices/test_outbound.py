@@ -10,9 +10,9 @@ from acl.devices.sources import VerifyUrlRefused, check_verify_url
 from tests.acl.answering import _fresh as _fresh
 from tests.acl.answering import ask, problem
 from tests.acl.answering import open_house as open_house
-from tests.acl.factories import make_server
 from tests.derp.conftest import admission as admission
 from tests.derp.conftest import start_scripted as start_scripted
+from tests.factories import ServerFactory
 
 # What may be asked
 
@@ -173,7 +173,7 @@ def test_only_web_ports_of_the_fleet_are_asked(
     monkeypatch: pytest.MonkeyPatch,
     connected: list[tuple[str, int]],
 ) -> None:
-    server = make_server()
+    server = ServerFactory()
     for name, value in ({"address": "8.8.8.8"} | fields).items():
         setattr(server, name, value)
     server.save()

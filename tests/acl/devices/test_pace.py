@@ -23,7 +23,7 @@ from tests.acl.device_world import browser as browser
 from tests.acl.device_world import relay as relay
 from tests.acl.device_world import rental as rental
 from tests.acl.device_world import show, words
-from tests.acl.factories import make_rental, make_user
+from tests.factories import RentalFactory, UserFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -199,7 +199,7 @@ def test_a_rental_keeps_its_newest_rows_and_takes_none_from_others(
 ) -> None:
     monkeypatch.setattr(admission_rows, "MOST_OF_RENTAL", 30)
     monkeypatch.setattr(admission_rows, "_DELETE_AT_ONCE", 20)
-    quiet = make_rental(days=60)
+    quiet = RentalFactory(days=60)
     fill(quiet, relay, 10)
     fill(rental, relay, 100)
     jobs.tidy_devices()
@@ -212,7 +212,7 @@ def test_in_all_so_many_are_kept(rental: Rental, relay: Relay, monkeypatch: pyte
     monkeypatch.setattr(admission_rows, "MOST_IN_ALL", 50)
     monkeypatch.setattr(admission_rows, "_DELETE_AT_ONCE", 7)
     for _ in range(8):
-        fill(make_rental(days=60), relay, 20)
+        fill(RentalFactory(days=60), relay, 20)
     jobs.tidy_devices()
     assert Admission.objects.count() == 50
     oldest = Admission.objects.order_by("at").values_list("node_key", flat=True)[0]
@@ -242,7 +242,7 @@ def test_staff_sees_that_rows_were_counted_together(
     monkeypatch.setattr(PanelAdminSite, "has_permission", lambda _site, request: request.user.is_staff)
     record([asked(n, noon(), rental=rental.pk, relay=relay.pk) for n in range(50)])
     staff = Client()
-    staff.force_login(make_user("boss@example.com", role="superadmin", language="en"))
+    staff.force_login(UserFactory(email="boss@example.com", role="superadmin", language="en"))
     assert (
         "several, counted together" in staff.get(reverse("admin:acl_admission_changelist")).content.decode()
     )

@@ -12,7 +12,6 @@ from acl.maps import derpmap, services
 from acl.maps.models import AclConfig, LiveUrl, MapRegion
 from containers.models import Relay
 from serials.rentals.models import Rental
-from tests.acl.factories import make_served_rental
 from tests.acl.steps import (
     active,
     change_all,
@@ -25,13 +24,14 @@ from tests.acl.steps import (
     sweep_at,
     take,
 )
+from tests.factories import ServedRentalFactory
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
 def rental() -> Rental:
-    return make_served_rental(relays=3, days=200)
+    return ServedRentalFactory(relays=3, days=200)
 
 
 def note(rental: Rental, now: datetime | None = None) -> services.PasteNote:

@@ -18,7 +18,7 @@ from tests.acl.device_world import A, B, C, D, approve, connect, press, refuse, 
 from tests.acl.device_world import browser as browser
 from tests.acl.device_world import relay as relay
 from tests.acl.device_world import rental as rental
-from tests.acl.factories import make_rental, make_user
+from tests.factories import RentalFactory, UserFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -110,7 +110,7 @@ def test_the_home_page_leads_there_when_all_places_are_taken(browser: Client, fu
 
 
 def test_nobody_elses_devices_are_named_or_moved(browser: Client, full: Rental) -> None:
-    theirs = approve(make_rental(days=60), C)
+    theirs = approve(RentalFactory(days=60), C)
     old, new = Device.objects.filter(rental=full).order_by("pk")
     for values in (
         {"from": theirs.pk, "to": new.pk},
@@ -146,7 +146,7 @@ def test_many_devices_are_offered_page_by_page(browser: Client, rental: Rental, 
 def test_staff_gives_a_place_on_the_devices_own_page(full: Rental, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PanelAdminSite, "has_permission", lambda _site, request: request.user.is_staff)
     staff = Client()
-    staff.force_login(make_user("boss@example.com", role="superadmin", language="en"))
+    staff.force_login(UserFactory(email="boss@example.com", role="superadmin", language="en"))
     old, new = Device.objects.order_by("pk")
     page = staff.get(reverse("admin:acl_device_change", args=[new.pk])).content.decode()
     where = reverse("admin:acl_device_act", args=[new.pk, "give-place"])

@@ -23,8 +23,8 @@ from containers.services import gates
 from derpmgmt.lib import places
 from serials.rentals.models import Rental
 from tests.acl.asking import ALLOWED, REFUSED, A, B, approve, knock
-from tests.acl.factories import make_relay, make_rental, make_served_rental
 from tests.acl.reading import path_of
+from tests.factories import RelayFactory, RentalFactory, ServedRentalFactory
 from tests.panel.test_places import WORLD, ipdb
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -41,12 +41,12 @@ def _database(tmp_path: Path, settings: Any) -> None:
 
 @pytest.fixture
 def rental() -> Rental:
-    return make_rental(days=60)
+    return RentalFactory(days=60)
 
 
 @pytest.fixture
 def relay(rental: Rental) -> Relay:
-    relay = make_relay(rental)
+    relay = RelayFactory(rental=rental)
     gates.gate_of(relay.server_id)
     return relay
 
@@ -112,7 +112,7 @@ def test_places_cost_no_query_more(rental: Rental, relay: Relay, settings: Any) 
 
 
 def test_who_took_the_map_away_is_written_down_with_his_place() -> None:
-    rental = make_served_rental()
+    rental = ServedRentalFactory(days=60)
     services.hand_out_map(rental=rental, file_format=MapFormat.JSON, by=rental.user, ip=SHENZHEN)
     event = AclEvent.objects.get(kind=AclEvent.Kind.DOWNLOADED)
     assert (event.ip, event.place) == (SHENZHEN, "广东 深圳")
@@ -124,7 +124,7 @@ def test_who_reads_the_live_url_is_written_down_with_his_place(
 ) -> None:
     settings.VAR_DIR = tmp_path
     copies.redis_rest.end()
-    rental = make_served_rental()
+    rental = ServedRentalFactory(days=60)
     path = path_of(services.create_live_url(rental=rental, by=rental.user))
     assert Client().get(path, REMOTE_ADDR=BEIJING).status_code == 200
     services.record_fetches()

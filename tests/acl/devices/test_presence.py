@@ -29,6 +29,7 @@ from tests.derp.conftest import start_sandbox_relay as start_sandbox_relay
 from tests.derp.conftest import start_scripted as start_scripted
 from tests.derp.parts import PATIENCE, Relay
 from tests.derp.test_derp_presence import is_cut
+from tests.factories import AdmissionFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -68,7 +69,7 @@ def test_a_device_is_there_since_it_was_let_in(
 
     def admit(at: datetime, **fields: Any) -> None:
         values = {"relay": row, "reason": Admission.Reason.APPROVED, "is_allowed": True} | fields
-        Admission.objects.create(rental=rental, node_key=client.public_key, at=at, **values)
+        AdmissionFactory(rental=rental, node_key=client.public_key, at=at, **values)
 
     with relay.connect() as client:
         admit(let_in)

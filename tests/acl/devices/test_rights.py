@@ -6,13 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import time_machine
 
-from accounts.models import User
 from acl.devices import admission
 from acl.devices.models import Device
 from acl.devices.services.places import admitted, placed
 from serials.rentals.models import Rental
 from tests.acl.asking import A
-from tests.acl.factories import make_relay, make_rental, make_server
+from tests.factories import RelayFactory, RentalFactory, ServerFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -24,25 +23,18 @@ TIMES = (None, NOW - timedelta(days=400), NOW - MOMENT, NOW, NOW + MOMENT, NOW +
 def make_rentals() -> list[Rental]:
     """A rental of each kind: whether it is paused, closed, when it ends, and what became of the account."""
     accounts = [{}, {"banned_at": NOW}, {"closing_at": NOW}, {"closing_at": NOW, "closed_at": NOW}]
-    made = []
-    for paused_at, closed_at, runs_until, account in itertools.product(
-        (None, NOW), (None, NOW), TIMES, accounts
-    ):
-        rental = make_rental()
-        Rental.objects.filter(pk=rental.pk).update(
-            paused_at=paused_at, closed_at=closed_at, runs_until=runs_until
+    kinds = itertools.product((None, NOW), (None, NOW), TIMES, accounts)
+    return [
+        RentalFactory(
+            paused_at=paused_at, closed_at=closed_at, runs_until=runs_until, user=UserFactory(**account)
         )
-        owner = User.objects.get(pk=rental.user_id)
-        for name, value in account.items():
-            setattr(owner, name, value)
-        owner.save()
-        made.append(rental)
-    return list(Rental.objects.select_related("user").filter(pk__in=[rental.pk for rental in made]))
+        for paused_at, closed_at, runs_until, account in kinds
+    ]
 
 
 def test_queries_the_hot_path_and_python_agree_on_who_has_rights() -> None:
-    rentals, server = make_rentals(), make_server()
-    relays = {make_relay(rental, slot=None, server=server).pk: rental.pk for rental in rentals}
+    rentals, server = make_rentals(), ServerFactory()
+    relays = {RelayFactory(rental=rental, slot=None, server=server).pk: rental.pk for rental in rentals}
     with time_machine.travel(NOW, tick=False):
         found = admission._find({(relay, A) for relay in relays})
     by_sql = {relays[relay]: row for (relay, _key), row in found.items()}
@@ -58,7 +50,7 @@ def test_queries_the_hot_path_and_python_agree_on_who_has_rights() -> None:
 
 
 def test_rights_follow_every_way_of_writing_a_rental() -> None:
-    rental = make_rental()
+    rental = RentalFactory()
     until = NOW + timedelta(days=3)
     rental.runs_until = until
     rental.save()
@@ -74,8 +66,8 @@ def test_rights_follow_every_way_of_writing_a_rental() -> None:
 
 
 def test_queries_the_hot_path_and_python_agree_on_what_a_device_may() -> None:
-    rental = make_rental(days=600)
-    relay = make_relay(rental)
+    rental = RentalFactory(days=600)
+    relay = RelayFactory(rental=rental)
     kinds = itertools.product(Device.Status, TIMES, (None, NOW - timedelta(minutes=2)), (None, NOW))
     devices = [
         Device(

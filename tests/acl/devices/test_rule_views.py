@@ -20,7 +20,7 @@ from tests.acl.device_world import LIST, A, B, C, approve, press, show, words
 from tests.acl.device_world import browser as browser
 from tests.acl.device_world import relay as relay
 from tests.acl.device_world import rental as rental
-from tests.acl.factories import make_relay, make_rental
+from tests.factories import RelayFactory, RentalFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -139,13 +139,13 @@ def test_admissions_are_listed_newest_first_by_answer_and_by_device(
     browser: Client, rental: Rental, relay: Relay
 ) -> None:
     approve(rental, A, "nas")
-    other = make_rental(days=60)
+    other = RentalFactory(days=60)
     now = timezone.now()
     reason = Admission.Reason
     rows = [
         Asked(relay.pk, rental.pk, A, "203.0.113.9", True, reason.APPROVED, at=now - timedelta(hours=2)),
         Asked(relay.pk, rental.pk, B, None, False, reason.UNKNOWN, at=now - timedelta(hours=1), count=7),
-        Asked(make_relay(other).pk, other.pk, C, "192.0.2.66", False, reason.UNKNOWN, at=now),
+        Asked(RelayFactory(rental=other).pk, other.pk, C, "192.0.2.66", False, reason.UNKNOWN, at=now),
     ]
     record_admissions(rows)
     text = words(show(browser, "acl:admission-list"))

@@ -18,9 +18,9 @@ from serials.rentals.services import pause_rental
 from tests.acl.answering import _fresh as _fresh
 from tests.acl.answering import open_house as open_house
 from tests.acl.asking import ALLOWED, REFUSED, A, B, knock
-from tests.acl.factories import make_relay, make_rental
 from tests.derp.conftest import admission as admission
 from tests.derp.parts import AdmissionServer
+from tests.factories import DevicePolicyFactory, RelayFactory, RentalFactory
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("open_house")]
 
@@ -30,14 +30,14 @@ YES, NO = b'{"Allow":true}', b'{"Allow":false}'
 @pytest.fixture
 def rental(admission: AdmissionServer) -> Rental:
     """A rental without a window, whose customer has an address of their own."""
-    rental = make_rental(days=60)
-    DevicePolicy.objects.create(rental=rental, enrol_until=None, verify_url=admission.url)
+    rental = RentalFactory(days=60)
+    DevicePolicyFactory(rental=rental, verify_url=admission.url)
     return rental
 
 
 @pytest.fixture
 def relay(rental: Rental) -> Relay:
-    relay = make_relay(rental)
+    relay = RelayFactory(rental=rental)
     gates.gate_of(relay.server_id)
     return relay
 

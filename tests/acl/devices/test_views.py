@@ -22,7 +22,7 @@ from tests.acl.device_world import KEYS, LIST, A, B, C, D, approve, connect, pre
 from tests.acl.device_world import browser as browser
 from tests.acl.device_world import relay as relay
 from tests.acl.device_world import rental as rental
-from tests.acl.factories import make_rental, make_user
+from tests.factories import DeviceFactory, RentalFactory, UserFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -134,7 +134,7 @@ def test_the_lists_are_fetched_again_when_they_changed_and_only_then(
 
 def test_long_lists_have_pages_and_a_search(browser: Client, rental: Rental, relay: Relay) -> None:
     for number, key in enumerate(KEYS[:30]):
-        Device.objects.create(
+        DeviceFactory(
             rental=rental,
             node_key=key,
             name=f"box-{number:02d}",
@@ -185,7 +185,7 @@ def test_a_row_that_is_gone_leads_back_and_one_of_another_is_not_there(
     gone.delete()
     before = rental.user.suffered.count()
     assert "alert" in browser.post(reverse(f"acl:device-{verb}", args=[9999]), follow=True).content.decode()
-    other = make_rental(days=60)
+    other = RentalFactory(days=60)
     theirs = approve(other, B, "theirs")
     for method in (browser.get, browser.post):
         response = method(reverse(f"acl:device-{verb}", args=[theirs.pk]))
@@ -340,7 +340,7 @@ def test_a_device_gets_another_name(browser: Client, rental: Rental) -> None:
 
 def test_who_has_no_rental_is_told_so() -> None:
     client = Client()
-    client.force_login(make_user(language="en"))
+    client.force_login(UserFactory(language="en"))
     for name in (LIST, "acl:admission-list", "acl:verify-show"):
         assert reverse("serials:serial-redeem") in show(client, name)
     assert client.get(reverse("acl:device-state")).headers["HX-Refresh"] == "true"

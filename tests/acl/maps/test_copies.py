@@ -21,7 +21,7 @@ from containers.models import Relay
 from derpmgmt import flow
 from serials.rentals.models import Rental
 from serials.rentals.services import close_rental
-from tests.acl.factories import make_relay, make_rental
+from tests.factories import RelayFactory, RentalFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -41,8 +41,8 @@ def folder(settings: Any, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def rental() -> Rental:
-    rental = make_rental(days=60)
-    make_relay(rental)
+    rental = RentalFactory(days=60)
+    RelayFactory(rental=rental)
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     return rental
 
@@ -203,7 +203,7 @@ def test_newer_copy_is_kept_when_the_clock_was_wrong_and_is_set_back(
     with time_machine.travel(timezone.now() + timedelta(days=30)):
         jobs.publish_live(rental.pk)
     assert read(url).read_at > timezone.now().timestamp()
-    make_relay(rental, slot=2)
+    RelayFactory(rental=rental, slot=2)
     jobs.refresh_acl(rental.pk)
     assert read(url).read_at <= timezone.now().timestamp()
     assert set(ask(url).json()["Regions"]) == {"901", "902"}

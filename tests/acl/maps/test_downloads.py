@@ -13,8 +13,9 @@ from django.utils import timezone, translation
 from acl.maps import services
 from acl.maps.models import AclConfig, AclEvent
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental, make_user, set_paid
 from tests.acl.maps.hujson import parse_hujson
+from tests.acl.steps import set_paid
+from tests.factories import RelayFactory, RentalFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -30,8 +31,8 @@ REFUSALS = {
 
 @pytest.fixture
 def rental() -> Rental:
-    rental = make_rental()
-    make_relay(rental)
+    rental = RentalFactory()
+    RelayFactory(rental=rental)
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     return rental
 
@@ -123,7 +124,7 @@ def test_map_is_handed_out_again_when_paid_later(browser: Client, rental: Rental
 
 
 def test_page_says_why_when_there_is_no_rental(client: Client) -> None:
-    client.force_login(make_user())
+    client.force_login(UserFactory())
     answer = download(client)
     assert answer.status_code == 403
     assert str(answer.context["refusal"]) in answer.text
@@ -132,10 +133,10 @@ def test_page_says_why_when_there_is_no_rental(client: Client) -> None:
 
 
 def test_each_gets_his_own_map_when_two_are_signed_in(client: Client, rental: Rental) -> None:
-    other = make_rental()
-    relay = make_relay(other)
+    other = RentalFactory()
+    relay = RelayFactory(rental=other)
     services.refresh_map(rental=other, reason=services.RELAYS_CHANGED)
-    staff = make_user(role="superadmin")
+    staff = UserFactory(role="superadmin")
     client.force_login(other.user)
     answer = download(client, "json")
     assert relay.certificate_sha256 in answer.text
@@ -188,7 +189,7 @@ def test_version_that_was_shown_counts_as_copied_when_there_is_a_newer_one(
     url = reverse("acl:map-copied", args=["hujson"])
     page = browser.get(reverse("home-map"))
     assert 'data-shown="1"' in page.text
-    make_relay(rental, slot=2)
+    RelayFactory(rental=rental, slot=2)
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     assert browser.post(url, {"shown": "1"}).status_code == 204
     assert [event.version for event in taken()] == [1]
@@ -204,9 +205,9 @@ def test_version_that_was_shown_counts_as_copied_when_there_is_a_newer_one(
 
 @pytest.mark.parametrize("shown", ["2", "0", "-1", "9" * 30, "x", ""])
 def test_copy_is_not_counted_when_the_customer_never_had_that_version(browser: Client, shown: str) -> None:
-    other = make_rental()
+    other = RentalFactory()
     for slot in (1, 2):
-        make_relay(other, slot=slot)
+        RelayFactory(rental=other, slot=slot)
         services.refresh_map(rental=other, reason=services.RELAYS_CHANGED)
     assert services.active_config(other).version == 2  # type: ignore[union-attr]
     assert browser.post(reverse("acl:map-copied", args=["json"]), {"shown": shown}).status_code == 404

@@ -15,8 +15,9 @@ from acl.maps import copies, jobs, services
 from acl.maps.models import AclConfig, LiveUrl
 from containers.models import Relay
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental, set_paid
 from tests.acl.reading import EMPTY, database_away, get, is_passed_over, live_folder, path_of, regions
+from tests.acl.steps import set_paid
+from tests.factories import RelayFactory, RentalFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -144,7 +145,7 @@ def test_regions_stay_when_it_is_not_paid_and_its_relays_run(rental: Rental, pat
 def test_region_of_a_relay_that_cannot_be_removed_stays_longer_than_the_others(
     rental: Rental, path: str
 ) -> None:
-    stuck = make_relay(rental, slot=2)
+    stuck = RelayFactory(rental=rental, slot=2)
     jobs.refresh_acl(rental.pk)
     assert regions(path) == {"901", "902"}
     Rental.objects.update(runs_until=timezone.now())
@@ -185,7 +186,7 @@ def test_map_ends_on_time_when_nothing_else_runs(rental: Rental, path: str) -> N
 
 def test_change_is_served_at_once_when_its_job_has_run(rental: Rental, path: str) -> None:
     assert regions(path) == {"901"}
-    make_relay(rental, slot=2)
+    RelayFactory(rental=rental, slot=2)
     jobs.refresh_acl(rental.pk)
     assert regions(path) == {"901", "902"}
 
@@ -205,7 +206,7 @@ def test_change_by_hand_is_served_when_the_fact_rings(
 
 def test_change_is_found_within_a_minute_when_its_bell_was_lost(rental: Rental, path: str) -> None:
     assert regions(path) == {"901"}
-    make_relay(rental, slot=2)
+    RelayFactory(rental=rental, slot=2)
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     assert regions(path) == {"901"}
     with time_machine.travel(timezone.now() + timedelta(seconds=61)):
@@ -216,7 +217,7 @@ def test_old_copy_is_not_brought_back_when_a_slow_writer_comes_late(rental: Rent
     hashed = LiveUrl.objects.get().secret_hash
     old = services.read_copy(hashed)
     assert old
-    make_relay(rental, slot=2)
+    RelayFactory(rental=rental, slot=2)
     jobs.refresh_acl(rental.pk)
     copies.keep(hashed, old)
     assert regions(path) == {"901", "902"}
@@ -265,7 +266,7 @@ def test_nothing_is_sent_again_when_the_reader_has_it(rental: Rental, path: str)
         answer = get(path, If_None_Match=known)
         assert (answer.status_code, answer.content, answer.headers["ETag"]) == (304, b"", etag)
     assert get(path, If_None_Match='"other"').status_code == 200
-    make_relay(rental, slot=2)
+    RelayFactory(rental=rental, slot=2)
     jobs.refresh_acl(rental.pk)
     answer = get(path, If_None_Match=etag)
     assert answer.status_code == 200
@@ -324,8 +325,8 @@ def test_old_address_is_dead_when_replaced(
 
 
 def test_each_address_leads_to_its_own_map_when_there_are_two(rental: Rental, path: str) -> None:
-    other = make_rental()
-    pin = make_relay(other).certificate_sha256
+    other = RentalFactory()
+    pin = RelayFactory(rental=other).certificate_sha256
     services.refresh_map(rental=other, reason=services.RELAYS_CHANGED)
     theirs = path_of(services.create_live_url(rental=other, by=other.user))
     assert pin in get(theirs).text

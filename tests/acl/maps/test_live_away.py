@@ -14,8 +14,8 @@ from acl.maps.models import LiveUrl
 from containers.models import Relay
 from derpmgmt.lib.files import write_private
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay
 from tests.acl.reading import EMPTY, database_away, get, is_passed_over, live_folder, regions
+from tests.factories import RelayFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -59,7 +59,7 @@ def test_database_answers_when_redis_is_away(rental: Rental, path: str, redis_aw
 
 
 def test_copy_on_disk_is_served_when_both_are_away(rental: Rental, path: str, redis_away: Any) -> None:
-    make_relay(rental, slot=2)
+    RelayFactory(rental=rental, slot=2)
     jobs.refresh_acl(rental.pk)
     with redis_away(), database_away():
         assert regions(path) == {"901", "902"}
@@ -84,7 +84,7 @@ def test_newest_copy_wins_when_redis_comes_back_with_an_old_one(
 ) -> None:
     assert regions(path) == {"901"}
     with redis_away():
-        make_relay(rental, slot=2)
+        RelayFactory(rental=rental, slot=2)
         jobs.refresh_acl(rental.pk)
         assert regions(path) == {"901", "902"}
     with time_machine.travel(timezone.now() + timedelta(seconds=61)):

@@ -14,10 +14,10 @@ from django.utils import timezone
 
 from accounts.models import OperationLog
 from acl.maps import copies, derpmap, services
-from acl.maps.models import AclConfig, AclEvent, LiveUrl
+from acl.maps.models import AclConfig, LiveUrl
 from serials.rentals.models import Rental
-from tests.acl.factories import make_rental, make_user
 from tests.acl.reading import get
+from tests.factories import AclEventFactory, RentalFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -119,7 +119,7 @@ def test_live_page_says_what_is_answered_when_there_is_no_map(
 
 
 def test_live_page_is_of_use_when_there_is_no_rental(client: Client) -> None:
-    client.force_login(make_user())
+    client.force_login(UserFactory())
     assert client.get(reverse("acl:live-show")).status_code == 200
     assert client.post(reverse("acl:live-create")).status_code == 302
     assert client.post(reverse("acl:live-revoke")).status_code == 302
@@ -138,7 +138,7 @@ def test_sign_in_is_asked_for_when_a_stranger_comes(client: Client, name: str) -
 
 def test_another_customers_address_stays_when_one_is_revoked(client: Client, rental: Rental) -> None:
     url = services.create_live_url(rental=rental, by=rental.user)
-    other = make_rental()
+    other = RentalFactory()
     client.force_login(other.user)
     client.post(reverse("acl:live-revoke"), {"shown": url.pk})
     assert LiveUrl.objects.get().revoked_at is None
@@ -154,7 +154,7 @@ def test_admin_never_sees_an_address_when_he_looks(rental: Rental, rf: Any) -> N
     url = services.create_live_url(rental=rental, by=rental.user)
     view: Any = admin.site.get_model_admin(LiveUrl)
     request = rf.get("/")
-    request.user = make_user(role="superadmin")
+    request.user = UserFactory(role="superadmin")
     for page in (view.changelist_view(request).render(), view.change_view(request, str(url.pk)).render()):
         assert rental.user.email in page.text
         assert url.secret not in page.text
@@ -173,7 +173,7 @@ def test_history_shows_fetches_and_costs_the_same_when_it_is_long(client: Client
 
     before = count()
     for number in range(30):
-        AclEvent.objects.create(
+        AclEventFactory(
             rental=rental, kind="fetched", version=1, count=number + 2, last_at=timezone.now(),
             fetch_key=str(number), ip="198.51.100.7", browser="headscale", file_format="json",
         )  # fmt: skip

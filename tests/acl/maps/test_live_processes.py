@@ -22,8 +22,8 @@ from containers.models import Relay
 from derpmgmt.lib import queue
 from serials.rentals.models import Rental, RentalSpan
 from serials.rentals.services import pause_rental, renew_rental
-from tests.acl.factories import make_relay
 from tests.acl.reading import get, path_of
+from tests.factories import RelayFactory
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
@@ -99,7 +99,7 @@ def work() -> None:
 
 
 def test_both_have_the_new_version_when_relays_changed(rental: Rental, url: LiveUrl, ask: Ask) -> None:
-    make_relay(rental, slot=2)
+    RelayFactory(rental=rental, slot=2)
     queue.announce("rental_relays_changed", rental.pk)
     work()
     assert ask(path_of(url)) == (200, {"901", "902"})

@@ -13,15 +13,15 @@ from acl.maps import services
 from acl.maps.models import RENEW_BEFORE
 from containers.models import Relay
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental, make_served_rental
 from tests.acl.steps import active, change_all, fetch, later, move, remove, rotate, sweep_at, take
+from tests.factories import RelayFactory, RentalFactory, ServedRentalFactory
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
 def rental() -> Rental:
-    return make_served_rental(relays=3, days=200)
+    return ServedRentalFactory(relays=3, days=200)
 
 
 def told() -> list[dict[str, Any]]:
@@ -43,9 +43,9 @@ def words(context: dict[str, Any]) -> dict[str, str]:
 
 
 def test_first_versions_are_not_told_when_relays_come_one_by_one() -> None:
-    rental = make_rental()
+    rental = RentalFactory()
     for slot in (1, 2, 3):
-        make_relay(rental, slot=slot)
+        RelayFactory(rental=rental, slot=slot)
         services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
         sweep_at(later(0))
     sweep_at(later(), times=2)
@@ -82,12 +82,12 @@ def test_mail_asks_whoever_may_have_pasted_when_no_version_was_taken(rental: Ren
 
 
 def test_customer_is_told_when_he_took_a_first_version_that_was_followed_at_once() -> None:
-    rental = make_rental()
-    make_relay(rental, slot=1)
+    rental = RentalFactory()
+    RelayFactory(rental=rental, slot=1)
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     take(rental)
     for slot in (2, 3):
-        make_relay(rental, slot=slot)
+        RelayFactory(rental=rental, slot=slot)
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     sweep_at(later(), times=2)
     (context,) = told()
@@ -167,7 +167,7 @@ def test_customer_is_told_again_the_day_before_his_relays_go_when_he_has_not_pas
 def test_others_are_told_when_one_cannot_be(
     rental: Rental, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rentals = [make_served_rental(), rental, make_served_rental()]
+    rentals = [ServedRentalFactory(days=60), rental, ServedRentalFactory(days=60)]
     sweep_at(later())
     for one in rentals:
         Relay.objects.filter(rental=one).update(stun_port=1)

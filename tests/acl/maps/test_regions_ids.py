@@ -10,16 +10,16 @@ from acl.maps import services
 from acl.maps.models import AclConfig, AclEvent, MapRegion
 from containers.models import Relay
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental
+from tests.factories import RelayFactory, RentalFactory
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
 def rental() -> Rental:
-    rental = make_rental()
+    rental = RentalFactory()
     for slot in (1, 2):
-        make_relay(rental, slot=slot)
+        RelayFactory(rental=rental, slot=slot)
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     return rental
 
@@ -74,15 +74,15 @@ def test_number_can_be_had_when_its_relay_is_gone(rental: Rental) -> None:
 
 
 def test_same_number_is_free_when_another_customer_has_it(rental: Rental) -> None:
-    other = make_rental()
-    make_relay(other)
+    other = RentalFactory()
+    RelayFactory(rental=other)
     services.refresh_map(rental=other, reason=services.RELAYS_CHANGED)
     assert change(rental, 901, 950)
     assert change(other, 901, 950)
 
 
 def test_row_of_another_customer_is_refused_when_named(rental: Rental) -> None:
-    other = make_rental()
+    other = RentalFactory()
     row = MapRegion.objects.get(region_id=901)
     with pytest.raises(services.RegionIdRefused):
         services.change_region_id(rental=other, map_region=row, region_id=950, by=other.user)
@@ -122,7 +122,7 @@ def test_page_without_scripts_says_the_same_when_refused_or_changed(client: Clie
 
 
 def test_page_is_not_found_when_the_region_is_another_customers(client: Client, rental: Rental) -> None:
-    client.force_login(make_rental().user)
+    client.force_login(RentalFactory().user)
     row = MapRegion.objects.get(region_id=901)
     assert client.post(reverse("acl:region-change", args=[row.pk]), {"region_id": "950"}).status_code == 404
     assert client.get(reverse("acl:region-change", args=[row.pk])).status_code == 405

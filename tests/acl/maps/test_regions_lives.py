@@ -20,7 +20,7 @@ from containers.services.planning import plan_relays
 from derpmgmt.lib.jobs import Problem
 from fleet.models import Server
 from serials.rentals.models import Rental, RentalSpan
-from tests.acl.factories import make_rental, make_server
+from tests.factories import RentalFactory, ServerFactory
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
@@ -32,12 +32,12 @@ class Life:
 
     def __init__(self, clock: Any) -> None:
         self.clock = clock
-        self.servers = [make_server() for _ in range(5)]
+        self.servers = ServerFactory.create_batch(5)
         Server.objects.update(
             status="healthy", host_key="x", capacity=20,
             tcp_port_first=20000, tcp_port_last=20999, udp_port_first=30000, udp_port_last=30999,
         )  # fmt: skip
-        self.rental = make_rental(days=3000)
+        self.rental = RentalFactory(days=3000)
         self.url = services.create_live_url(rental=self.rental, by=self.rental.user)
         # Pins of relays whose containers run, and when the others' were last seen running.
         self.running: dict[str, int] = {}

@@ -14,15 +14,15 @@ from containers.models import Relay
 from containers.services import relays as relay_services
 from containers.services import rotation
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_served_rental
 from tests.acl.steps import active
+from tests.factories import MapRegionFactory, RelayFactory, ServedRentalFactory
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
 def rental() -> Rental:
-    rental = make_served_rental(relays=3, days=200)
+    rental = ServedRentalFactory(relays=3, days=200)
     # The first version is an hour old.
     Relay.objects.update(proven_at=timezone.now() - timedelta(hours=1))
     return rental
@@ -37,7 +37,7 @@ def succeed(relay: Relay, **fields: Any) -> Relay:
     """A successor takes the place over; the relay runs on."""
     slot = relay.slot
     Relay.objects.filter(pk=relay.pk).update(slot=None, retiring_since=timezone.now())
-    return make_relay(relay.rental, slot=slot, replaces=relay, **fields)
+    return RelayFactory(rental=relay.rental, slot=slot, replaces=relay, **fields)
 
 
 def refresh_after(rental: Rental, seconds: float) -> dict[int, str]:
@@ -140,7 +140,7 @@ def test_region_leaves_the_map_twelve_seconds_after_its_ports_closed(rental: Ren
         jobs.sweep_maps()
         assert pins(rental).keys() == {901, 902}
         # The place keeps its number.
-        newest = make_relay(rental, slot=3)
+        newest = RelayFactory(rental=rental, slot=3)
         jobs.refresh_acl(rental.pk)
         assert pins(rental)[903] == newest.certificate_sha256
 
@@ -168,8 +168,8 @@ def test_regions_of_relays_that_come_back_stay_while_their_ports_were_closed_for
 
 def test_a_region_without_a_place_stays_as_long_as_its_relay_does(rental: Rental) -> None:
     """It is from before successors took region IDs over: customers have pasted it."""
-    old = make_relay(rental, slot=None, retiring_since=timezone.now())
-    MapRegion.objects.create(rental=rental, region_id=950, relay=old)
+    old = RelayFactory(rental=rental, slot=None, retiring_since=timezone.now())
+    MapRegionFactory(rental=rental, region_id=950, relay=old)
     jobs.refresh_acl(rental.pk)
     assert pins(rental)[950] == old.certificate_sha256
     assert active(rental).derp_map["Regions"]["950"]["RegionName"] == "Shanghai 950"
@@ -190,7 +190,7 @@ def test_versions_that_only_wait_for_their_turn_are_not_due(rental: Rental) -> N
 
 
 def test_first_plan_is_one_version_however_many_places_it_has() -> None:
-    rental = make_served_rental(relays=3)
+    rental = ServedRentalFactory(days=60, relays=3)
     assert pins(rental).keys() == {901, 902, 903}
     assert active(rental).version == 1
 
@@ -203,16 +203,16 @@ def test_regions_from_before_keep_their_numbers_when_they_become_places(rental: 
     from django.apps import apps
 
     give_places: Any = importlib.import_module("acl.migrations.0007_regions").give_places
-    retiring = make_relay(rental, slot=None, retiring_since=timezone.now())
-    gone = make_relay(rental, slot=None, status="released")
-    MapRegion.objects.create(rental=rental, relay=retiring, region_id=950)
-    MapRegion.objects.create(rental=rental, relay=gone, region_id=904)
-    ended = make_served_rental(relays=2)
+    retiring = RelayFactory(rental=rental, slot=None, retiring_since=timezone.now())
+    gone = RelayFactory(rental=rental, slot=None, status="released")
+    MapRegionFactory(rental=rental, relay=retiring, region_id=950)
+    MapRegionFactory(rental=rental, relay=gone, region_id=904)
+    ended = ServedRentalFactory(days=60, relays=2)
     going = ended.relays.get(slot=2)
     for relay in ended.relays.all():
         relay_services.give_up(relay, returns=True)
     relay_services.record_released(relay=going, now=timezone.now())
-    MapRegion.objects.create(rental=ended, region_id=977)
+    MapRegionFactory(rental=ended, region_id=977)
     MapRegion.objects.update(slot=None)
     before = pins(rental) | {950: retiring.certificate_sha256}
 

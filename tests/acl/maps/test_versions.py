@@ -24,15 +24,15 @@ from containers.services.relays import record_released, record_running
 from derpmgmt.admin_site import PanelAdminSite
 from fleet.models import Server
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental, make_served_rental, make_user, set_paid
-from tests.acl.steps import active, sweep_at, take
+from tests.acl.steps import active, set_paid, sweep_at, take
+from tests.factories import RelayFactory, RentalFactory, ServedRentalFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
 def rental() -> Rental:
-    return make_served_rental(relays=3, days=200)
+    return ServedRentalFactory(relays=3, days=200)
 
 
 # The 32 days
@@ -89,7 +89,7 @@ def test_pins_are_rotated_until_none_is_left_when_that_is_set(
     for relay in Relay.objects.filter(slot__in=[1, 2]):
         slot = relay.slot
         Relay.objects.filter(pk=relay.pk).update(slot=None)
-        make_relay(rental, slot=slot)
+        RelayFactory(rental=rental, slot=slot)
     asked.clear()
     sweep_at(first.ends_at)
     assert asked == [3]
@@ -191,7 +191,7 @@ def test_lapses_of_ended_rentals_hold_nobody_up_and_end_with_the_account(
     settings.ROTATE_PINS = True
     monkeypatch.setattr("acl.maps.jobs.LAPSES_AT_ONCE", 1)
     Rental.objects.update(runs_until=timezone.now())
-    other = make_served_rental(days=200)
+    other = ServedRentalFactory(days=200)
     config, moment = active(other), timezone.now() + VALID_FOR
     assert list(maps.due_lapses(moment)) == [config]
     AclConfig.objects.filter(pk=config.pk).update(lapsed_at=moment)
@@ -204,8 +204,8 @@ def test_lapses_of_ended_rentals_hold_nobody_up_and_end_with_the_account(
 def test_others_lapse_when_one_cannot_be_dealt_with(
     rental: Rental, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = make_rental(days=200)
-    make_relay(other)
+    other = RentalFactory(days=200)
+    RelayFactory(rental=other)
     maps.refresh_map(rental=other, reason=maps.RELAYS_CHANGED)
     first, record = active(rental), maps.record_lapse
 
@@ -301,7 +301,7 @@ def test_renewing_is_refused_when_there_is_no_ground(
 def test_admin_makes_a_version_by_his_button(
     client: Client, rental: Rental, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    boss = make_user(role="admin")
+    boss = UserFactory(role="admin")
     config = active(rental)
     where = reverse("admin:acl_aclconfig_act", args=[config.pk, "renew"])
     client.force_login(rental.user)

@@ -13,7 +13,7 @@ from acl.maps import derpmap, jobs, services
 from acl.maps.models import AclConfig
 from containers.models import Relay
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental, make_user
+from tests.factories import RelayFactory, RentalFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -39,12 +39,14 @@ def come_up(relay: Relay) -> None:
 def coming(request: pytest.FixtureRequest) -> Iterator[list[Relay]]:
     """Three relays that are being made; the customer has no map yet, or none any more."""
     with time_machine.travel(timezone.now(), tick=False):
-        rental = make_rental()
+        rental = RentalFactory()
         if request.param == "first plan":
-            yield [make_relay(rental, slot=slot, status="planned", proven_at=None) for slot in (1, 2, 3)]
+            yield [
+                RelayFactory(rental=rental, slot=slot, status="planned", proven_at=None) for slot in (1, 2, 3)
+            ]
             return
         long_ago = timezone.now() - timedelta(hours=1)
-        old = [make_relay(rental, slot=slot, proven_at=long_ago) for slot in (1, 2, 3)]
+        old = [RelayFactory(rental=rental, slot=slot, proven_at=long_ago) for slot in (1, 2, 3)]
         assert refresh(rental)
         AclConfig.objects.update(version=0, told_at=timezone.now())
         Relay.objects.update(status="released", slot=None, released_at=long_ago)
@@ -113,7 +115,7 @@ def test_what_a_person_asks_for_is_made_at_once_while_relays_come_up(coming: lis
     rental = rental_of(coming)
     come_up(coming[0])
     assert refresh(rental) is None
-    config = refresh(rental, by=make_user())
+    config = refresh(rental, by=UserFactory())
     assert config
     assert coming[0].certificate_sha256 in pins(config)
     come_up(coming[1])
@@ -121,17 +123,17 @@ def test_what_a_person_asks_for_is_made_at_once_while_relays_come_up(coming: lis
 
 
 def test_another_pin_is_told_at_once_while_a_relay_comes_up() -> None:
-    rental = make_rental()
-    relay = make_relay(rental, proven_at=timezone.now() - timedelta(hours=1))
+    rental = RentalFactory()
+    relay = RelayFactory(rental=rental, proven_at=timezone.now() - timedelta(hours=1))
     assert refresh(rental)
-    make_relay(rental, slot=2, status="planned", proven_at=None)
+    RelayFactory(rental=rental, slot=2, status="planned", proven_at=None)
     Relay.objects.filter(pk=relay.pk).update(certificate_sha256="0" * 64)
     assert refresh(rental)
 
 
 def test_customer_is_told_once_when_his_relays_return_one_by_one() -> None:
-    begin, rental = timezone.now(), make_rental()
-    relays = [make_relay(rental, slot=slot) for slot in (1, 2, 3)]
+    begin, rental = timezone.now(), RentalFactory()
+    relays = [RelayFactory(rental=rental, slot=slot) for slot in (1, 2, 3)]
     assert refresh(rental)
     with time_machine.travel(begin + timedelta(minutes=3), tick=False) as clock:
         jobs.sweep_maps()

@@ -10,7 +10,7 @@ from acl.maps import derpmap, jobs, services
 from acl.maps.models import VALID_FOR, AclConfig, AclEvent, MapRegion
 from containers.models import Relay
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental, make_server, make_user
+from tests.factories import MapRegionFactory, RelayFactory, RentalFactory, ServerFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -26,11 +26,11 @@ def region_ids(config: AclConfig | None) -> dict[str, int]:
 
 
 def test_first_version_holds_every_proven_relay_when_made() -> None:
-    rental, server = make_rental(), make_server()
-    relay = make_relay(rental, server=server)
-    make_relay(rental, slot=2, server=make_server("gz", "广州", "Guangzhou"), status="planned")
-    make_relay(rental, slot=3, status="failed", proven_at=None)
-    make_relay(make_rental())
+    rental, server = RentalFactory(), ServerFactory()
+    relay = RelayFactory(rental=rental, server=server)
+    RelayFactory(rental=rental, slot=2, server=ServerFactory(region__code="gz"), status="planned")
+    RelayFactory(rental=rental, slot=3, status="failed", proven_at=None)
+    RelayFactory(rental=RentalFactory())
     config = refresh(rental)
     assert config
     assert (config.version, config.is_active, config.ends_at - config.created_at) == (1, True, VALID_FOR)
@@ -46,8 +46,8 @@ def test_first_version_holds_every_proven_relay_when_made() -> None:
 
 
 def test_regions_are_named_in_the_customers_language_when_the_page_has_another() -> None:
-    rental = make_rental(make_user(language="zh-hans"))
-    make_relay(rental)
+    rental = RentalFactory(user=UserFactory(language="zh-hans"))
+    RelayFactory(rental=rental)
     with translation.override("en"):
         config = refresh(rental)
     assert config
@@ -55,8 +55,8 @@ def test_regions_are_named_in_the_customers_language_when_the_page_has_another()
 
 
 def test_nothing_is_made_when_nothing_changed() -> None:
-    rental = make_rental()
-    make_relay(rental)
+    rental = RentalFactory()
+    RelayFactory(rental=rental)
     assert refresh(rental)
     assert refresh(rental) is None
     rental.user.language = "zh-hans"
@@ -67,8 +67,8 @@ def test_nothing_is_made_when_nothing_changed() -> None:
 
 @pytest.mark.parametrize("field", ["certificate_sha256", "derp_port", "stun_port"])
 def test_new_version_follows_when_a_relay_changed(field: str) -> None:
-    rental, person = make_rental(), make_user()
-    relay = make_relay(rental)
+    rental, person = RentalFactory(), UserFactory()
+    relay = RelayFactory(rental=rental)
     first = refresh(rental)
     Relay.objects.filter(pk=relay.pk).update(**{field: "0" * 64 if field == "certificate_sha256" else 4242})
     second = refresh(rental, by=person)
@@ -80,11 +80,11 @@ def test_new_version_follows_when_a_relay_changed(field: str) -> None:
 
 
 def test_same_map_gets_a_new_version_when_the_old_one_lapsed() -> None:
-    rental = make_rental(days=60)
-    make_relay(rental)
+    rental = RentalFactory(days=60)
+    RelayFactory(rental=rental)
     first = refresh(rental)
     AclConfig.objects.update(ends_at=timezone.now())
-    second = refresh(rental, by=make_user())
+    second = refresh(rental, by=UserFactory())
     assert first
     assert second
     assert (second.version, second.derp_map) == (2, first.derp_map)
@@ -102,8 +102,8 @@ def test_same_map_gets_a_new_version_when_the_old_one_lapsed() -> None:
     ],
 )
 def test_map_is_withdrawn_once_when_its_ground_is_gone(change: dict[str, Any], reason: str) -> None:
-    rental = make_rental()
-    relay = make_relay(rental)
+    rental = RentalFactory()
+    relay = RelayFactory(rental=rental)
     refresh(rental)
     if change:
         Rental.objects.filter(pk=rental.pk).update(**change)
@@ -117,8 +117,8 @@ def test_map_is_withdrawn_once_when_its_ground_is_gone(change: dict[str, Any], r
 
 
 def test_next_version_follows_when_a_withdrawn_map_comes_back() -> None:
-    rental = make_rental()
-    make_relay(rental)
+    rental = RentalFactory()
+    RelayFactory(rental=rental)
     refresh(rental)
     Rental.objects.update(paused_at=timezone.now())
     refresh(rental)
@@ -129,11 +129,11 @@ def test_next_version_follows_when_a_withdrawn_map_comes_back() -> None:
 
 
 def test_new_relay_takes_the_number_of_its_place_over_when_one_is_gone() -> None:
-    rental = make_rental()
-    relays = [make_relay(rental, slot=slot) for slot in (1, 2, 3)]
+    rental = RentalFactory()
+    relays = [RelayFactory(rental=rental, slot=slot) for slot in (1, 2, 3)]
     refresh(rental)
     Relay.objects.filter(pk__in=[relays[1].pk, relays[2].pk]).update(status="released", slot=None)
-    newest = make_relay(rental, slot=3)
+    newest = RelayFactory(rental=rental, slot=3)
     assert region_ids(refresh(rental)) == {
         relays[0].certificate_sha256: 901,
         newest.certificate_sha256: 903,
@@ -141,18 +141,18 @@ def test_new_relay_takes_the_number_of_its_place_over_when_one_is_gone() -> None
 
 
 def test_chosen_number_is_taken_over_when_its_relay_row_is_deleted() -> None:
-    rental = make_rental()
-    relay = make_relay(rental)
+    rental = RentalFactory()
+    relay = RelayFactory(rental=rental)
     refresh(rental)
     MapRegion.objects.update(region_id=950)
     relay.delete()
-    successor = make_relay(rental)
+    successor = RelayFactory(rental=rental)
     assert region_ids(refresh(rental)) == {successor.certificate_sha256: 950}
 
 
 def test_number_is_kept_when_a_released_relay_comes_back() -> None:
-    rental = make_rental()
-    relays = [make_relay(rental, slot=slot) for slot in (1, 2)]
+    rental = RentalFactory()
+    relays = [RelayFactory(rental=rental, slot=slot) for slot in (1, 2)]
     before = region_ids(refresh(rental))
     Relay.objects.filter(rental=rental).update(status="released", slot=None)
     refresh(rental)
@@ -163,21 +163,21 @@ def test_number_is_kept_when_a_released_relay_comes_back() -> None:
 
 
 def test_lowest_free_number_is_taken_when_others_are_chosen() -> None:
-    rental = make_rental()
+    rental = RentalFactory()
     for slot, number in ((1, 901), (2, 903)):
-        MapRegion.objects.create(
-            rental=rental, slot=slot, relay=make_relay(rental, slot=slot), region_id=number
+        MapRegionFactory(
+            rental=rental, slot=slot, relay=RelayFactory(rental=rental, slot=slot), region_id=number
         )
-    third, fourth = make_relay(rental, slot=3), make_relay(rental, slot=4)
+    third, fourth = RelayFactory(rental=rental, slot=3), RelayFactory(rental=rental, slot=4)
     ids = region_ids(refresh(rental))
     assert (ids[third.certificate_sha256], ids[fourth.certificate_sha256]) == (902, 904)
 
 
 @pytest.mark.django_db(transaction=True)
 def test_one_version_is_made_when_many_refresh_at_once() -> None:
-    rental = make_rental()
+    rental = RentalFactory()
     for slot in (1, 2, 3):
-        make_relay(rental, slot=slot)
+        RelayFactory(rental=rental, slot=slot)
     results: list[AclConfig | None] = []
     barrier = threading.Barrier(6)
 
@@ -204,8 +204,8 @@ def test_job_does_nothing_when_the_rental_is_gone() -> None:
 
 
 def test_job_makes_the_map_when_rung() -> None:
-    rental = make_rental()
-    make_relay(rental)
+    rental = RentalFactory()
+    RelayFactory(rental=rental)
     jobs.refresh_acl(rental.pk)
     assert services.active_config(rental)
 
@@ -216,12 +216,12 @@ def due() -> set[int]:
 
 def test_sweep_looks_at_no_map_when_nothing_changed_lately(django_assert_num_queries: Any) -> None:
     for _ in range(5):
-        rental = make_rental()
+        rental = RentalFactory()
         for slot in (1, 2, 3):
-            make_relay(rental, slot=slot)
+            RelayFactory(rental=rental, slot=slot)
         refresh(rental)
-    make_relay(make_rental(), proven_at=None, status="planned")
-    make_relay(make_rental(days=-1))
+    RelayFactory(rental=RentalFactory(), proven_at=None, status="planned")
+    RelayFactory(rental=RentalFactory(days=-1))
     Relay.objects.update(changed_at=timezone.now() - jobs.LOOK_BACK)
     with django_assert_num_queries(5) as asked:
         jobs.sweep_maps()
@@ -230,8 +230,8 @@ def test_sweep_looks_at_no_map_when_nothing_changed_lately(django_assert_num_que
 
 
 def test_a_change_that_no_sweep_saw_in_time_is_found_by_the_comparison_of_all() -> None:
-    rental = make_rental()
-    make_relay(rental)
+    rental = RentalFactory()
+    RelayFactory(rental=rental)
     refresh(rental)
     Relay.objects.update(certificate_sha256="0" * 64, changed_at=timezone.now() - 2 * jobs.LOOK_BACK)
     jobs.sweep_maps()
@@ -249,16 +249,16 @@ def test_a_change_that_no_sweep_saw_in_time_is_found_by_the_comparison_of_all() 
         lambda _rental: Relay.objects.update(certificate_sha256="0" * 64),
         lambda _rental: Relay.objects.update(status="released", slot=None),
         lambda rental: (
-            type(make_server()).objects.filter(relays__rental=rental).update(address="203.0.113.77")
+            type(ServerFactory()).objects.filter(relays__rental=rental).update(address="203.0.113.77")
         ),
-        lambda rental: make_relay(rental, slot=2),
+        lambda rental: RelayFactory(rental=rental, slot=2),
         lambda _rental: MapRegion.objects.update(region_id=977),
         lambda _rental: AclConfig.objects.update(is_active=None),
     ],
 )
 def test_sweep_brings_the_map_up_to_date_when_anything_differs(change: Any) -> None:
-    rental = make_rental(days=60)
-    make_relay(rental)
+    rental = RentalFactory(days=60)
+    RelayFactory(rental=rental)
     refresh(rental)
     assert due() == set()
     change(rental)
@@ -268,9 +268,9 @@ def test_sweep_brings_the_map_up_to_date_when_anything_differs(change: Any) -> N
 
 
 def test_sweep_serves_the_others_when_one_map_cannot_be_made(caplog: pytest.LogCaptureFixture) -> None:
-    broken, well = make_rental(), make_rental()
-    make_relay(broken, certificate_sha256="no pin")
-    make_relay(well)
+    broken, well = RentalFactory(), RentalFactory()
+    RelayFactory(rental=broken, certificate_sha256="no pin")
+    RelayFactory(rental=well)
     jobs.sweep_maps()
     assert services.active_config(well)
     assert services.active_config(broken) is None
@@ -281,17 +281,17 @@ def test_sweep_serves_the_others_when_one_map_cannot_be_made(caplog: pytest.LogC
 def test_database_forbids_a_second_active_version_and_a_doubled_number() -> None:
     from django.db import IntegrityError, transaction
 
-    rental = make_rental()
-    make_relay(rental)
+    rental = RentalFactory()
+    RelayFactory(rental=rental)
     refresh(rental)
     ends_at = timezone.now()
     for fields in ({"version": 2}, {"version": 1, "is_active": None}):
         with pytest.raises(IntegrityError), transaction.atomic():
             AclConfig.objects.create(rental=rental, derp_map={}, ends_at=ends_at, reason="", **fields)
     with pytest.raises(IntegrityError), transaction.atomic():
-        MapRegion.objects.create(rental=rental, region_id=901)
+        MapRegionFactory(rental=rental, region_id=901)
     with pytest.raises(IntegrityError), transaction.atomic():
-        MapRegion.objects.create(rental=rental, region_id=911, slot=1)
+        MapRegionFactory(rental=rental, region_id=911, slot=1)
     with pytest.raises(IntegrityError), transaction.atomic():
-        MapRegion.objects.create(rental=rental, region_id=899)
+        MapRegionFactory(rental=rental, region_id=899)
     assert connection.is_usable()

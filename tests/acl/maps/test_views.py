@@ -16,16 +16,16 @@ from acl.maps import services
 from acl.maps.models import AclConfig, AclEvent, MapRegion
 from fleet.models import Region
 from serials.rentals.models import Rental
-from tests.acl.factories import make_relay, make_rental, make_user
+from tests.factories import RelayFactory, RentalFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
 def rental() -> Rental:
-    rental = make_rental()
+    rental = RentalFactory()
     for slot in (1, 2, 3):
-        make_relay(rental, slot=slot)
+        RelayFactory(rental=rental, slot=slot)
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     return rental
 
@@ -61,7 +61,7 @@ def test_fragment_costs_the_same_when_there_are_more_relays(rental: Rental) -> N
 
     before = count()
     for slot in range(4, 9):
-        make_relay(rental, slot=slot)
+        RelayFactory(rental=rental, slot=slot)
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     assert len(services.describe_map(rental=rental, now=timezone.now()).regions) == 8
     assert count() == before <= 8
@@ -69,7 +69,7 @@ def test_fragment_costs_the_same_when_there_are_more_relays(rental: Rental) -> N
 
 def test_fragment_escapes_when_a_region_has_a_hostile_name(rental: Rental) -> None:
     Region.objects.update(name_en="</pre><script>x</script>", name_zh="x")
-    make_relay(rental, slot=4)
+    RelayFactory(rental=rental, slot=4)
     services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED)
     assert "<script>" not in fragment(rental)
 
@@ -83,9 +83,9 @@ def test_howto_names_the_customers_regions_when_he_has_a_map(client: Client, ren
 
 
 def test_history_shows_versions_and_downloads_when_there_are_some(client: Client, rental: Rental) -> None:
-    other = make_rental()
+    other = RentalFactory()
     services.record_event(rental=other, kind="downloaded", browser="strangers browser")
-    admin_user = make_user("boss@example.com", role="admin")
+    admin_user = UserFactory(email="boss@example.com", role="admin")
     services.record_event(
         rental=rental, kind="made", version=2, by=admin_user, reason=services.REGION_CHANGED
     )
@@ -129,7 +129,7 @@ def test_history_costs_the_same_when_it_is_long(client: Client, rental: Rental) 
 def test_admin_only_reads_when_staff_looks(model: Any, rental: Rental, rf: RequestFactory) -> None:
     view = admin.site.get_model_admin(model)
     request: HttpRequest = rf.get("/")
-    request.user = make_user(role="admin")
+    request.user = UserFactory(role="admin")
     assert view.has_view_permission(request)
     assert not view.has_add_permission(request)
     assert not view.has_change_permission(request)
@@ -147,11 +147,11 @@ def test_admin_only_reads_when_staff_looks(model: Any, rental: Rental, rf: Reque
 def test_admin_list_costs_the_same_when_it_is_long(model: Any, rf: RequestFactory) -> None:
     view = admin.site.get_model_admin(model)
     request: HttpRequest = rf.get("/")
-    request.user = make_user(role="admin")
+    request.user = UserFactory(role="admin")
 
     def count() -> int:
-        rental = make_rental()
-        make_relay(rental)
+        rental = RentalFactory()
+        RelayFactory(rental=rental)
         services.refresh_map(rental=rental, reason=services.RELAYS_CHANGED, by=rental.user)
         with CaptureQueriesContext(connection) as queries:
             view.changelist_view(request).render()

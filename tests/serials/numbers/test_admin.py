@@ -1,7 +1,7 @@
 """Serial numbers and rentals in the admin."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 from typing import Any
 from unittest import mock
@@ -13,7 +13,6 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import translation
 
-from accounts import services as accounts
 from accounts.models import OperationLog, User
 from derpmgmt.admin_site import PanelAdminSite
 from fleet.models import Server
@@ -21,9 +20,9 @@ from serials.numbers import codes, services
 from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals.models import Rental
 from tests.accounts.ticking import confirm, tick
+from tests.factories import SerialBatchFactory, SerialNumberFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
-Batches = Callable[..., SerialBatch]
 BATCHES, NUMBERS = "/admin/serials/serialbatch/", "/admin/serials/serialnumber/"
 NEW = {"name": "spring", "days": "30", "count": "5", "redeem_by": "", "device_limit": "20", "quota_gb": "500",
        "rate_mbit": "20", "at_quota": "throttle"}  # fmt: skip
@@ -38,7 +37,7 @@ def _door_is_open() -> Iterator[None]:
 
 def enter(role: str) -> Client:
     client = Client()
-    user = accounts.create_user(email=f"{role}@example.com", role=role)
+    user = UserFactory(email=f"{role}@example.com", role=role)
     User.objects.update(language="en")
     client.force_login(user, backend="allauth.account.auth_backends.AuthenticationBackend")
     return client
@@ -98,14 +97,14 @@ def test_form_comes_back_when_fewer_than_three_servers_are_chosen(
     assert list(response.context["adminform"].form.errors) == ["servers"]
 
 
-def test_batch_cannot_be_changed_or_deleted(chief: Client, make_batch: Batches) -> None:
-    batch = make_batch()
+def test_batch_cannot_be_changed_or_deleted(chief: Client) -> None:
+    batch = SerialBatchFactory()
     assert chief.post(f"{BATCHES}{batch.pk}/change/", NEW).status_code == 403
     assert chief.post(f"{BATCHES}{batch.pk}/delete/", {"post": "yes"}).status_code == 403
 
 
-def test_only_super_admins_mark_batches(admin: Client, chief: Client, make_batch: Batches) -> None:
-    batch = make_batch(is_paid=False)
+def test_only_super_admins_mark_batches(admin: Client, chief: Client) -> None:
+    batch = SerialBatchFactory(is_paid=False)
     act(admin, BATCHES, "mark-paid", batch)
     batch.refresh_from_db()
     assert not batch.is_paid
@@ -117,8 +116,8 @@ def test_only_super_admins_mark_batches(admin: Client, chief: Client, make_batch
     assert not batch.is_paid
 
 
-def test_codes_are_exported_and_that_is_logged(admin: Client, make_batch: Batches) -> None:
-    batch = make_batch(count=3, redeem_by=date(2099, 12, 31))
+def test_codes_are_exported_and_that_is_logged(admin: Client) -> None:
+    batch = SerialBatchFactory(count=3, redeem_by=date(2099, 12, 31))
     expected = {codes.group(serial.code) for serial in batch.serials.all()}
     response = act(admin, BATCHES, "export_csv", batch)
     lines = response.content.decode("utf-8-sig").splitlines()
@@ -133,10 +132,8 @@ def test_codes_are_exported_and_that_is_logged(admin: Client, make_batch: Batche
     ] * 2
 
 
-def test_unused_serials_are_recalled_and_used_ones_refused(
-    admin: Client, make_batch: Batches, customer: User
-) -> None:
-    used, unused = make_batch(count=2).serials.all()
+def test_unused_serials_are_recalled_and_used_ones_refused(admin: Client, customer: User) -> None:
+    used, unused = SerialBatchFactory(count=2).serials.all()
     services.redeem_serial(code=used.code, user=customer, by=customer)
     page = tick(admin, NUMBERS, "recall", [used, unused])
     with translation.override(page.headers["Content-Language"]):
@@ -148,8 +145,8 @@ def test_unused_serials_are_recalled_and_used_ones_refused(
     }
 
 
-def test_code_is_shown_only_when_asked_for_and_logged(admin: Client, make_batch: Batches) -> None:
-    serial = make_batch().serials.get()
+def test_code_is_shown_only_when_asked_for_and_logged(admin: Client) -> None:
+    serial = SerialNumberFactory()
     code = codes.group(serial.code)
     for url in (NUMBERS, f"{NUMBERS}{serial.pk}/change/"):
         page = admin.get(url).content.decode()
@@ -165,10 +162,8 @@ def test_code_is_shown_only_when_asked_for_and_logged(admin: Client, make_batch:
     assert OperationLog.objects.get(action="serial.revealed").target == serial.masked
 
 
-def test_serial_is_found_by_code_last_four_or_customer(
-    admin: Client, make_batch: Batches, customer: User
-) -> None:
-    first, second, third = make_batch(count=3).serials.all()
+def test_serial_is_found_by_code_last_four_or_customer(admin: Client, customer: User) -> None:
+    first, second, third = SerialBatchFactory(count=3).serials.all()
     services.redeem_serial(code=third.code, user=customer, by=customer)
 
     def found(text: str) -> set[int]:
@@ -184,11 +179,11 @@ def test_serial_is_found_by_code_last_four_or_customer(
     "url",
     [BATCHES, NUMBERS, "/admin/serials/rental/", "/admin/serials/redemption/", "/admin/serials/rentalspan/"],
 )
-def test_list_takes_as_many_queries_when_it_is_longer(chief: Client, make_batch: Batches, url: str) -> None:
+def test_list_takes_as_many_queries_when_it_is_longer(chief: Client, url: str) -> None:
     def grow(start: int, number: int) -> None:
         for n in range(start, start + number):
-            user = accounts.create_user(email=f"{n}@example.com")
-            services.redeem_serial(code=make_batch(by=None).serials.get().code, user=user, by=user)
+            user = UserFactory(email=f"{n}@example.com")
+            services.redeem_serial(code=SerialNumberFactory(by=None).code, user=user, by=user)
 
     def count() -> int:
 
@@ -205,19 +200,17 @@ def test_list_takes_as_many_queries_when_it_is_longer(chief: Client, make_batch:
     assert count() == few
 
 
-def test_rental_is_shown_with_its_schedule_but_never_changed(
-    chief: Client, make_batch: Batches, customer: User
-) -> None:
-    services.redeem_serial(code=make_batch().serials.get().code, user=customer, by=customer)
+def test_rental_is_shown_with_its_schedule_but_never_changed(chief: Client, customer: User) -> None:
+    services.redeem_serial(code=SerialNumberFactory().code, user=customer, by=customer)
     url = f"/admin/serials/rental/{Rental.objects.get().pk}/change/"
     assert chief.get(url).status_code == 200
     assert chief.post(url, {"status": "closed"}).status_code == 403
 
 
-def test_strangers_see_nothing_of_serials(make_batch: Batches, customer: User) -> None:
-    make_batch()
+def test_strangers_see_nothing_of_serials(customer: User) -> None:
+    SerialBatchFactory()
     assert not SerialNumber.objects.visible_to(customer).exists()
     assert not SerialBatch.objects.visible_to(customer).exists()
-    serial = make_batch().serials.get()
+    serial = SerialNumberFactory()
     services.redeem_serial(code=serial.code, user=customer, by=customer)
     assert SerialNumber.objects.visible_to(customer).get() == serial

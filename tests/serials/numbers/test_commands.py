@@ -5,25 +5,23 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from io import StringIO
-from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
 from accounts.models import User
-from containers.models import Deployment, Relay
+from containers.models import Relay
 from derpmgmt.lib.jobs import Problem
 from derpmgmt.management.commands import serial_redeem
 from fleet.models import Server
 from serials.numbers import codes, services
-from serials.numbers.models import SerialBatch, SerialNumber
+from serials.numbers.models import SerialBatch
 from serials.rentals.models import Redemption, Rental
-
-Make = Callable[..., SerialNumber]
+from tests.factories import DeploymentFactory, RelayFactory, SerialNumberFactory
 
 pytestmark = pytest.mark.usefixtures("english")
 
@@ -83,8 +81,8 @@ def test_command_says_why_when_a_batch_is_wrong(db: None, wrong: list[str]) -> N
     assert not SerialBatch.objects.exists()
 
 
-def test_rental_moves_when_the_command_does_not_wait(customer: User, make_serial: Make) -> None:
-    serial = make_serial(days=3)
+def test_rental_moves_when_the_command_does_not_wait(customer: User) -> None:
+    serial = SerialNumberFactory(days=3)
     shown = json.loads(
         run("serial_redeem", "LI@example.com", codes.group(serial.code), "--no-wait", "--json")[0]
     )
@@ -93,9 +91,9 @@ def test_rental_moves_when_the_command_does_not_wait(customer: User, make_serial
 
 
 def test_code_is_read_from_standard_input_when_it_is_a_dash(
-    customer: User, make_serial: Make, monkeypatch: pytest.MonkeyPatch
+    customer: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", StringIO(make_serial().code + "\n"))
+    monkeypatch.setattr("sys.stdin", StringIO(SerialNumberFactory().code + "\n"))
     run("serial_redeem", "li@example.com", "-", "--no-wait")
     assert Redemption.objects.count() == 1
 
@@ -113,13 +111,6 @@ def _told(err: str) -> list[str]:
     lines = err.splitlines()
     assert all(re.fullmatch(r".*: step \d|.* · \d+\.\d s", line) for line in lines)
     return [line.partition(" · ")[0] for line in lines]
-
-
-def _relay(rental: Rental, server: Server, slot: int, **fields: Any) -> Relay:
-    return Relay.objects.create(
-        rental=rental, server=server, slot=slot, derp_port=20000 + slot, stun_port=20000 + slot,
-        certificate_address=server.address, certificate_ends_at=datetime(2099, 1, 1, tzinfo=UTC), **fields,
-    )  # fmt: skip
 
 
 def _work(act: Callable[[Rental], None]) -> threading.Thread:
@@ -140,8 +131,8 @@ def _work(act: Callable[[Rental], None]) -> threading.Thread:
 
 def _make_relays(servers: list[Server], rental: Rental) -> None:
     for slot, server in enumerate(servers[:3], 1):
-        relay = _relay(rental, server, slot)
-        deployment = Deployment.objects.create(relay=relay)
+        relay = RelayFactory(rental=rental, server=server, slot=slot, planned=True)
+        deployment = DeploymentFactory(relay=relay)
         deployment.claim()
         deployment.write(f"step {slot}", step="start")
         deployment.finish("done")
@@ -150,7 +141,7 @@ def _make_relays(servers: list[Server], rental: Rental) -> None:
 
 @pytest.mark.django_db
 def test_command_tells_every_step_when_the_last_come_just_before_the_end(
-    customer: User, make_serial: Make, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+    customer: User, servers: list[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tell = serial_redeem.Command._tell_progress
 
@@ -160,7 +151,7 @@ def test_command_tells_every_step_when_the_last_come_just_before_the_end(
             _make_relays(servers, rental)
 
     monkeypatch.setattr(serial_redeem.Command, "_tell_progress", tell_and_go_on)
-    _out, err = run("serial_redeem", "li@example.com", make_serial().code, "--json")
+    _out, err = run("serial_redeem", "li@example.com", SerialNumberFactory().code, "--json")
     assert _told(err) == [
         line
         for n, server in enumerate(servers[:3], 1)
@@ -169,10 +160,8 @@ def test_command_tells_every_step_when_the_last_come_just_before_the_end(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_command_ends_when_three_relays_are_proven(
-    customer: User, make_serial: Make, servers: list[Server]
-) -> None:
-    serial = make_serial()
+def test_command_ends_when_three_relays_are_proven(customer: User, servers: list[Server]) -> None:
+    serial = SerialNumberFactory()
     thread = _work(partial(_make_relays, servers))
     out, err = run("serial_redeem", "li@example.com", serial.code, "--json")
     thread.join()
@@ -188,12 +177,12 @@ def test_command_ends_when_three_relays_are_proven(
 
 @pytest.mark.django_db(transaction=True)
 def test_command_fails_with_the_host_s_reason_when_time_is_over(
-    customer: User, make_serial: Make, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+    customer: User, servers: list[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serial_redeem, "WAIT_SECONDS", 2.0)
 
     def fail(rental: Rental) -> None:
-        deployment = Deployment.objects.create(relay=_relay(rental, servers[0], 1))
+        deployment = DeploymentFactory(relay=RelayFactory(rental=rental, server=servers[0], planned=True))
         deployment.claim()
         deployment.finish(
             "failed", Problem("disk_full", "The disk of %(server)s is full.", {"server": "sh-1"})
@@ -201,17 +190,17 @@ def test_command_fails_with_the_host_s_reason_when_time_is_over(
 
     thread = _work(fail)
     with pytest.raises(CommandError, match=r"Relays running: 0 of 3\.\nsh-1: The disk of sh-1 is full"):
-        run("serial_redeem", "li@example.com", make_serial().code)
+        run("serial_redeem", "li@example.com", SerialNumberFactory().code)
     thread.join()
     assert Redemption.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
 def test_command_says_so_when_there_are_too_few_servers(
-    customer: User, make_serial: Make, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+    customer: User, servers: list[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serial_redeem, "SETTLED_SECONDS", 0.5)
-    thread = _work(lambda rental: _relay(rental, servers[0], 1, status=Relay.Status.RUNNING) and None)
+    thread = _work(lambda rental: RelayFactory(rental=rental, server=servers[0]) and None)
     with pytest.raises(CommandError, match=r"Relays running: 1 of 3\.\nNo further server is usable"):
-        run("serial_redeem", "li@example.com", make_serial().code)
+        run("serial_redeem", "li@example.com", SerialNumberFactory().code)
     thread.join()

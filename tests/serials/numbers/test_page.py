@@ -1,7 +1,6 @@
 """The redeem page, from typing to home."""
 
 import re
-from collections.abc import Callable
 from datetime import date, timedelta
 from html import unescape
 from typing import Any
@@ -14,13 +13,12 @@ from django.test import Client
 from django.utils import timezone, translation
 
 from accounts.models import OperationLog, User
-from accounts.services import create_user
 from serials.numbers import codes, services
 from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals.models import Redemption, Rental
+from tests.factories import SerialBatchFactory, SerialNumberFactory, UserFactory
 
 URL = "/redeem/"
-Make = Callable[..., SerialNumber]
 
 
 @pytest.fixture
@@ -48,10 +46,8 @@ def told(response: Any) -> list[str]:
     return [str(message) for message in get_messages(response.wsgi_request)]
 
 
-def test_rental_starts_when_a_person_types_and_confirms(
-    signed_in: Client, customer: User, make_serial: Make
-) -> None:
-    serial = make_serial(days=30, device_limit=7)
+def test_rental_starts_when_a_person_types_and_confirms(signed_in: Client, customer: User) -> None:
+    serial = SerialNumberFactory(days=30, device_limit=7)
     response = signed_in.post(URL, {"code": f" {codes.group(serial.code).lower()} "})
     assert response["Location"] == URL
     page = signed_in.get(URL)
@@ -66,10 +62,10 @@ def test_rental_starts_when_a_person_types_and_confirms(
 
 
 def test_code_in_the_address_is_put_into_the_box_and_neither_checked_nor_counted(
-    signed_in: Client, make_serial: Make, settings: Any
+    signed_in: Client, settings: Any
 ) -> None:
     settings.REDEEM_RATE = "3/h"
-    code = make_serial().code
+    code = SerialNumberFactory().code
     for _ in range(5):
         page = signed_in.get(URL, {"code": codes.generate()})
         assert page.status_code == 200
@@ -81,25 +77,25 @@ def test_code_in_the_address_is_put_into_the_box_and_neither_checked_nor_counted
     assert signed_in.get(URL).context["preview"]
 
 
-def test_pictures_on_other_pages_shut_no_visitor_out(
-    client: Client, make_serial: Make, settings: Any
-) -> None:
+def test_pictures_on_other_pages_shut_no_visitor_out(db: None, client: Client, settings: Any) -> None:
     settings.REDEEM_RATE = "3/h"
     for _ in range(5):
         client.get(URL, {"code": "0000"}, HTTP_SEC_FETCH_DEST="image")
-    assert client.post(URL, {"code": make_serial().code})["Location"] == URL
+    assert client.post(URL, {"code": SerialNumberFactory().code})["Location"] == URL
 
 
-def test_right_codes_are_not_counted(signed_in: Client, make_serial: Make, settings: Any) -> None:
+def test_right_codes_are_not_counted(signed_in: Client, settings: Any) -> None:
     settings.REDEEM_RATE = "2/h"
-    assert [signed_in.post(URL, {"code": make_serial().code}).status_code for _ in range(4)] == [302] * 4
+    assert [signed_in.post(URL, {"code": SerialNumberFactory().code}).status_code for _ in range(4)] == [
+        302
+    ] * 4
 
 
-def test_person_may_choose_only_when_what_he_has_is_different(signed_in: Client, make_serial: Make) -> None:
-    confirm(signed_in, make_serial(days=30, device_limit=5))
-    signed_in.post(URL, {"code": make_serial(device_limit=5).code})
+def test_person_may_choose_only_when_what_he_has_is_different(signed_in: Client) -> None:
+    confirm(signed_in, SerialNumberFactory(days=30, device_limit=5))
+    signed_in.post(URL, {"code": SerialNumberFactory(device_limit=5).code})
     assert 'name="start"' not in words(signed_in.get(URL))
-    other = make_serial(days=3, device_limit=50)
+    other = SerialNumberFactory(days=3, device_limit=50)
     signed_in.post(URL, {"code": other.code})
     assert 'name="start"' in words(signed_in.get(URL))
     confirm(signed_in, other, start="now")
@@ -107,8 +103,8 @@ def test_person_may_choose_only_when_what_he_has_is_different(signed_in: Client,
     assert spans in ([50, 5], [5, 50, 5])  # within the first second nothing of the first is used
 
 
-def test_second_click_leads_home_when_the_first_redeemed(signed_in: Client, make_serial: Make) -> None:
-    serial = make_serial()
+def test_second_click_leads_home_when_the_first_redeemed(signed_in: Client) -> None:
+    serial = SerialNumberFactory()
     confirm(signed_in, serial)
     response = confirm(signed_in, serial)
     assert response["Location"] == "/home/"
@@ -118,15 +114,15 @@ def test_second_click_leads_home_when_the_first_redeemed(signed_in: Client, make
     assert 'href="/home/"' in words(page)
 
 
-def _refused(make_serial: Make, make_batch: Callable[..., SerialBatch], customer: User) -> dict[str, str]:
-    other = create_user(email="wang@example.com")
-    mine, used, recalled, unpaid, over = (make_serial() for _ in range(5))
+def _refused(customer: User) -> dict[str, str]:
+    other = UserFactory(email="wang@example.com")
+    mine, used, recalled, unpaid, over = (SerialNumberFactory() for _ in range(5))
     services.redeem_serial(code=mine.code, user=customer, by=customer)
     services.redeem_serial(code=used.code, user=other, by=other)
     services.recall_serial(serial=recalled, by=None)
     services.mark_batch_unpaid(batch=unpaid.batch, by=None)
     SerialBatch.objects.filter(pk=over.batch_id).update(redeem_by=date(2026, 1, 31))
-    wrong = make_serial().code
+    wrong = SerialNumberFactory().code
     return {
         "mistyped": wrong[:-1] + ("0" if wrong[-1] != "0" else "1"),
         "unknown": codes.generate(),
@@ -141,15 +137,10 @@ def _refused(make_serial: Make, make_batch: Callable[..., SerialBatch], customer
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
 @pytest.mark.parametrize("way", ["check", "confirm"])
 def test_each_refusal_is_told_when_a_code_is_not_good(
-    signed_in: Client,
-    customer: User,
-    make_serial: Make,
-    make_batch: Callable[..., SerialBatch],
-    language: str,
-    way: str,
+    signed_in: Client, customer: User, language: str, way: str
 ) -> None:
     sentences = set()
-    for kind, code in _refused(make_serial, make_batch, customer).items():
+    for kind, code in _refused(customer).items():
         speak(signed_in, customer, language)
         typed = code.lower() + " "
         with translation.override(language), pytest.raises(services.SerialRefused) as refused:
@@ -177,8 +168,8 @@ def test_box_asks_for_a_code_when_it_is_empty_or_endless(signed_in: Client) -> N
         assert response.context["form"].errors["code"]
 
 
-def test_serial_is_not_lost_when_a_visitor_signs_up(client: Client, make_serial: Make) -> None:
-    serial = make_serial(days=30)
+def test_serial_is_not_lost_when_a_visitor_signs_up(db: None, client: Client) -> None:
+    serial = SerialNumberFactory(days=30)
     client.post(URL, {"code": serial.code})
     page = words(client.get(URL))
     link = re.search(r'href="(/accounts/signup/\?next=[^"]+)"', page)
@@ -196,27 +187,25 @@ def test_serial_is_not_lost_when_a_visitor_signs_up(client: Client, make_serial:
     assert Rental.objects.get().user.email == "li@example.com"
 
 
-def test_serial_is_not_lost_when_a_visitor_signs_in_by_himself(client: Client, make_serial: Make) -> None:
-    create_user(email="li@example.com", password="quiet-river-42")
-    serial = make_serial()
+def test_serial_is_not_lost_when_a_visitor_signs_in_by_himself(db: None, client: Client) -> None:
+    UserFactory(email="li@example.com")
+    serial = SerialNumberFactory()
     client.post(URL, {"code": serial.code})
     client.post("/accounts/login/", {"login": "li@example.com", "password": "quiet-river-42"})
     assert get_user(client).is_authenticated
     assert codes.group(serial.code) in words(client.get(URL))
 
 
-def test_kept_code_does_not_lie_in_the_session(client: Client, make_serial: Make) -> None:
-    serial = make_serial()
+def test_kept_code_does_not_lie_in_the_session(db: None, client: Client) -> None:
+    serial = SerialNumberFactory()
     client.post(URL, {"code": serial.code})
     assert serial.code not in repr(dict(client.session.items())).replace("-", "")
 
 
-def test_kept_serial_is_refused_when_another_redeems_it_meanwhile(
-    signed_in: Client, make_serial: Make
-) -> None:
-    serial = make_serial()
+def test_kept_serial_is_refused_when_another_redeems_it_meanwhile(signed_in: Client) -> None:
+    serial = SerialNumberFactory()
     signed_in.post(URL, {"code": serial.code})
-    other = create_user(email="wang@example.com")
+    other = UserFactory(email="wang@example.com")
     services.redeem_serial(code=serial.code, user=other, by=other)
     page = signed_in.get(URL)
     assert page.context["refusal"] == "used"
@@ -224,26 +213,26 @@ def test_kept_serial_is_refused_when_another_redeems_it_meanwhile(
     assert "refusal" not in signed_in.get(URL).context
 
 
-def test_kept_serial_is_put_away_when_he_wants_another(signed_in: Client, make_serial: Make) -> None:
-    signed_in.post(URL, {"code": make_serial().code})
+def test_kept_serial_is_put_away_when_he_wants_another(signed_in: Client) -> None:
+    signed_in.post(URL, {"code": SerialNumberFactory().code})
     assert signed_in.get(URL, {"code": ""})["Location"] == URL
     assert "preview" not in signed_in.get(URL).context
 
 
-def test_visitor_is_sent_to_sign_in_when_he_confirms(client: Client, make_serial: Make) -> None:
-    response = confirm(client, make_serial())
+def test_visitor_is_sent_to_sign_in_when_he_confirms(db: None, client: Client) -> None:
+    response = confirm(client, SerialNumberFactory())
     assert response["Location"].startswith("/accounts/login/?next=/redeem/")
     assert not Redemption.objects.exists()
 
 
 @pytest.mark.parametrize("way", [{}, {"confirm": "1"}])
 def test_guessing_ends_when_the_limit_is_reached(
-    signed_in: Client, settings: Any, way: dict[str, str], make_serial: Make
+    signed_in: Client, settings: Any, way: dict[str, str]
 ) -> None:
     settings.REDEEM_RATE = "3/h"
     for _ in range(3):
         assert signed_in.post(URL, {"code": codes.generate(), **way}).status_code == 200
-    good = make_serial()
+    good = SerialNumberFactory()
     response = signed_in.post(URL, {"code": good.code, **way})
     assert response.status_code == 429
     assert 0 < int(response["Retry-After"]) <= 3600
@@ -268,15 +257,13 @@ def test_limit_counts_by_address_and_by_account(client: Client, customer: User, 
     assert [try_from(f"2001:db8:1:1::{n}", Client()) for n in range(4)] == [200, 200, 200, 429]
     # Nor is who is signed in by them.
     other = Client()
-    other.force_login(create_user(email="wang@example.com"), backend=backend)
+    other.force_login(UserFactory(email="wang@example.com"), backend=backend)
     assert try_from("198.51.100.1", other) == 200
 
 
-def test_own_confirmation_is_not_counted_again(
-    signed_in: Client, make_batch: Callable[..., SerialBatch], settings: Any
-) -> None:
+def test_own_confirmation_is_not_counted_again(signed_in: Client, settings: Any) -> None:
     settings.REDEEM_RATE = "3/h"
-    for serial in make_batch(count=3).serials.all():
+    for serial in SerialBatchFactory(count=3).serials.all():
         signed_in.post(URL, {"code": serial.code})
         assert confirm(signed_in, serial).status_code == 302
     assert Redemption.objects.count() == 3
@@ -286,11 +273,9 @@ def test_page_is_not_stored_by_caches(signed_in: Client) -> None:
     assert "no-store" in signed_in.get(URL)["Cache-Control"]
 
 
-def test_the_page_says_when_device_checking_cannot_be_switched_off(
-    signed_in: Client, make_serial: Make
-) -> None:
+def test_the_page_says_when_device_checking_cannot_be_switched_off(signed_in: Client) -> None:
     for may_open in (True, False):
-        signed_in.post(URL, {"code": make_serial(may_open=may_open).code})
+        signed_in.post(URL, {"code": SerialNumberFactory(may_open=may_open).code})
         page = words(signed_in.get(URL))
         with translation.override("zh-hans"):
             text = translation.gettext("device checking cannot be switched off")

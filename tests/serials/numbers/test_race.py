@@ -12,11 +12,11 @@ import pytest
 from django.db import connection
 
 from accounts.models import OperationLog, User
-from accounts.services import create_user
 from serials.numbers import services as serials
-from serials.numbers.models import SerialBatch, SerialNumber
+from serials.numbers.models import SerialNumber
 from serials.rentals import services as rentals
 from serials.rentals.models import Redemption, Rental, RentalSpan
+from tests.factories import SerialBatchFactory, SerialNumberFactory, UserFactory
 
 THREADS = 200
 
@@ -46,11 +46,9 @@ def _redeem(serial: SerialNumber, user: User) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("people", [1, 8, THREADS])
-def test_one_redemption_wins_when_two_hundred_come_at_once(
-    people: int, make_batch: Callable[..., SerialBatch]
-) -> None:
-    serial = make_batch(days=30).serials.get()
-    users = [create_user(email=f"{number}@example.com") for number in range(people)]
+def test_one_redemption_wins_when_two_hundred_come_at_once(people: int) -> None:
+    serial = SerialNumberFactory(days=30)
+    users = [UserFactory(email=f"{number}@example.com") for number in range(people)]
     results = _all_at_once([_redeem(serial, users[number % people]) for number in range(THREADS)])
 
     kinds = Counter(type(result) for result in results)
@@ -66,11 +64,9 @@ def test_one_redemption_wins_when_two_hundred_come_at_once(
     assert OperationLog.objects.filter(action="serial.refused").count() == THREADS - 1
 
 
-def test_all_time_is_counted_when_one_person_redeems_many_serials_at_once(
-    make_batch: Callable[..., SerialBatch],
-) -> None:
-    made = list(make_batch(days=1, count=40).serials.all())
-    user = create_user(email="li@example.com")
+def test_all_time_is_counted_when_one_person_redeems_many_serials_at_once() -> None:
+    made = list(SerialBatchFactory(days=1, count=40).serials.all())
+    user = UserFactory(email="li@example.com")
     results = _all_at_once([_redeem(serial, user) for serial in made])
     assert Counter(type(result) for result in results) == {Redemption: 40}
     spans = list(RentalSpan.objects.all())
@@ -79,11 +75,9 @@ def test_all_time_is_counted_when_one_person_redeems_many_serials_at_once(
     assert Rental.objects.get().ends_at == spans[-1].ends_at
 
 
-def test_waiting_time_is_given_back_once_when_three_relays_are_proven_at_once(
-    make_batch: Callable[..., SerialBatch],
-) -> None:
-    user = create_user(email="li@example.com")
-    redemption = serials.redeem_serial(code=make_batch().serials.get().code, user=user, by=user)
+def test_waiting_time_is_given_back_once_when_three_relays_are_proven_at_once() -> None:
+    user = UserFactory(email="li@example.com")
+    redemption = serials.redeem_serial(code=SerialNumberFactory().code, user=user, by=user)
     now = redemption.at + timedelta(seconds=30)
     rental_pk = redemption.rental_id
     results = _all_at_once([lambda: rentals.credit_waiting_time(rental_pk=rental_pk, now=now)] * 3)

@@ -1,7 +1,7 @@
 """Renewing, pausing and resuming a rental: the buttons of its admin page and the commands."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from html import unescape
 from io import StringIO
@@ -15,14 +15,13 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Notice, User
-from accounts.services import create_user
 from accounts.services.notices import render
 from derpmgmt.admin_site import PanelAdminSite
 from serials.numbers import services as serials
-from serials.numbers.models import SerialNumber
 from serials.rentals import services as rentals
 from serials.rentals.models import Rental
 from serials.rentals.wording import moment
+from tests.factories import RedeemedRentalFactory, SerialNumberFactory, UserFactory
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("english")]
 DAY = timedelta(days=1)
@@ -30,14 +29,14 @@ MOVES_ON = "The rental is paused: this end moves on for as long as the pause las
 
 
 @pytest.fixture
-def rental(customer: User, make_serial: Callable[..., SerialNumber]) -> Rental:
-    return serials.redeem_serial(code=make_serial().code, user=customer, by=customer).rental
+def rental(customer: User) -> Rental:
+    return RedeemedRentalFactory(user=customer)
 
 
 @pytest.fixture
 def admin() -> Iterator[Client]:
     """An admin's browser; the second factor is the door's business, tested there."""
-    user = create_user(email="admin@example.com", role=User.Role.ADMIN)
+    user = UserFactory(email="admin@example.com", role=User.Role.ADMIN)
     User.objects.update(language="en")
     client = Client()
     client.force_login(user, backend="allauth.account.auth_backends.AuthenticationBackend")
@@ -176,7 +175,7 @@ def test_home_says_who_paused_when_and_why_without_naming_the_admin(admin: Clien
 
 
 def test_it_is_said_everywhere_that_the_end_moves_on_when_a_paused_rental_is_renewed(
-    admin: Client, rental: Rental, make_serial: Callable[..., SerialNumber]
+    admin: Client, rental: Rental
 ) -> None:
     rental.user.language = "en"
     rental.user.save()
@@ -200,7 +199,7 @@ def test_it_is_said_everywhere_that_the_end_moves_on_when_a_paused_rental_is_ren
     day += DAY
     assert MOVES_ON in said("rental_renew", "li@example.com", "--until", day.isoformat())
     client = customer_of(rental)
-    code = make_serial().code
+    code = SerialNumberFactory().code
     client.post("/redeem/", {"code": code})
     assert MOVES_ON in client.get("/redeem/").content.decode()
     client.post("/redeem/", {"code": code, "confirm": "1"})
@@ -215,13 +214,11 @@ def test_it_is_said_everywhere_that_the_end_moves_on_when_a_paused_rental_is_ren
     assert MOVES_ON not in said("rental_show", "li@example.com")
 
 
-def test_nobody_is_told_that_his_relays_run_again_when_he_redeems_in_a_long_pause(
-    rental: Rental, make_serial: Callable[..., SerialNumber]
-) -> None:
+def test_nobody_is_told_that_his_relays_run_again_when_he_redeems_in_a_long_pause(rental: Rental) -> None:
     User.objects.update(language="en")
     rentals.pause_rental(rental=rental, by=None)
     with time_machine.travel(timezone.now() + 60 * DAY, tick=False):
-        serials.redeem_serial(code=make_serial().code, user=User.objects.get(), by=None)
+        serials.redeem_serial(code=SerialNumberFactory().code, user=User.objects.get(), by=None)
     words = render(Notice.objects.get(kind="rental_renewed"))
     assert MOVES_ON in words.text
     assert "runs again" not in words.text + words.html
@@ -254,7 +251,7 @@ def test_the_commands_do_the_same(rental: Rental) -> None:
         run("rental_renew", "li@example.com", "--until", day.isoformat())
     with pytest.raises(CommandError, match="no account"):
         run("rental_show", "nobody@example.com")
-    create_user(email="new@example.com")
+    UserFactory(email="new@example.com")
     with pytest.raises(CommandError, match="no rental"):
         run("rental_pause", "new@example.com")
 
@@ -296,20 +293,16 @@ def test_a_renewal_is_refused_with_a_sentence_when_the_day_is_wrong(
     assert rental.redemptions.count() == 1
 
 
-def test_home_says_so_when_only_the_grace_is_left(
-    customer: User, make_serial: Callable[..., SerialNumber]
-) -> None:
-    rental = serials.redeem_serial(code=make_serial(grace_days=3).code, user=customer, by=None).rental
+def test_home_says_so_when_only_the_grace_is_left(customer: User) -> None:
+    rental = RedeemedRentalFactory(user=customer, grace_days=3)
     now = timezone.now()
     rental.spans.update(starts_at=now - 5 * DAY, ends_at=now - DAY)
     Rental.objects.filter(pk=rental.pk).update(ends_at=now - DAY, runs_until=now + 2 * DAY)
     assert "everything still runs until" in customers_page(rental, "/home/")
 
 
-def test_what_was_sold_is_read_as_it_was_sold(
-    customer: User, make_serial: Callable[..., SerialNumber], admin: Client
-) -> None:
-    serial = make_serial(days=30, quota_bytes=500 * 10**9, rate_bytes_per_second=2_500_000)
+def test_what_was_sold_is_read_as_it_was_sold(customer: User, admin: Client) -> None:
+    serial = SerialNumberFactory(days=30, quota_bytes=500 * 10**9, rate_bytes_per_second=2_500_000)
     rental = serials.redeem_serial(code=serial.code, user=customer, by=customer).rental
     page = admin.get(f"/admin/serials/rental/{rental.pk}/change/").content.decode()
     for words in ("500 GB", "20 Mbit/s", "30 days"):

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
 from accounts.models import Notice, OperationLog, User
-from accounts.services import NotAllowed, close_account, create_user
+from accounts.services import NotAllowed, close_account
 from accounts.services.notices import render
 from derpmgmt.lib.env import BASE_DIR
 from serials.numbers import services as serials
@@ -25,14 +25,15 @@ from serials.numbers.models import SerialNumber
 from serials.rentals import services as rentals
 from serials.rentals.models import Redemption, Rental
 from serials.rentals.services import life
+from tests.factories import RedeemedRentalFactory, RentalFactory, SerialNumberFactory, UserFactory
 
 DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def rental(customer: User, make_serial: Callable[..., SerialNumber]) -> Rental:
+def rental(customer: User) -> Rental:
     """Thirty days that began now."""
-    return serials.redeem_serial(code=make_serial().code, user=customer, by=customer).rental
+    return RedeemedRentalFactory(user=customer)
 
 
 def fresh(rental: Rental) -> Rental:
@@ -47,16 +48,14 @@ def end_of(rental: Rental) -> datetime:
 
 @pytest.fixture
 def admin(db: None) -> User:
-    return create_user(email="admin@example.com", password="a-good-long-word", role=User.Role.ADMIN)
+    return UserFactory(email="admin@example.com", role=User.Role.ADMIN)
 
 
 # Renewal
 
 
-def test_a_span_with_the_last_entitlement_follows_when_an_admin_renews(
-    rental: Rental, admin: User, make_serial: Callable[..., SerialNumber]
-) -> None:
-    serials.redeem_serial(code=make_serial(device_limit=7).code, user=rental.user, by=None)
+def test_a_span_with_the_last_entitlement_follows_when_an_admin_renews(rental: Rental, admin: User) -> None:
+    serials.redeem_serial(code=SerialNumberFactory(device_limit=7).code, user=rental.user, by=None)
     old, until = end_of(rental), end_of(rental) + 10 * DAY
     redemption = rentals.renew_rental(rental=rental, until=until, by=admin, note="a gift")
     last = rental.spans.last()
@@ -87,7 +86,7 @@ def test_a_renewal_is_refused_when_it_cannot_be_meant(rental: Rental, admin: Use
         rentals.renew_rental(rental=rental, until=timezone.now() + 4000 * DAY, by=admin)
     with pytest.raises(NotAllowed):
         rentals.renew_rental(rental=rental, until=end_of(rental) + DAY, by=customer)
-    never = Rental.objects.create(user=create_user(email="never@example.com"))
+    never = RentalFactory(never_begun=True)
     with pytest.raises(rentals.NothingToRenew):
         rentals.renew_rental(rental=never, until=timezone.now() + DAY, by=admin)
     rentals.close_rental(rental=rental, by=admin)
@@ -192,10 +191,8 @@ def test_sentences_of_a_notice_stand_in_paragraphs_of_their_own(customer: User) 
 # Grace
 
 
-def test_everything_runs_on_and_then_ends_when_there_is_a_grace(
-    customer: User, make_serial: Callable[..., SerialNumber]
-) -> None:
-    rental = serials.redeem_serial(code=make_serial(grace_days=3).code, user=customer, by=None).rental
+def test_everything_runs_on_and_then_ends_when_there_is_a_grace(customer: User) -> None:
+    rental = RedeemedRentalFactory(user=customer, grace_days=3)
     end = end_of(rental)
     assert fresh(rental).runs_until == end + 3 * DAY
     in_grace, over = end + 2 * DAY, end + 3 * DAY
@@ -208,20 +205,16 @@ def test_everything_runs_on_and_then_ends_when_there_is_a_grace(
     assert rentals.sweep_rentals(now=over) == 1
 
 
-def test_the_panels_grace_counts_unless_the_batch_says_otherwise(
-    customer: User, make_serial: Callable[..., SerialNumber], settings: Any
-) -> None:
+def test_the_panels_grace_counts_unless_the_batch_says_otherwise(customer: User, settings: Any) -> None:
     settings.GRACE_DAYS = 2
-    rental = serials.redeem_serial(code=make_serial(days=5).code, user=customer, by=None).rental
+    rental = RedeemedRentalFactory(user=customer, days=5)
     assert fresh(rental).runs_until == end_of(rental) + 2 * DAY
-    serials.redeem_serial(code=make_serial(days=5, grace_days=0).code, user=customer, by=None)
+    serials.redeem_serial(code=SerialNumberFactory(days=5, grace_days=0).code, user=customer, by=None)
     assert fresh(rental).runs_until == end_of(rental)
 
 
-def test_the_grace_is_a_gift_and_moves_no_end_when_it_is_renewed_within(
-    customer: User, make_serial: Callable[..., SerialNumber], admin: User
-) -> None:
-    rental = serials.redeem_serial(code=make_serial(grace_days=3).code, user=customer, by=None).rental
+def test_the_grace_is_a_gift_and_moves_no_end_when_it_is_renewed_within(customer: User, admin: User) -> None:
+    rental = RedeemedRentalFactory(user=customer, grace_days=3)
     with time_machine.travel(end_of(rental) + DAY, tick=False):
         now = timezone.now()
         rentals.renew_rental(rental=rental, until=now + 4 * DAY, by=admin)
@@ -342,8 +335,8 @@ def test_the_same_comes_of_it_when_the_sweep_is_killed_at_any_point(
 ) -> None:
     now = timezone.now()
     for n in range(4):
-        user = create_user(email=f"u{n}@example.com")
-        Rental.objects.create(user=user, ends_at=now - DAY, runs_until=now - DAY)
+        user = UserFactory(email=f"u{n}@example.com")
+        RentalFactory(user=user, ends_at=now - DAY)
     monkeypatch.setattr(life, "_SWEEP_AT_ONCE", 2)
     connections.close_all()
     child = os.fork()
@@ -363,8 +356,8 @@ def test_the_same_comes_of_it_when_the_sweep_is_killed_at_any_point(
 def test_each_end_is_recorded_once_when_sweeps_run_at_the_same_time(transactional_db: None) -> None:
     now = timezone.now()
     for n in range(12):
-        user = create_user(email=f"u{n}@example.com")
-        Rental.objects.create(user=user, ends_at=now - DAY, runs_until=now - DAY)
+        user = UserFactory(email=f"u{n}@example.com")
+        RentalFactory(user=user, ends_at=now - DAY)
 
     def sweep(_number: int) -> int:
         try:
@@ -389,7 +382,7 @@ def test_only_the_due_are_looked_at(rental: Rental) -> None:
 
 
 def test_a_closed_rental_keeps_its_history_and_takes_no_more_time(
-    rental: Rental, admin: User, make_serial: Callable[..., SerialNumber], announced: list[tuple[str, int]]
+    rental: Rental, admin: User, announced: list[tuple[str, int]]
 ) -> None:
     assert rentals.close_rental(rental=rental, by=admin)
     assert not rentals.close_rental(rental=rental, by=admin)
@@ -399,19 +392,19 @@ def test_a_closed_rental_keeps_its_history_and_takes_no_more_time(
     assert closed.spans.count() == closed.redemptions.count() == 1
     assert closed.ends_at is not None
     with pytest.raises(rentals.AccountBarred):
-        serials.redeem_serial(code=make_serial().code, user=rental.user, by=None)
+        serials.redeem_serial(code=SerialNumberFactory().code, user=rental.user, by=None)
     for act in (rentals.pause_rental, rentals.resume_rental):
         with pytest.raises(rentals.RentalClosed):
             act(rental=rental, by=admin)
 
 
 def test_nothing_is_done_with_the_rental_of_an_account_that_is_being_closed(
-    rental: Rental, admin: User, make_serial: Callable[..., SerialNumber]
+    rental: Rental, admin: User
 ) -> None:
     rentals.pause_rental(rental=rental, by=admin)
     close_account(user=rental.user, by=None)
     before, told = rental.redemptions.count(), Notice.objects.count()
-    serial = make_serial()
+    serial = SerialNumberFactory()
     until = timezone.now() + 60 * DAY
     acts: list[Callable[[], Any]] = [
         lambda: serials.redeem_serial(code=serial.code, user=rental.user, by=None),

@@ -1,6 +1,5 @@
 """What waited while nothing ran for days: it is sent when it is still true, told anew when it must be, and else dropped."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,10 +11,9 @@ from django.utils import timezone
 from accounts import jobs as notices
 from accounts.models import Notice, User
 from accounts.services import ban_user, unban_user
-from serials.numbers.models import SerialNumber
-from serials.numbers.services import redeem_serial
 from serials.rentals import jobs
 from serials.rentals.models import Rental
+from tests.factories import RedeemedRentalFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -31,10 +29,10 @@ def clock() -> Any:
 
 
 @pytest.fixture
-def rental(customer: User, make_serial: Callable[..., SerialNumber], clock: Any) -> Rental:
+def rental(customer: User, clock: Any) -> Rental:
     """Thirty days from `START` on."""
     User.objects.update(language="en")
-    rental = redeem_serial(code=make_serial().code, user=customer, by=customer).rental
+    rental = RedeemedRentalFactory(user=customer)
     send()
     mail.outbox.clear()
     return rental

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import time_machine
@@ -11,11 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accounts.models import User
-from accounts.services import create_user
-from serials.numbers import services as serials
-from serials.numbers.models import SerialNumber
 from serials.rentals import schedule
 from serials.rentals import services as rentals
+from tests.factories import RedeemedRentalFactory, UserFactory
 from tests.serials.rentals.test_life import fresh
 
 
@@ -27,13 +24,13 @@ from tests.serials.rentals.test_life import fresh
     )
 )
 def test_no_second_is_lost_or_given_twice_whatever_happens(
-    customer: User, make_serial: Callable[..., SerialNumber], acts: list[tuple[str, int]]
+    customer: User, acts: list[tuple[str, int]]
 ) -> None:
-    user = create_user(email=f"p{User.objects.count()}@example.com")
+    user = UserFactory(email=f"p{User.objects.count()}@example.com")
     start = timezone.now().replace(microsecond=0)
     now = start
     with time_machine.travel(now, tick=False) as clock:
-        rental = serials.redeem_serial(code=make_serial(days=3).code, user=user, by=None).rental
+        rental = RedeemedRentalFactory(user=user, days=3)
         for act, hours in acts:
             try:
                 if act == "renew":

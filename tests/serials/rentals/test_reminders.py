@@ -15,12 +15,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import Notice, User
-from accounts.services import ban_user, create_user, notices
-from serials.numbers.models import SerialNumber
-from serials.numbers.services import redeem_serial
+from accounts.services import ban_user, notices
 from serials.rentals import reminders
 from serials.rentals.models import Rental
 from serials.rentals.services import credit_waiting_time, pause_rental, resume_rental
+from tests.factories import RedeemedRentalFactory, UserFactory
 from tests.panel.killing import dies_at_line
 
 pytestmark = pytest.mark.django_db
@@ -39,9 +38,9 @@ def clock() -> Any:
 
 
 @pytest.fixture
-def redeem(customer: User, make_serial: Callable[..., SerialNumber], clock: Any) -> Redeem:
+def redeem(customer: User, clock: Any) -> Redeem:
     def act(days: int, user: User = customer, **fields: Any) -> Rental:
-        return redeem_serial(code=make_serial(days=days, **fields).code, user=user, by=user).rental
+        return RedeemedRentalFactory(user=user, days=days, **fields)
 
     return act
 
@@ -218,7 +217,7 @@ def test_a_reminder_that_was_sent_before_a_pause_does_not_come_again(redeem: Red
 def test_a_banned_or_closed_person_gets_none(redeem: Redeem, clock: Any, customer: User) -> None:
     redeem(30)
     ban_user(user=customer, by=None)
-    gone = create_user(email="gone@example.com")
+    gone = UserFactory(email="gone@example.com")
     redeem(30, user=gone)
     gone.closing_at = timezone.now()
     gone.save()
@@ -300,7 +299,7 @@ def test_each_comes_once_when_sweeps_run_at_the_same_moment(redeem: Redeem, cloc
 def test_the_sweep_looks_at_the_due_ones_only_when_there_are_many(redeem: Redeem, clock: Any) -> None:
     redeem(30)
     for number in range(30):
-        redeem(60, user=create_user(email=f"u{number}@example.com"))
+        redeem(60, user=UserFactory(email=f"u{number}@example.com"))
     clock.shift(22 * DAY)
     with CaptureQueriesContext(connection) as queries:
         assert reminders.send_reminders(timezone.now()) == 0

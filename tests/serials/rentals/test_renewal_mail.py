@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -16,18 +15,18 @@ from serials.numbers import services as serials
 from serials.numbers.models import SerialNumber
 from serials.rentals import services as rentals
 from serials.rentals.models import Rental
+from tests.factories import SerialNumberFactory
 
 DAY = timedelta(days=1)
-Make = Callable[..., SerialNumber]
 NOTHING, RETURN = "Nothing changes for your devices.", "Your relays come back where they were"
 OTHER = "Other terms apply from now on: your relays may move to other servers"
 
 
 @pytest.fixture
-def rental(customer: User, make_serial: Make) -> Rental:
+def rental(customer: User) -> Rental:
     """Thirty days that began now, with two days of grace."""
     User.objects.filter(pk=customer.pk).update(language="en")
-    return redeem(make_serial(grace_days=2), customer)
+    return redeem(SerialNumberFactory(grace_days=2), customer)
 
 
 def redeem(
@@ -45,16 +44,16 @@ def told() -> str:
     return words.text
 
 
-def test_nothing_had_stopped_when_it_is_renewed_within_the_grace(rental: Rental, make_serial: Make) -> None:
-    redeem(make_serial(), rental.user, 31 * DAY)
+def test_nothing_had_stopped_when_it_is_renewed_within_the_grace(rental: Rental) -> None:
+    redeem(SerialNumberFactory(), rental.user, 31 * DAY)
     text = told()
     assert NOTHING in text
     assert "had ended" not in text
     assert RETURN not in text
 
 
-def test_relays_come_back_when_it_is_renewed_after_the_grace(rental: Rental, make_serial: Make) -> None:
-    redeem(make_serial(), rental.user, 33 * DAY)
+def test_relays_come_back_when_it_is_renewed_after_the_grace(rental: Rental) -> None:
+    redeem(SerialNumberFactory(), rental.user, 33 * DAY)
     text = told()
     assert "Your rental had ended and runs again" in text
     assert RETURN in text
@@ -72,9 +71,11 @@ def test_an_admins_renewal_tells_the_same(rental: Rental) -> None:
 @pytest.mark.parametrize("terms", ["limit", "servers"])
 @pytest.mark.parametrize("days", [3, 31, 40])
 def test_other_terms_are_named_when_they_apply_at_once(
-    rental: Rental, make_serial: Make, servers: list[Server], terms: str, days: int
+    rental: Rental, servers: list[Server], terms: str, days: int
 ) -> None:
-    serial = make_serial(device_limit=1) if terms == "limit" else make_serial(servers=servers[:3])
+    serial = (
+        SerialNumberFactory(device_limit=1) if terms == "limit" else SerialNumberFactory(servers=servers[:3])
+    )
     redeem(serial, rental.user, days * DAY, start_now=True)
     text = told()
     assert OTHER in text
@@ -83,10 +84,8 @@ def test_other_terms_are_named_when_they_apply_at_once(
     assert ("had ended" in text) == (days == 40)
 
 
-def test_nothing_changes_when_other_terms_come_later_or_the_same_begin_now(
-    rental: Rental, make_serial: Make
-) -> None:
-    for serial, start_now in ((make_serial(), True), (make_serial(device_limit=1), False)):
+def test_nothing_changes_when_other_terms_come_later_or_the_same_begin_now(rental: Rental) -> None:
+    for serial, start_now in ((SerialNumberFactory(), True), (SerialNumberFactory(device_limit=1), False)):
         redeem(serial, rental.user, 3 * DAY, start_now=start_now)
         assert NOTHING in told()
         assert OTHER not in told()

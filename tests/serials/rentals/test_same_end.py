@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,12 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from accounts.models import Notice, User
-from accounts.services import create_user, notices
-from serials.numbers import services as serials
-from serials.numbers.models import SerialNumber
+from accounts.services import notices
 from serials.rentals import reminders
 from serials.rentals import services as rentals
 from serials.rentals.models import Rental
+from tests.factories import NoticeFactory, RedeemedRentalFactory, UserFactory
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
@@ -35,9 +33,9 @@ def clock() -> Any:
 
 
 @pytest.fixture
-def rental(customer: User, make_serial: Callable[..., SerialNumber], clock: Any) -> Rental:
+def rental(customer: User, clock: Any) -> Rental:
     """Three days from noon."""
-    return serials.redeem_serial(code=make_serial(days=3).code, user=customer, by=None).rental
+    return RedeemedRentalFactory(user=customer, days=3)
 
 
 def sweep() -> None:
@@ -59,10 +57,10 @@ def credit(rental: Rental, lost: timedelta) -> None:
 
 
 def test_waiting_time_given_back_across_midnight_brings_no_second_reminder(
-    customer: User, make_serial: Callable[..., SerialNumber], clock: Any
+    customer: User, clock: Any
 ) -> None:
     clock.move_to(NOON.replace(hour=23, minute=59, second=40))
-    rental = serials.redeem_serial(code=make_serial(days=3).code, user=customer, by=None).rental
+    rental = RedeemedRentalFactory(user=customer, days=3)
     sweep()
     clock.shift(40)
     assert rentals.credit_waiting_time(rental_pk=rental.pk, now=timezone.now())
@@ -147,9 +145,7 @@ def test_what_was_sent_under_the_days_name_is_not_sent_again(rental: Rental, clo
 
 def test_a_short_pause_brings_nothing_twice_when_one_channel_was_late(rental: Rental, clock: Any) -> None:
     sweep()
-    Notice.objects.create(
-        user=rental.user, kind="rental_ending", key=f"{reminders.about(rental)}x", language="en"
-    )
+    NoticeFactory(user=rental.user, kind="rental_ending", key=f"{reminders.about(rental)}x", language="en")
     clock.shift(60)
     rentals.pause_rental(rental=rental, by=None)
     clock.shift(HOUR)
@@ -169,10 +165,8 @@ MOVES = ["renew", "pause", "resume", "credit", "credit", "stuck", "wait", "wait"
         st.tuples(st.sampled_from(MOVES), st.sampled_from([1, 3, 23, 25, 48])), min_size=4, max_size=12
     )
 )
-def test_whatever_moves_the_end_no_reminder_is_false_doubled_or_missing(
-    make_serial: Callable[..., SerialNumber], acts: list[tuple[str, int]]
-) -> None:
-    user = create_user(email=f"p{User.objects.count()}@example.com", password="a-good-long-word")
+def test_whatever_moves_the_end_no_reminder_is_false_doubled_or_missing(acts: list[tuple[str, int]]) -> None:
+    user = UserFactory(email=f"p{User.objects.count()}@example.com")
     seen: dict[str, int] = {}
     is_stuck = False
 
@@ -200,7 +194,7 @@ def test_whatever_moves_the_end_no_reminder_is_false_doubled_or_missing(
             seen[name] = 1
 
     with time_machine.travel(NOON.replace(hour=22), tick=False) as clock:
-        rental = serials.redeem_serial(code=make_serial(days=3).code, user=user, by=None).rental
+        rental = RedeemedRentalFactory(user=user, days=3)
         # Waiting time is given back below.
         Rental.objects.filter(pk=rental.pk).update(waiting_since=None)
         for act, hours in [*acts, ("resume", 1)]:

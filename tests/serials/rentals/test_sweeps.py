@@ -9,10 +9,10 @@ import time_machine
 from django.utils import timezone
 
 from accounts.models import Notice, PutOff, User
-from accounts.services import create_user
 from serials.rentals import jobs, reminders
 from serials.rentals.models import Rental
 from serials.rentals.services import automatic_closing, life
+from tests.factories import RentalFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -25,10 +25,9 @@ def ended(settings: Any) -> list[Rental]:
     settings.CLOSE_AFTER_DAYS = 30
     now = timezone.now()
     return [
-        Rental.objects.create(
-            user=create_user(email=f"c{number}@example.com"),
+        RentalFactory(
+            user=UserFactory(email=f"c{number}@example.com"),
             ends_at=now - (40 - number) * DAY,
-            runs_until=now - (40 - number) * DAY,
             remind_at=now - (40 - number) * DAY,
         )
         for number in range(4)

@@ -10,6 +10,7 @@ from accounts.models import User
 from serials.rentals.models import Rental
 from serials.rentals.services.automatic_closing import closing_losses
 from serials.rentals.wording import duration, time_left
+from tests.factories import RentalFactory
 
 NOW = datetime(2026, 3, 2, 4, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -55,7 +56,7 @@ def test_a_fresh_rental_has_the_days_that_were_sold_in_chinese_too() -> None:
     ("left", "words"), [(DAY, "1 day left"), (12 * DAY - MINUTE, "12 days left"), (HOUR, "1 hour left")]
 )
 def test_who_closes_his_account_reads_what_he_loses(customer: User, left: timedelta, words: str) -> None:
-    rental = Rental.objects.create(user=customer, ends_at=NOW + left, runs_until=NOW + left)
+    rental = RentalFactory(user=customer, ends_at=NOW + left)
     with time_machine.travel(NOW, tick=False), translation.override("en"):
         assert list(closing_losses(customer)) == [f"The rest of your rental is lost: {words}."]
     Rental.objects.filter(pk=rental.pk).update(paused_at=NOW)
