@@ -49,9 +49,7 @@ def test_rows_have_the_columns(model: type, retry: Retry) -> None:
     ("until", "rests"), [(None, False), (NOW - MOMENT, False), (NOW, False), (NOW + MOMENT, True)]
 )
 def test_queries_and_rows_agree_on_who_rests(until: datetime | None, rests: bool) -> None:
-    server = ServerFactory()
-    server.next_contact_at = until
-    server.save()
+    server = ServerFactory(next_contact_at=until)
     assert CONTACT.rests(server, NOW) is rests
     assert Server.objects.filter(CONTACT.due(NOW)).exists() is not rests
     assert type(server).objects.due_for_contact(NOW).exists() is not rests
