@@ -11,13 +11,13 @@ from django.utils.translation import gettext_lazy
 
 from accounts.acts import Act, Doing
 from containers.models import Gate, Relay
-from containers.services import gates, relays
+from containers.services import gates, relay_requests
 
 _TO_RETRY = {Relay.Status.FAILED, Relay.Status.PLANNED, Relay.Status.REMOVING}
 
 
 def _probe(relay: Relay, _doing: Doing) -> str | None:
-    if not relays.ask_probe(relay=relay, now=timezone.now()):
+    if not relay_requests.ask_probe(relay=relay, now=timezone.now()):
         return None
     return _("The relay on %(server)s is being tested; reload in a moment.") % {"server": relay.server}
 
@@ -29,7 +29,7 @@ def _not_to_test(relay: Relay) -> str:
 
 
 def _retry(relay: Relay, doing: Doing) -> str:
-    relays.retry_relay(relay=relay, by=doing.by)
+    relay_requests.retry_relay(relay=relay, by=doing.by)
     return _("The relay on %(server)s is tried again now.") % {"server": relay.server}
 
 

@@ -10,10 +10,10 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from accounts.acts import Link
-from containers.admin import gate_state
 from containers.models import Gate, Relay
 from containers.services import gates
 from containers.services.proving import SECRETS
+from containers.state_badges import gate_state
 from containers.ticks import relay_days, server_day
 from fleet.models import Server
 

@@ -8,7 +8,7 @@ from django.utils import timezone
 from accounts.requests import SignedInRequest
 from containers.models import Relay
 from containers.progress import describe_relays
-from containers.services.relays import ask_probe
+from containers.services.relay_requests import ask_probe
 from derpmgmt.lib.limits import consume
 from derpmgmt.lib.way_back import posted_from
 from serials.rentals.models import Rental

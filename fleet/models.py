@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from datetime import timedelta
-from ipaddress import ip_address
 from typing import Any, Self
 
 from django.core.exceptions import ValidationError
@@ -18,12 +17,9 @@ from derpmgmt.lib.lines import LineField
 from derpmgmt.lib.problems import explain, translate
 from derpmgmt.lib.retries import Retry
 from fleet.addresses import check_address, read_host, read_socket_path
+from fleet.ports import check_ports
 
 _port = [MinValueValidator(1), MaxValueValidator(65535)]
-
-
-def _lies_within(port: int | None, first: int | None, last: int | None) -> bool:
-    return bool(port and first and last and first <= port <= last)
 
 
 class StaffOnlyQuerySet(models.QuerySet[Any]):
@@ -279,11 +275,8 @@ class Server(models.Model):
             self.docker_socket = read_socket_path(self.docker_socket)
         except ValidationError as error:
             problems["docker_socket"].append(error)
-        for protocol, first, last in self._port_ranges():
-            if first is not None and last is not None and first > last:
-                problems[f"{protocol}_port_last"].append(_("A port range ends before it begins."))
-        if not any(problems[name] for name in ("tcp_port_last", "udp_port_last")):
-            self._check_room(problems)
+        for name, said in check_ports(self):
+            problems[name].append(said)
         found = {name: said for name, said in problems.items() if said}
         if found:
             raise ValidationError(found)
@@ -304,86 +297,6 @@ class Server(models.Model):
         except ValidationError as error:
             problems["ssh_host"] = error
         return problems
-
-    def _port_ranges(self) -> list[tuple[str, int | None, int | None]]:
-        return [
-            ("tcp", self.tcp_port_first, self.tcp_port_last),
-            ("udp", self.udp_port_first, self.udp_port_last),
-        ]
-
-    def _check_room(self, problems: dict[str, list[Any]]) -> None:
-        """Whether the relays that it may hold have ports, which nobody else has at its addresses."""
-        ranges = [(first, last) for _protocol, first, last in self._port_ranges() if first and last]
-        if self.capacity is not None and len(ranges) == 2:
-            ports = min(last - first + 1 for first, last in ranges)
-            if self.capacity > ports:
-                problems["capacity"].append(
-                    ValidationError(
-                        _(
-                            "The port ranges have room for %(ports)s relays only: each takes one TCP and one UDP port."
-                        ),
-                        params={"ports": ports},
-                    )
-                )
-        if _lies_within(self.ssh_port, self.tcp_port_first, self.tcp_port_last):
-            problems["ssh_port"].append(
-                _("The SSH port lies within the TCP ports of relays; choose another range for these.")
-            )
-        if not self.address or self.status == self.Status.RETIRED:
-            return
-        for other in self._neighbours():
-            for protocol, first, last in self._port_ranges():
-                other_first = getattr(other, f"{protocol}_port_first")
-                other_last = getattr(other, f"{protocol}_port_last")
-                if first and last and first <= other_last and other_first <= last:
-                    problems[f"{protocol}_port_first"].append(
-                        ValidationError(
-                            _(
-                                "The server “%(server)s” has the %(protocol)s ports %(first)s-%(last)s at this address; "
-                                "choose others."
-                            ),
-                            params={
-                                "server": other.name,
-                                "protocol": protocol.upper(),
-                                "first": other_first,
-                                "last": other_last,
-                            },
-                        )
-                    )
-            if _lies_within(other.ssh_port, self.tcp_port_first, self.tcp_port_last):
-                problems["tcp_port_first"].append(
-                    ValidationError(
-                        _(
-                            "The server “%(server)s” has its SSH port %(port)s at this address; choose other TCP ports."
-                        ),
-                        params={"server": other.name, "port": other.ssh_port},
-                    )
-                )
-            if _lies_within(self.ssh_port, other.tcp_port_first, other.tcp_port_last):
-                problems["ssh_port"].append(
-                    ValidationError(
-                        _(
-                            "The SSH port lies within the TCP ports of the server “%(server)s” at this address."
-                        ),
-                        params={"server": other.name},
-                    )
-                )
-
-    def _neighbours(self) -> list["Server"]:
-        """The servers in use that share an address with this one. A private address is another machine's elsewhere, so it
-        counts within a region only."""
-        own = {self.address, self.listen_address}
-        others = Server.objects.exclude(pk=self.pk).exclude(status=self.Status.RETIRED)
-        return [
-            other
-            for other in others.filter(Q(address__in=own) | Q(bind_address__in=own)).order_by("pk")
-            if any(
-                ip_address(shared).is_global
-                or other.region_id == self.region_id
-                or shared in {self.address, other.address}
-                for shared in own & {other.address, other.listen_address}
-            )
-        ]
 
     @property
     def reason(self) -> str:

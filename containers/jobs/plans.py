@@ -4,7 +4,7 @@ from functools import partial
 
 from django.utils import timezone
 
-from containers.services import planning, relays
+from containers.services import planning, relay_certificates
 from derpmgmt.lib.sweeps import attempt
 from serials.rentals.services import PLAN_AGAIN
 
@@ -35,4 +35,4 @@ def _plan(rental_pk: int) -> None:
 
 def follow_server(server_pk: int) -> None:
     """A server's public address, or the one on the machine, is another."""
-    relays.follow_server(server_pk=server_pk, now=timezone.now())
+    relay_certificates.follow_server(server_pk=server_pk, now=timezone.now())

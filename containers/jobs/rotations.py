@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from containers.derp.presence import has_devices
 from containers.models import Relay
-from containers.services import relays, rotation
+from containers.services import relay_certificates, relays, rotation
 from derpmgmt.lib import queue
 from derpmgmt.lib.sweeps import attempt
 
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 def check_certificates() -> None:
     """Replace the certificates that every client refuses, whether a bell for it was lost or no successor came in time."""
     now = timezone.now()
-    for relay in relays.refused_certificates(now):
-        renew = partial(relays.renew_certificate, relay=relay, now=now)
+    for relay in relay_certificates.refused_certificates(now):
+        renew = partial(relay_certificates.renew_certificate, relay=relay, now=now)
         attempt(f"the certificate of relay {relay.pk}", renew)
 
 

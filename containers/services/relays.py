@@ -9,9 +9,8 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q
+from django.db.models import F
 
-from accounts.models import User
 from accounts.services import log_operation, take_back_notices
 from containers import proof_times
 from containers.certificates import make_certificate
@@ -29,8 +28,6 @@ from serials.rentals.services import credit_waiting_time, lock_rental, request_p
 # A relay that retires is asked after this time for the first time whether devices are still connected to it: until then
 # every device that looks after its map has gone over, and one that merely starts anew is back.
 FIRST_LOOK_AFTER = timedelta(hours=1)
-# A test that somebody asked for is made within this time, else asked for anew.
-PROBE_PATIENCE = timedelta(seconds=10)
 
 
 def new_relay(*, server: Server, derp_port: int, stun_port: int, now: datetime) -> Relay:
@@ -165,53 +162,6 @@ def target_of(relay: Relay) -> ProbeTarget:
         cert_sha256=relay.certificate_sha256,
         public_key=relay.public_key,
         mesh_key=relay.mesh_key,
-    )
-
-
-def renew_certificate(*, relay: Relay, now: datetime) -> None:
-    """Give a relay a certificate for its server's present address, and have its container remade with it."""
-    certificate = make_certificate(relay.server.address, now)
-    with transaction.atomic():
-        changed = (
-            Relay.objects.filter(pk=relay.pk, certificate_sha256=relay.certificate_sha256)
-            .exclude(status__in=[Relay.Status.REMOVING, Relay.Status.RELEASED])
-            .update(
-                certificate=certificate.pem,
-                certificate_key=certificate.key_pem,
-                certificate_sha256=certificate.sha256,
-                certificate_address=relay.server.address,
-                certificate_ends_at=certificate.not_after,
-                status=Relay.Status.PLANNED,
-                try_after=None,
-            )
-        )
-        if changed:
-            queue.announce("relay_to_apply", relay.pk)
-
-
-def follow_server(*, server_pk: int, now: datetime) -> None:
-    """After a server's addresses changed: a relay whose certificate names another one gets a new one, the rest are remade."""
-    server = Server.objects.get(pk=server_pk)
-    for relay in server.relays.live().select_related("server"):
-        if relay.certificate_address != server.address:
-            renew_certificate(relay=relay, now=now)
-        else:
-            request_repair(relay_pk=relay.pk)
-
-
-def refused_certificates(now: datetime, limit: int = 200) -> list[Relay]:
-    """Relays whose certificate every client refuses: it names another address than the server's, or its time is over.
-
-    The latter do not include retiring ones, which are let go then. This looks at all relays.
-    """
-    is_astray = ~Q(certificate_address=F("server__address"))
-    is_over = Q(certificate_ends_at__lte=now, retiring_since=None)
-    return list(
-        Relay.objects.live()
-        .exclude(status=Relay.Status.REMOVING)
-        .filter(is_astray | is_over, rental__isnull=False)
-        .select_related("server")
-        .order_by("pk")[:limit]
     )
 
 
@@ -350,59 +300,6 @@ def _log(relay: Relay, action: str) -> None:
         derp_port=row.derp_port,
         stun_port=row.stun_port,
     )
-
-
-def request_repair(*, relay_pk: int) -> bool:
-    """Have a relay that is said to run looked at and put right; False when it is being worked on anyway."""
-    with transaction.atomic():
-        moved = Relay.objects.filter(pk=relay_pk, status=Relay.Status.RUNNING).update(
-            status=Relay.Status.PLANNED, try_after=None
-        )
-        if moved:
-            queue.announce("relay_to_apply", relay_pk)
-    return bool(moved)
-
-
-def retry_relay(*, relay: Relay, by: User | None) -> None:
-    """Try a failed relay again now, and its server too even if that is being rested."""
-    with transaction.atomic():
-        Relay.objects.filter(
-            pk=relay.pk, status__in=[Relay.Status.FAILED, Relay.Status.PLANNED, Relay.Status.REMOVING]
-        ).update(try_after=None)
-        Relay.objects.filter(pk=relay.pk, status=Relay.Status.FAILED).update(status=Relay.Status.PLANNED)
-        Server.objects.filter(pk=relay.server_id).update(next_contact_at=None)
-        log_operation(
-            by=by,
-            action="relay.retried",
-            target=relay,
-            subject=relay.rental.user if relay.rental else None,
-        )
-        queue.announce("relay_to_apply", relay.pk)
-
-
-def ask_probe(*, relay: Relay, now: datetime) -> bool:
-    """Have a relay tested; False when a test asked for in the last ten seconds is still under way.
-
-    Where the bell is lost, the next scheduled round after these makes the test.
-    """
-    recently = now - PROBE_PATIENCE
-    with transaction.atomic():
-        asked = (
-            Relay.objects.live()
-            .filter(pk=relay.pk)
-            .filter(
-                Q(probe_asked_at=None)
-                | Q(probe_asked_at__lt=recently)
-                | Q(last_health__at__gt=F("probe_asked_at"))
-            )
-            .values_list("pk", flat=True)
-        )
-        moved = Relay.objects.filter(pk__in=list(asked)).update(probe_asked_at=now)
-        if moved:
-            soon = now + PROBE_PATIENCE
-            Relay.objects.to_prove().filter(pk=relay.pk, prove_after__gt=soon).update(prove_after=soon)
-            queue.announce("probe_asked", relay.pk)
-    return bool(moved)
 
 
 def has_running_relay(*, rental_pk: int) -> list[bool]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 
 from containers.deploy import Found
 from containers.models import Relay
-from containers.services.relays import request_repair
+from containers.services.relay_requests import request_repair
 from containers.spec import KIND_RELAY
 from derpmgmt.lib import queue
 from fleet.machine import SameMachine

@@ -124,7 +124,7 @@ def test_a_server_that_was_retired_meanwhile_is_not_checked(server: Server) -> N
 
 def test_a_test_that_a_customer_asked_for_is_made_by_the_next_round(server: Server) -> None:
     from containers.services.proving import claim_due
-    from containers.services.relays import ask_probe
+    from containers.services.relay_requests import ask_probe
 
     relay = RelayFactory(rental=RentalFactory(), server=server)
     now = timezone.now()
@@ -140,7 +140,8 @@ def test_a_test_that_a_customer_asked_for_is_made_by_the_next_round(server: Serv
 def test_a_test_that_was_made_is_not_made_again_by_the_next_round(server: Server) -> None:
     from containers.derp.probe import ProbeResult
     from containers.services.proving import claim_due
-    from containers.services.relays import ask_probe, record_probe
+    from containers.services.relay_requests import ask_probe
+    from containers.services.relays import record_probe
 
     relay = RelayFactory(rental=RentalFactory(), server=server)
     now = timezone.now()

@@ -57,11 +57,11 @@ def test_the_relays_that_a_killed_job_did_not_reach_follow_their_server_too(
 ) -> None:
     from containers import jobs
     from containers.models import Relay
-    from containers.services import relays
+    from containers.services import relay_certificates
 
     first = rental.relays.get(slot=1)
     second = RelayFactory(rental=RentalFactory(), server=first.server)
-    renew, renewed = relays.renew_certificate, []
+    renew, renewed = relay_certificates.renew_certificate, []
 
     def die_after_one(**given: Any) -> None:
         if renewed:
@@ -71,7 +71,7 @@ def test_the_relays_that_a_killed_job_did_not_reach_follow_their_server_too(
 
     move_server(first)
     with monkeypatch.context() as dying:
-        dying.setattr(relays, "renew_certificate", die_after_one)
+        dying.setattr(relay_certificates, "renew_certificate", die_after_one)
         with pytest.raises(SystemExit):
             jobs.follow_server(first.server_id)
     sweep()

@@ -168,7 +168,7 @@ def test_a_map_from_before_its_successor_is_not_enough(rental: Rental) -> None:
 
 
 def test_a_way_that_leads_to_the_successors_old_certificate_is_not_enough(rental: Rental, old: Relay) -> None:
-    from containers.services.relays import renew_certificate
+    from containers.services.relay_certificates import renew_certificate
 
     paste(rental)
     renew_certificate(relay=old.successors.get(), now=timezone.now())

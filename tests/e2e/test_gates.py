@@ -20,7 +20,7 @@ from containers.gate import GATE_DIR, LIST_HASH_PATH, gate_name, list_files, lis
 from containers.gate_image import find_nginx
 from containers.jobs import gates as gate_jobs
 from containers.models import Deployment, Gate, Relay, ServerCheck
-from containers.services import gates, images, relays
+from containers.services import gates, images, relay_requests
 from containers.services.checks import request_check
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import LOST_AFTER
@@ -390,7 +390,7 @@ def test_relays_run_on_as_they_are_until_a_panel_from_before_has_an_image(
     with fleet.reach(old[0].server) as reached:
         reached.engine.remove_container(names[old[0].pk], force=True)
     Relay.objects.filter(pk=old[1].pk).update(proven_at=None)
-    relays.request_repair(relay_pk=old[1].pk)
+    relay_requests.request_repair(relay_pk=old[1].pk)
     visit_all()
     work()
     assert knock(old[0], keys.generate_private_key())

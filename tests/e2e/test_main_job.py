@@ -13,7 +13,7 @@ from acl.maps.models import AclConfig
 from containers.jobs import check_server, visit_servers
 from containers.models import Deployment, Relay, RelayHealth, ServerCheck
 from containers.services.planning import plan_relays
-from containers.services.relays import request_repair
+from containers.services.relay_requests import request_repair
 from fleet.models import Server
 from fleet.services import confirm_host_key
 from serials.rentals.models import Redemption, Rental

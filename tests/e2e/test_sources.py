@@ -8,7 +8,7 @@ from containers.derp.probe import CAUSES
 from containers.jobs import visit_servers
 from containers.models import Deployment, Relay, RelayHealth, ServerCheck
 from containers.services.checks import read_findings
-from containers.services.relays import ask_probe
+from containers.services.relay_requests import ask_probe
 from fleet.models import Server
 from fleet.services import confirm_host_key
 from serials.rentals.models import Rental
