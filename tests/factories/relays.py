@@ -26,7 +26,8 @@ class RelayFactory(RowFactory[Relay]):
     slot = 1
     server = factory.SubFactory(ServerFactory)
     status = Relay.Status.RUNNING
-    derp_port = factory.Sequence(lambda n: 20000 + n)
+    # Above those that a plan gives out first.
+    derp_port = factory.Sequence(lambda n: 20500 + n)
     stun_port = factory.Sequence(lambda n: 30000 + n)
     certificate = "-"
     certificate_key = "-"
