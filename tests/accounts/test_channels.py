@@ -318,14 +318,7 @@ def test_what_the_provider_says_decides_whether_it_is_tried_again(
     user: User, with_sms: None, internet: responses.RequestsMock, fields: dict[str, Any], state: str
 ) -> None:
     code = fields["Code"]
-    ChannelFactory(
-        user=user,
-        kind="sms",
-        label="138",
-        address="13812345678",
-        address_hash="h",
-        confirmed_at=timezone.now(),
-    )
+    ChannelFactory(user=user, kind="sms", label="138", address="13812345678")
     answer(internet, **fields)
     services.notify(user=user, kind="rental_ended", key="x", context={"ends_at": timezone.now()})
     notices.send_notice(Notice.objects.get(channel="sms").pk)

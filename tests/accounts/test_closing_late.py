@@ -7,7 +7,6 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.contrib.auth import signals
 from django.test import Client, RequestFactory
-from django.utils import timezone
 
 from accounts import services
 from accounts.models import Channel, OperationLog, User
@@ -93,17 +92,13 @@ def test_a_sign_in_is_logged_with_both_as_ever(sign_in: Callable[[User], Client]
 
 
 def test_what_was_written_behind_the_closing_is_cleaned_before_it_is_finished(gone: User) -> None:
-    address, now = "wei@example.com", timezone.now()
+    address = "wei@example.com"
     late: list[Callable[[], Any]] = [
-        lambda: ChannelFactory(
-            user=gone, kind=Channel.Kind.PUSH, label="bark", address=BARK, address_hash="x", confirmed_at=now
-        ),
+        lambda: ChannelFactory(user=gone, address=BARK),
         lambda: EmailAddress.objects.create(user=gone, email=address),
         lambda: User.objects.filter(pk=gone.pk).update(username="late-name"),
         lambda: User.objects.filter(pk=gone.pk).update(email=address),
-        lambda: UserSessionFactory(
-            user=gone, ip="203.0.113.77", session_key="k", created_at=now, last_seen_at=now
-        ),
+        lambda: UserSessionFactory(user=gone, ip="203.0.113.77"),
     ]
     for number, write in enumerate(late):
         User.objects.filter(pk=gone.pk).update(closed_at=None)

@@ -15,7 +15,7 @@ from django.test import Client
 from django.utils import timezone, translation
 
 from accounts import services
-from accounts.models import Channel, Notice, OperationLog, User
+from accounts.models import Notice, OperationLog, User
 from acl.maps.models import AclConfig, AclEvent, LiveUrl
 from containers.models import Relay
 from serials.rentals import services as serials
@@ -56,14 +56,7 @@ def live_a_little(rental: Rental) -> str:
     serials.renew_rental(rental=rental, until=until, by=admin, note=f"paid by {email}")
     EmailAddress.objects.create(user=user, email=f"next-{email}", verified=False)
     services.enrol_second_factor(user=user, secret="JBSWY3DPEHPK3PXP")
-    ChannelFactory(
-        user=user,
-        kind=Channel.Kind.PUSH,
-        label="bark",
-        address=f"bark://{email}",
-        address_hash="x",
-        confirmed_at=timezone.now(),
-    )
+    ChannelFactory(user=user, address=f"bark://{email}")
     services.notify(user=user, kind="rental_ending", key="k1", context={})
     for key in ("sent", "waiting"):
         text = {"mail_subject": "Password", "mail_text": f"{email} at 203.0.113.77", "mail_html": ""}
@@ -80,9 +73,7 @@ def live_a_little(rental: Rental) -> str:
     )
     AclEvent.objects.filter(rental=rental).update(browser="Firefox", place="Shanghai")
     LiveUrl.objects.filter(rental=rental).delete()
-    LiveUrlFactory(
-        rental=rental, secret_hash="x", secret="live-secret", last_ip="198.51.100.7", last_browser="Firefox"
-    )
+    LiveUrlFactory(rental=rental, last_ip="198.51.100.7", last_browser="Firefox")
     return former
 
 

@@ -141,8 +141,7 @@ def tell(user: User, by: str) -> Notice:
 
 
 def tell_by_sms(user: User) -> Notice:
-    now = timezone.now()
-    ChannelFactory(user=user, kind="sms", label="138", address="13812345678", confirmed_at=now)
+    ChannelFactory(user=user, kind="sms", label="138", address="13812345678")
     return tell(user, "sms")
 
 

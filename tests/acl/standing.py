@@ -8,7 +8,6 @@ from typing import Any
 
 import django_rq
 import pytest
-from django.utils import timezone
 
 from acl.devices import cutting, presence
 from acl.devices.models import Device
@@ -81,8 +80,7 @@ def add_row(rental: Rental, port: int, cert_sha256: str, public_key: str, mesh_k
 
 
 def add_device(rental: Rental, client: DerpClient, **fields: Any) -> Device:
-    values: dict[str, Any] = {"status": Device.Status.APPROVED, "approved_at": timezone.now()}
-    return DeviceFactory(rental=rental, node_key=client.public_key, **(values | fields))
+    return DeviceFactory(rental=rental, node_key=client.public_key, approved=True, **fields)
 
 
 def rung(queue: str = "admission") -> list[tuple[str, Any]]:

@@ -23,8 +23,6 @@ class MapRegionFactory(RowFactory[MapRegion]):
     class Meta:
         model = MapRegion
 
-    region_id = factory.Sequence(lambda n: 900 + n % 100)
-
 
 class AclEventFactory(RowFactory[AclEvent]):
     class Meta:
@@ -98,14 +96,14 @@ class AdmissionFactory(RowFactory[Admission]):
 
 
 class ServedRentalFactory(RentalFactory):
-    """A rental of which `relays` relays run, in the places 1, 2, …, and the first version of its map."""
+    """A rental of which `relays` relays run (one unless told), in the places 1, 2, …, and the first version of its map."""
 
     class Meta:
         model = Rental
 
     @factory.post_generation
     def relays(rental: Rental, create: bool, count: int | None, **fields: Any) -> None:
-        for slot in range(1, 2 if count is None else count + 1):
+        for slot in range(1, (count or 1) + 1):
             RelayFactory(rental=rental, slot=slot, **fields)
         maps.refresh_map(rental=rental, reason=maps.RELAYS_CHANGED)
 

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from accounts import services
 from accounts.models import Channel, Notice, PutOff, User
+from derpmgmt.lib.crypto import keyed_hash
 from tests.factories.base import RowFactory, ServiceFactory
 
 PASSWORD = "quiet-river-42"
@@ -43,7 +44,7 @@ class ChannelFactory(RowFactory[Channel]):
     kind = Channel.Kind.PUSH
     label = "bark"
     address = "bark://key"
-    address_hash = factory.Sequence(str)
+    address_hash = factory.LazyAttribute(lambda channel: keyed_hash("channel", channel.address))
     confirmed_at = factory.LazyFunction(timezone.now)
 
 
@@ -60,7 +61,7 @@ class UserSessionFactory(RowFactory[UserSession]):
     class Meta:
         model = UserSession
 
-    ip = "203.0.113.77"
+    ip = "203.0.113.7"
     session_key = factory.Sequence(lambda n: f"session {n}")
     created_at = factory.LazyFunction(timezone.now)
     last_seen_at = factory.SelfAttribute("created_at")

@@ -18,7 +18,6 @@ from accounts.models import Notice, User
 from accounts.services import close_account, log_operation, notify
 from acl.maps import jobs as acl
 from acl.maps.models import AclEvent
-from acl.maps.services.live_urls import secret_hash
 from containers import jobs as containers
 from containers.models import Relay
 from fleet.models import Server
@@ -59,16 +58,12 @@ def customer(stage: Stage, name: str, ends_at: datetime, days: int = 30, **terms
 
 
 def add_live_url(rental: Rental) -> None:
-    LiveUrlFactory(
-        rental=rental, secret=LIVE_SECRET, secret_hash=secret_hash(LIVE_SECRET), created_at=BEGIN - DAY
-    )
+    LiveUrlFactory(rental=rental, secret=LIVE_SECRET, created_at=BEGIN - DAY)
 
 
 def add_channel(user: User) -> None:
     """A push service on their phone."""
-    ChannelFactory(
-        user=user, kind="push", label="bark", address="bark://key", address_hash=user.pk, confirmed_at=BEGIN
-    )
+    ChannelFactory(user=user, confirmed_at=BEGIN)
 
 
 def ending_rentals(stage: Stage) -> None:
@@ -115,9 +110,7 @@ def trace(rental: Rental) -> None:
     session = SessionStore()
     session["_auth_user_id"] = str(user.pk)
     session.save()
-    UserSessionFactory(
-        user=user, ip="203.0.113.7", session_key=session.session_key, created_at=BEGIN, last_seen_at=BEGIN
-    )
+    UserSessionFactory(user=user, session_key=session.session_key, created_at=BEGIN)
     add_channel(user)
     log_operation(by=user, action="email.changed", target=user.email, subject=user, ip="203.0.113.7")
     notify(user=user, kind="rental_ending", key="late", context={"ends_at": BEGIN.isoformat(), "url": "/"})

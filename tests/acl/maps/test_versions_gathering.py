@@ -41,9 +41,7 @@ def coming(request: pytest.FixtureRequest) -> Iterator[list[Relay]]:
     with time_machine.travel(timezone.now(), tick=False):
         rental = RentalFactory()
         if request.param == "first plan":
-            yield [
-                RelayFactory(rental=rental, slot=slot, status="planned", proven_at=None) for slot in (1, 2, 3)
-            ]
+            yield [RelayFactory(rental=rental, slot=slot, planned=True) for slot in (1, 2, 3)]
             return
         long_ago = timezone.now() - timedelta(hours=1)
         old = [RelayFactory(rental=rental, slot=slot, proven_at=long_ago) for slot in (1, 2, 3)]
@@ -126,7 +124,7 @@ def test_another_pin_is_told_at_once_while_a_relay_comes_up() -> None:
     rental = RentalFactory()
     relay = RelayFactory(rental=rental, proven_at=timezone.now() - timedelta(hours=1))
     assert refresh(rental)
-    RelayFactory(rental=rental, slot=2, status="planned", proven_at=None)
+    RelayFactory(rental=rental, slot=2, planned=True)
     Relay.objects.filter(pk=relay.pk).update(certificate_sha256="0" * 64)
     assert refresh(rental)
 

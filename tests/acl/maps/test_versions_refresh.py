@@ -220,7 +220,7 @@ def test_sweep_looks_at_no_map_when_nothing_changed_lately(django_assert_num_que
         for slot in (1, 2, 3):
             RelayFactory(rental=rental, slot=slot)
         refresh(rental)
-    RelayFactory(rental=RentalFactory(), proven_at=None, status="planned")
+    RelayFactory(planned=True)
     RelayFactory(rental=RentalFactory(days=-1))
     Relay.objects.update(changed_at=timezone.now() - jobs.LOOK_BACK)
     with django_assert_num_queries(5) as asked:
