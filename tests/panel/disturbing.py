@@ -13,8 +13,8 @@ Steps at which it makes no difference are tried once: a process that dies leaves
 has not asked the database since the step before knows no more.
 
 No work is done twice for the same. What comes before the steps is played once: the process waits at each, where what a death would
-leave, files and Redis, is kept, and a fork of it goes on in a copy. What a fresh process makes of what stands there, after a death
-or as a double, is played once for all steps that leave the same.
+leave, files and Redis, is kept, and a fork of it goes on to the end of the moment in a copy. What a fresh process makes of what
+stands there, after a death or as a double, is played once for all steps that leave the same, and so is what follows the moment.
 
 Of the panel only the servers are left out: a relay that is to be made carries a packet, one that is to go is gone. The clock stands
 still at each moment, so that times can be compared too.
@@ -58,6 +58,7 @@ from containers.jobs import rotations
 from containers.models import Relay
 from containers.services import gates, relays
 from derpmgmt.lib import jobs, mail, queue
+from derpmgmt.lib.crypto import decrypt
 
 # When plays begin: ahead of every real clock, since Redis forgets by its own.
 BEGIN = datetime(2031, 3, 5, 2, tzinfo=UTC)
@@ -71,6 +72,8 @@ HIDDEN = {
     "accounts_notice": {"worker", "tries", "send_after", "heartbeat_at", "handed_at", "sent_at"},
     "containers_relay": {"certificate", "certificate_key", "private_key", "public_key", "mesh_key"},
 }
+# What is random in rows that a process finds.
+RANDOM = {"containers_gate": {"secret", "secret_hash"}, "containers_relay": HIDDEN["containers_relay"]}
 # Gates come and go with what stands on servers, which is left out; and cuts are owed only while relays stand there.
 UNSEEN = {"containers_gate", "acl_devicepolicy"}
 # Moments at which something was found to be over: of these only whether they are written counts.
@@ -287,11 +290,14 @@ class Stage:
             self.run(*self.play.jobs)
 
     def play_on(self, first: int = 0) -> None:
-        """All moments from that one on; leaves what a live URL answers then, and the steps taken."""
+        """All moments from that one on; leaves what a live URL answers then, and the steps taken. A fork ends with its moment."""
+        begun_in = self.folder
         for number in range(first, len(self.play.moments)):
             self._moment = number
             (self.folder / "moment").write_text(str(number))
             self.play_moment(number)
+            if self.folder != begun_in:  # a fork: the theatre knows what follows
+                return
         with self.at(BEGIN + self.play.moments[-1] + COPIES_AGE):
             request = RequestFactory().get(f"/live/{LIVE_SECRET}.json")
             answer = LiveMiddleware(lambda _request: HttpResponse())(request)
@@ -334,6 +340,14 @@ def read_redis(world: Path) -> list[list[tuple[bytes, int, bytes]]]:
     return pickle.loads(path.read_bytes()) if path.exists() else [[], []]  # noqa: S301
 
 
+def read_redis_values(world: Path) -> list[list[tuple[bytes, bytes]]]:
+    """The same without how long they live, which is counted by the real clock; of a last ring, whose number is random, the key."""
+    return [
+        [(key, b"" if key.startswith(b"again:") else value) for key, _ttl, value in keys]
+        for keys in read_redis(world)
+    ]
+
+
 class _Stop:
     """A player that waits before the step `step`."""
 
@@ -342,7 +356,7 @@ class _Stop:
         self._hear, self._tell = hear, tell
 
     def let_fork_go_on_in(self, folder: Path) -> None:
-        """A fork of the player plays to the end with the copy of all there is that stands in `folder`; returns then."""
+        """A fork of the player plays to the moment's end with the copy of all there is that stands in `folder`; returns then."""
         os.write(self._tell, str(folder).encode())
         status = os.read(self._hear, 4)
         assert status == bytes(4), f"after step {self.step}"
@@ -357,11 +371,12 @@ class Theatre:
         self._redis = [redis.Redis.from_url(url) for url in urls]
         self._begin = folder / BEGINNING
         self._done: dict[tuple[str, str], Path] = {}
+        self._endings: dict[str, Ending] = {}
         self._restore(empty)
         self._expect_good(self._fork(play.set_up))
         copy_database(folder / "panel.sqlite3", self._begin)
         self._restore(self._begin)
-        self.undisturbed = self._play_to_the_end(0)
+        self.undisturbed = self._play_to_the_end()
         self.steps = [Step(**step) for step in json.loads((folder / "steps").read_text())]
 
     def fatal_steps(self) -> list[int]:
@@ -379,8 +394,7 @@ class Theatre:
         left = {number: self.folder / f"left-{number}" for number in self.fatal_steps()}
         self._play_with_stops(left, lambda stop: self._keep(left[stop.step]))
         for number, world in left.items():
-            self._restore(self._done_anew(world, self.steps[number].left))
-            check(number, self._play_to_the_end(int((self.folder / "moment").read_text()) + 1))
+            check(number, self._what_follows(self._done_anew(world, self.steps[number].left)))
 
     def left_by_a_kill(self, number: int) -> tuple[list[str], list[str]]:
         """The rows that a process leaves that is ended by SIGKILL before that step, and those that `kill_everywhere` begins with."""
@@ -410,7 +424,8 @@ class Theatre:
             copy_world(done, aside)
             self._restore_redis(done)
             stop.let_fork_go_on_in(aside)
-            check(stop.step, self._ending(aside))
+            self._keep_redis(aside)
+            check(stop.step, self._what_follows(aside))
             self._restore_redis(here)
 
         self._play_with_stops(self.open_steps(), double)
@@ -456,8 +471,7 @@ class Theatre:
 
     def _done_anew(self, world: Path, left: str) -> Path:
         """What there is once a fresh process has done the whole moment from there. Redis may differ where the same is `left`."""
-        kept = [[(key, value) for key, _ttl, value in keys] for keys in read_redis(world)]
-        if (known := (left, repr(kept))) not in self._done:
+        if (known := (left, repr(read_redis_values(world)))) not in self._done:
             done = self.folder / f"done-{len(self._done)}"
             copy_world(world, done)
             self._restore_redis(world)
@@ -527,9 +541,41 @@ class Theatre:
         statuses = [self._wait(child) for child in children]
         assert not any(statuses), self._errors()
 
-    def _play_to_the_end(self, moment: int) -> Ending:
-        self._expect_good(self._fork(lambda stage: stage.play_on(moment)))
+    def _play_to_the_end(self) -> Ending:
+        self._expect_good(self._fork(Stage.play_on))
         return self._ending(self.folder)
+
+    def _what_follows(self, world: Path) -> Ending:
+        """How it ends when a fresh process goes on there with the next moment."""
+        found = self._found(world)
+        if found not in self._endings:
+            moment = int((world / "moment").read_text()) + 1
+            self._restore_redis(world)
+            self._expect_good(self._fork(lambda stage: stage.play_on(moment), folder=world))
+            self._endings[found] = self._ending(world)
+        return self._endings[found]
+
+    def _found(self, world: Path) -> str:
+        """All that a process would find there; of what is encrypted its text, and nothing that is random."""
+        told = [str(read_redis_values(world))]
+        told += [path.read_text() for path in (world / "moment", world / "sent") if path.exists()]
+        with closing(sqlite3.connect(world / "panel.sqlite3")) as database:
+            tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+            for [table] in tables.fetchall():
+                rows = database.execute(f'SELECT * FROM "{table}" ORDER BY 1')  # noqa: S608
+                names = [column[0] for column in rows.description]
+                hidden = RANDOM.get(table, set())
+                for row in rows:
+                    told.append(table)
+                    for name, value in zip(names, row, strict=True):
+                        if name not in hidden:
+                            is_token = isinstance(value, str) and value.startswith("gAAAA")
+                            told.append(decrypt(value) if is_token else repr(value))
+            pins = database.execute("SELECT certificate_sha256, 'pin of relay ' || id FROM containers_relay")
+            shown = "\n".join(told)
+            for pin, name in pins:
+                shown = shown.replace(pin, name)
+        return shown
 
     def _ending(self, folder: Path) -> Ending:
         sent = folder / "sent"
