@@ -154,6 +154,7 @@ def live_on(notice: Notice) -> None:
     notice.refresh_from_db()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", BEFORE + AFTER, indirect=True)
 @pytest.mark.parametrize("address", [BARK, TELEGRAM])
 def test_a_push_is_tried_again_only_when_it_cannot_have_arrived(

@@ -47,6 +47,7 @@ def test_only_wrong_passwords_count(db: None) -> None:
     assert [_try(Client(), user.email, "203.0.113.5") for _ in range(11)] == [200] * 10 + [429]
 
 
+@pytest.mark.slow
 def test_an_attack_from_many_networks_ends_and_leaves_the_owners_browser_alone(
     db: None, client: Client
 ) -> None:
@@ -166,6 +167,7 @@ def test_asking_counts_nothing(rf: object) -> None:
     assert 0 < reached.value.wait_seconds <= 3600
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     "path",

@@ -44,6 +44,7 @@ def layer_of(path: Path) -> tuple[dict[str, tarfile.TarInfo], dict]:
         return {entry.name: entry for entry in layer}, config
 
 
+@pytest.mark.slow
 def test_archive_is_the_same_and_whole_when_built_twice(nginx, tmp_path):
     first, second = build_gate_image(nginx, tmp_path / "one"), build_gate_image(nginx, tmp_path / "two")
     assert digest(first.path) == digest(second.path)

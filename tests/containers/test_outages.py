@@ -258,6 +258,7 @@ def test_notices_are_written_in_both_languages(relay: Relay, boss: User, languag
 ACTS = ["down", "up", "passes", "fails", "sweep", "killed sweep", "minutes"]
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(acts=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(1, 12)), max_size=25))
 def test_no_card_is_green_without_reason_and_nothing_is_told_twice(

@@ -56,6 +56,7 @@ def closed(servers: list[Server]) -> Server:
     return Server.objects.get(pk=server.pk)
 
 
+@pytest.mark.slow
 def test_relays_without_room_for_a_successor_hold_no_other_up(rental: Rental, closed: Server) -> None:
     from fleet.models import Server
 

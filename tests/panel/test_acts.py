@@ -106,6 +106,7 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
 REPEATABLE = {(AclConfig, "renew"), (Gate, "retry"), (SerialNumber, "reveal"), (Relay, "retry")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "act"), list(the_acts()), ids=[f"{model.__name__}-{act.verb}" for model, act in the_acts()]
 )

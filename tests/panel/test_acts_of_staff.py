@@ -100,6 +100,7 @@ def _forms(rental: Rental) -> list[tuple[str, dict[str, Any]]]:  # noqa: F811
     ]
 
 
+@pytest.mark.slow
 def test_every_act_of_an_operator_has_his_address(
     rental: Rental,  # noqa: F811
     addresses: list[Address],  # noqa: F811

@@ -82,6 +82,7 @@ def away(request: pytest.FixtureRequest, settings: Any) -> Iterator[str]:
     panel_cache._resting.clear()
 
 
+@pytest.mark.slow
 def test_people_come_in_as_usual_when_the_cache_is_away(
     db: None, away: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

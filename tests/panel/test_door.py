@@ -33,6 +33,7 @@ def _next(location: str) -> str:
     return parse_qs(urlsplit(location).query)["next"][0]
 
 
+@pytest.mark.slow
 def test_every_door_leads_back_to_a_page_that_opens(
     addresses: list[Address],  # noqa: F811
     rental: Rental,  # noqa: F811
@@ -131,6 +132,7 @@ def test_each_address_has_a_page(address: str, page: str) -> None:
     assert page_of(address) == page
 
 
+@pytest.mark.slow
 def test_pages_of_who_is_signed_in_are_kept_in_no_cache(
     addresses: list[Address],  # noqa: F811
     rental: Rental,  # noqa: F811

@@ -73,6 +73,7 @@ def listed(client: Client, line: Matter) -> int:
     return int(client.get(line.url).context["cl"].result_count)
 
 
+@pytest.mark.slow
 def test_many_silent_servers_are_a_line_a_region_with_ten_of_them_and_the_rest_behind_a_link(
     staff: Client,
 ) -> None:
@@ -127,6 +128,7 @@ def test_servers_that_are_announced_or_silent_for_other_reasons_are_told_apart(s
     }
 
 
+@pytest.mark.slow
 def test_lists_behind_lines_have_what_the_lines_count(staff: Client) -> None:
     now, region = timezone.now(), RegionFactory(new=True)
     customers = WholeRentalFactory.create_batch(5)

@@ -343,6 +343,7 @@ def test_home_warns_and_offers_renewal_when_the_end_is_near(home: Any, rental: R
     assert re.search(r'class="btn btn-primary w-100" href="/redeem/"', text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "word", "has_box"),
     [

@@ -184,6 +184,7 @@ def test_new_list_counts_when_the_gate_was_told_and_not_before(
     assert (gate.state()["State"]["StartedAt"], gate.state()["RestartCount"]) == (started, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

@@ -149,6 +149,7 @@ def test_what_finds_no_place_stays_in_its_field(browser: Client, rental: Rental)
     assert KEYS[2] in page
 
 
+@pytest.mark.slow
 def test_pasting_has_a_limit_that_keeps_the_text_and_needs_the_pages_token(
     rental: Rental, browser: Client
 ) -> None:

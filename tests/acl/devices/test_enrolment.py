@@ -101,6 +101,7 @@ def test_a_device_that_went_and_comes_again_is_known(rental: Rental, relay: Rela
     assert state_of(A)[0] == "approved"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lives_for", [31, 50, 88, 121])
 def test_keys_of_a_diagnosis_never_hold_a_place_for_good_and_refuse_nobody(
     rental: Rental, relay: Relay, lives_for: int
@@ -230,6 +231,7 @@ def test_one_address_takes_few_places_however_often_it_knocks(rental: Rental, re
     assert state_of(A)[0] == "approved"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("places", "taken"), [(1, 1), (2, 1), (3, 2), (7, 4), (9, 5), (20, 5)])
 def test_one_address_takes_half_of_the_places_at_most(
     rental: Rental, relay: Relay, places: int, taken: int

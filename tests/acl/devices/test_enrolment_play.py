@@ -99,6 +99,7 @@ class World:
             self.settle()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_places_are_never_more_than_the_limit_and_go_to_who_stays(seed: int) -> None:
     rental = RentalFactory(days=60)

@@ -126,6 +126,7 @@ def test_what_fails_on_its_way_is_counted_once(
     assert Admission.objects.aggregate(all=Sum("count"))["all"] == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_the_bounds_hold_for_any_mix(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(seed)

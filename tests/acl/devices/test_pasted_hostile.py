@@ -39,6 +39,7 @@ def read(text: str) -> None:
         has_other_key(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     ["{}", "{", "[", '{"', '[{"a":', '{"a":{}}', '{"a":1} ', '[{"a":[]}],', "{ ", "[ ", '":', '"a":', " ", "\n", "\r\n", "\n ", "\0",
@@ -50,6 +51,7 @@ def test_what_repeats_itself_is_read_in_proportion(part: str) -> None:
     read(long(part))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "begin", ["private key", "nodekey", "node_key:", "PublicKey", "{", "[{", "[", '{"a":"', "\x1b[", "^[]", "-- More", "machine key:"]
 )  # fmt: skip

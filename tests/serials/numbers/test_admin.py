@@ -175,6 +175,7 @@ def test_serial_is_found_by_code_last_four_or_customer(admin: Client, customer: 
     assert found(codes.generate()) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url",
     [BATCHES, NUMBERS, "/admin/serials/rental/", "/admin/serials/redemption/", "/admin/serials/rentalspan/"],

@@ -14,6 +14,7 @@ def test_code_is_well_typed_when_it_was_generated() -> None:
     assert len(code) == 20  # 19 symbols of 5 bits are 95 random bits
 
 
+@pytest.mark.slow
 @given(made)
 def test_every_error_is_found_when_one_symbol_is_wrong(code: str) -> None:
     for place, right in enumerate(code):

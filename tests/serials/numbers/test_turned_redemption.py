@@ -45,6 +45,7 @@ def make_redeemed(models: Any, name: str, paid_at: datetime | None) -> None:
     redemption.create(rental=rental, kind="renewal", granted_seconds=1, new_ends_at=now)
 
 
+@pytest.mark.slow
 def test_serials_and_unpaid_redemptions_are_kept_when_the_pointer_turns(old_models: Any) -> None:
     make_redeemed(old_models, "paid", timezone.now())
     make_redeemed(old_models, "unpaid", None)

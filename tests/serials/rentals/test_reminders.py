@@ -264,6 +264,7 @@ def test_the_notice_of_the_end_names_no_closing_that_is_past(redeem: Redeem, clo
     assert "your account is closed on 2026-06-10 12:00." in words.text
 
 
+@pytest.mark.slow
 def test_each_comes_once_when_the_sweep_dies_at_any_line(redeem: Redeem, clock: Any) -> None:
     rental = redeem(30)
     first = rental.remind_at
