@@ -11,13 +11,14 @@ APPS := accounts acl billing containers derpmgmt distribution fleet serials
 BROWSER_BESIDE := $(addprefix tests/browser/test_,admin.py outage.py)
 BROWSER_RUNS := $(filter-out $(BROWSER_BESIDE),$(wildcard tests/browser/test_*.py)) -m lab \
 	$(foreach file,$(BROWSER_BESIDE),--beside $(file) -m lab)
-# What takes four servers runs in the sandbox only.
+# What takes four servers runs in the sandbox only. `differs`: what uses neither database nor Redis, nor a program or host of the
+# lab's, ran in `make test` as it would here.
 E2E := $(filter-out tests/e2e/test_bound_servers.py,$(wildcard tests/e2e/test_*.py))
 E2E_BESIDE := $(addprefix tests/e2e/test_,checks.py engine_kinds.py faults.py life.py machines.py outage.py whole_life.py)
 LAB_RUNS := $(filter-out $(E2E_BESIDE) tests/e2e/test_kill.py,$(E2E)) \
 	--beside $(E2E_BESIDE) \
 	--beside tests/lab tests/e2e/test_kill.py \
-	--beside tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
+	--beside -m differs tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
 
 # Tests start the panel hundreds of times: where no bytecode is kept, each start compiles it anew.
 unexport PYTHONDONTWRITEBYTECODE

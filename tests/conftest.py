@@ -51,7 +51,7 @@ import hypothesis  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.core.management.color import no_style  # noqa: E402
 from django.db import connections  # noqa: E402
-from django.test import TransactionTestCase  # noqa: E402
+from django.test import SimpleTestCase, TransactionTestCase  # noqa: E402
 
 # Settings that are the tests' own; the rest is what an operator without any variable gets.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
@@ -92,6 +92,20 @@ TIME_LIMITS = {"lab": 900, "browser": 600, "e2e": 600, "panel": 600, "sandbox": 
 OTHER_LIMIT = 300
 # Folders of which every test runs real servers, hosts or browsers.
 SLOW_FOLDERS = {"browser", "e2e", "lab"}
+# Parameters that stand for a program of the lab's.
+REAL_PROGRAMS = {"derper", "nginx"}
+
+
+def _may_differ_in_the_lab(item: pytest.Item, folder: str) -> bool:
+    """Whether the test uses the database, or a program or host of the lab's; of those that use Redis alone, their files say so."""
+    given = getattr(getattr(item, "callspec", None), "params", {}).values()
+    return (
+        folder in SLOW_FOLDERS
+        or item.get_closest_marker("django_db") is not None
+        or bool({"db", "transactional_db"} & set(getattr(item, "fixturenames", ())))
+        or issubclass(getattr(item, "cls", None) or object, SimpleTestCase)
+        or any(isinstance(value, str) and value in REAL_PROGRAMS for value in given)
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -104,6 +118,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "migrated" in getattr(item, "fixturenames", ()):
             # Or pytest-django makes no database where only such tests run.
             item.add_marker(pytest.mark.django_db)
+        if _may_differ_in_the_lab(item, folder):
+            item.add_marker(pytest.mark.differs)
 
 
 # A slow machine makes no rule wrong. What fails is shown with the numbers that make it fail again, on every machine.
