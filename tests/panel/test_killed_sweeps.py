@@ -36,7 +36,8 @@ from tests.factories import (
     UserFactory,
     UserSessionFactory,
 )
-from tests.panel.disturbing import BEGIN, LIVE_SECRET, Ending, Play, Stage, Theatre
+from tests.panel.disturbing import Theatre
+from tests.panel.stage import BEGIN, LIVE_SECRET, Ending, Play, Stage
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 DAY, MINUTE, SECOND = timedelta(days=1), timedelta(minutes=1), timedelta(seconds=1)
