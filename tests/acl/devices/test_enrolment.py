@@ -1,68 +1,23 @@
-"""Devices that knock without being approved: the window, places on trial, those who wait, and what their customer is told."""
+"""Devices that knock without being approved while the window is open: places on trial, and who is approved."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import pytest
 import time_machine
 from django.db import connection
 from django.utils import timezone
 
-from accounts.models import Notice
-from acl.devices import admission_writer
 from acl.devices.models import Device, DevicePolicy
 from acl.devices.services import devices, enrolment, places, waiting_devices
 from containers.models import Gate, Relay
-from containers.services import gates
-from serials.rentals.models import Rental, RentalSpan
+from serials.rentals.models import Rental
 from tests.acl.asking import ALLOWED, KEYS, REFUSED, A, B, C, approve, knock
-from tests.factories import DeviceFactory, DevicePolicyFactory, RelayFactory, RentalFactory
+from tests.acl.devices.enrolling import knock_at, limit, refused_at, seconds, settle, state_of
+from tests.acl.devices.enrolling import relay as relay
+from tests.acl.devices.enrolling import rental as rental
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def rental() -> Rental:
-    """A rental that was activated just now: its window is open for an hour."""
-    rental = RentalFactory(days=60)
-    limit(rental, 3)
-    return rental
-
-
-@pytest.fixture
-def relay(rental: Rental) -> Relay:
-    relay = RelayFactory(rental=rental)
-    gates.gate_of(relay.server_id)
-    return relay
-
-
-def limit(rental: Rental, places: int) -> None:
-    RentalSpan.objects.filter(rental=rental).update(device_limit=places)
-
-
-def settle(now: datetime, present: set[str] | None) -> None:
-    """The sweep's part, with the relays' word taken from `present` (None: no relay can be asked)."""
-    with time_machine.travel(now, tick=False):
-        enrolment.settle_trials(
-            devices=enrolment.due_trials(now),
-            is_present=lambda device: None if present is None else device.node_key in present,
-        )
-
-
-def knock_at(moment: datetime, relay: Relay, key: str, ip: str = "203.0.113.9") -> tuple[int, bool]:
-    with time_machine.travel(moment, tick=False):
-        return knock(relay, key, ip)
-
-
-def seconds(number: float) -> timedelta:
-    return timedelta(seconds=number)
-
-
-def state_of(key: str) -> tuple[str, bool]:
-    """The device's state, and whether it has a provisional place."""
-    device = Device.objects.get(node_key=key)
-    return device.status, device.stayed_at is not None
 
 
 def test_a_new_rental_approves_what_knocks_for_an_hour(rental: Rental, relay: Relay) -> None:
@@ -211,94 +166,6 @@ def test_a_place_that_was_given_back_goes_to_another(rental: Rental, relay: Rela
     assert knock_at(start + seconds(125), relay, A) == REFUSED
 
 
-# Strangers
-
-
-def test_one_address_takes_few_places_however_often_it_knocks(rental: Rental, relay: Relay) -> None:
-    limit(rental, 20)
-    start = timezone.now()
-    strangers = KEYS[10:30]
-    for moment in (0, 125, 400, 1000):
-        for key in strangers:
-            knock_at(start + seconds(moment), relay, key, "203.0.113.66")
-        for later in (95, 190):
-            settle(start + seconds(moment + later), set(strangers))
-    assert Device.objects.filter(status=Device.Status.APPROVED).count() == 5
-    assert places.placed(rental, start + seconds(1200)).count() == 5
-    # The customer's own device is let in and approved meanwhile.
-    for moment in (1201, 1330):
-        assert knock_at(start + seconds(moment), relay, A) == ALLOWED
-    assert state_of(A)[0] == "approved"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("places", "taken"), [(1, 1), (2, 1), (3, 2), (7, 4), (9, 5), (20, 5)])
-def test_one_address_takes_half_of_the_places_at_most(
-    rental: Rental, relay: Relay, places: int, taken: int
-) -> None:
-    limit(rental, places)
-    start = timezone.now()
-    for moment in (0, 125):
-        for number, key in enumerate(KEYS[10:20]):
-            # Whoever has IPv6 has a whole network of addresses.
-            knock_at(start + seconds(moment), relay, key, f"2001:db8:0:7::{number + 1}")
-    assert Device.objects.filter(status=Device.Status.APPROVED).count() == taken
-
-
-def test_whoever_changes_his_ipv6_network_is_the_same_stranger(rental: Rental, relay: Relay) -> None:
-    """Providers give a server's owner a /48 or a /56, of which they have a new /64 for each key."""
-    limit(rental, 20)
-    start = timezone.now()
-    for moment in (0, 125):
-        for number, key in enumerate(KEYS[10:30]):
-            knock_at(start + seconds(moment), relay, key, f"2001:db8:0:{number:x}::1")
-    assert Device.objects.filter(status=Device.Status.APPROVED).count() == 5
-    # The customer's own network is another.
-    for moment in (201, 330):
-        assert knock_at(start + seconds(moment), relay, A, "2001:db8:1:7::1") == ALLOWED
-    assert state_of(A)[0] == "approved"
-
-
-def test_an_address_has_approvals_again_after_an_hour(rental: Rental, relay: Relay) -> None:
-    limit(rental, 20)
-    devices.open_window(rental=rental, length=timedelta(hours=4), by=None)
-    start = timezone.now()
-    for hour in range(2):
-        for moment in (0, 125):
-            for key in KEYS[10 * hour : 10 * hour + 10]:
-                knock_at(start + timedelta(hours=1.1 * hour, seconds=moment), relay, key)
-    assert Device.objects.filter(status=Device.Status.APPROVED).count() == 10
-
-
-def test_only_so_many_are_on_trial_at_once(rental: Rental, relay: Relay) -> None:
-    limit(rental, 20)
-    start = timezone.now()
-    answers = [knock_at(start, relay, key, "203.0.113.66")[1] for key in KEYS[:30]]
-    assert sum(answers) == enrolment.TRIALS_PER_NETWORK
-    answers = [knock_at(start, relay, f"{n:064x}", f"198.51.100.{n}")[1] for n in range(1, 60)]
-    assert sum(answers) == enrolment.TRIALS_PER_RENTAL - enrolment.TRIALS_PER_NETWORK
-    # Who went makes room.
-    settle(start + seconds(12), set())
-    assert knock_at(start + seconds(13), relay, KEYS[80]) == ALLOWED
-    assert Device.objects.count() <= enrolment._MOST_REMEMBERED + 1
-
-
-def test_a_customer_is_told_once_a_day_that_his_places_are_taken(rental: Rental, relay: Relay) -> None:
-    limit(rental, 2)
-    noon = timezone.now().replace(hour=4)
-    for day in range(2):
-        with time_machine.travel(noon + timedelta(days=day), tick=False):
-            devices.open_window(rental=rental, length=timedelta(hours=1), by=None)
-        for moment in (0, 125, 126, 300):
-            for number, key in enumerate(KEYS[:4]):
-                knock_at(noon + timedelta(days=day, seconds=moment), relay, key, f"198.51.100.{number}")
-        with time_machine.travel(noon + timedelta(days=day, seconds=310), tick=False):
-            admission_writer.flush()
-    told = Notice.objects.filter(kind="places_full")
-    assert [notice.context["limit"] for notice in told] == [2, 2]
-    assert len({notice.key for notice in told}) == 2
-
-
 def test_no_list_follows_what_never_stood_in_it(rental: Rental, relay: Relay) -> None:
     start = timezone.now()
     knock_at(start, relay, A)
@@ -311,38 +178,6 @@ def test_no_list_follows_what_never_stood_in_it(rental: Rental, relay: Relay) ->
     Gate.objects.update(list_changed_at=None)
     devices.revoke_device(device=device, by=None)
     assert Gate.objects.get().is_list_late
-
-
-def test_ignoring_a_device_that_is_forgotten_at_that_moment_is_a_no(
-    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    devices.close_window(rental=rental, by=None)
-    refused_at(relay, A, timezone.now())
-    revoke = devices._revoke
-
-    def forget_and_revoke(row: Device, **values: Any) -> bool:
-        waiting_devices.forget_waiting(timezone.now() + timedelta(hours=1))
-        return revoke(row, **values)
-
-    monkeypatch.setattr(devices, "_revoke", forget_and_revoke)
-    assert not devices.ignore_device(device=Device.objects.get(), by=None)
-    assert not rental.user.suffered.filter(action="device.revoked").exists()
-
-
-def test_only_ignored_strangers_are_ever_dropped_from_the_revoked_ones(
-    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(devices, "MOST_IGNORED", 2)
-    limit(rental, 20)
-    approved = approve(rental, *KEYS[:4])
-    for device in approved:
-        devices.revoke_device(device=device, by=None)
-    devices.close_window(rental=rental, by=None)
-    for key in KEYS[10:14]:
-        refused_at(relay, key, timezone.now())
-        devices.ignore_device(device=Device.objects.get(node_key=key), by=None)
-    kept = Device.objects.filter(status=Device.Status.REVOKED).order_by("pk")
-    assert [device.node_key for device in kept] == [*KEYS[:4], *KEYS[12:14]]
 
 
 def test_a_revoked_device_stays_out_while_the_window_is_open(rental: Rental, relay: Relay) -> None:
@@ -367,93 +202,3 @@ def test_a_trial_outlasts_the_window(rental: Rental, relay: Relay) -> None:
     knock_at(start, relay, A)
     assert knock_at(start + timedelta(seconds=140), relay, A) == ALLOWED
     assert Device.objects.get().status == Device.Status.APPROVED
-
-
-# Those who wait
-
-
-def refused_at(relay: Relay, key: str, *moments: datetime) -> None:
-    for moment in moments:
-        with time_machine.travel(moment, tick=False):
-            assert knock(relay, key) == REFUSED
-            admission_writer.flush()
-
-
-def test_a_customer_is_told_once_of_a_device_that_keeps_knocking(rental: Rental, relay: Relay) -> None:
-    devices.close_window(rental=rental, by=rental.user)
-    start = timezone.now()
-    refused_at(relay, A, start, start + timedelta(seconds=5))
-    assert waiting_devices.tell_waiting(start + timedelta(seconds=6)) == 0
-    refused_at(relay, A, start + timedelta(seconds=40))
-    now = start + timedelta(seconds=41)
-    assert [waiting_devices.tell_waiting(now) for _ in range(3)] == [1, 0, 0]
-    notice = Notice.objects.get(kind="device_waiting")
-    assert notice.context["devices"][0]["ip"] == "203.0.113.9"
-
-
-def test_a_customer_is_told_rarely(rental: Rental, relay: Relay) -> None:
-    devices.close_window(rental=rental, by=rental.user)
-    start = timezone.now()
-    for hour in range(13):
-        moment = start + timedelta(hours=hour)
-        refused_at(relay, KEYS[hour], moment, moment + timedelta(seconds=31))
-        waiting_devices.tell_waiting(moment + timedelta(seconds=32))
-    assert Notice.objects.filter(kind="device_waiting").count() == 3
-
-
-def test_nobody_waits_for_his_mail_behind_customers_who_were_told_lately(
-    rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor behind those whose devices have not proven themselves, or whose rental rests."""
-    monkeypatch.setattr(waiting_devices, "TELL_AT_ONCE", 5)
-    devices.close_window(rental=rental, by=rental.user)
-    now = timezone.now()
-    told, new, resting = RentalFactory(days=60), RentalFactory(days=60), RentalFactory(days=60)
-    DevicePolicyFactory(rental=told, told_at=now - timedelta(hours=1))
-    Rental.objects.filter(pk=resting.pk).update(paused_at=now)
-    for other in (told, new, resting):
-        first = now - timedelta(seconds=10 if other == new else 60)
-        for key in KEYS[:5]:
-            DeviceFactory(rental=other, node_key=key, knocks=2, first_seen_at=first, last_seen_at=now)
-    DeviceFactory(
-        rental=rental, node_key=A, knocks=2, first_seen_at=now - timedelta(seconds=60), last_seen_at=now
-    )
-    assert waiting_devices.tell_waiting(now) == 1
-    assert Notice.objects.get(kind="device_waiting").user == rental.user
-
-
-def test_keys_of_a_diagnosis_are_not_worth_a_mail_and_soon_forgotten(rental: Rental, relay: Relay) -> None:
-    devices.close_window(rental=rental, by=rental.user)
-    start = timezone.now()
-    for key in KEYS[:5]:
-        refused_at(relay, key, start)
-    assert waiting_devices.tell_waiting(start + timedelta(minutes=1)) == 0
-    assert waiting_devices.forget_waiting(start + timedelta(minutes=9)) == 0
-    assert waiting_devices.forget_waiting(start + timedelta(minutes=11)) == 5
-
-
-def test_a_device_that_waits_is_let_in_by_a_click(rental: Rental, relay: Relay) -> None:
-    devices.close_window(rental=rental, by=rental.user)
-    refused_at(relay, A, timezone.now())
-    knocking = Device.objects.get()
-    for _ in range(2):
-        devices.approve_device(device=knocking, by=rental.user)
-    assert knock(relay, A) == ALLOWED
-    assert rental.user.suffered.filter(action="device.approved").count() == 1
-
-
-def test_a_device_that_logged_in_again_takes_the_place_and_the_name_of_its_old_self(
-    rental: Rental, relay: Relay
-) -> None:
-    limit(rental, 1)
-    [old] = approve(rental, A)
-    devices.rename_device(device=old, name="书房的 NAS", by=rental.user)
-    devices.close_window(rental=rental, by=rental.user)
-    refused_at(relay, B, timezone.now())
-    knocking = Device.objects.get(node_key=B)
-    with pytest.raises(devices.LimitReached):
-        devices.approve_device(device=knocking, by=rental.user)
-    devices.approve_device(device=knocking, by=rental.user, replaces=old)
-    assert knock(relay, A) == REFUSED
-    assert knock(relay, B) == ALLOWED
-    assert Device.objects.get(node_key=B).name == "书房的 NAS"
