@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.lab.hosts import STATE, Lab, LabError
+from tests.lab.hosts import STATE, Lab
 from tests.lab.kinds import ROOTLESS
+from tests.lab.parts import LabError
 
 
 def main() -> int:

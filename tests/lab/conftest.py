@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.hosts import Host, Lab, lab
+from tests.lab.host import Host
+from tests.lab.hosts import Lab, lab
 from tests.lab.kinds import ROOTLESS
 from tests.lab.shell_image import write_archive
 from tests.lab.sshd import Sshd, StartSshd, sshd

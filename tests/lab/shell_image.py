@@ -10,7 +10,7 @@ from typing import Any
 
 from fleet.engine import Engine
 from fleet.ssh import Endpoint
-from tests.lab.hosts import Host
+from tests.lab.host import Host
 
 IMAGE = "lab/shell:1"
 

@@ -13,7 +13,7 @@ from containers.image import build_image, build_placeholder, compile_derper
 from fleet.engine import open_engine
 from fleet.ssh import Connection, Endpoint
 from tests.containers.deploying import OTHER_PANEL, PANEL, STEPS, DeployBehaviour, Host
-from tests.lab.hosts import Host as LabHost
+from tests.lab.host import Host as LabHost
 from tests.lab.hosts import lab
 
 pytestmark = pytest.mark.lab

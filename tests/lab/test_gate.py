@@ -39,7 +39,7 @@ from containers.image import ImageArchive
 from fleet.engine import Engine, EngineError, engine_errors, open_engine
 from fleet.ssh import Connection, Endpoint, RemoteError
 from tests.lab.gate_panel import Answer, Panel, ask, connect, make_tls, question, running_panel
-from tests.lab.hosts import Host as LabHost
+from tests.lab.host import Host as LabHost
 from tests.lab.hosts import Lab
 
 pytestmark = pytest.mark.lab

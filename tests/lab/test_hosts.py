@@ -10,7 +10,8 @@ from fleet.engine import open_engine
 from fleet.facts import read_facts
 from fleet.ssh import Connection
 from tests.lab import network
-from tests.lab.hosts import Host, Lab, lab
+from tests.lab.host import Host
+from tests.lab.hosts import Lab, lab
 from tests.lab.kinds import ROOTLESS
 from tests.lab.shell_image import IMAGE, endpoint, run_container
 

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from fleet.ssh import HostKey
-from tests.lab.hosts import Host, Lab
+from tests.lab.host import Host
+from tests.lab.hosts import Lab
 from tests.lab.services import mariadb, redis
 from tests.panel.running import Folder, Running, wait_for
 

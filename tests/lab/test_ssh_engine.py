@@ -15,7 +15,8 @@ from fleet import ssh
 from fleet.engine import Engine, EngineError, engine_errors, open_engine
 from fleet.facts import read_facts
 from fleet.ssh import Connection, ConnectionPool, HostKey, read_host_key
-from tests.lab.hosts import Host, Lab
+from tests.lab.host import Host
+from tests.lab.hosts import Lab
 from tests.lab.shell_image import IMAGE, endpoint, run_container
 
 pytestmark = pytest.mark.lab
