@@ -52,7 +52,7 @@ def _put_off() -> Iterator[Matter]:
     for row in rows:
         wanted = {"work": row.work, "code": row.failure_code}
         code = f"put_off.{row.work}.{row.failure_code}"
-        text = _("%(reason)s Next try: %(when)s (%(error)s)") % {
+        text = _("%(reason)s (%(error)s) Next try: %(when)s") % {
             "reason": explain(row.failure_code),
             "when": f"{timezone.localtime(row.try_after):%Y-%m-%d %H:%M:%S}" if row.try_after else "–",
             "error": row.exception,
