@@ -55,6 +55,22 @@ def sweep(work: Work, *, now: datetime, rows: QuerySet[Any] | None = None) -> in
     return done + sum(_try(work, [pk], now, is_again=True) for pk in again)
 
 
+def try_row(work: Work, pk: int, *, now: datetime) -> datetime | None:
+    """Have `work` done on one row, as a job does that a sweep rings for.
+
+    Where it raises, that is logged and the row put off: returns until when the sweep should leave it alone, None where it went well.
+    """
+    try:
+        work.do([pk], now)
+    except Exception as error:
+        log.exception(LOGGED, work.name, pk)
+        return _put_off(work, pk, error, now)
+    # Hardly ever there: a look costs less than a statement that writes.
+    if (failed := PutOff.objects.filter(work=work.name, row=pk)).exists():
+        failed.delete()
+    return None
+
+
 def try_again(*, put_off_pk: int, now: datetime) -> None:
     """Do what was put off now, if it is still to be done."""
     row = PutOff.objects.filter(pk=put_off_pk).first()
@@ -104,11 +120,12 @@ def _try(work: Work, pks: Sequence[int], now: datetime, *, is_again: bool = Fals
     return done
 
 
-def _put_off(work: Work, pk: int, error: Exception, now: datetime) -> None:
+def _put_off(work: Work, pk: int, error: Exception, now: datetime) -> datetime:
     row, _made = PutOff.objects.get_or_create(work=work.name, row=pk, defaults={"since": now})
     failed = RETRY.failed(row.failures, now, _code_of(error))
     # Of the error its kind alone: what it says may hold a secret.
     PutOff.objects.filter(pk=row.pk).update(exception=type(error).__name__[:80], **failed)
+    return now + RETRY.pause(row.failures)
 
 
 def _code_of(error: Exception) -> str:

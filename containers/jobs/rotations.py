@@ -1,11 +1,15 @@
 """Relays that make way for successors: certificates near their end, and the old ones that nobody needs any more."""
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
+from accounts.sweeps import try_row
+from accounts.works import Work, declare
 from containers.derp.presence import has_devices
 from containers.models import Relay
 from containers.services import relay_certificates, relays, rotation
@@ -45,19 +49,35 @@ def sweep_retiring() -> None:
 @queue.on_queue("slow")
 def retire_relay(relay_pk: int) -> None:
     """Remove a retiring relay when its time is over, or when it may go earlier and says that no device is connected to it."""
-    relay = Relay.objects.retiring().select_related("server").filter(pk=relay_pk).first()
-    if relay is None:
-        return
     now = timezone.now()
-    if not attempt(f"retiring relay {relay_pk}", partial(_retire, relay, now)):
-        rotation.record_staying(relay=relay, now=now)
+    if later := try_row(RETIRING, relay_pk, now=now):
+        rotation.record_staying(relay_pk=relay_pk, until=later)
+
+
+def _retire_all(pks: Sequence[int], now: datetime) -> int:
+    for relay in Relay.objects.retiring().select_related("server").filter(pk__in=pks):
+        _retire(relay, now)
+    return len(pks)
+
+
+RETIRING = declare(
+    Work(
+        name="the retiring of relays",
+        title=_("Retiring of relays"),
+        model=Relay,
+        whose="rental__user__email",
+        # Whether they are to be looked at now or not: they are put off by that moment.
+        due=lambda _now: Relay.objects.retiring(),
+        do=_retire_all,
+    )
+)
 
 
 def _retire(relay: Relay, now: datetime) -> None:
     if rotation.may_go(relay, now) or (rotation.may_go_unused(relay, now) and _is_unused(relay)):
         rotation.retire_relay(relay=relay)
     else:
-        rotation.record_staying(relay=relay, now=now)
+        rotation.record_staying(relay_pk=relay.pk, until=now + rotation.LOOK_EVERY)
 
 
 def _is_unused(relay: Relay) -> bool:

@@ -16,8 +16,6 @@ from serials.rentals.services import record_plan
 
 # A banned person's rental is looked at so often, in case the bell of the end of it was lost.
 BARRED_AGAIN = timedelta(minutes=1)
-# A rental whose plan raised is looked at again after this time.
-FAILED_AGAIN = timedelta(seconds=30)
 _TRIES = 5
 _Made = TypeVar("_Made")
 
@@ -90,9 +88,9 @@ def due_rentals(now: datetime, limit: int = 500) -> list[int]:
     return [*due, *set(barred.distinct()[:limit]).difference(due)]
 
 
-def put_off(*, rental_pk: int, now: datetime) -> None:
-    """A rental could not be planned: others come first."""
-    Rental.objects.plan_due(now).filter(pk=rental_pk).update(plan_due_at=now + FAILED_AGAIN)
+def put_off(*, rental_pk: int, now: datetime, until: datetime) -> None:
+    """A rental could not be planned: others come first, and it again at `until`."""
+    Rental.objects.plan_due(now).filter(pk=rental_pk).update(plan_due_at=until)
 
 
 def rentals_of(user_pk: int) -> list[int]:

@@ -142,11 +142,9 @@ def _grace_began(now: datetime) -> datetime:
     return now - timedelta(days=settings.ROTATION_GRACE_DAYS)
 
 
-def record_staying(*, relay: Relay, now: datetime) -> None:
-    """A retiring relay is still needed, or it could not be asked: look again later."""
-    Relay.objects.retiring().filter(pk=relay.pk, status=Relay.Status.RUNNING).update(
-        try_after=now + LOOK_EVERY
-    )
+def record_staying(*, relay_pk: int, until: datetime) -> None:
+    """A retiring relay is still needed, or it could not be asked: look again at `until`."""
+    Relay.objects.retiring().filter(pk=relay_pk, status=Relay.Status.RUNNING).update(try_after=until)
 
 
 @transaction.atomic

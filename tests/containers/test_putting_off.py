@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from tests.containers.rentals import plan, prove
 from tests.factories import RentalFactory
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.django_db
 
 MINUTE = timedelta(minutes=1)
+
+
+def put_off() -> list[str]:
+    """What needs a person of what was put off; nothing of it is forgotten by the clock."""
+    from accounts.jobs import forget_settled
+    from derpmgmt.lib.matters import read_matters
+
+    forget_settled()
+    with translation.override("en"):
+        return [matter.title for matter in read_matters() if matter.key.startswith("put_off:")]
 
 
 def test_a_rental_that_cannot_be_planned_holds_nobody_up(
@@ -43,12 +53,14 @@ def test_a_rental_that_cannot_be_planned_holds_nobody_up(
         assert planning.due_rentals(timezone.now()) == [bad.pk, other.pk]
         jobs.plan_waiting(servers[0].pk)
         assert other.relays.wanted().count() == 3
-        assert f"the plan of rental {bad.pk}" in caplog.text
+        assert f"the plans of rentals: row {bad.pk} is put off" in caplog.text
+        assert put_off() == [f"Planning of relays: {bad.user}"]
         assert planning.due_rentals(timezone.now()) == []
         jobs.plan_rental(bad.pk)
     assert planning.due_rentals(timezone.now() + MINUTE) == [bad.pk]
     jobs.plan_rental(bad.pk)
     assert bad.relays.wanted().count() == 3
+    assert put_off() == []
 
 
 def test_a_relay_that_cannot_be_retired_is_looked_at_again_later(
@@ -69,7 +81,8 @@ def test_a_relay_that_cannot_be_retired_is_looked_at_again_later(
     monkeypatch.setattr(rotation, "may_go", cannot)
     assert rotation.due_retirements(timezone.now()) == [relay.pk]
     jobs.retire_relay(relay.pk)
-    assert f"retiring relay {relay.pk}" in caplog.text
+    assert f"the retiring of relays: row {relay.pk} is put off" in caplog.text
+    assert put_off() == [f"Retiring of relays: {rental.user}"]
     assert rotation.due_retirements(timezone.now()) == []
     assert rotation.due_retirements(timezone.now() + rotation.LOOK_EVERY) == [relay.pk]
 
