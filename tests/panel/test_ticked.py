@@ -79,6 +79,7 @@ def ready(rental: Rental, model: type[Model], verb: str) -> list[Any]:
     return [one.devices.filter(status=wanted).first() for one in (rental, other)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "act"), list(the_acts()), ids=[f"{model.__name__}-{act.verb}" for model, act in the_acts()]
 )
@@ -218,6 +219,7 @@ def test_nonsense_in_the_address_does_nothing(boss: Client, rows: str) -> None:
     assert boss.get(f"{USERS}ticked/close/do/").status_code == 404
 
 
+@pytest.mark.slow
 def test_the_page_costs_the_same_for_many_rows(boss: Client, rental: Rental) -> None:
     def cost(url: str, pks: list[int]) -> int:
         address = f"{url}?rows={','.join(map(str, pks))}"
