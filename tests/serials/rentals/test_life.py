@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -285,13 +286,13 @@ def test_an_end_is_left_alone_when_it_moved_while_the_sweep_was_looking(
     rental: Rental, admin: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = end_of(rental) + DAY
-    expire = life._expire
+    expire = life.ENDS.do
 
-    def renew_first(due: list[Rental], at: datetime) -> int:
+    def renew_first(due: Sequence[int], at: datetime) -> int:
         rentals.renew_rental(rental=rental, until=now + 10 * DAY, by=admin)
         return expire(due, at)
 
-    monkeypatch.setattr(life, "_expire", renew_first)
+    monkeypatch.setattr(life, "ENDS", replace(life.ENDS, do=renew_first))
     with time_machine.travel(now, tick=False):
         assert rentals.sweep_rentals(now=now) == 0
     assert fresh(rental).status == "active"
@@ -314,8 +315,8 @@ def test_many_ends_are_recorded_in_one_sweep_with_queries_for_those_alone(db: No
 
 
 def _kill_before(name: str, count: int) -> None:
-    """Kill this process when `life`'s function `name` is called for the `count`th time."""
-    real, calls = getattr(life, name), 0
+    """Kill this process when `life`'s function `name`, or what the work `ENDS` does, is called for the `count`th time."""
+    real, calls = life.ENDS.do if name == "ENDS" else getattr(life, name), 0
 
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -324,11 +325,11 @@ def _kill_before(name: str, count: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*args, **kwargs)
 
-    setattr(life, name, call)
+    setattr(life, name, replace(life.ENDS, do=call) if name == "ENDS" else call)
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("name", ["_expire", "request_plans", "log_lines"])
+@pytest.mark.parametrize("name", ["ENDS", "request_plans", "log_lines"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_same_comes_of_it_when_the_sweep_is_killed_at_any_point(
     transactional_db: None, name: str, count: int, monkeypatch: pytest.MonkeyPatch
@@ -337,7 +338,7 @@ def test_the_same_comes_of_it_when_the_sweep_is_killed_at_any_point(
     for n in range(4):
         user = UserFactory(email=f"u{n}@example.com")
         RentalFactory(user=user, ends_at=now - DAY)
-    monkeypatch.setattr(life, "_SWEEP_AT_ONCE", 2)
+    monkeypatch.setattr(life, "ENDS", replace(life.ENDS, together=2))
     connections.close_all()
     child = os.fork()
     if child == 0:
