@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from acl.maps import derpmap, jobs, services
 from acl.maps.models import AclConfig, LiveUrl, MapRegion
 from containers.models import Relay
+from containers.services import relay_certificates, relay_requests, rotation
 from containers.services import relays as relay_services
-from containers.services import rotation
 from containers.services.planning import plan_relays
 from derpmgmt.lib.jobs import Problem
 from fleet.models import Server
@@ -95,7 +95,7 @@ class Life:
         """A container ends; the next visit has it looked after."""
         if self.running:
             pin = sorted(self.running)[number % len(self.running)]
-            relay_services.request_repair(relay_pk=self.running[pin])
+            relay_requests.request_repair(relay_pk=self.running[pin])
             self._forget(pin)
 
     def rotate(self, number: int) -> None:
@@ -127,7 +127,7 @@ class Life:
         Server.objects.filter(address=server.address).exists() or server.save(update_fields=["address"])
         for relay in server.relays.live():
             self._stop(relay)
-        relay_services.follow_server(server_pk=server.pk, now=timezone.now())
+        relay_certificates.follow_server(server_pk=server.pk, now=timezone.now())
 
     def end(self, _: int) -> None:
         Rental.objects.filter(pk=self.rental.pk).update(runs_until=timezone.now())
