@@ -20,6 +20,8 @@ LAB_RUNS := $(filter-out $(E2E_BESIDE) tests/e2e/test_kill.py,$(E2E)) \
 	--beside tests/lab tests/e2e/test_kill.py \
 	--beside -m differs tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
 
+# More than there are processors: many tests wait for somebody's patience to end.
+TEST_PROCESSES := 5
 # Tests start the panel hundreds of times: where no bytecode is kept, each start compiles it anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -78,10 +80,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python .ci/translations
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist worksteal -q -m "not lab and not slow"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -q -m "not lab and not slow"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not lab"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not lab"
 
 test-lab: $(VENV)/.installed-dev
 	@test "$$(id -u)" = 0 -a -f /etc/debian_version || { echo "make test-lab needs root on Debian" >&2; exit 1; }

@@ -22,6 +22,7 @@ def test_account_is_limited_when_tried_from_many_addresses(db: None, client: Cli
     assert not get_user(client).is_authenticated
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 def test_address_is_limited_when_it_tries_many_accounts(client: Client) -> None:
     codes = [_try(client, f"u{n}@example.com", "203.0.113.9") for n in range(31)]

@@ -182,6 +182,7 @@ def test_what_other_sites_let_a_browser_post_counts_nothing(path: str) -> None:
     assert Client().post(path, data).status_code != 429
 
 
+@pytest.mark.slow
 def test_a_code_that_was_mailed_is_taken_whatever_strangers_of_the_network_type(db: None) -> None:
     user, there = UserFactory(), "203.0.113.5"
     confirm, reset = "/accounts/confirm-email/", "/accounts/password/reset/confirm/"

@@ -159,6 +159,7 @@ def test_what_something_else_did_is_no_matter_any_more(
     assert found() == []
 
 
+@pytest.mark.slow
 def test_many_of_one_work_and_error_are_one_line_with_the_list_of_all(
     staff: Client, broken: Callable[..., None]
 ) -> None:

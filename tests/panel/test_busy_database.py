@@ -39,6 +39,7 @@ def locked() -> Iterator[None]:
         connection.close()
 
 
+@pytest.mark.slow
 def test_pages_that_read_are_shown() -> None:
     rental = WholeRentalFactory()
     world.add_devices(rental)

@@ -91,6 +91,7 @@ def test_sessions_end_while_the_page_is_open(rental: Rental) -> None:  # noqa: F
     assert client.post("/accounts/login/?next=/home/", data | {"next": "/home/"})["Location"] == "/home/"
 
 
+@pytest.mark.slow
 def test_the_language_changes_on_the_page_where_a_button_was_refused(rental: Rental) -> None:  # noqa: F811
     client = world.sign_in(rental.user)
     region = rental.map_regions.first()

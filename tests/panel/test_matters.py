@@ -99,6 +99,7 @@ def test_many_silent_servers_are_a_line_a_region_with_ten_of_them_and_the_rest_b
     assert "The list of all 120" in text
 
 
+@pytest.mark.slow
 def test_a_cause_that_is_in_very_many_regions_is_one_line(staff: Client) -> None:
     for _number in range(12):
         servers_of(2, silent_since=timezone.now(), status=Server.Status.UNHEALTHY)
@@ -107,6 +108,7 @@ def test_a_cause_that_is_in_very_many_regions_is_one_line(staff: Client) -> None
     assert listed(staff, line) == 24
 
 
+@pytest.mark.slow
 def test_servers_that_are_announced_or_silent_for_other_reasons_are_told_apart(staff: Client) -> None:
     servers_of(3, status=Server.Status.MAINTENANCE, silent_since=timezone.now())
     servers_of(
@@ -161,6 +163,7 @@ def test_lists_behind_lines_have_what_the_lines_count(staff: Client) -> None:
     assert {one.text for one in line.named} == {"1 serial number, 0 of them used"}
 
 
+@pytest.mark.slow
 def test_one_that_is_worse_makes_the_line_as_bad_and_stands_first_in_it(staff: Client) -> None:
     batches = SerialBatchFactory.create_batch(12, is_paid=False)
     batches[-1].serials.update(status="used")

@@ -160,6 +160,7 @@ def test_it_is_said_when_there_is_no_image(
     assert matters(staff) == [("critical", "/admin/containers/relay/")]
 
 
+@pytest.mark.slow
 def test_gates_that_fail_or_know_too_little_are_named(staff: Client, rental: Rental) -> None:
     now = timezone.now()
     failed, late, *_others = Gate.objects.select_related("server").order_by("pk")

@@ -122,6 +122,7 @@ def test_reason_from_before_is_shown_and_goes_with_the_next_answer(staff: Client
     assert (server.status, server.reason) == ("healthy", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.code)
 def test_chinese_admin_shows_no_english_sentence_of_a_deployment(staff: Client, error: RemoteError) -> None:
     relay = WholeRentalFactory().relays.get(slot=1)

@@ -95,6 +95,7 @@ def test_jobs_come_between_ticks_that_are_always_late() -> None:
         wait_for(lambda: told("told") == ["1"], "the job had its turn", 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["job", "tick"])
 def test_what_is_over_its_time_ends_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "TICK_SECONDS", 1)
@@ -130,6 +131,7 @@ def test_the_process_ends_when_what_is_over_its_time_takes_no_notice(monkeypatch
     assert told("hangs") == ["begins"]
 
 
+@pytest.mark.slow
 def test_a_job_under_way_finishes_when_the_end_is_asked_for() -> None:
     since = timezone.now().replace(microsecond=0)
     with apart(lambda: run_workers(["notices", "default"])) as process:
@@ -143,6 +145,7 @@ def test_a_job_under_way_finishes_when_the_end_is_asked_for() -> None:
     assert served_queues(since) == set()
 
 
+@pytest.mark.slow
 def test_queues_are_served_on_when_redis_was_lost() -> None:
     with apart(lambda: run_workers(["notices", "default"], [Tick(tell, "default", 1, (7,))])) as process:
         django_rq.get_queue("notices").enqueue(hang, 3)

@@ -104,6 +104,7 @@ def test_where_no_lab_is_that_is_said(state: Path, tmp_path: Path, content: str 
     assert clean_hosts(tmp_path / "nothing", path) == []
 
 
+@pytest.mark.slow
 def test_the_command_cleans_the_hosts_before_the_state_goes(
     state: Path, hosts_file: Path, engines: list[Engine]
 ) -> None:

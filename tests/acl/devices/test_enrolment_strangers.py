@@ -20,6 +20,7 @@ from tests.acl.devices.enrolling import rental as rental
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.mark.slow
 def test_one_address_takes_few_places_however_often_it_knocks(rental: Rental, relay: Relay) -> None:
     limit(rental, 20)
     start = timezone.now()
@@ -76,6 +77,7 @@ def test_an_address_has_approvals_again_after_an_hour(rental: Rental, relay: Rel
     assert Device.objects.filter(status=Device.Status.APPROVED).count() == 10
 
 
+@pytest.mark.slow
 def test_only_so_many_are_on_trial_at_once(rental: Rental, relay: Relay) -> None:
     limit(rental, 20)
     start = timezone.now()

@@ -227,6 +227,7 @@ def test_in_all_so_many_are_kept(rental: Rental, relay: Relay, monkeypatch: pyte
     assert Admission.objects.count() == left
 
 
+@pytest.mark.slow
 def test_tidying_keeps_pace_with_a_flood(
     rental: Rental, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:

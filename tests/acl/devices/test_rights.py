@@ -32,6 +32,7 @@ def make_rentals() -> list[Rental]:
     ]
 
 
+@pytest.mark.slow
 def test_queries_the_hot_path_and_python_agree_on_who_has_rights() -> None:
     rentals, server = make_rentals(), ServerFactory()
     relays = {RelayFactory(rental=rental, slot=None, server=server).pk: rental.pk for rental in rentals}

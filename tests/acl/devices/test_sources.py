@@ -295,6 +295,7 @@ def slowly(connection: socket.socket) -> None:
     saying(response(b'{"Allow":false}'))(connection)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("open_house")
 def test_others_are_asked_in_time_when_some_answer_slowly(
     admission: AdmissionServer, start_scripted: Callable[..., ScriptedServer]

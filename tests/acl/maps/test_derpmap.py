@@ -143,6 +143,7 @@ def test_nothing_dangerous_is_in_the_map_when_handed_out(file_format: MapFormat)
         assert word not in "\n".join(lines)
 
 
+@pytest.mark.slow
 @given(st.lists(st.from_regex(r"\A[A-Za-z0-9_-]{1,8}\Z"), min_size=2, max_size=99))
 def test_codes_differ_when_places_are_alike(places: list[str]) -> None:
     codes = {derpmap.region_code(place, number) for number, place in enumerate(places, 1)}

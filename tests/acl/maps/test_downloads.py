@@ -214,6 +214,7 @@ def test_copy_is_not_counted_when_the_customer_never_had_that_version(browser: C
     assert not taken()
 
 
+@pytest.mark.slow
 def test_downloads_are_limited_when_somebody_takes_them_by_the_hundred(browser: Client) -> None:
     statuses = [download(browser).status_code for _ in range(61)]
     assert statuses == [200] * 60 + [429]

@@ -44,6 +44,7 @@ def _full_width(char: str) -> str:
 ways_to_write = {"0": "0Oo", "1": "1IiLl"}
 
 
+@pytest.mark.slow
 @given(made, st.data())
 def test_code_is_read_when_it_is_written_carelessly(code: str, data: st.DataObject) -> None:
     written = ""

@@ -297,6 +297,7 @@ def test_each_comes_once_when_sweeps_run_at_the_same_moment(redeem: Redeem, cloc
     assert told() == [("ending", 23)]
 
 
+@pytest.mark.slow
 def test_the_sweep_looks_at_the_due_ones_only_when_there_are_many(redeem: Redeem, clock: Any) -> None:
     redeem(30)
     for number in range(30):
