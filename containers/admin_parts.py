@@ -12,7 +12,6 @@ from django.utils.translation import gettext as _
 from accounts.acts import Link
 from containers.models import Gate, Relay
 from containers.services import gates
-from containers.services.proving import SECRETS
 from containers.state_badges import gate_state
 from containers.ticks import relay_days, server_day
 from fleet.models import Server
@@ -59,9 +58,7 @@ def _gate(server: Server) -> SafeString:
 def _proofs(server: Server) -> dict[str, Any]:
     """The last day of a server's relays, together and one by one; a fixed number of queries."""
     now = timezone.now()
-    rows = (
-        Relay.objects.live().filter(server=server).select_related("rental__user").defer("mesh_key", *SECRETS)
-    )
+    rows = Relay.objects.live().filter(server=server).select_related("rental__user").defer(*Relay.SECRETS)
     relays = list(rows.order_by("failing_since", "pk")[: MOST + 1])
     days = relay_days([relay.pk for relay in relays[:MOST]], now)
     return {

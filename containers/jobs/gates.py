@@ -9,7 +9,7 @@ from functools import partial
 from django.conf import settings
 from django.utils import timezone
 
-from containers import deploy
+from containers import deploy, gate_list
 from containers.deploy import put_files, read_file
 from containers.gate import GATE_DIR, LIST_HASH_PATH, gate_name, list_files, list_hash
 from containers.jobs.claims import server_queue
@@ -204,7 +204,7 @@ def _deliver(engine: Engine, gate: Gate) -> None:
         as_of = timezone.now()
         content = gates.read_list(gate.server_id)
         put_files(engine, name, GATE_DIR, list_files(content))
-        deploy.activate_list(engine, settings.PANEL_ID)
+        gate_list.activate_list(engine, settings.PANEL_ID)
         if gates.record_delivered(gate=gate, list_hash=list_hash(content), as_of=as_of):
             return
 

@@ -163,7 +163,7 @@ def test_gate_is_due_when_relays_stand_and_it_does_not(rental: Rental, gate: Gat
 def test_pauses_grow_when_a_list_is_refused_and_the_server_says_so_until_it_is_taken(
     rental: Rental, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from containers.deploy import ListNotTaken
+    from containers.gate_list import ListNotTaken
     from containers.jobs import gates as jobs
     from fleet.services import record_contact
 

@@ -176,16 +176,16 @@ def test_of_images_for_several_machines_the_right_one_is_loaded(
 def test_an_engine_that_lists_no_processes_passes_and_one_that_takes_no_list_does_not(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from containers import deploy
+    from containers import gate_list
 
     server = fleet.servers[0]
     fleet.host_of(server).fault(top_refused="runc did not terminate successfully: exit status 1: unknown")
     assert check(server).status == "done"
 
     def refuse(*_args: Any) -> None:
-        raise deploy.ListNotTaken()
+        raise gate_list.ListNotTaken()
 
-    monkeypatch.setattr(deploy, "activate_list", refuse)
+    monkeypatch.setattr(gate_list, "activate_list", refuse)
     made = check(server)
     assert (made.status, made.error_code) == ("failed", "list_not_taken")
     assert "did not take up the new list" in made.reason

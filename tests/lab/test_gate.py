@@ -13,8 +13,6 @@ import certifi
 import pytest
 
 from containers.deploy import (
-    ListNotTaken,
-    activate_list,
     has_gate,
     make_so,
     put_files,
@@ -35,6 +33,7 @@ from containers.gate import (
     render_list,
 )
 from containers.gate_image import build_gate_image, find_nginx
+from containers.gate_list import ListNotTaken, activate_list
 from containers.image import ImageArchive
 from fleet.engine import Engine, EngineError, engine_errors, open_engine
 from fleet.ssh import Connection, Endpoint, RemoteError

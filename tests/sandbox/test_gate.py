@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from containers.deploy import ListNotTaken, activate_list, ensure_image
+from containers.deploy import ensure_image
 from containers.derp import keys
 from containers.derp.client import DerpClient, NotAdmitted
 from containers.gate import EVERYBODY, Entry, GateSpec, gate_url, list_files, render_list
 from containers.gate_image import build_gate_placeholder
+from containers.gate_list import ListNotTaken, activate_list
 from containers.spec import NETWORK
 from derpmgmt.sandbox.fleet import Sandbox
 from fleet.engine import Engine, EngineError, engine_errors
