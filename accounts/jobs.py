@@ -3,6 +3,7 @@
 from django.utils import timezone
 
 from accounts import sweeps
+from accounts.access import repeats, tokens
 from accounts.services import closing, notices
 from derpmgmt.lib import queue
 
@@ -37,6 +38,18 @@ def forget_settled() -> None:
     sweeps.forget_settled(now=timezone.now())
 
 
+def delete_old_access() -> None:
+    """Delete tokens that ended long ago, codes that count no more, and answers that were kept for a day."""
+    now = timezone.now()
+    tokens.delete_ended_tokens(now)
+    repeats.delete_kept_answers(now)
+
+
 # What stays in this room: a notice was made; somebody asks for what was put off.
 RINGS: dict[str, list[queue.Job]] = {"notice_made": [send_notice], "retry_asked": [try_again]}
-TICKS = [queue.every(30, sweep_closing), queue.every(10, sweep_notices), queue.every(60, forget_settled)]
+TICKS = [
+    queue.every(30, sweep_closing),
+    queue.every(10, sweep_notices),
+    queue.every(60, forget_settled),
+    queue.every(3600, delete_old_access),
+]

@@ -352,3 +352,7 @@ class PutOff(Retried):
     def name(self) -> str:
         """What the row is called among others of the same work."""
         return self.whose or f"#{self.row}"
+
+
+# Django looks for a room's tables here.
+from accounts.access.models import ApiToken, KeptAnswer, SignUpCode  # noqa: E402, F401

@@ -29,6 +29,8 @@ declare(
         "channel.confirmed": _("Notice channel confirmed"),
         "channel.removed": _("Notice channel removed"),
         "notice.sent_again": _("Notice sent again"),
+        "token.created": _("API token created"),
+        "token.revoked": _("API token revoked"),
         "work.retried": _("Work that was put off tried again"),
     },
     notices={

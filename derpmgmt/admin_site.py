@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-from allauth.account.authentication import get_authentication_records
 from django.contrib import admin, messages
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.core.exceptions import PermissionDenied
@@ -20,6 +19,7 @@ from django.views.decorators.cache import never_cache
 
 from accounts import services
 from accounts.matters import unknown_proxy
+from accounts.requests import used_second_factor
 from derpmgmt.lib.address import is_proxy_unknown
 from derpmgmt.lib.way_back import page_of
 from derpmgmt.overview import admin_overview
@@ -27,12 +27,6 @@ from derpmgmt.overview import admin_overview
 # These tables are changed by services and by the person themselves, which log what they do; never row by row in the admin.
 # Nor is the queue: what it carries is told by the rows of the jobs, and its pages ask for no second factor everywhere.
 HIDDEN_APPS = {"account", "auth", "django_rq", "mfa", "usersessions"}
-
-
-def used_second_factor(request: HttpRequest) -> bool:
-    """Whether this session was signed in, or confirmed since, with an authenticator, a passkey or a recovery code."""
-    user = request.user
-    return any(record.get("method") == "mfa" for record in get_authentication_records(request, user))
 
 
 class PanelAdminSite(admin.AdminSite):

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from accounts.views import app_activate
-from derpmgmt import mailbox, pages
+from derpmgmt import api, mailbox, pages
 from derpmgmt.history import views as history
 
 urlpatterns = [
@@ -21,6 +21,8 @@ urlpatterns = [
     path("", include("serials.urls")),
     path("", include("acl.urls")),
     path("", include("containers.urls")),
+    path("api/docs", api.docs, name="api-docs"),
+    path("api/openapi.json", api.openapi, name="api-openapi"),
     path("mailbox/", mailbox.mailbox, name="mailbox"),
     path(
         "admin/customers/<int:pk>/history/",

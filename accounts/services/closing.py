@@ -23,6 +23,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts import wordlist
+from accounts.access.models import ApiToken, KeptAnswer
 from accounts.models import Channel, Notice, OperationLog, User
 from accounts.services.activity import log_operation
 from accounts.services.notices import drop_notices, notify
@@ -38,7 +39,7 @@ FAREWELL = "account_closed"
 # What is left of a person's IP addresses: enough to tell a region and an abuse's source, too little to tell a household.
 _KEPT_BITS = {4: 24, 6: 48}
 # What belongs to a person and goes with them; sessions go by `end_sessions`.
-_BELONGINGS: tuple[type[Any], ...] = (EmailAddress, Authenticator, Channel)
+_BELONGINGS: tuple[type[Any], ...] = (EmailAddress, Authenticator, Channel, ApiToken, KeptAnswer)
 _UNDER_WAY = (Notice.State.WAITING, Notice.State.SENDING)
 
 

@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts import usernames
+from accounts.access.models import ApiToken
 from accounts.models import User
 from accounts.services.activity import log_operation
 from accounts.services.notices import notify
@@ -133,9 +134,10 @@ def change_user(*, user: User, by: User | None, username: str, language: str, ro
 
 
 def end_sessions(user: User) -> None:
-    """Sign the account out everywhere."""
+    """Sign the account out everywhere; its API tokens open nothing any more."""
     for session in UserSession.objects.filter(user=user):
         session.end()
+    ApiToken.objects.filter(user=user, revoked_at=None).update(revoked_at=timezone.now())
 
 
 def end_oldest_sessions(user: User) -> None:

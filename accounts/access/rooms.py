@@ -1,0 +1,138 @@
+"""A room's part of the API: its operations, declared in the room's `api.py` and joined in `derpmgmt/api.py`."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext_lazy as _
+from ninja import NinjaAPI, Router
+from ninja.responses import Status
+
+from accounts.access.auth import caller
+from accounts.access.models import Scope
+from accounts.access.repeats import HEADER, answer_once
+from derpmgmt.lib.api import Failed, Failure
+
+_View = TypeVar("_View", bound=Callable[..., Any])
+
+# What any operation may answer beside its own answers: all of it is a `Failure`.
+_FAILURES = (400, 401, 403, 404, 405, 409, 413, 422, 429, 500, 502, 503)
+
+_KEY_PARAMETER = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Any text of your own. Within 24 hours the same request with the same key is done once, and gets the same answer.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+}
+
+
+class UnknownParameter(Failed):
+    """The address has a parameter that nobody knows."""
+
+    status, code = 422, "invalid"
+    sentence = _("There is no such parameter.")
+
+
+class Room(Router):
+    """Operations under one first word, e.g. `serial`. Each says with which scope of a token it may be asked."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(tags=[tag])
+
+    def reads(
+        self, path: str, answer: Any, *, scope: Scope | None = Scope.READ, **more: Any
+    ) -> Callable[[_View], _View]:
+        """`GET path`. `scope` None is for everybody, also for who is not signed in."""
+        return self._operation(["GET"], path, answer, scope, is_kept=False, **more)
+
+    def does(
+        self,
+        path: str,
+        answer: Any,
+        *,
+        scope: Scope | None = Scope.ACT,
+        creates: bool = False,
+        later: bool = False,
+        method: str = "POST",
+        **more: Any,
+    ) -> Callable[[_View], _View]:
+        """`POST path`, or another `method`. `creates`: the request may carry an `Idempotency-Key`. `later`: a job does it, and the
+        answer is `Accepted` (202) until it is done: return `accepted(…)`."""
+        return self._operation([method], path, answer, scope, is_kept=creates, later=later, **more)
+
+    def _operation(
+        self,
+        methods: list[str],
+        path: str,
+        answer: Any,
+        scope: Scope | None,
+        *,
+        is_kept: bool,
+        later: bool = False,
+        **more: Any,
+    ) -> Callable[[_View], _View]:
+        answers: dict[Any, Any] = {200: answer}
+        if later:
+            answers[202] = answer
+        answers[_FAILURES] = Failure
+        extra: dict[str, Any] = {"parameters": [_KEY_PARAMETER]} if is_kept else {}
+
+        def decorate(view: _View) -> _View:
+            view.is_kept = is_kept  # type: ignore[attr-defined]
+            self.add_api_operation(
+                path,
+                methods,
+                view,
+                response=answers,
+                auth=caller(scope) if scope else None,
+                openapi_extra=extra or None,
+                # The names are the functions' own, one for each operation of the whole API.
+                operation_id=view.__name__,
+                summary=(view.__doc__ or "").partition("\n")[0].rstrip("."),
+                **more,
+            )
+            return view
+
+        return decorate
+
+
+def accepted(answer: Any) -> Status:
+    """The answer that a job does it, and where to follow it (its field `follow`)."""
+    return Status(202, answer)
+
+
+def guard(api: NinjaAPI) -> None:
+    """Have all operations refuse parameters that they do not know, and do once what may be asked twice; after the rooms were joined."""
+    for router in api._get_bound_routers():
+        for path_view in router.path_operations.values():
+            for operation in path_view.operations:
+                operation.view_func = _guarded(operation)
+
+
+def _guarded(operation: Any) -> Callable[..., Any]:
+    view = operation.view_func
+    known = {
+        name
+        for model in operation.models
+        if model.__ninja_param_source__ == "query"
+        for name in model.__ninja_flatten_map__
+    }
+
+    @wraps(view)
+    def ask(request: HttpRequest, **values: Any) -> Any:
+        for name in request.GET:
+            if name not in known:
+                raise UnknownParameter(field=name[:100])
+        if not view.is_kept:
+            return view(request, **values)
+
+        def answer() -> HttpResponse:
+            response = operation.api.create_temporal_response(request)
+            found: HttpResponse = operation._result_to_response(request, view(request, **values), response)
+            return found
+
+        return answer_once(request, answer)
+
+    return ask
