@@ -1,5 +1,6 @@
 """Asking the JSON API in tests."""
 
+import secrets
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +22,7 @@ class Api:
         self.token = ""
         if user is not None:
             # Whatever a service would ask of staff first is another test's.
-            self.token = tokens.PREFIX + f"{user.pk}-{ApiToken.objects.count()}".ljust(43, "x")
+            self.token = tokens.PREFIX + secrets.token_urlsafe(32)
             ApiToken.objects.create(
                 user=user,
                 name="test",
@@ -34,7 +35,7 @@ class Api:
 
     def get(self, path: str, query: dict[str, Any] | None = None, **headers: str) -> Any:
         """`path` without /api/v1/."""
-        return Client().get(f"/api/v1/{path}", query or {}, headers={**self.headers, **headers})
+        return Client().get(f"/api/v1/{path}", query or {}, headers={**self.headers, **_named(headers)})
 
     def post(self, path: str, body: Any = None, **headers: str) -> Any:
         """`path` without /api/v1/; the body is sent as JSON."""
@@ -45,10 +46,13 @@ class Api:
         return self._send("delete", path, body, headers)
 
     def _send(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
         return getattr(Client(), method)(
             f"/api/v1/{path}",
             {} if body is None else body,
             content_type="application/json",
-            headers={**self.headers, **named},
+            headers={**self.headers, **_named(headers)},
         )
+
+
+def _named(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}

@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 # What a visitor may open; every other address sends them to the sign-in page.
 PUBLIC = {
+    "api-docs",
+    "api-openapi",
     "front",
     "mailbox",
     "accounts:account-closed",
