@@ -8,16 +8,15 @@ import json
 import multiprocessing
 import os
 import random
-import signal
 import socket
 import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
+
+from tests.lab import serving
 
 RENTALS = 10_000
 DEVICES_EACH = 10
@@ -45,27 +44,14 @@ def main() -> None:
             DERPMGMT_REDIS_URL=redis_url,
             DERPMGMT_LOG_LEVEL="ERROR",
         )
-        relays = _in_a_process(_fill)
-        with _server(_panel) as panel, _server(_bare) as bare:
+        relays = serving.in_a_process(_fill)
+        with serving.server(_panel, _answers) as panel, serving.server(_bare, _answers) as bare:
             _compare(panel, bare, relays)
-
-
-def _in_a_process(work: Callable[[], Any]) -> Any:
-    """Run it apart, so that no connection of Django's is shared with the servers that are forked later."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work)
-
-
-def _setup() -> None:
-    os.environ["DJANGO_SETTINGS_MODULE"] = "derpmgmt.settings"
-    import django
-
-    django.setup()
 
 
 def _fill() -> list[tuple[int, int]]:
     """Make the rows; returns the relays' primary keys with the number of the first device of each one's customer."""
-    _setup()
+    serving.setup()
     from datetime import timedelta
 
     from django.core.management import call_command
@@ -129,10 +115,10 @@ def _key(number: int) -> str:
 
 
 def _panel(listener: socket.socket) -> None:
-    _setup()
+    serving.setup()
     from derpmgmt.web import Web
 
-    _run(Web(listener))
+    serving.serve(Web(listener))
 
 
 def _bare(listener: socket.socket) -> None:
@@ -159,20 +145,7 @@ def _bare(listener: socket.socket) -> None:
         def end(self) -> None:
             """Nothing to end."""
 
-    _run(Bare(listener))
-
-
-def _run(web: Any) -> None:
-    """In as many processes as the panel has."""
-    from derpmgmt.web import PROCESSES
-
-    others = [multiprocessing.get_context("fork").Process(target=web.run) for _ in range(PROCESSES - 1)]
-    for other in others:
-        other.start()
-    web.run()
-    for other in others:
-        other.terminate()
-        other.join(20)
+    serving.serve(Bare(listener))
 
 
 def _urls() -> list[Any]:
@@ -192,35 +165,6 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(name)
 
 
-@contextmanager
-def _server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """The port of a web server in processes of its own, ready to answer."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        process = multiprocessing.get_context("spawn").Process(target=_serve, args=(serve, listener))
-        process.start()
-        port = listener.getsockname()[1]
-    try:
-        for _ in range(300):
-            try:
-                if _ask(port, _request(1, _key(0)))[0]:
-                    break
-            except OSError:
-                pass
-            time.sleep(0.1)
-        else:
-            sys.exit("a web server did not start")
-        yield port
-    finally:
-        assert process.pid
-        os.kill(process.pid, signal.SIGTERM)
-        process.join(20)
-
-
-def _serve(serve: Callable[[socket.socket], None], listener: socket.socket) -> None:
-    sys.argv = ["bench"]
-    serve(listener)
-
-
 def _request(relay: int, node_key: str) -> bytes:
     body = json.dumps({"NodePublic": f"nodekey:{node_key}", "Source": "198.51.100.7"}).encode()
     return (
@@ -238,6 +182,10 @@ def _ask(port: int, request: bytes) -> tuple[bool, float]:
         while data := connection.recv(4096):
             answer += data
     return answer.endswith(b'{"Allow":true}'), time.perf_counter() - started
+
+
+def _answers(port: int) -> bool:
+    return _ask(port, _request(1, _key(0)))[0]
 
 
 def _load(port: int, relays: list[tuple[int, int]], seed: int) -> tuple[int, list[float]]:

@@ -38,7 +38,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         (lambda one: one.get("user/me/"), 404, "not_found"),
         (lambda one: one.post("user/me"), 405, "wrong_method"),
         (lambda one: one.get("user/me", {"colour": "red"}), 422, "invalid"),
-        (lambda one: Api().get("user/me"), 401, "not_signed_in"),
+        (lambda _one: Api().get("user/me"), 401, "not_signed_in"),
         (lambda one: one.get("user/me", Authorization="Basic eDp5"), 401, "not_signed_in"),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_session_that_does_something_proves_that_its_page_asks(monkeypatch: py
         )
 
 
-class acting_path:  # noqa: N801
+class acting_path:
     """An address of the API that does something, while this lasts."""
 
     def __enter__(self) -> str:

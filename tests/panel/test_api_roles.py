@@ -1,0 +1,211 @@
+"""Every operation of the API, asked as every role and about another's things: nobody sees or changes what is not theirs.
+
+An operation that stands in no class below fails the tests: whoever adds one says for whom it is.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.db import connection
+from django.test import Client
+
+from accounts import services
+from accounts.access.models import Scope
+from accounts.models import User
+from derpmgmt import api
+from fleet.models import Region
+from serials.rentals.models import Rental
+from tests.api import Api
+from tests.factories import UserFactory, WholeRentalFactory
+
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
+
+# For everybody, also who is not signed in.
+PUBLIC: set[str] = set()
+# About one's own things; staff may name another's.
+OWN = {"user_me"}
+# For staff only.
+STAFF: set[str] = set()
+# Only in a browser that is signed in: the scope of no token is enough.
+BROWSER: set[str] = set()
+
+
+def described() -> dict[str, Any]:
+    return dict(api.api.get_openapi_schema(path_prefix="api/v1/"))
+
+
+def operations() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Name, method, path and description of each."""
+    for path, methods in described()["paths"].items():
+        for method, operation in methods.items():
+            yield operation["operationId"], method, path, operation
+
+
+NAMES = sorted(name for name, *_ in operations())
+
+
+def test_every_operation_is_of_one_class() -> None:
+    classes = [PUBLIC, OWN, STAFF, BROWSER]
+    assert sorted(name for of_class in classes for name in of_class) == NAMES
+
+
+class Victim:
+    """A customer with everything one can have, and a request about that for each operation."""
+
+    def __init__(self) -> None:
+        rental = WholeRentalFactory()
+        assert isinstance(rental, Rental)
+        self.rental, self.user = rental, rental.user
+        self.relay = rental.relays.order_by("pk")[0]
+        self.serial = rental.redemptions.get().serial
+        # What fields and places of addresses mean: the victim's own.
+        self.named: dict[str, Any] = {
+            "user_id": self.user.pk,
+            "rental_id": rental.pk,
+            "container_id": self.relay.pk,
+            "relay_id": self.relay.pk,
+            "server_id": self.relay.server_id,
+            "server_ids": [self.relay.server_id],
+            "device_id": rental.devices.order_by("pk")[0].pk,
+            "serial_id": self.serial.pk,
+            "code": self.serial.code,
+            "serial_code": self.serial.code,
+            "username": self.user.username,
+            "email": self.user.email,
+            "region": Region.objects.order_by("pk")[0].code,
+        }
+        self.schemas = described()["components"]["schemas"]
+
+    def ask(self, asker: Api, name: str) -> Any:
+        """The answer to `asker`, who asks this operation about the victim's things."""
+        _name, method, path, operation = next(found for found in operations() if found[0] == name)
+        word = path.split("/")[3]
+        query = {}
+        for parameter in operation.get("parameters", []):
+            value = self._value(parameter["name"], parameter["schema"], word)
+            if parameter["in"] == "path":
+                path = path.replace(f"{{{parameter['name']}}}", str(value))
+            elif parameter["in"] == "query" and (parameter["required"] or parameter["name"] in self.named):
+                query[parameter["name"]] = value
+        body = operation.get("requestBody")
+        given = self._body(body["content"]["application/json"]["schema"], word) if body else None
+        if method == "get":
+            return Client().get(path, query, headers=asker.headers)
+        return getattr(Client(), method)(
+            path, {} if given is None else given, content_type="application/json", headers=asker.headers
+        )
+
+    def _body(self, schema: dict[str, Any], word: str) -> Any:
+        schema = self._resolve(schema)
+        needed = set(schema.get("required", ())) | (self.named.keys() & schema["properties"].keys())
+        return {name: self._value(name, schema["properties"][name], word) for name in needed}
+
+    def _resolve(self, schema: dict[str, Any]) -> dict[str, Any]:
+        reference = schema.get("$ref")
+        return self.schemas[reference.rpartition("/")[2]] if reference else schema
+
+    def _value(self, name: str, schema: dict[str, Any], word: str) -> Any:
+        own = self.named.get(f"{word}_id" if name == "id" else name)
+        if own is not None:
+            return own
+        schema = self._resolve(schema)
+        for kind in schema.get("anyOf", [schema]):
+            kind = self._resolve(kind)
+            if kind.get("examples") or schema.get("examples"):
+                return (kind.get("examples") or schema["examples"])[0]
+            if "enum" in kind or "const" in kind:
+                return kind.get("const", kind.get("enum", [None])[0])
+            made = {"integer": 1, "boolean": True, "string": "x", "array": [], "object": {}}
+            if kind.get("type") in made:
+                return made[kind["type"]]
+        raise AssertionError(f"no example of {name}")
+
+    def rows(self) -> dict[str, list[Any]]:
+        """All rows of all rooms, but the tokens' last use and what askers did themselves."""
+        found = {}
+        for model in apps.get_models():
+            if model._meta.app_label in {"accounts", "acl", "containers", "fleet", "serials"} and model.__name__ not in {
+                "ApiToken", "OperationLog",
+            }:  # fmt: skip
+                found[model._meta.label] = list(model._default_manager.order_by("pk").values_list())
+        return found
+
+
+@pytest.fixture
+def victim() -> Victim:
+    return Victim()
+
+
+def asker(role: str) -> Api:
+    user = UserFactory(role=role)
+    if user.is_staff:
+        services.enrol_second_factor(user=user, secret="JBSWY3DPEHPK3PXP")
+    return Api(user)
+
+
+@pytest.mark.parametrize("name", sorted(OWN | STAFF | BROWSER))
+def test_a_stranger_is_sent_away(victim: Victim, name: str) -> None:
+    answer = victim.ask(Api(), name)
+    assert (answer.status_code, answer.json()["code"]) == (401, "not_signed_in")
+
+
+@pytest.mark.parametrize("name", sorted(OWN | STAFF | BROWSER))
+def test_a_banned_person_is_sent_away(victim: Victim, name: str) -> None:
+    banned = UserFactory()
+    one = Api(banned)
+    services.ban_user(user=banned, by=None)
+    assert victim.ask(one, name).status_code == 401
+
+
+@pytest.mark.parametrize("name", sorted(OWN | STAFF))
+def test_a_token_for_nothing_opens_nothing(victim: Victim, name: str) -> None:
+    superadmin = UserFactory(role=User.Role.SUPERADMIN)
+    answer = victim.ask(Api(superadmin, scopes=[]), name)
+    assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
+
+
+@pytest.mark.parametrize("role", [User.Role.USER, User.Role.DISTRIBUTOR])
+@pytest.mark.parametrize("name", NAMES)
+def test_another_persons_things_are_neither_seen_nor_changed(victim: Victim, name: str, role: str) -> None:
+    one = asker(role)
+    before = victim.rows()
+    answer = victim.ask(one, name)
+    assert answer.status_code < 500
+    text = answer.content.decode()
+    if name in STAFF:
+        assert answer.status_code in {403, 404}, text
+    if name not in PUBLIC:
+        for secret in (
+            victim.user.email,
+            victim.relay.certificate_sha256,
+            victim.rental.devices.all()[0].node_key,
+        ):
+            assert secret not in text
+        assert changed(before, victim.rows()) <= {"accounts.KeptAnswer", "accounts.Notice"}
+
+
+def changed(before: dict[str, list[Any]], after: dict[str, list[Any]]) -> set[str]:
+    return {table for table in before if before[table] != after[table]}
+
+
+@pytest.mark.parametrize("role", [User.Role.ADMIN, User.Role.SUPERADMIN])
+@pytest.mark.parametrize("name", sorted(OWN | STAFF))
+def test_staff_who_may_see_the_person_are_answered(victim: Victim, name: str, role: str) -> None:
+    """Not that all goes well: what is refused is refused for another reason."""
+    answer = victim.ask(asker(role), name)
+    assert answer.status_code not in {401, 403, 405, 500}, answer.content.decode()
+
+
+def test_scopes_are_those_that_the_classes_need() -> None:
+    for name, _method, _path, operation in operations():
+        assert bool(operation.get("security")) == (name not in PUBLIC), name
+
+
+def test_reads_of_a_person_need_no_more_than_reading(victim: Victim) -> None:
+    one = Api(victim.user, scopes=[Scope.READ])
+    for name, method, _path, _operation in operations():
+        if name in OWN and method == "get":
+            assert victim.ask(one, name).status_code in {200, 202, 404, 409, 422}, name
+    assert connection.vendor
