@@ -10,6 +10,7 @@ comes by mail. Whoever has an account already leaves the code empty.
 import base64
 import getpass
 import json
+import pathlib
 import sys
 import urllib.error
 import urllib.request
@@ -52,6 +53,5 @@ while True:
 
 made = ask("POST", "acl/generate", {})
 file = ask("GET", f"acl/download/{made['acl_code']}")
-with open(FILE, "wb") as target:
-    target.write(base64.b64decode(file["acl_file"]))
+pathlib.Path(FILE).write_bytes(base64.b64decode(file["acl_file"]))
 print(f"Version {made['version']} of the map is in {FILE}. Paste it into the policy file of your tailnet.")
