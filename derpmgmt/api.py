@@ -23,7 +23,10 @@ from ninja.errors import HttpError, ValidationError
 
 from accounts import api as accounts
 from accounts.access.rooms import Room, guard
+from derpmgmt import rental_api
 from derpmgmt.lib.api.failures import NotFound, body, failure_of
+from serials.numbers import api as numbers
+from serials.rentals import api as rentals
 
 PREFIX = "/api/"
 VERSION = "v1"
@@ -59,7 +62,9 @@ for _kind in (Exception, Http404, HttpError, ValidationError):
 
 # Each room's, under its first word.
 ROOMS: dict[str, list[Room]] = {
-    "user": [accounts.user],
+    "user": [accounts.user, numbers.user, rentals.user],
+    "rental": [rentals.rental],
+    "serial": [numbers.serial, rental_api.serial],
 }
 for _word, _rooms in ROOMS.items():
     for _room in _rooms:

@@ -51,6 +51,8 @@ class ApiRequest(HttpRequest):
     lasting: ExitStack
     token: tokens.Known | None
     is_language_asked: bool
+    # What an operation's `prepare` gave (`accounts.access.rooms.Room.does`).
+    prepared: Any
 
 
 def enter(request: Any, user: User, token: tokens.Known | None) -> User:

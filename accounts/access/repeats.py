@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.access.models import KEPT, KeptAnswer
 from derpmgmt.lib.api import Failed
 from derpmgmt.lib.crypto import keyed_hash
+from derpmgmt.lib.refusals import Refusal
 
 HEADER = "Idempotency-Key"
 _LONGEST = 200
@@ -41,14 +42,18 @@ class _Undone(Exception):
         self.response = response
 
 
-def answer_once(request: HttpRequest, do: Callable[[], HttpResponse]) -> HttpResponse:
+def answer_once(
+    request: HttpRequest, do: Callable[[], HttpResponse], prepare: Callable[[], None] = lambda: None
+) -> HttpResponse:
     """The answer of `do`, or the one that was kept when the same request came before with the same key.
 
     The key, what is done and the answer come in one transaction: a process that dies leaves none of them, and a second request at the same
-    time waits for the first. Failures are not kept: the same request may do better later. Raises `WrongKey`, `KeyUsed`.
+    time waits for the first. Failures are not kept: the same request may do better later; what a refusal wrote down stays, as it does
+    without a key. `prepare` is called before, outside of the transaction, unless an answer was kept. Raises `WrongKey`, `KeyUsed`.
     """
     key = request.headers.get(HEADER)
     if key is None:
+        prepare()
         return do()
     if not 0 < len(key) <= _LONGEST or not key.isprintable():
         raise WrongKey
@@ -60,15 +65,23 @@ def answer_once(request: HttpRequest, do: Callable[[], HttpResponse]) -> HttpRes
     if found := kept.filter(created_at__gt=now - KEPT).first():
         return _again(found, request_hash)
     kept.filter(created_at__lte=now - KEPT).delete()
+    prepare()
     try:
         with transaction.atomic():
             row = KeptAnswer.objects.create(user=user, key_hash=key_hash, request_hash=request_hash)
-            response = do()
-            if response.status_code >= 400:
-                raise _Undone(response)
-            row.status, row.body = response.status_code, response.content.decode()
-            row.save(update_fields=["status", "body"])
-            return response
+            try:
+                response = do()
+            except Refusal as refusal:
+                if transaction.get_connection().needs_rollback:
+                    raise
+                refused = refusal
+                row.delete()
+            else:
+                if response.status_code >= 400:
+                    raise _Undone(response)
+                row.status, row.body = response.status_code, response.content.decode()
+                row.save(update_fields=["status", "body"])
+                return response
     except _Undone as undone:
         return undone.response
     except IntegrityError:
@@ -76,6 +89,8 @@ def answer_once(request: HttpRequest, do: Callable[[], HttpResponse]) -> HttpRes
         if (found := kept.first()) is None:
             raise
         return _again(found, request_hash)
+    # Raised after the transaction: the activity log's line about it is to stay.
+    raise refused
 
 
 def _again(kept: KeptAnswer, request_hash: str) -> HttpResponse:

@@ -56,11 +56,18 @@ class Room(Router):
         creates: bool = False,
         later: bool = False,
         method: str = "POST",
+        prepare: Callable[..., Any] | None = None,
         **more: Any,
     ) -> Callable[[_View], _View]:
         """`POST path`, or another `method`. `creates`: the request may carry an `Idempotency-Key`. `later`: a job does it, and the
-        answer is `Accepted` (202) until it is done: return `accepted(…)`."""
-        return self._operation([method], path, answer, scope, is_kept=creates, later=later, **more)
+        answer is `Accepted` (202) until it is done: return `accepted(…)`.
+
+        What creates something is done in a transaction. What may not stand in one, because it talks to a host, does `prepare`: it
+        is called like the operation itself, and what it gives is `request.prepared`.
+        """
+        return self._operation(
+            [method], path, answer, scope, is_kept=creates, later=later, prepare=prepare, **more
+        )
 
     def _operation(
         self,
@@ -71,6 +78,7 @@ class Room(Router):
         *,
         is_kept: bool,
         later: bool = False,
+        prepare: Callable[..., Any] | None = None,
         **more: Any,
     ) -> Callable[[_View], _View]:
         answers: dict[Any, Any] = {200: answer}
@@ -80,7 +88,7 @@ class Room(Router):
         extra: dict[str, Any] = {"parameters": [_KEY_PARAMETER]} if is_kept else {}
 
         def decorate(view: _View) -> _View:
-            view.is_kept = is_kept  # type: ignore[attr-defined]
+            view.is_kept, view.prepare = is_kept, prepare  # type: ignore[attr-defined]
             self.add_api_operation(
                 path,
                 methods,
@@ -133,6 +141,10 @@ def _guarded(operation: Any) -> Callable[..., Any]:
             found: HttpResponse = operation._result_to_response(request, view(request, **values), response)
             return found
 
-        return answer_once(request, answer)
+        def prepare() -> None:
+            if view.prepare is not None:
+                request.prepared = view.prepare(request, **values)  # type: ignore[attr-defined]
+
+        return answer_once(request, answer, prepare)
 
     return ask

@@ -175,13 +175,7 @@ class SerialNumberAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[SerialNumber], search_term: str
     ) -> tuple[QuerySet[SerialNumber], bool]:
-        code = codes.normalize(search_term)
-        if not code:
-            return queryset, False
-        if codes.is_well_typed(code):
-            return queryset.filter(code_hash=services.code_hash(code)), False
-        by_customer = Q(redemption__rental__user__email__icontains=search_term.strip())
-        return queryset.filter(Q(code_end=code[-4:]) | by_customer), False
+        return services.search_serials(queryset, search_term), False
 
     @admin.display(description=gettext_lazy("serial number"), ordering="code_end")
     def masked(self, serial: SerialNumber) -> str:

@@ -1,8 +1,8 @@
 """The redeem page."""
 
+from contextlib import nullcontext
 from typing import Any
 
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
@@ -10,24 +10,23 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from accounts.models import User
 from derpmgmt.lib import limits
-from derpmgmt.lib.address import client_ip, client_network
+from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.refusals import Refusal
-from serials.numbers import codes, services
+from serials.numbers import codes, services, tries
 from serials.numbers.forms import LONGEST_TYPED, CodeForm, ConfirmForm
 from serials.numbers.models import SerialNumber
+from serials.numbers.wording import redeemed
 from serials.rentals import services as rentals
-from serials.rentals.wording import moment, moves_on
+from serials.rentals.wording import moves_on
 
 # The session keeps the pk of a serial number that this browser has typed rightly; so it outlives sign-up and sign-in, and no
 # code lies readable in the session table.
 KEPT = "serial"
-TRIES = "serial-redeem"
 
 
 @never_cache
@@ -60,14 +59,13 @@ def _check(request: HttpRequest, form: CodeForm) -> HttpResponse:
     if not form.is_valid():
         return _show_box(request, form)
     try:
-        limits.ask(request, group=TRIES, counts=_counts(request))
-        serial = services.check_serial(
-            code=form.cleaned_data["code"], user=_user(request), ip=client_ip(request)
-        )
+        with tries.counted(request):
+            serial = services.check_serial(
+                code=form.cleaned_data["code"], user=_user(request), ip=client_ip(request)
+            )
     except limits.TooManyRequests as limit:
         return _show_limit(request, form, limit)
     except services.SerialRefused as refusal:
-        limits.count(request, group=TRIES, counts=_counts(request))
         return _show_refusal(request, form, refusal)
     request.session[KEPT] = serial.pk
     return redirect("serials:serial-redeem")
@@ -85,15 +83,14 @@ def _confirm(request: HttpRequest) -> HttpResponse:
     # One that this session has typed before was no guess.
     is_guess = kept is None or kept.code != codes.normalize(code)
     try:
-        if is_guess:
-            limits.ask(request, group=TRIES, counts=_counts(request))
-        redemption = services.redeem_serial(
-            code=code,
-            user=user,
-            by=user,
-            ip=client_ip(request),
-            start_now=form.cleaned_data["start"] == "now",
-        )
+        with tries.counted(request) if is_guess else nullcontext():
+            redemption = services.redeem_serial(
+                code=code,
+                user=user,
+                by=user,
+                ip=client_ip(request),
+                start_now=form.cleaned_data["start"] == "now",
+            )
     except limits.TooManyRequests as limit:
         return _show_limit(request, form, limit)
     except services.AlreadyRedeemed as refusal:
@@ -102,17 +99,9 @@ def _confirm(request: HttpRequest) -> HttpResponse:
         messages.info(request, str(refusal))
         return redirect("home")
     except Refusal as refusal:
-        if is_guess:
-            limits.count(request, group=TRIES, counts=_counts(request))
         return _show_refusal(request, form, refusal)
     request.session.pop(KEPT, None)
-    days = redemption.granted_seconds // 86400
-    text = ngettext(
-        "Redeemed: %(days)d day. Your rental now ends on %(end)s.",
-        "Redeemed: %(days)d days. Your rental now ends on %(end)s.",
-        days,
-    )
-    messages.success(request, text % {"days": days, "end": moment(redemption.new_ends_at)})
+    messages.success(request, redeemed(redemption))
     if redemption.rental.paused_at is not None:
         messages.warning(request, moves_on())
     return redirect("home")
@@ -126,13 +115,6 @@ def _kept(request: HttpRequest) -> SerialNumber | None:
     """The serial number this session has typed: to have typed it is the right to see it."""
     pk = request.session.get(KEPT)
     return SerialNumber.objects.filter(pk=pk).first() if pk else None
-
-
-def _counts(request: HttpRequest) -> list[limits.Limit]:
-    """What wrong codes are counted by: the account, so that nobody else in its network shuts it out; for visitors the network."""
-    if request.user.is_authenticated:
-        return [limits.Limit(f"account:{request.user.pk}", settings.REDEEM_RATE)]
-    return [limits.Limit(f"address:{client_network(request)}", settings.REDEEM_RATE)]
 
 
 def _show_box(request: HttpRequest, form: CodeForm, *, status: int = 200, **context: Any) -> HttpResponse:

@@ -9,7 +9,7 @@ from accounts.acts import Act, Doing
 from derpmgmt.lib import queue
 from serials.rentals import services
 from serials.rentals.forms import PauseForm, RenewForm, end_of_day
-from serials.rentals.models import Rental
+from serials.rentals.models import Redemption, Rental
 from serials.rentals.wording import moment, moves_on
 
 
@@ -26,31 +26,49 @@ def _explain_renewal(rental: Rental) -> Iterator[str]:
 
 def _renew(rental: Rental, doing: Doing) -> str:
     redemption = services.renew_rental(rental=rental, until=end_of_day(doing.data["until"]), by=doing.by)
-    done = _("The rental of %(customer)s is renewed until %(end)s.") % {
-        "customer": rental,
-        "end": moment(redemption.new_ends_at),
-    }
+    done = renewed_sentence(redemption)
     return f"{done} {moves_on()}" if redemption.rental.paused_at else done
+
+
+def renewed_sentence(redemption: Redemption) -> str:
+    """That it is renewed, and until when."""
+    values = {"customer": redemption.rental, "end": moment(redemption.new_ends_at)}
+    return _("The rental of %(customer)s is renewed until %(end)s.") % values
 
 
 def _explain_pause(rental: Rental) -> Iterator[str]:
     yield _("The time of %(customer)s stands still until the rental is resumed: none is lost.") % {
         "customer": rental
     }
-    yield from queue.ask("stops_with", rental.user)
+    yield from stops(rental)
+
+
+def stops(rental: Rental) -> list[str]:
+    """In sentences, what a pause stops; to be asked before it begins."""
+    return queue.ask("stops_with", rental.user)
+
+
+def paused_sentence(rental: Rental, stopped: list[str]) -> str:
+    """That it is paused, and what stopped with it."""
+    return " ".join([_("The rental of %(customer)s is paused.") % {"customer": rental}, *stopped])
 
 
 def _pause(rental: Rental, doing: Doing) -> str | None:
-    stopped = queue.ask("stops_with", rental.user)
+    stopped = stops(rental)
     if not services.pause_rental(rental=rental, by=doing.by, reason=doing.data["reason"]):
         return None
-    return " ".join([_("The rental of %(customer)s is paused.") % {"customer": rental}, *stopped])
+    return paused_sentence(rental, stopped)
+
+
+def resumed_sentence(rental: Rental) -> str:
+    """That it is resumed."""
+    return _("The rental of %(customer)s is resumed; the relays are coming back.") % {"customer": rental}
 
 
 def _resume(rental: Rental, doing: Doing) -> str | None:
     if services.resume_rental(rental=rental, by=doing.by) is None:
         return None
-    return _("The rental of %(customer)s is resumed; the relays are coming back.") % {"customer": rental}
+    return resumed_sentence(rental)
 
 
 RENTAL_ACTS = (

@@ -25,12 +25,22 @@ def time_left(moment: datetime | None, since: datetime | None = None) -> str:
     # What is computed now is read some seconds later: "1 day" shall not be 23 hours by then.
     left += timedelta(minutes=1)
     if left >= timedelta(days=1):
-        days = (left + timedelta(hours=12)) // timedelta(days=1)
+        days = _whole_days(left)
         return ngettext("%(count)d day left", "%(count)d days left", days) % {"count": days}
     if left >= timedelta(hours=1):
         hours = min((left + timedelta(minutes=30)) // timedelta(hours=1), 23)
         return ngettext("%(count)d hour left", "%(count)d hours left", hours) % {"count": hours}
     return _("less than an hour left")
+
+
+def days_left(moment: datetime, since: datetime) -> int:
+    """The days that `time_left` says: the nearest number, 0 in the last twelve hours and after the end."""
+    left = moment - since
+    return _whole_days(left + timedelta(minutes=1)) if left > timedelta() else 0
+
+
+def _whole_days(left: timedelta) -> int:
+    return (left + timedelta(hours=12)) // timedelta(days=1)
 
 
 def duration(seconds: int) -> str:

@@ -49,11 +49,11 @@ _STATUS = {
     "not_allowed": 403,
     "not_found": 404,
     "unknown": 404,
-    "serial_unknown": 404,
     "too_many_requests": 429,
     "mail_limited": 429,
     "not_sent": 503,
     "invalid": 422,
+    "mistyped": 422,
     "wrong_cursor": 422,
 }
 

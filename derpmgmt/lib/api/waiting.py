@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 from django.db import transaction
-from pydantic import Field
+from ninja import Query
 
 MOST_SECONDS = 30
 _EVERY_SECONDS = 0.2
@@ -14,11 +14,10 @@ _EVERY_SECONDS = 0.2
 _waiting = threading.BoundedSemaphore(3)
 
 Found = TypeVar("Found")
-# The query's field.
+# The query's field; its default is 0.
 Wait = Annotated[
     int,
-    Field(
-        0,
+    Query(
         ge=0,
         le=MOST_SECONDS,
         description="Seconds to wait until it is done. Where that takes longer, or many wait, the answer is 202 all the same.",

@@ -10,12 +10,14 @@ from serials.numbers.services.batches import (
     recall_serial,
     reveal_batch,
     reveal_code,
+    search_serials,
 )
 from serials.numbers.services.redeeming import (
     Preview,
     Stretch,
     check_serial,
     find_serial,
+    look_up_serial,
     preview_redemption,
     redeem_serial,
 )

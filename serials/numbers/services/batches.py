@@ -5,7 +5,7 @@ from datetime import date, datetime
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -143,6 +143,17 @@ def recall_serial(*, serial: SerialNumber, by: User | None) -> None:
             status(serial.status), SerialRefused
         )()
     log_operation(by=by, action="serial.recalled", target=serial, batch=serial.batch_id)
+
+
+def search_serials(serials: QuerySet[SerialNumber], text: str) -> QuerySet[SerialNumber]:
+    """Those of `serials` that somebody looks for: by a whole code, its last four characters, or the customer's address."""
+    code = codes.normalize(text)
+    if not code:
+        return serials
+    if codes.is_well_typed(code):
+        return serials.filter(code_hash=code_hash(code))
+    by_customer = Q(redemption__rental__user__email__icontains=text.strip())
+    return serials.filter(Q(code_end=code[-4:]) | by_customer)
 
 
 def reveal_code(*, serial: SerialNumber, by: User | None, ip: str | None = None) -> str:

@@ -61,6 +61,29 @@ def find_serial(code: str, *, user: User | None = None) -> SerialNumber:
     return serial
 
 
+def look_up_serial(
+    *, code: str, user: User, ip: str | None = None
+) -> tuple[SerialNumber, SerialRefused | None]:
+    """The serial number of a typed code, with its batch and redemption, and why `user` cannot redeem it now (None: they can).
+
+    What somebody else redeemed is shown to operators only, to others it is as unknown as one that was never issued. Raises
+    `SerialMistyped`, `SerialUnknown`, which are written to the activity log.
+    """
+    try:
+        if not codes.is_well_typed(code):
+            raise SerialMistyped
+        by_hash = SerialNumber.objects.filter(code_hash=code_hash(codes.normalize(code)))
+        serial = by_hash.select_related("batch", "redemption__rental").first()
+        refusal = _refusal(serial, user, timezone.now()) if serial else None
+        is_others = type(refusal) is SerialUsed and not user.is_staff
+        if serial is None or is_others:
+            raise SerialUnknown
+    except SerialRefused as refused:
+        _log_refusal(refused, code=code, user=user, by=user, ip=ip)
+        raise
+    return serial, refusal
+
+
 def check_serial(*, code: str, user: User | None, ip: str | None = None) -> SerialNumber:
     """`find_serial` for a page: a refusal is written to the activity log. `user` None is a visitor."""
     try:
