@@ -24,6 +24,7 @@ from ninja.errors import HttpError, ValidationError
 from accounts import api as accounts
 from accounts.access.rooms import Room, guard
 from derpmgmt import rental_api
+from derpmgmt.history import api as history
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.api.failures import NotFound, body, failure_of
 from serials.numbers import api as numbers
@@ -63,7 +64,7 @@ for _kind in (Exception, Http404, HttpError, ValidationError):
 
 # Each room's, under its first word.
 ROOMS: dict[str, list[Room]] = {
-    "user": [accounts.user, numbers.user, rentals.user],
+    "user": [accounts.user, numbers.user, rentals.user, history.user],
     "rental": [rentals.rental],
     "serial": [numbers.serial, rental_api.serial],
 }

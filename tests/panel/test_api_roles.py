@@ -25,9 +25,15 @@ pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 # For everybody, also who is not signed in.
 PUBLIC: set[str] = set()
 # About one's own things; staff may name another's.
-OWN = {"user_me"}
+OWN = {
+    "user_me", "user_history", "user_renew", "user_rental_info",
+    "serial_activate", "serial_activation", "serial_status",
+}  # fmt: skip
 # For staff only.
-STAFF: set[str] = set()
+STAFF = {
+    "rental_pause", "rental_resume",
+    "serial_generate", "serial_list", "serial_recall",
+}  # fmt: skip
 # Only in a browser that is signed in: the scope of no token is enough.
 BROWSER: set[str] = set()
 
