@@ -25,6 +25,7 @@ from accounts import api as accounts
 from accounts.access.rooms import Room, guard
 from derpmgmt import rental_api
 from derpmgmt.lib.api.failures import NotFound, body, failure_of
+from derpmgmt.lib.api.naming import name_apart
 from serials.numbers import api as numbers
 from serials.rentals import api as rentals
 
@@ -72,6 +73,7 @@ for _word, _rooms in ROOMS.items():
     for _room in _rooms:
         api.add_router(_word, _room)
 guard(api)
+name_apart()
 
 
 class ApiMiddleware:

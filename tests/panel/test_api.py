@@ -13,6 +13,8 @@ from accounts.access.rooms import Room
 from accounts.models import User
 from derpmgmt import api
 from derpmgmt.lib.limits import TooManyRequests
+from serials.numbers.models import SerialNumber
+from serials.rentals.models import Rental
 from tests.api import Api
 from tests.factories import UserFactory
 from tests.panel import world
@@ -204,6 +206,12 @@ def test_the_description_names_every_operation_once() -> None:
     names = [operation["operationId"] for path in described["paths"].values() for operation in path.values()]
     assert len(set(names)) == len(names)
     assert all(path.startswith("/api/v1/") for path in described["paths"])
+
+
+def test_two_classes_of_one_name_are_not_one_in_the_description() -> None:
+    described = Client().get("/api/openapi.json").json()["components"]["schemas"]
+    assert described["RentalStatus"]["enum"] == Rental.Status.values
+    assert described["SerialNumberStatus"]["enum"] == SerialNumber.Status.values
 
 
 def test_each_field_of_the_description_says_what_it_is() -> None:
