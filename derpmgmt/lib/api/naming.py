@@ -30,4 +30,4 @@ class _Names(NinjaGenerateJsonSchema):
 
 def name_apart() -> None:
     """Have ninja use these names."""
-    schema.NinjaGenerateJsonSchema = _Names  # type: ignore[attr-defined, misc]
+    schema.NinjaGenerateJsonSchema = _Names  # type: ignore[misc]
