@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from typing import Any
 
+from django import forms
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from accounts.acts import Act, Doing
+from accounts.acts import Act, ActForm, Doing
 from containers.models import Gate, Relay
-from containers.services import gates, relay_requests
+from containers.services import gates, moving, relay_requests
+from fleet.models import Server
 
 _TO_RETRY = {Relay.Status.FAILED, Relay.Status.PLANNED, Relay.Status.REMOVING}
 
@@ -39,6 +41,77 @@ def _not_to_retry(relay: Relay) -> str:
     return _("This relay is removed already.")
 
 
+class MoveForm(ActForm):
+    """Where a relay is to stand."""
+
+    server = forms.ModelChoiceField(Server.objects.none(), label=gettext_lazy("Server"))
+    port = forms.IntegerField(
+        label=gettext_lazy("DERP port (TCP)"),
+        required=False,
+        min_value=1,
+        max_value=65535,
+        help_text=gettext_lazy("Empty = the lowest one that is free."),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        choice: Any = self.fields["server"]
+        choice.queryset = Server.objects.usable().exclude(pk=self.row.server_id)
+
+
+def _move(relay: Relay, doing: Doing) -> str:
+    assert relay.rental is not None
+    made = moving.allocate_relay(
+        rental=relay.rental,
+        server=doing.data["server"],
+        port=doing.data["port"],
+        relay=relay,
+        by=doing.by,
+        ip=doing.ip,
+    )
+    return _("A relay is being made on %(new)s; it takes the place of the one on %(server)s.") % {
+        "new": made.server,
+        "server": relay.server,
+    }
+
+
+def _release(relay: Relay, doing: Doing) -> str:
+    made = moving.release_relay(relay=relay, by=doing.by, ip=doing.ip)
+    if made is None:
+        return _("The relay on %(server)s goes.") % {"server": relay.server}
+    return _("A relay is being made on %(new)s; it takes the place of the one on %(server)s.") % {
+        "new": made.server,
+        "server": relay.server,
+    }
+
+
+def _is_placed(relay: Relay) -> bool:
+    """Whether it stands in a place of its customer's, and nothing comes in its stead."""
+    return (
+        relay.slot is not None
+        and relay.rental_id is not None
+        and not relay.successors.live().exclude(status=Relay.Status.REMOVING).exists()
+    )
+
+
+def _not_placed(relay: Relay) -> str:
+    if relay.slot is not None:
+        return _("Another relay comes in the place of the one on %(server)s already.") % {
+            "server": relay.server
+        }
+    return _("The relay on %(server)s has no place of a customer's.") % {"server": relay.server}
+
+
+def _explain_move(relay: Relay) -> Iterator[str]:
+    yield _("%(customer)s gets another relay in the place of the one on %(server)s.") % {
+        "customer": relay.rental,
+        "server": relay.server,
+    }
+    yield _(
+        "The old one runs on until the new one has carried a packet, and for as long as devices need it after that. The map follows by itself."
+    )
+
+
 RELAY_ACTS = (
     Act(
         verb="probe",
@@ -63,6 +136,23 @@ RELAY_ACTS = (
             % {"server": relay.server}
         ],
         run=_retry,
+    ),
+    Act(
+        verb="move",
+        label=gettext_lazy("Move to a server"),
+        fits=_is_placed,
+        otherwise=_not_placed,
+        explain=_explain_move,
+        form=MoveForm,
+        run=_move,
+    ),
+    Act(
+        verb="release",
+        label=gettext_lazy("Replace"),
+        fits=_is_placed,
+        otherwise=_not_placed,
+        explain=_explain_move,
+        run=_release,
     ),
 )
 

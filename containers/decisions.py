@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from containers import placement
 from containers.placement import ServerView
@@ -185,6 +186,99 @@ def decide_successor(state: State, relay_pk: int) -> Create | None:
     elsewhere = replace(state, avoided=frozenset())
     chosen = here.choose(1, (), ()) or elsewhere.choose(1, state.relays, ())
     return Create(chosen[0][0], replaces=relay_pk) if chosen else None
+
+
+class Obstacle(StrEnum):
+    """Why a relay is not put elsewhere."""
+
+    NO_RIGHTS = "no_rights"
+    GONE = "relay_gone"
+    HAS_SUCCESSOR = "has_successor"
+    NOT_USABLE = "server_not_usable"
+    NOT_BOUGHT = "server_not_bought"
+    STANDS_THERE = "stands_there"
+    FULL = "server_full"
+    NO_ROOM = "no_room"
+
+
+def decide_move(state: State, server: int, relay_pk: int | None = None) -> tuple[Action, ...] | Obstacle:
+    """What brings one of the customer's three relays onto `server`, as an operator wants: an empty place is filled first, else a
+    successor is made there for the relay `relay_pk` or, without it, for the one that can best be spared.
+
+    That a relay failed there lately is no obstacle: a person asked for it.
+    """
+    if not state.has_rights:
+        return Obstacle.NO_RIGHTS
+    kept = [relay for relay in state.relays if relay.slot is not None]
+    making, _surplus = _successors(state, kept)
+    replaced = {relay.replaces for relay in making}
+    view = next((view for view in state.servers if view.pk == server), None)
+    if any(relay.server == server for relay in (*kept, *making)):
+        return Obstacle.STANDS_THERE
+    if not state.allows(server):
+        return Obstacle.NOT_BOUGHT
+    if view is None:
+        return Obstacle.NOT_USABLE
+    if not view.has_room:
+        return Obstacle.FULL
+    empty = _empty_slots(kept)
+    if relay_pk is None and empty:
+        return (Create(server, slot=empty[0]),)
+    chosen = [relay for relay in kept if relay_pk in {None, relay.pk}]
+    if not chosen:
+        return Obstacle.GONE
+    movable = [relay for relay in chosen if relay.pk not in replaced]
+    if not movable:
+        return Obstacle.HAS_SUCCESSOR
+    usable = {view.pk for view in state.servers}
+
+    def rank(relay: RelayView) -> tuple[bool, bool, bool, bool, int, int]:
+        regions = {other.region for other in kept if other != relay} | {view.region}
+        assert relay.slot is not None
+        return (
+            relay.is_proven,
+            relay.status != "failed",
+            state.allows(relay.server),
+            relay.server in usable,
+            -len(regions),
+            -relay.slot,
+        )
+
+    return _replacement(min(movable, key=rank), server)
+
+
+def decide_release(state: State, relay_pk: int) -> tuple[Action, ...] | Obstacle:
+    """What gives a relay up without leaving the customer with fewer: another is made on another server, else on the same one.
+
+    One that comes up to take another's place just goes: that other one stays.
+    """
+    if not state.has_rights:
+        return Obstacle.NO_RIGHTS
+    kept = [relay for relay in state.relays if relay.slot is not None]
+    making, surplus = _successors(state, kept)
+    if any(relay.pk == relay_pk for relay in (*making, *surplus)):
+        return (GiveUp(relay_pk),)
+    relay = next((relay for relay in kept if relay.pk == relay_pk), None)
+    if relay is None:
+        return Obstacle.GONE
+    if any(other.replaces == relay_pk for other in making):
+        return Obstacle.HAS_SUCCESSOR
+    others = [other for other in kept if other != relay]
+    own = replace(state, servers=tuple(view for view in state.servers if view.pk == relay.server))
+    anywhere = replace(state, avoided=frozenset())
+    chosen = (
+        state.choose(1, kept + making, others)
+        or anywhere.choose(1, kept + making, others)
+        or replace(own, avoided=frozenset()).choose(1, (), ())
+    )
+    return _replacement(relay, chosen[0][0]) if chosen else Obstacle.NO_ROOM
+
+
+def _replacement(relay: RelayView, server: int) -> tuple[Action, ...]:
+    """Another relay in the place of one: beside it until it is proven, where the old one ever carried a packet."""
+    if relay.is_proven:
+        return (Create(server, replaces=relay.pk),)
+    return (GiveUp(relay.pk), Create(server, slot=relay.slot))
 
 
 def _empty_slots(kept: Iterable[RelayView]) -> list[int]:

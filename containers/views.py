@@ -8,12 +8,10 @@ from django.utils import timezone
 from accounts.requests import SignedInRequest
 from containers.models import Relay
 from containers.progress import describe_relays
-from containers.services.relay_requests import ask_probe
+from containers.services.relay_requests import PROBE_RATE, ask_probe
 from derpmgmt.lib.limits import consume
 from derpmgmt.lib.way_back import posted_from
 from serials.rentals.models import Rental
-
-PROBE_RATE = "30/5m"
 
 
 @login_required

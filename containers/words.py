@@ -8,6 +8,8 @@ declare(
     actions={
         "relay.ready": _("Relay ready"),
         "relay.removed": _("Relay removed"),
+        "relay.allocated": _("Relay put onto a server"),
+        "relay.given_up": _("Relay given up"),
         "relay.retried": _("Relay tried again"),
         "gate.retried": _("Gate tried again"),
     },

@@ -6,6 +6,7 @@ neither messages nor templates. `ApiMiddleware` stands where the pages' own begi
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -15,7 +16,6 @@ from django.shortcuts import render
 from django.urls import Resolver404, URLResolver, path
 from django.urls.resolvers import RegexPattern
 from django.utils import translation
-from django.utils.cache import patch_vary_headers
 from django.utils.translation import gettext as _
 from django.utils.translation.trans_real import parse_accept_lang_header
 from ninja import NinjaAPI
@@ -23,7 +23,12 @@ from ninja.errors import HttpError, ValidationError
 
 from accounts import api as accounts
 from accounts.access.rooms import Room, guard
+from acl.devices import admission_api as admission
+from acl.devices import api as devices
+from acl.maps import api as maps
+from containers import api as containers
 from derpmgmt import rental_api
+from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.api.failures import NotFound, body, failure_of
 from derpmgmt.lib.api.naming import name_apart
 from serials.numbers import api as numbers
@@ -63,11 +68,12 @@ for _kind in (Exception, Http404, HttpError, ValidationError):
 
 # Each room's, under its first word.
 ROOMS: dict[str, list[Room]] = {
-    "user": [*accounts.ROOMS["user"], numbers.user, rentals.user],
-    "notifications": accounts.ROOMS["notifications"],
-    "logs": accounts.ROOMS["logs"],
+    "user": [accounts.user, numbers.user, rentals.user],
     "rental": [rentals.rental],
     "serial": [numbers.serial, rental_api.serial],
+    "acl": [maps.acl, admission.acl],
+    "container": [containers.container],
+    "device": [devices.device, admission.device],
 }
 for _word, _rooms in ROOMS.items():
     for _room in _rooms:
@@ -82,12 +88,14 @@ class ApiMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
         self._resolver: URLResolver | None = None
+        # Resolving costs as much as the rest of this class, and most ask for the same few addresses.
+        self._resolve = lru_cache(maxsize=1024)(self._find)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if not request.path_info.startswith(PREFIX) or request.path_info in DOCS:
             return self.get_response(request)
         asked = _language_asked(request)
-        request.is_language_asked = bool(asked)  # type: ignore[attr-defined]
+        request.is_language_asked, request.ip = bool(asked), client_ip(request)  # type: ignore[attr-defined]
         with ExitStack() as lasting:
             request.lasting = lasting  # type: ignore[attr-defined]
             lasting.enter_context(translation.override(asked or settings.LANGUAGE_CODE))
@@ -95,7 +103,7 @@ class ApiMiddleware:
             response.headers["Content-Language"] = translation.get_language() or settings.LANGUAGE_CODE
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
-        patch_vary_headers(response, ("Accept-Language", "Authorization", "Cookie"))
+        response.headers["Vary"] = "Accept-Language, Authorization, Cookie"
         # Failures are what programs ask for; only faults are written to the log, and those are.
         response._has_been_logged = True  # type: ignore[attr-defined]
         if request.method == "HEAD":
@@ -110,7 +118,7 @@ class ApiMiddleware:
             if is_head:
                 request.method = "GET"
             match = self._resolve(request.path_info)
-            response = match.func(request, *match.args, **match.kwargs)
+            response = match.func(request, **match.kwargs)
         except Resolver404:
             return _refuse(request, NotFound())
         except Exception as error:
@@ -125,7 +133,7 @@ class ApiMiddleware:
             )
         return response
 
-    def _resolve(self, path_info: str) -> Any:
+    def _find(self, path_info: str) -> Any:
         if self._resolver is None:
             self._resolver = URLResolver(RegexPattern(r"^/"), [path(f"api/{VERSION}/", api.urls)])
         rest = path_info.removeprefix(PREFIX).removeprefix(f"{VERSION}/")
@@ -134,7 +142,7 @@ class ApiMiddleware:
 
 def _language_asked(request: HttpRequest) -> str:
     """The first of the request's own languages (Accept-Language) that the panel speaks; "" for none."""
-    for name, _weight in parse_accept_lang_header(request.headers.get("Accept-Language", "")):
+    for name, _weight in parse_accept_lang_header(request.META.get("HTTP_ACCEPT_LANGUAGE", "")):
         if name == "*":
             break
         try:

@@ -18,7 +18,6 @@ from accounts.access.models import Scope
 from accounts.models import User
 from accounts.requests import used_second_factor
 from accounts.services import acting, has_second_factor
-from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.api import Failed, NotSignedIn
 
 
@@ -50,6 +49,7 @@ class ApiRequest(HttpRequest):
     # What lasts as long as the request; ends with it.
     lasting: ExitStack
     token: tokens.Known | None
+    ip: str
     is_language_asked: bool
     # What an operation's `prepare` gave (`accounts.access.rooms.Room.does`).
     prepared: Any
@@ -61,7 +61,7 @@ def enter(request: Any, user: User, token: tokens.Known | None) -> User:
     if not request.is_language_asked:
         request.lasting.enter_context(translation.override(user.language))
     name = token.name if token else ""
-    request.lasting.enter_context(acting(user.pk, client_ip(request), name))
+    request.lasting.enter_context(acting(user.pk, request.ip, name))
     return user
 
 
@@ -74,9 +74,14 @@ class Token(HttpBearer):
         self.scope = scope
         super().__init__()
 
-    def authenticate(self, request: HttpRequest, token: str) -> User:
+    def __call__(self, request: HttpRequest) -> User | None:
+        """The token's owner, None without one. As ninja's own, but for the header's place: it would make a mapping of all headers."""
+        scheme, _space, token = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+        return self.authenticate(request, token) if scheme.lower() == "bearer" else None
+
+    def authenticate(self, request: Any, token: str) -> User:
         """The token's owner. Raises `NotSignedIn` (a wrong token never falls back to a session), `ScopeMissing`."""
-        known = tokens.find_token(token, client_ip(request))
+        known = tokens.find_token(token.strip(), request.ip)
         if known is None:
             raise NotSignedIn
         user = enter(request, tokens.owner_of(known), known)
@@ -110,17 +115,9 @@ class Session(APIKeyCookie):
         return user
 
 
-def caller(scope: Scope, *, or_stranger: bool = False) -> list[Any]:
-    """For `auth=`: a token made for `scope`, else the browser's session. Tokens come first (a right one needs no CSRF check).
-
-    With `or_stranger` also who brings neither; a token that does not count is refused all the same.
-    """
-    return [_BY_TOKEN[scope], _BY_SESSION, *([_as_stranger] if or_stranger else [])]
-
-
-def _as_stranger(request: Any) -> bool:
-    request.token = None
-    return not request.headers.get("Authorization")
+def caller(scope: Scope) -> list[Any]:
+    """For `auth=`: a token made for `scope`, else the browser's session. Tokens come first (a right one needs no CSRF check)."""
+    return [_BY_TOKEN[scope], _BY_SESSION]
 
 
 _BY_TOKEN = {scope: Token(scope) for scope in Scope}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -112,11 +112,6 @@ def create_token(
     return token, text
 
 
-def shown_tokens(user: User) -> QuerySet[ApiToken]:
-    """The tokens that their owner made, the newest first: also those that have ended, until they are deleted."""
-    return ApiToken.objects.visible_to(user).filter(is_sign_in=False).order_by("-pk")
-
-
 def revoke_token(*, token: ApiToken, by: User, ip: str | None = None) -> bool:
     """The token opens nothing any more; False when it did not before."""
     with transaction.atomic():
@@ -157,7 +152,11 @@ def find_token(text: str, ip: str) -> Known | None:
 
 def owner_of(known: Known) -> User:
     """The token's owner, as an object that the request may change."""
-    return copy.copy(known.user)
+    # What copy.copy does, without its detour by pickling: each request does it.
+    user = User.__new__(User)
+    user.__dict__.update(known.user.__dict__)
+    user._state = copy.copy(known.user._state)
+    return user
 
 
 def forget_known() -> None:

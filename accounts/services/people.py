@@ -11,7 +11,6 @@ from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -82,24 +81,19 @@ def create_user(
     # Takes a good part of a second, for which nobody who writes should have to wait.
     hashed = make_password(password or None)
     with transaction.atomic():
-        user = insert_user(email=email, username=username, hashed=hashed, role=role)
-        log_operation(by=by, action="user.created", target=email, subject=user, role=role)
-    return user
+        return _create_user(email, usernames.normalize(username), hashed, role, by)
 
 
-def insert_user(*, email: str, username: str, hashed: str, **fields: str) -> User:
-    """The rows of an account whose address is confirmed and whose password is hashed already; inside a transaction.
-
-    Raises `AccountExists`.
-    """
-    username = usernames.normalize(username) or suggest_username(email)
+def _create_user(email: str, username: str, hashed: str, role: str, by: User | None) -> User:
+    username = username or suggest_username(email)
     if User.objects.filter(email=email).exists():
         raise AccountExists(_("There is an account with the address %(email)s already.") % {"email": email})
     if User.objects.filter(username=username).exists() or looks_like_staff(username):
         raise AccountExists(_("The user name “%(name)s” is taken.") % {"name": username})
-    user = User(email=email, username=username, password=hashed, **fields)
+    user = User(email=email, username=username, role=role, password=hashed)
     user.save()
     EmailAddress.objects.create(user=user, email=email, verified=True, primary=True)
+    log_operation(by=by, action="user.created", target=email, subject=user, role=role)
     return user
 
 
@@ -184,12 +178,6 @@ def unban_user(*, user: User, by: User | None) -> bool:
     log_operation(by=by, action="user.unbanned", target=user, subject=user)
     queue.announce("user_barred", user.pk)
     return True
-
-
-def with_factor(rows: QuerySet[User]) -> QuerySet[User]:
-    """The accounts, each with `has_factor`, as `has_second_factor` says it."""
-    factors = Authenticator.objects.filter(user=OuterRef("pk"), type__in=SECOND_FACTORS)
-    return rows.annotate(has_factor=Exists(factors))
 
 
 def has_second_factor(user: User) -> bool:

@@ -22,6 +22,7 @@ from acl.devices.forms import PasteForm
 from acl.devices.models import Admission, Device
 from acl.devices.node_keys import NewDevice
 from acl.devices.presence import ask_presence
+from acl.devices.sentences import say_added, say_approved, say_left_out
 from acl.devices.services.device_panel import DeviceState, describe_lists, describe_state, relay_names
 from acl.devices.tables import AdmissionTable
 from containers.derp.keys import format_node_key
@@ -31,11 +32,7 @@ from derpmgmt.lib.paging import show_page
 from derpmgmt.lib.way_back import part_of, posted_from
 from serials.rentals.models import Rental
 
-# Each paste is shown before it is confirmed.
-PASTE_RATE = "60/10m"
 ADMISSION_ROWS = 50
-# Devices that a message names.
-_MOST_NAMED = 5
 _PK = re.compile(r"[0-9]{1,18}")
 # What says which part of the lists a page shows: search words, and the page of each list.
 _WHERE = ("q", "page", "connected", "revoked")
@@ -177,7 +174,7 @@ def device_add(request: SignedInRequest) -> HttpResponse:
     rental = rental_or_404(request)
     form = PasteForm(request.POST)
     try:
-        consume(request, group="device_paste", key=str(request.user.pk), rate=PASTE_RATE)
+        consume(request, group="device_paste", key=str(request.user.pk), rate=services.PASTE_RATE)
     except TooManyRequests as limit:
         return _show_later(request, form, limit.wait_seconds)
     if not form.is_valid():
@@ -192,39 +189,14 @@ def device_add(request: SignedInRequest) -> HttpResponse:
     except services.DeviceRefused as refusal:
         form.add_error("text", str(refusal))
         return _show_list(request, form)
-    if added.added:
-        text = ngettext(
-            "%(count)d device was added: %(names)s",
-            "%(count)d devices were added: %(names)s",
-            len(added.added),
-        )
-        messages.success(request, text % {"count": len(added.added), "names": _names(added.added)})
-    if added.known:
-        text = ngettext(
-            "%(count)d device was approved already: %(names)s",
-            "%(count)d devices were approved already: %(names)s",
-            len(added.known),
-        )
-        messages.info(request, text % {"count": len(added.known), "names": _names(added.known)})
-    if added.revoked:
-        text = ngettext(
-            "%(count)d device is revoked and was left out: %(names)s. Paste its key alone, or approve it again among the revoked ones.",
-            "%(count)d devices are revoked and were left out: %(names)s. Paste their keys one by one, or approve them again among the"
-            " revoked ones.",
-            len(added.revoked),
-        )
-        messages.warning(request, text % {"count": len(added.revoked), "names": _names(added.revoked)})
+    for level, text in say_added(added):
+        messages.add_message(request, level, text)
     if not added.left_out:
         return redirect(reverse("acl:device-list") + "#messages")
     # What found no place stays in the field.
     left = "\n".join(f"{format_node_key(one.node_key)} {one.name}".strip() for one in added.left_out)
-    text = ngettext(
-        "All places are taken: this %(count)d device was left out.",
-        "All places are taken: these %(count)d devices were left out.",
-        len(added.left_out),
-    )
     form = PasteForm({"text": left})
-    form.add_error("text", text % {"count": len(added.left_out)})
+    form.add_error("text", say_left_out(added))
     return _show_list(request, form)
 
 
@@ -253,11 +225,6 @@ def say_later(form: Form, field: str, seconds: int) -> None:
     form.errors[field] = form.error_class([text % {"minutes": minutes}])
 
 
-def _names(devices: tuple[Device, ...]) -> str:
-    names = ", ".join(str(device) for device in devices[:_MOST_NAMED])
-    return f"{names} …" if len(devices) > _MOST_NAMED else names
-
-
 @login_required
 @posted_from("acl:device-list")
 def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
@@ -275,13 +242,7 @@ def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
         )
     except services.DeviceRefused as refusal:
         return refuse(request, refusal)
-    if replaces:
-        text = _("%(device)s has taken the place of its old self; the old key stays out.")
-    elif not device.rental.is_entitled(timezone.now()):
-        text = _("%(device)s is approved, and may use your relays once the rental is active again.")
-    else:
-        text = _("%(device)s may use your relays now. It comes in at its next try, within a minute or so.")
-    messages.success(request, text % {"device": device})
+    messages.success(request, say_approved(device, is_replacing=replaces is not None))
     return go_back(request)
 
 

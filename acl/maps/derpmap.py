@@ -8,7 +8,7 @@ The comments inside the texts are in the language that is active when they are w
 import ipaddress
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -122,6 +122,12 @@ def build_map(nodes: Iterable[MapNode]) -> dict[str, Any]:
             raise ValueError(f"region ID {node.region_id} is given twice")
         regions[str(node.region_id)] = _region(node)
     return {"Regions": regions}
+
+
+def part_of(derp_map: dict[str, Any], regions: Collection[int]) -> dict[str, Any]:
+    """The map with these regions (IDs) alone."""
+    wanted = {str(region) for region in regions}
+    return {"Regions": {key: region for key, region in derp_map["Regions"].items() if key in wanted}}
 
 
 # Region ID, address, TCP port, UDP port, pin: what a client needs to reach a relay.

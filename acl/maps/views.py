@@ -24,9 +24,6 @@ from derpmgmt.lib.paging import show_page
 from derpmgmt.lib.way_back import posted_from
 from serials.rentals.models import Rental
 
-HAND_OUT_RATE = "60/10m"
-# A new version by hand, or another live URL.
-RENEW_RATE = "10/d"
 HISTORY_ROWS = 25
 
 
@@ -58,7 +55,7 @@ def _hand_out(request: HttpRequest, file_format: str, *, copied: int | None = No
         form = MapFormat(file_format)
     except ValueError:
         raise Http404 from None
-    consume(request, group="map", key=str(request.user.pk), rate=HAND_OUT_RATE)
+    consume(request, group="map", key=str(request.user.pk), rate=services.HAND_OUT_RATE)
     return services.hand_out_map(
         rental=_own_rental(request),
         file_format=form,
@@ -163,7 +160,7 @@ def map_history(request: SignedInRequest) -> HttpResponse:
 @posted_from("home")
 def map_renew(request: SignedInRequest) -> HttpResponse:
     """A new version by the customer's own hand."""
-    consume(request, group="map_renew", key=str(request.user.pk), rate=RENEW_RATE)
+    consume(request, group="map_renew", key=str(request.user.pk), rate=services.RENEW_RATE)
     try:
         config = services.renew_map(
             rental=_own_rental(request), by=request.user, instead_of=_shown(request), ip=client_ip(request)
@@ -202,7 +199,7 @@ def live_show(request: SignedInRequest) -> HttpResponse:
 @posted_from("acl:live-show")
 def live_create(request: SignedInRequest) -> HttpResponse:
     """Make the live URL, or another in the place of the one there is."""
-    consume(request, group="live_url", key=str(request.user.pk), rate=RENEW_RATE)
+    consume(request, group="live_url", key=str(request.user.pk), rate=services.RENEW_RATE)
     rental = _own_rental(request)
     if rental is None:
         return redirect("acl:live-show")

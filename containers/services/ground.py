@@ -23,11 +23,13 @@ CERTIFICATE_RESERVE = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Ground:
-    """The rows behind a `State`: the relays and usable servers by pk, and the lowest free DERP and STUN port of each server."""
+    """The rows behind a `State`: the relays and usable servers by pk, and of each server the lowest free DERP and STUN port and the
+    DERP ports that are taken, or avoided."""
 
     relays: dict[int, Relay]
     servers: dict[int, Server]
     ports: dict[int, tuple[int | None, int | None]]
+    taken: dict[int, frozenset[int]]
 
 
 def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
@@ -39,7 +41,7 @@ def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
     live = list(_relays(rental).exclude(status=Relay.Status.RELEASED))
     relays = tuple(_view(relay, now) for relay in live)
     if not has_rights:
-        return State(False, relays), Ground({relay.pk: relay for relay in live}, {}, {})
+        return State(False, relays), Ground({relay.pk: relay for relay in live}, {}, {}, {})
     # Locked, so that two plans never both take a server's last place.
     # (MariaDB knows no FOR UPDATE OF, so nothing is joined here.)
     servers = list(Server.objects.select_for_update().usable().due_for_contact(now).order_by("pk"))
@@ -69,7 +71,8 @@ def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
         avoided=frozenset(failed_lately),
     )
     rows = {relay.pk: relay for relay in [*gone, *live]}
-    return state, Ground(rows, {server.pk: server for server in servers}, ports)
+    taken = {server.pk: frozenset(row.derp_port for row in standing[server.pk]) for server in servers}
+    return state, Ground(rows, {server.pk: server for server in servers}, ports, taken)
 
 
 def _relays(rental: Rental) -> RelayQuerySet:

@@ -11,6 +11,8 @@ from containers.models import Relay
 from derpmgmt.lib import queue
 from fleet.models import Server
 
+# How often one person may have relays tested.
+PROBE_RATE = "30/5m"
 # A test that somebody asked for is made within this time, else asked for anew.
 PROBE_PATIENCE = timedelta(seconds=10)
 

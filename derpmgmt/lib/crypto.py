@@ -1,6 +1,5 @@
 """Secrets at rest: an encrypted model field, and keyed hashes for what must be found without being stored."""
 
-import hashlib
 import hmac
 from functools import lru_cache
 from typing import Any
@@ -35,7 +34,7 @@ def decrypt(token: str) -> str:
 
 def keyed_hash(purpose: str, text: str) -> str:
     """HMAC-SHA256 (64 hex digits) of `text` under the look-up key; `purpose` keeps the uses apart."""
-    return hmac.new(settings.LOOKUP_KEY.encode(), f"{purpose}\0{text}".encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(settings.LOOKUP_KEY.encode(), f"{purpose}\0{text}".encode(), "sha256").hex()
 
 
 class EncryptedTextField(models.TextField):

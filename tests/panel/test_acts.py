@@ -94,6 +94,10 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
         Server.objects.filter(pk=row.pk).update(status=Server.Status.MAINTENANCE)
     elif (model, verb) == (Relay, "retry"):
         Relay.objects.filter(pk=row.pk).update(status=Relay.Status.FAILED)
+    elif (model, verb) == (Relay, "move"):
+        data = {"server": ServerFactory(whole=True).pk}
+    elif (model, verb) == (Relay, "release"):
+        ServerFactory(whole=True)
     elif (model, verb) == (Notice, "again"):
         Notice.objects.filter(pk=row.pk).update(state=Notice.State.FAILED)
     elif (model, verb) == (Device, "give-place"):

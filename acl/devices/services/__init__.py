@@ -7,6 +7,7 @@ from acl.devices.services.admission_rows import (
     record_seen,
 )
 from acl.devices.services.devices import (
+    PASTE_RATE,
     WINDOWS,
     AccountInactive,
     Added,
@@ -30,6 +31,7 @@ from acl.devices.services.devices import (
 from acl.devices.services.enrolment import Decision, due_trials, knock, settle_trials
 from acl.devices.services.erasure import destroy_devices, devices_left
 from acl.devices.services.forced_checking import check_again, due_checks
+from acl.devices.services.foresight import foresee
 from acl.devices.services.pace import Asked
 from acl.devices.services.paste_preview import describe_paste_of
 from acl.devices.services.places import device_limit, lets_all_in, may_open, placed, places_left, window_until

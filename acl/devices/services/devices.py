@@ -35,6 +35,8 @@ from derpmgmt.lib.refusals import Refusal
 from serials.rentals.models import Rental
 from serials.rentals.services import lock_rental
 
+# How often one person may name devices; each paste is shown before it is confirmed.
+PASTE_RATE = "60/10m"
 # The windows that a customer may open.
 WINDOWS = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=4))
 # Strangers that were ignored and are remembered for a customer, so that a list of them has an end.

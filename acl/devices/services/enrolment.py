@@ -72,25 +72,39 @@ def knock(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None) -> De
         device.rental = rental
         is_on_trial = device.is_on_trial(now)
         if not is_on_trial:
-            if window_until(rental) <= now:
-                return Decision(False, Reason.UNKNOWN)
             device.came_from = site_of(ip)
-        came_again = device.first_seen_at is not None and device.first_seen_at <= now - AGAIN_AFTER
-        if came_again and _refusal(device, rental, now) is None:
+        decision = judge(device=device, rental=rental, now=now)
+        if decision.reason == Reason.ENROLLED:
             device.note_seen(now, ip, relay_pk)
             enrol_device(device=device, now=now)
-            return Decision(True, Reason.ENROLLED)
+        if decision.reason != Reason.PROVISIONAL:
+            return decision
         if not is_on_trial:
-            # Provisional places may be given back: they refuse nobody a trial.
-            refusal = _refusal(device, rental, now, is_for_trial=True) or _crowd(device, rental, now)
-            if refusal is not None:
-                return Decision(False, refusal)
             device.trial_until, device.stayed_at = now + TRIAL_FOR, None
         device.left_at = None
         device.note_seen(now, ip, relay_pk)
         device.knocks += 1
         device.save()
-        return Decision(True, Reason.PROVISIONAL)
+        return decision
+
+
+def judge(*, device: Device, rental: Rental, now: datetime) -> Decision:
+    """What a new or waiting device is told that knocks now from the network `device.came_from`; writes nothing.
+
+    Only with the rental locked it is still so a moment later.
+    """
+    is_on_trial = device.is_on_trial(now)
+    if not is_on_trial and window_until(rental) <= now:
+        return Decision(False, Reason.UNKNOWN)
+    came_again = device.first_seen_at is not None and device.first_seen_at <= now - AGAIN_AFTER
+    if came_again and _refusal(device, rental, now) is None:
+        return Decision(True, Reason.ENROLLED)
+    # Provisional places may be given back: they refuse nobody a trial.
+    if not is_on_trial and (
+        refusal := _refusal(device, rental, now, is_for_trial=True) or _crowd(device, rental, now)
+    ):
+        return Decision(False, refusal)
+    return Decision(True, Reason.PROVISIONAL)
 
 
 def _refusal(

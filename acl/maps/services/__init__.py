@@ -2,8 +2,12 @@
 
 from acl.maps.services.downloads import (
     COPIED,
+    HAND_OUT_RATE,
+    PARTIAL,
+    RENEW_RATE,
     ChangedMeanwhile,
     DownloadRefused,
+    MapCode,
     MapFile,
     check_download,
     hand_out_map,

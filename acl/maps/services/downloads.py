@@ -1,8 +1,11 @@
 """Handing a map out, and on what conditions."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
+from django.core.signing import BadSignature, Signer
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy, gettext_noop
@@ -11,13 +14,18 @@ from accounts.models import User
 from accounts.services import log_operation
 from acl.maps import derpmap
 from acl.maps.derpmap import MapFormat
-from acl.maps.models import AclConfig, AclEvent
+from acl.maps.models import AclConfig, AclEvent, MapRegion
 from acl.maps.services.versions import RENEWED, active_config, record_event, refresh_map
 from derpmgmt.lib.refusals import Refusal
 from serials.rentals.models import Rental
 from serials.rentals.services import is_paid
 
+# How often one person may take the map; and make a new version by hand, or another live URL.
+HAND_OUT_RATE = "60/10m"
+RENEW_RATE = "10/d"
+
 COPIED = gettext_noop("copied from the page")
+PARTIAL = gettext_noop("only some of its relays")
 
 _REFUSALS = {
     "no_rental": gettext_noop("You have no rental yet: redeem a serial number first."),
@@ -49,6 +57,20 @@ class ChangedMeanwhile(Refusal):
     sentence = gettext_lazy("This has changed meanwhile, perhaps in another window: nothing was done.")
 
 
+class Superseded(Refusal):
+    """The version is not the one that counts any more."""
+
+    code = "superseded"
+    sentence = gettext_lazy("Version %(version)s is not the newest any more: version %(newest)s is.")
+
+
+class NotInMap(Refusal):
+    """None of the relays that were asked for is in the map."""
+
+    code, field = "not_in_map", "server_ids"
+    sentence = gettext_lazy("No relay of this map stands on these servers.")
+
+
 @dataclass(frozen=True)
 class MapFile:
     """The map as it leaves the panel."""
@@ -57,6 +79,8 @@ class MapFile:
     content_type: str
     text: str = field(repr=False)
     config: AclConfig
+    derp_map: dict[str, Any] = field(repr=False)
+    code: "MapCode"
 
 
 def check_rights(*, rental: Rental | None, now: datetime) -> Rental:
@@ -92,12 +116,15 @@ def hand_out_map(
     ip: str | None = None,
     browser: str = "",
     copied: int | None = None,
+    code: "MapCode | None" = None,
+    servers: Collection[int] = (),
 ) -> MapFile:
     """The map as a file, and the record that it was taken; `copied` is the version that was copied from a page, which may have
-    stood there since before the present one was made.
+    stood there since before the present one was made. `code` names the version, or the part of it, that is wanted; with `servers` (pks)
+    it is the part that leads to relays there. Whoever took a part has not taken the version.
 
-    Raises `DownloadRefused`, which is recorded too (a person without a rental has no map to be refused), and `LookupError` when
-    the rental never had a version `copied`.
+    Raises `DownloadRefused`, which is recorded too (a person without a rental has no map to be refused), `Superseded` where another version
+    than the code's counts now, `NotInMap` when no relay stands on `servers`, and `LookupError` when the rental never had a version `copied`.
     """
     try:
         config = check_download(rental=rental, now=timezone.now())
@@ -118,12 +145,16 @@ def hand_out_map(
         if shown is None:
             raise LookupError(copied)
         config = shown
+    if code is not None and code.version != config.version:
+        raise Superseded(version=code.version, newest=config.version)
+    regions = _regions_on(config, servers) if servers else code.regions if code else ()
+    derp_map = derpmap.part_of(config.derp_map, regions) if regions else config.derp_map
     record_event(
         rental=config.rental,
         kind=AclEvent.Kind.DOWNLOADED,
         version=config.version,
         file_format=file_format,
-        reason="" if copied is None else COPIED,
+        reason=COPIED if copied is not None else PARTIAL if regions else "",
         by=by,
         ip=ip,
         browser=browser,
@@ -132,10 +163,53 @@ def hand_out_map(
         name=f"derpmgmt-v{config.version}.{file_format.value}",
         content_type=derpmap.CONTENT_TYPES[file_format],
         text=derpmap.render_map(
-            config.derp_map, file_format, version=config.version, ends_at=timezone.localtime(config.ends_at)
+            derp_map, file_format, version=config.version, ends_at=timezone.localtime(config.ends_at)
         ),
         config=config,
+        derp_map=derp_map,
+        code=MapCode(config.rental_id, config.version, regions),
     )
+
+
+def _regions_on(config: AclConfig, servers: Collection[int]) -> tuple[int, ...]:
+    """The region IDs of a version whose relays stand on these servers. Raises `NotInMap` for none."""
+    found = MapRegion.objects.filter(
+        rental=config.rental_id,
+        region_id__in=[int(key) for key in config.derp_map["Regions"]],
+        relay__server__in=servers,
+    )
+    regions = tuple(sorted(found.values_list("region_id", flat=True)))
+    if not regions:
+        raise NotInMap
+    return regions
+
+
+@dataclass(frozen=True)
+class MapCode:
+    """What a version of somebody's map is called outside: rental and version, and of a part of the map its region IDs.
+
+    The text is signed, so nobody finds others by counting; it gives no right by itself.
+    """
+
+    rental: int
+    version: int
+    regions: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return _signer().sign("-".join(str(number) for number in (self.rental, self.version, *self.regions)))
+
+    @classmethod
+    def read(cls, text: str) -> "MapCode":
+        """What a text says. Raises `LookupError` for one that the panel did not write."""
+        try:
+            rental, version, *regions = (int(number) for number in _signer().unsign(text).split("-"))
+        except (BadSignature, ValueError) as error:
+            raise LookupError from error
+        return cls(rental, version, tuple(regions))
+
+
+def _signer() -> Signer:
+    return Signer(sep=".", salt="acl.maps.code")
 
 
 def renew_map(

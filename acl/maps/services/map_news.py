@@ -18,6 +18,7 @@ from django.urls import reverse
 from accounts.services import notify
 from acl.maps.derpmap import Change, compare_maps
 from acl.maps.models import AclConfig, AclEvent, LiveUrl
+from acl.maps.services.downloads import PARTIAL
 from containers.models import Relay
 from containers.services.rotation import retired_until
 
@@ -111,6 +112,7 @@ def describe_paste(*, config: AclConfig, url: LiveUrl | None, now: datetime) -> 
             by__rental=config.rental_id,
             version__isnull=False,
         )
+        .exclude(reason=PARTIAL)
         .order_by("-pk")
         .values_list("version", flat=True)
         .first()
