@@ -1,6 +1,7 @@
 """Where allauth asks us."""
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
@@ -88,11 +89,17 @@ class AccountAdapter(DefaultAccountAdapter):
         message.attach_alternative(html, "text/html")
         return message
 
-    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+    def send_mail(
+        self,
+        template_prefix: str,
+        email: str,
+        context: dict[str, Any],
+        before_handing: Callable[[], None] | None = None,
+    ) -> None:
         """A code or another mail that the person waits for: it goes now, or they are told that it does not."""
         message = self._render(template_prefix, email, context)
         is_known, network = tries.is_known(self.request, email), wide_network(self.request)
-        deliver(message, is_asked=True, is_known=is_known, network=network)
+        deliver(message, is_asked=True, is_known=is_known, network=network, before_handing=before_handing)
 
     def send_notification_mail(
         self,

@@ -1,14 +1,12 @@
 """People and the activity log in the admin."""
 
 import json
-import unicodedata
 from typing import Any
 
-from allauth.mfa.models import Authenticator
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
 from django.urls import reverse
@@ -56,15 +54,10 @@ class UserAdmin(StaffAdmin):
 
     @admin.display(description=gettext_lazy("state"))
     def state(self, user: User) -> str:
-        if user.closed_at:
-            return _("closed")
-        if user.closing_at:
-            return _("closing")
-        return _("banned") if user.banned_at else _("active")
+        return str(user.state.label)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
-        factors = Authenticator.objects.filter(user=OuterRef("pk"), type__in=services.SECOND_FACTORS)
-        return super().get_queryset(request).annotate(has_factor=Exists(factors))
+        return services.with_factor(super().get_queryset(request))
 
     @admin.display(description=gettext_lazy("reason of closing"))
     def closing_reason_text(self, user: User) -> str:
@@ -84,14 +77,8 @@ class UserAdmin(StaffAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[User], search_term: str
     ) -> tuple[QuerySet[User], bool]:
-        """Also a closed account by its number, and by the address it had."""
-        found, may_double = super().get_search_results(request, queryset, search_term)
-        number = search_term.strip().removeprefix("#")
-        if number.isdecimal() and len(number) < 19:
-            found |= queryset.filter(pk=int(number), closing_at__isnull=False)
-        if "@" in unicodedata.normalize("NFKC", search_term):
-            found |= queryset.filter(former_email_hash=services.hash_address(search_term))
-        return found, may_double
+        """As `search_people` does; `search_fields` has the page show the field."""
+        return services.search_people(queryset, search_term), False
 
     @admin.display(description=gettext_lazy("two-factor authentication"), boolean=True)
     def second_factor(self, user: Any) -> bool:

@@ -38,6 +38,16 @@ class UserQuerySet(OwnedQuerySet["User"]):
 
     owner = "pk"
 
+    def in_state(self, state: str) -> Self:
+        """Those in one of `User.State`."""
+        conditions = {
+            User.State.ACTIVE: models.Q(is_active=True),
+            User.State.BANNED: models.Q(banned_at__isnull=False, closing_at=None, closed_at=None),
+            User.State.CLOSING: models.Q(closing_at__isnull=False, closed_at=None),
+            User.State.CLOSED: models.Q(closed_at__isnull=False),
+        }
+        return self.filter(conditions[User.State(state)])
+
     def closing(self) -> Self:
         """Those that were asked to be closed and of which something is still left; read from one index."""
         return self.filter(closed_at=None, closing_at__isnull=False)
@@ -69,6 +79,12 @@ class User(AbstractUser):
         DISTRIBUTOR = "distributor", _("distributor")
         ADMIN = "admin", _("admin")
         SUPERADMIN = "superadmin", _("super admin")
+
+    class State(models.TextChoices):
+        ACTIVE = "active", _("active")
+        BANNED = "banned", _("banned")
+        CLOSING = "closing", _("closing")
+        CLOSED = "closed", _("closed")
 
     email = models.EmailField(_("e-mail address"), unique=True)
     role = models.CharField(_("role"), max_length=12, choices=Role, default=Role.USER, db_index=True)
@@ -127,6 +143,15 @@ class User(AbstractUser):
             }
             kwargs["update_fields"] = set(fields).union(*(followers.get(name, set()) for name in fields))
         super().save(*args, **kwargs)
+
+    @property
+    def state(self) -> State:
+        """Whether and why the account can be used no more; what is for good comes first."""
+        if self.closed_at:
+            return self.State.CLOSED
+        if self.closing_at:
+            return self.State.CLOSING
+        return self.State.BANNED if self.banned_at else self.State.ACTIVE
 
     def has_perm(self, perm: str, obj: Any = None) -> bool:
         """Staff may use the whole admin; where a super admin is needed, the admin's own page or the service asks for one."""

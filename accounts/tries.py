@@ -34,6 +34,9 @@ SECOND_FACTOR = Kind("second-factor", "10/10m", "10/10m", "30/10m", "200/10m", "
 # Each sends a mail, or would.
 RESET = Kind("reset", "5/h", "5/h", "20/h", "60/h", "30/h")
 
+# A sign-up sends a mail to whatever address is typed: by network, and by address and network.
+_SIGN_UP = ("account_signup", "20/h", "5/h")
+
 
 def _limits(request: HttpRequest, kind: Kind, email: str, user_pk: int | None) -> list[Limit]:
     account = f"account:{user_pk or email}"
@@ -53,8 +56,14 @@ def _browser(request: HttpRequest, user_pk: int | None) -> str:
     if user_pk is None:
         return ""
     if request.user.is_authenticated and request.user.pk == user_pk:
-        return browsers.name_of(request, user_pk) or f"session:{request.session.session_key}"
+        return browsers.name_of(request, user_pk) or _own_key(request)
     return browsers.name_of(request, user_pk)
+
+
+def _own_key(request: HttpRequest) -> str:
+    """With what somebody is signed in who asks: a token of the API, or a session."""
+    token = getattr(request, "token", None)
+    return f"token:{token.pk}" if token else f"session:{request.session.session_key}"
 
 
 def _find(email: str) -> tuple[str, int | None]:
@@ -80,3 +89,13 @@ def count(request: HttpRequest, kind: Kind, *, email: str = "", user: User | Non
 def _of(request: HttpRequest, kind: Kind, email: str, user: User | None) -> list[Limit]:
     address, pk = ("", user.pk) if user else _find(email)
     return _limits(request, kind, address, pk)
+
+
+def count_sign_up(request: HttpRequest, email: str) -> None:
+    """Count one sign-up with that address, which may be empty or none. Raises `limits.TooManyRequests`."""
+    group, by_network, by_address = _SIGN_UP
+    counts = [Limit(f"network:{client_network(request)}", by_network)]
+    if email := email.strip().lower():
+        counts.append(Limit(f"address:{email}:network:{wide_network(request)}", by_address))
+    for limit in counts:
+        limits.consume(request, group=group, key=limit.key, rate=limit.rate)

@@ -15,7 +15,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import translation
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_noop
 from django.views.i18n import set_language
 
 from accounts import push, services, sms
@@ -27,7 +26,6 @@ from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.way_back import page_before, posted_from
 
 CHANNEL_RATE, SMS_RATE = "20/h", "5/h"
-OWN_WISH = gettext_noop("asked for by the customer")
 
 
 def _user(request: HttpRequest) -> User:
@@ -106,7 +104,7 @@ def _account_close(request: HttpRequest) -> HttpResponse:
     form = CloseForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
-            services.close_account(user=user, by=user, reason=OWN_WISH, ip=client_ip(request))
+            services.close_account(user=user, by=user, reason=services.OWN_WISH, ip=client_ip(request))
         except (services.ClosingRefused, services.NotAllowed):
             pass  # the page says why
         else:

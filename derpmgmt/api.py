@@ -28,6 +28,7 @@ from acl.devices import api as devices
 from acl.maps import api as maps
 from containers import api as containers
 from derpmgmt import rental_api
+from derpmgmt.history import api as history
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.api.failures import NotFound, body, failure_of
 from derpmgmt.lib.api.naming import name_apart
@@ -68,7 +69,9 @@ for _kind in (Exception, Http404, HttpError, ValidationError):
 
 # Each room's, under its first word.
 ROOMS: dict[str, list[Room]] = {
-    "user": [accounts.user, numbers.user, rentals.user],
+    "user": [*accounts.ROOMS["user"], numbers.user, rentals.user, history.user],
+    "notifications": accounts.ROOMS["notifications"],
+    "logs": accounts.ROOMS["logs"],
     "rental": [rentals.rental],
     "serial": [numbers.serial, rental_api.serial],
     "acl": [maps.acl, admission.acl],

@@ -16,7 +16,7 @@ from accounts import browsers, tries
 from accounts.services import acting
 from derpmgmt import pages
 from derpmgmt.lib import limits
-from derpmgmt.lib.address import client_ip, client_network, note_proxy, wide_network
+from derpmgmt.lib.address import client_ip, client_network, note_proxy
 from derpmgmt.lib.mail import MailFailed, MailLimited
 from derpmgmt.lib.public_url import read_host
 from derpmgmt.lib.way_back import page_before
@@ -116,8 +116,6 @@ FAILED_BY_SESSION = {
 # By whoever is signed in: what did not lead on, and what sends a mail.
 FAILED_BY_USER = {"account_change_password": "10/10m"}
 SENT_BY_USER = {"account_email": "20/h"}
-# A sign-up sends a mail to whatever address is typed: by network, and by address and network.
-SIGN_UP = ("account_signup", "20/h", "5/h")
 
 
 class LimitMiddleware:
@@ -148,8 +146,10 @@ class LimitMiddleware:
             if name == "account_reset_password":
                 tries.ask(request, tries.RESET, email=email)
                 tries.count(request, tries.RESET, email=email)
-            for limit in self._sent(request, name, email):
-                limits.consume(request, group=name, key=limit.key, rate=limit.rate)
+            if name == "account_signup":
+                tries.count_sign_up(request, email)
+            if (rate := SENT_BY_USER.get(name)) and request.user.is_authenticated:
+                limits.consume(request, group=name, key=f"account:{request.user.pk}", rate=rate)
         except limits.TooManyRequests as error:
             return pages.too_many_requests(request, wait_seconds=error.wait_seconds)
         return None
@@ -180,21 +180,6 @@ class LimitMiddleware:
         if (rate := FAILED_BY_USER.get(name)) and request.user.is_authenticated:
             found.append(limits.Limit(f"account:{request.user.pk}", rate))
         return found
-
-    @staticmethod
-    def _sent(request: HttpRequest, name: str, email: str) -> list[limits.Limit]:
-        sign_up, by_network, by_address = SIGN_UP
-        if name == sign_up:
-            found = [limits.Limit(f"network:{client_network(request)}", by_network)]
-            if email:
-                found.append(limits.Limit(f"address:{email}:network:{wide_network(request)}", by_address))
-            return found
-        rate = SENT_BY_USER.get(name)
-        return (
-            [limits.Limit(f"account:{request.user.pk}", rate)]
-            if rate and request.user.is_authenticated
-            else []
-        )
 
 
 def _leads_on(response: HttpResponse) -> bool:

@@ -32,7 +32,7 @@ class Activating(Input):
 class Activated(Answer):
     """What a redeemed serial number gave, and how far its relays are."""
 
-    activation_id: Pk
+    activation_id: Pk = Field(examples=[5])
     rental: RentalShown
     new_expiry_time: Moment = Field(description="When the rental ends now.")
     relays_proven: int = Field(description="Relays that have carried a packet and run.", examples=[3])

@@ -5,6 +5,7 @@ emptied by the tests. A Redis given by URL serves one test process only, an embe
 """
 
 import atexit
+import gc
 import os
 import shutil
 import sqlite3
@@ -52,6 +53,8 @@ from django.conf import settings  # noqa: E402
 from django.core.management.color import no_style  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.test import SimpleTestCase, TransactionTestCase  # noqa: E402
+
+from tests import sharing  # noqa: E402
 
 # Settings that are the tests' own; the rest is what an operator without any variable gets.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
@@ -108,6 +111,22 @@ def _may_differ_in_the_lab(item: pytest.Item, folder: str) -> bool:
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    sharing.share(node, VAR_DIR)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    sharing.rewrite_own_share(session.config, Path(__file__).parent)
+
+
+def pytest_collection_finish() -> None:
+    # All that was imported and collected stays: no later collection is to walk over it, and no fork to copy it for that.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
@@ -130,16 +149,33 @@ hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+def django_db_modify_db_settings(
+    request: pytest.FixtureRequest, django_db_modify_db_settings_parallel_suffix: None
+) -> None:
     """SQLite in a file, as in production: in memory, threads would share one connection and lock differently.
 
     MariaDB with utf8mb4, whatever the server's own default is.
     """
-    test = connections["default"].settings_dict["TEST"]
+    connection = connections["default"]
     if DATABASE_URL:
-        test["CHARSET"] = "utf8mb4"
-    else:
-        test["NAME"] = str(VAR_DIR / "test.sqlite3")
+        connection.settings_dict["TEST"]["CHARSET"] = "utf8mb4"
+        return
+    path = VAR_DIR / "test.sqlite3"
+    connection.settings_dict["TEST"]["NAME"] = str(path)
+    migrate = connection.creation.create_test_db
+
+    def create(**options: Any) -> str:
+        def make() -> Path:
+            migrate(**options)
+            connection.close()  # so that all stands in the one file
+            return path
+
+        if kept := sharing.make_once(request.config, "migrated.sqlite3", make):
+            shutil.copyfile(kept, path)
+            connection.settings_dict["NAME"] = settings.DATABASES["default"]["NAME"] = str(path)
+        return str(path)
+
+    connection.creation.create_test_db = create
 
 
 @pytest.fixture(scope="session")

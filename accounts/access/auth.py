@@ -115,9 +115,17 @@ class Session(APIKeyCookie):
         return user
 
 
-def caller(scope: Scope) -> list[Any]:
-    """For `auth=`: a token made for `scope`, else the browser's session. Tokens come first (a right one needs no CSRF check)."""
-    return [_BY_TOKEN[scope], _BY_SESSION]
+def caller(scope: Scope, *, or_stranger: bool = False) -> list[Any]:
+    """For `auth=`: a token made for `scope`, else the browser's session. Tokens come first (a right one needs no CSRF check).
+
+    With `or_stranger` also who brings neither; a token that does not count is refused all the same.
+    """
+    return [_BY_TOKEN[scope], _BY_SESSION, *([_as_stranger] if or_stranger else [])]
+
+
+def _as_stranger(request: Any) -> bool:
+    request.token = None
+    return not request.headers.get("Authorization")
 
 
 _BY_TOKEN = {scope: Token(scope) for scope in Scope}

@@ -65,7 +65,13 @@ def answer_once(
     if found := kept.filter(created_at__gt=now - KEPT).first():
         return _again(found, request_hash)
     kept.filter(created_at__lte=now - KEPT).delete()
-    prepare()
+    try:
+        prepare()
+    except Refusal:
+        # What it used up may be what the same request, at the same time, has used.
+        if found := kept.first():
+            return _again(found, request_hash)
+        raise
     try:
         with transaction.atomic():
             row = KeptAnswer.objects.create(user=user, key_hash=key_hash, request_hash=request_hash)

@@ -55,18 +55,28 @@ class Room(Router):
         scope: Scope | None = Scope.ACT,
         creates: bool = False,
         later: bool = False,
+        or_stranger: bool = False,
         method: str = "POST",
         prepare: Callable[..., Any] | None = None,
         **more: Any,
     ) -> Callable[[_View], _View]:
         """`POST path`, or another `method`. `creates`: the request may carry an `Idempotency-Key`. `later`: a job does it, and the
-        answer is `Accepted` (202) until it is done: return `accepted(…)`.
+        answer is `Accepted` (202) until it is done: return `accepted(…)`. `or_stranger`: also for who is not signed in; a token or
+        session counts where there is one.
 
-        What creates something is done in a transaction. What may not stand in one, because it talks to a host, does `prepare`: it
-        is called like the operation itself, and what it gives is `request.prepared`.
+        What creates something is done in a transaction. What may not stand in one, because it talks to a host or takes long, does
+        `prepare`: it is called like the operation itself, and what it gives is `request.prepared`.
         """
         return self._operation(
-            [method], path, answer, scope, is_kept=creates, later=later, prepare=prepare, **more
+            [method],
+            path,
+            answer,
+            scope,
+            is_kept=creates,
+            later=later,
+            or_stranger=or_stranger,
+            prepare=prepare,
+            **more,
         )
 
     def _operation(
@@ -78,6 +88,7 @@ class Room(Router):
         *,
         is_kept: bool,
         later: bool = False,
+        or_stranger: bool = False,
         prepare: Callable[..., Any] | None = None,
         **more: Any,
     ) -> Callable[[_View], _View]:
@@ -86,6 +97,8 @@ class Room(Router):
             answers[202] = answer
         answers[_FAILURES] = Failure
         extra: dict[str, Any] = {"parameters": [_KEY_PARAMETER]} if is_kept else {}
+        if or_stranger:
+            extra["security"] = [{}]
 
         def decorate(view: _View) -> _View:
             view.is_kept, view.prepare = is_kept, prepare  # type: ignore[attr-defined]
@@ -94,7 +107,7 @@ class Room(Router):
                 methods,
                 view,
                 response=answers,
-                auth=caller(scope) if scope else None,
+                auth=caller(scope, or_stranger=or_stranger) if scope else None,
                 openapi_extra=extra or None,
                 # The names are the functions' own, one for each operation of the whole API.
                 operation_id=view.__name__,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -110,6 +110,11 @@ def create_token(
     if not is_sign_in:
         log_operation(by=user, action="token.created", target=token, subject=user, ip=ip, scopes=token.scopes)
     return token, text
+
+
+def shown_tokens(user: User) -> QuerySet[ApiToken]:
+    """The tokens that their owner made, the newest first: also those that have ended, until they are deleted."""
+    return ApiToken.objects.visible_to(user).filter(is_sign_in=False).order_by("-pk")
 
 
 def revoke_token(*, token: ApiToken, by: User, ip: str | None = None) -> bool:

@@ -2,6 +2,7 @@
 
 from accounts.services.activity import acting, log_line, log_lines, log_operation
 from accounts.services.closing import (
+    OWN_WISH,
     ClosingRefused,
     close_account,
     closing_left,
@@ -9,9 +10,11 @@ from accounts.services.closing import (
     closing_reasons,
     finish_closing,
     hash_address,
+    search_people,
     shorten_ip,
     sweep_closing,
 )
+from accounts.services.letters import write_to
 from accounts.services.notices import (
     Message,
     NoticeRefused,
@@ -35,10 +38,12 @@ from accounts.services.people import (
     end_sessions,
     enrol_second_factor,
     has_second_factor,
+    insert_user,
     looks_like_staff,
     reset_second_factor,
     suggest_username,
     unban_user,
     use_up_code,
+    with_factor,
 )
 from accounts.services.put_off import try_now

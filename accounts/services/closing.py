@@ -17,10 +17,10 @@ from allauth.mfa.models import Authenticator
 from allauth.usersessions.models import UserSession
 from django.contrib.admin.models import LogEntry
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, gettext_noop
 
 from accounts import wordlist
 from accounts.access.models import ApiToken, KeptAnswer
@@ -36,6 +36,8 @@ from derpmgmt.lib.lines import one_line
 from derpmgmt.lib.refusals import Refusal
 
 FAREWELL = "account_closed"
+# The reason of those who close their own.
+OWN_WISH = gettext_noop("asked for by the customer")
 # What is left of a person's IP addresses: enough to tell a region and an abuse's source, too little to tell a household.
 _KEPT_BITS = {4: 24, 6: 48}
 # What belongs to a person and goes with them; sessions go by `end_sessions`.
@@ -70,6 +72,19 @@ def hash_address(email: str) -> str:
     text = unicodedata.normalize("NFKC", email).replace("。", ".")
     seen = "".join(char for char in text if unicodedata.category(char)[0] not in "CZ")
     return keyed_hash("former e-mail", unicodedata.normalize("NFKC", seen.casefold()))
+
+
+def search_people(rows: QuerySet[User], text: str) -> QuerySet[User]:
+    """Those in whose address or user name all words of `text` are; a closed account by its number, or by the whole address it had."""
+    found = Q()
+    for word in text.split():
+        found &= Q(email__icontains=word) | Q(username__icontains=word)
+    number = text.strip().removeprefix("#")
+    if number.isdecimal() and len(number) < 19:
+        found |= Q(pk=int(number), closing_at__isnull=False)
+    if "@" in unicodedata.normalize("NFKC", text):
+        found |= Q(former_email_hash=hash_address(text))
+    return rows.filter(found)
 
 
 def shorten_ip(ip: str | None) -> str | None:

@@ -11,6 +11,7 @@ from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
 from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -81,19 +82,24 @@ def create_user(
     # Takes a good part of a second, for which nobody who writes should have to wait.
     hashed = make_password(password or None)
     with transaction.atomic():
-        return _create_user(email, usernames.normalize(username), hashed, role, by)
+        user = insert_user(email=email, username=username, hashed=hashed, role=role)
+        log_operation(by=by, action="user.created", target=email, subject=user, role=role)
+    return user
 
 
-def _create_user(email: str, username: str, hashed: str, role: str, by: User | None) -> User:
-    username = username or suggest_username(email)
+def insert_user(*, email: str, username: str, hashed: str, **fields: str) -> User:
+    """The rows of an account whose address is confirmed and whose password is hashed already; inside a transaction.
+
+    Raises `AccountExists`.
+    """
+    username = usernames.normalize(username) or suggest_username(email)
     if User.objects.filter(email=email).exists():
         raise AccountExists(_("There is an account with the address %(email)s already.") % {"email": email})
     if User.objects.filter(username=username).exists() or looks_like_staff(username):
         raise AccountExists(_("The user name “%(name)s” is taken.") % {"name": username})
-    user = User(email=email, username=username, role=role, password=hashed)
+    user = User(email=email, username=username, password=hashed, **fields)
     user.save()
     EmailAddress.objects.create(user=user, email=email, verified=True, primary=True)
-    log_operation(by=by, action="user.created", target=email, subject=user, role=role)
     return user
 
 
@@ -178,6 +184,12 @@ def unban_user(*, user: User, by: User | None) -> bool:
     log_operation(by=by, action="user.unbanned", target=user, subject=user)
     queue.announce("user_barred", user.pk)
     return True
+
+
+def with_factor(rows: QuerySet[User]) -> QuerySet[User]:
+    """The accounts, each with `has_factor`, as `has_second_factor` says it."""
+    factors = Authenticator.objects.filter(user=OuterRef("pk"), type__in=SECOND_FACTORS)
+    return rows.annotate(has_factor=Exists(factors))
 
 
 def has_second_factor(user: User) -> bool:

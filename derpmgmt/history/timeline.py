@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import CharField, F, QuerySet, Value
+from django.db.models import CharField, F, Q, QuerySet, Value
 
 from accounts.models import User
 from derpmgmt.history.sources import SOURCES, Cell, Source
@@ -30,12 +30,27 @@ class Entry:
         return self.at, str(self.source.label), self.title, self.text
 
 
-def moments_of(reader: User, customer: User, kinds: Iterable[str]) -> Any:
-    """(time, kind, column, primary key) of every entry of those kinds, newest first; nothing is read yet."""
+# Where an entry stands in the timeline: its time, its kind, the column of the time, its row's primary key.
+Place = tuple[datetime, str, str, int]
+
+
+def moments_of(
+    reader: User,
+    customer: User,
+    kinds: Iterable[str],
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    after: Place | None = None,
+) -> Any:
+    """The places of every entry of those kinds, newest first; nothing is read yet.
+
+    With `since` those at that time or later, with `until` those before it, with `after` those that come after this place.
+    """
     parts = [
         source.rows(reader, customer)
         .order_by()
-        .filter(**{f"{column}__isnull": False})
+        .filter(_within(kind, column, since, until, after), **{f"{column}__isnull": False})
         .annotate(
             moment=F(column),
             source=Value(kind, CharField()),
@@ -48,6 +63,24 @@ def moments_of(reader: User, customer: User, kinds: Iterable[str]) -> Any:
     ]
     first, *others = parts
     return first.union(*others, all=True).order_by("-moment", "source", "column", "-pk")
+
+
+def _within(kind: str, column: str, since: datetime | None, until: datetime | None, after: Place | None) -> Q:
+    """The condition on the rows of one kind that one of its columns gives."""
+    wanted = Q()
+    if since is not None:
+        wanted &= Q(**{f"{column}__gte": since})
+    if until is not None:
+        wanted &= Q(**{f"{column}__lt": until})
+    if after is not None:
+        moment, *name, pk = after
+        earlier, same = Q(**{f"{column}__lt": moment}), Q(**{column: moment})
+        # Of the same time the kinds follow one another by their names, and one kind's rows by falling keys.
+        if [kind, column] == name:
+            wanted &= earlier | same & Q(pk__lt=pk)
+        else:
+            wanted &= earlier | same if [kind, column] > name else earlier
+    return wanted
 
 
 def read_entries(reader: User, customer: User, moments: Iterable[tuple[Any, ...]]) -> list[Entry]:

@@ -4,7 +4,7 @@ Redeeming with an answer that waits for the relays crosses rooms: `derpmgmt/rent
 """
 
 from datetime import date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 from django.core.exceptions import ValidationError
 from django.utils import timezone
@@ -29,16 +29,17 @@ from serials.numbers.forms import LONGEST_TYPED
 from serials.numbers.models import SerialNumber
 from serials.numbers.wording import redeemed
 from serials.rentals.admin_acts import renewed_sentence
-from serials.rentals.api import Renewed, answer_renewed
+from serials.rentals.api import AtQuota, Renewed, answer_renewed
 from serials.rentals.forms import end_of_day
-from serials.rentals.models import Entitlement, Redemption, Rental
+from serials.rentals.models import Redemption, Rental
 from serials.rentals.services import NothingToRenew, renew_rental
 from serials.rentals.wording import BYTES_PER_GB, BYTES_PER_MBIT
 
 serial = Room("serial")
 user = Room("user")
 
-Status = SerialNumber.Status
+# The values of `SerialNumber.Status`.
+Status = Literal["unused", "used", "expired", "recalled"]
 # A code as people have it: grouped or not, with O for 0, or in the middle of the message that it came in.
 Code = Annotated[
     str,
@@ -82,16 +83,14 @@ class Generating(Input):
         default=False,
         description="For super admins. Unpaid ones cannot be redeemed until a super admin says that they are paid for.",
     )
-    device_limit: int = Field(20, ge=1, le=1000)
+    device_limit: int = Field(20, ge=1, le=1000, description="Devices that may be approved.")
     quota_bytes: int | None = Field(
         None, ge=BYTES_PER_GB, le=10**6 * BYTES_PER_GB, description="Traffic a month; null for no limit."
     )
     rate_bytes_per_second: int | None = Field(
         None, ge=BYTES_PER_MBIT, le=10**5 * BYTES_PER_MBIT, description="For each device; null for no limit."
     )
-    at_quota: Entitlement.AtQuota = Field(
-        Entitlement.AtQuota.NOTHING, description="What happens at the allowance."
-    )
+    at_quota: AtQuota = Field("nothing", description="What happens at the allowance.")
     grace_days: int | None = Field(
         None,
         ge=0,
@@ -109,21 +108,21 @@ class Generating(Input):
 class Generated(Answer):
     """A new batch with its serial numbers; here they are told, and afterwards only by an export, which is logged."""
 
-    batch_id: Pk
+    batch_id: Pk = Field(examples=[3])
     serial_numbers: list[str] = Field(examples=[["K7QW-29XM-4TR8-C3NV-B6HJ"]])
 
 
 class SerialAnswer(Answer):
     """What is known of a serial number."""
 
-    serial_id: Pk
+    serial_id: Pk = Field(examples=[41])
     serial_code: str = Field(description="Masked.", examples=["••••-B6HJ"])
     status: Status
     can_redeem: bool = Field(description="Whether who asks could redeem it now; if not, `message` says why.")
     reason: str = Field(description="Why not, for programs; empty where it can.", examples=["expired"])
-    duration_days: int
-    redeem_by: date | None
-    redeemed_at: Moment | None
+    duration_days: int = Field(description="Days that it gives.", examples=[30])
+    redeem_by: date | None = Field(description="The last day for redeeming; null for no limit.")
+    redeemed_at: Moment | None = Field(description="Null while nobody has.")
     batch_id: Pk | None = Field(description="For operators; to others null.")
     user_id: Pk | None = Field(description="Who redeemed it.")
 
@@ -131,22 +130,22 @@ class SerialAnswer(Answer):
 class SerialRow(Output):
     """A serial number in the list."""
 
-    serial_id: Pk
+    serial_id: Pk = Field(examples=[41])
     serial_code: str = Field(description="Masked.", examples=["••••-B6HJ"])
-    batch_id: Pk
-    batch_name: str
-    duration_days: int
+    batch_id: Pk = Field(examples=[3])
+    batch_name: str = Field(examples=["spring"])
+    duration_days: int = Field(description="Days that it gives.", examples=[30])
     status: Status
-    redeemed_at: Moment | None
+    redeemed_at: Moment | None = Field(description="Null while nobody has.")
     user_id: Pk | None = Field(description="Who redeemed it.")
-    email: str | None
+    email: str | None = Field(description="Their address.")
 
 
 class SerialQuery(PageQuery):
     """Which serial numbers."""
 
-    batch_id: Pk | None = None
-    status: Status | None = None
+    batch_id: Pk | None = Field(None, description="Those of this batch.")
+    status: Status | None = Field(None, description="Those in this state.")
     q: str = Field(
         "",
         max_length=200,
@@ -157,14 +156,14 @@ class SerialQuery(PageQuery):
 class Serials(Listed):
     """Serial numbers."""
 
-    serials: list[SerialRow]
+    serials: list[SerialRow] = Field(description="The page's rows.")
 
 
 class Renewing(Input):
     """What a rental is renewed by: a serial number, or, for operators, the end that it is to have."""
 
     user_id: Pk | None = Field(None, description="Whose; without it one's own. For operators.")
-    serial_code: Code | None = None
+    serial_code: Code | None = Field(None, description="Its time starts where the rental ends.")
     end_date: Annotated[str, Field(max_length=40), AfterValidator(_read_end)] | None = Field(
         None,
         description="The last day in the panel's time zone, until whose end it runs, or a moment with its zone.",
@@ -226,7 +225,7 @@ def serial_status(request: ApiRequest, code: Code) -> SerialAnswer:
         message=str(refusal) if refusal else _("This serial number is valid"),
         serial_id=found.pk,
         serial_code=found.masked,
-        status=Status(found.status),
+        status=cast(Status, found.status),
         can_redeem=refusal is None,
         reason=refusal.code if refusal else "",
         duration_days=found.batch.days,
@@ -280,7 +279,7 @@ def serial_recall(request: ApiRequest, serial_id: Pk) -> SerialAnswer:
         message=_("%(serial)s is recalled and can no longer be redeemed.") % {"serial": found},
         serial_id=found.pk,
         serial_code=found.masked,
-        status=Status.RECALLED,
+        status="recalled",
         can_redeem=False,
         reason=services.SerialRecalled.code,
         duration_days=found.batch.days,

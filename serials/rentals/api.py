@@ -1,7 +1,7 @@
 """Rentals by the JSON API: what somebody has and until when, pause and resume."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 from django.db.models import Q
 from django.utils import timezone
@@ -16,25 +16,29 @@ from accounts.access.subjects import find_person
 from derpmgmt.lib.api import Answer, Input, Line, Moment, NotFound, Output, Pk
 from serials.rentals import services
 from serials.rentals.admin_acts import paused_sentence, resumed_sentence, stops
-from serials.rentals.models import Entitlement, Rental, RentalSpan
+from serials.rentals.models import Rental, RentalSpan
 from serials.rentals.wording import days_left, moves_on, time_left
 
 user = Room("user")
 rental = Room("rental")
 
+# The values of `Rental.Status` and `Entitlement.AtQuota`. In the description enumerations of one name would be one.
+RentalStatus = Literal["active", "expired", "paused", "closed"]
+AtQuota = Literal["nothing", "throttle", "stop"]
+
 
 class SpanShown(Output):
     """A stretch of the rental's time and what was sold for it."""
 
-    starts_at: Moment
-    ends_at: Moment
+    starts_at: Moment = Field(examples=["2026-11-01T04:00:00Z"])
+    ends_at: Moment = Field(examples=["2026-12-01T04:00:00Z"])
     is_current: bool = Field(
         description="Whether this one rules now; in a pause, where the time stands still."
     )
     device_limit: int = Field(description="Devices that may be approved.", examples=[20])
     quota_bytes: int | None = Field(description="Traffic a month; null for no limit.")
     rate_bytes_per_second: int | None = Field(description="For each device; null for no limit.")
-    at_quota: Entitlement.AtQuota = Field(description="What happens at the allowance.")
+    at_quota: AtQuota = Field(description="What happens at the allowance.")
     grace_days: int | None = Field(
         description="So long everything runs on after the end; null: as set for the whole panel."
     )
@@ -46,7 +50,7 @@ class RentalShown(Output):
 
     rental_id: Pk = Field(examples=[12])
     user_id: Pk = Field(examples=[7])
-    status: Rental.Status
+    status: RentalStatus
     is_running: bool = Field(description="Whether the time, or its grace, runs now, so that relays run.")
     is_in_grace: bool = Field(
         description="Whether the time is over and everything still runs for the days of grace."
@@ -55,7 +59,7 @@ class RentalShown(Output):
     runs_until: Moment | None = Field(description="The end with its grace.")
     days_left: int = Field(description="The nearest whole number; 0 in the last twelve hours.", examples=[30])
     paused_at: Moment | None = Field(description="While it is paused, every end moves on.")
-    closed_at: Moment | None
+    closed_at: Moment | None = Field(description="Since when it is over for good.")
     waiting_since: Moment | None = Field(
         description="Since when the first relay is waited for; that time is given back."
     )
@@ -66,7 +70,7 @@ class RentalAnswer(Answer):
     """What is rented; null where no serial number was ever redeemed."""
 
     user_id: Pk = Field(examples=[7])
-    rental: RentalShown | None
+    rental: RentalShown | None = Field(description="Null where no serial number was ever redeemed.")
 
 
 class Renewed(Answer):
@@ -91,7 +95,7 @@ def describe_rental(found: Rental, now: datetime) -> RentalShown:
     return RentalShown(
         rental_id=found.pk,
         user_id=found.user_id,
-        status=Rental.Status(found.status),
+        status=cast(RentalStatus, found.status),
         is_running=is_running,
         is_in_grace=is_in_grace,
         ends_at=found.ends_at,

@@ -13,8 +13,9 @@ Steps at which it makes no difference are tried once: a process that dies leaves
 has not asked the database since the step before knows no more.
 
 No work is done twice for the same. What comes before the steps is played once: the process waits at each, where what a death would
-leave, files and Redis, is kept, and a fork of it goes on to the end of the moment in a copy. What a fresh process makes of what
-stands there, after a death or as a double, is played once for all steps that leave the same, and so is what follows the moment.
+leave, files and Redis, is kept, and a fork of it goes on to the end of the moment in a copy. What another process makes of what
+stands there, after a death or as a double, is played once for all steps that leave the same, and so is what follows the moment. It
+is one for all of them, since forking takes longer than playing; it begins each time as one that nobody has rung for.
 """
 
 import json
@@ -26,6 +27,7 @@ import sqlite3
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import redis
@@ -33,6 +35,7 @@ from django.conf import settings
 
 from derpmgmt.lib.crypto import decrypt
 from tests.panel.stage import Ending, Play, Stage, Step
+from tests.panel.understudy import Understudy
 
 # Who tried how often and when to tell something, what is random in what is made, and which of several relays was ready first.
 HIDDEN = {
@@ -115,13 +118,16 @@ class Theatre:
         urls = (settings.RQ_QUEUES["default"]["URL"], settings.CACHES["default"]["LOCATION"])
         self._redis = [redis.Redis.from_url(url) for url in urls]
         self._begin = folder / BEGINNING
+        self._text_of = cache(decrypt)
         self._done: dict[tuple[str, str], Path] = {}
         self._endings: dict[str, Ending] = {}
         self._restore(empty)
-        self._expect_good(self._fork(play.set_up))
+        self._understudy = Understudy(folder, play)
+        self._understudy.play("set_up", folder)
         copy_database(folder / "panel.sqlite3", self._begin)
         self._restore(self._begin)
-        self.undisturbed = self._play_to_the_end()
+        self._understudy.play("play_on", folder)
+        self.undisturbed = self._ending(folder)
         self.steps = [Step(**step) for step in json.loads((folder / "steps").read_text())]
 
     def fatal_steps(self) -> list[int]:
@@ -134,12 +140,35 @@ class Theatre:
             {step.asked: number for number, step in enumerate(self.steps) if not step.is_inside}.values()
         )
 
-    def kill_everywhere(self, check: Callable[[int, Ending], object]) -> None:
-        """`check` gets each fatal step, and how it ends when the process dies before that."""
-        left = {number: self.folder / f"left-{number}" for number in self.fatal_steps()}
-        self._play_with_stops(left, lambda stop: self._keep(left[stop.step]))
-        for number, world in left.items():
-            check(number, self._what_follows(self._done_anew(world, self.steps[number].left)))
+    def disturb_everywhere(
+        self, check_killed: Callable[[int, Ending], object], check_doubled: Callable[[int, Ending], object]
+    ) -> None:
+        """One check gets each fatal step, and how it ends when the process dies before that; the other each open step, and how it ends
+        when another process does the whole moment before that."""
+        fatal, opened = set(self.fatal_steps()), set(self.open_steps())
+        here, aside = self.folder / "here", self.folder / "aside"
+        # What was done anew goes with what this player knows.
+        self._done.clear()
+
+        def disturb(stop: _Stop) -> None:
+            self._keep(here)
+            done = self._done_anew(here, self.steps[stop.step].left)
+            if stop.step in fatal:
+                copy_world(done, aside)
+                check_killed(stop.step, self._what_follows(aside))
+            if stop.step in opened:
+                copy_world(done, aside)
+                self._restore_redis(done)
+                stop.let_fork_go_on_in(aside)
+                self._keep_redis(aside)
+                check_doubled(stop.step, self._what_follows(aside))
+            self._restore_redis(here)
+
+        self._play_with_stops(fatal | opened, disturb)
+
+    def close(self) -> None:
+        """Nobody plays any more."""
+        self._understudy.close()
 
     def left_by_a_kill(self, number: int) -> tuple[list[str], list[str]]:
         """The rows that a process leaves that is ended by SIGKILL before that step, and those that `kill_everywhere` begins with."""
@@ -156,24 +185,6 @@ class Theatre:
         self._restore(self.folder / "left")
         left.append(self._all_rows(self.folder))
         return left[0], left[1]
-
-    def double_everywhere(self, check: Callable[[int, Ending], object]) -> None:
-        """`check` gets each open step, and how it ends when another process does the whole moment before that."""
-        here, aside = self.folder / "here", self.folder / "aside"
-        # Only what was done beside a process that lives counts here.
-        self._done.clear()
-
-        def double(stop: _Stop) -> None:
-            self._keep(here)
-            done = self._done_anew(here, self.steps[stop.step].left)
-            copy_world(done, aside)
-            self._restore_redis(done)
-            stop.let_fork_go_on_in(aside)
-            self._keep_redis(aside)
-            check(stop.step, self._what_follows(aside))
-            self._restore_redis(here)
-
-        self._play_with_stops(self.open_steps(), double)
 
     def _play_with_stops(self, steps: Collection[int], act: Callable[["_Stop"], object]) -> None:
         """Play to the end, and `act` before each of the steps, while the process waits."""
@@ -221,7 +232,7 @@ class Theatre:
             copy_world(world, done)
             self._restore_redis(world)
             moment = int((world / "moment").read_text())
-            self._expect_good(self._fork(lambda stage: stage.play_moment(moment), folder=done))
+            self._understudy.play("play_moment", done, moment)
             self._keep_redis(done)
             self._done[known] = done
         return self._done[known]
@@ -232,10 +243,17 @@ class Theatre:
         self._keep_redis(world)
 
     def _keep_redis(self, world: Path) -> None:
-        kept = [
-            [(key, max(0, client.pttl(key)), client.dump(key)) for key in sorted(client.scan_iter())]
-            for client in self._redis
-        ]
+        kept = []
+        for client in self._redis:
+            keys = sorted(client.keys())
+            with client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.pttl(key)
+                    pipeline.dump(key)
+                told = pipeline.execute()
+            kept.append(
+                [(key, max(0, told[2 * number]), told[2 * number + 1]) for number, key in enumerate(keys)]
+            )
         (world / "redis").write_bytes(pickle.dumps(kept))
 
     def _restore(self, world: Path) -> None:
@@ -249,16 +267,17 @@ class Theatre:
 
     def _restore_redis(self, world: Path) -> None:
         for client, keys in zip(self._redis, read_redis(world), strict=True):
-            client.flushdb()
-            for key, milliseconds, value in keys:
-                client.restore(key, milliseconds, value)
+            with client.pipeline(transaction=False) as pipeline:
+                pipeline.flushdb()
+                for key, milliseconds, value in keys:
+                    pipeline.restore(key, milliseconds, value)
+                pipeline.execute()
 
     def _fork(
         self,
         work: Callable[[Stage], None],
         before: Callable[[Stage], None] = lambda _stage: None,
         closes: Sequence[int] = (),
-        folder: Path | None = None,
     ) -> int:
         child = os.fork()
         if child:
@@ -267,7 +286,7 @@ class Theatre:
         try:
             for end in closes:
                 os.close(end)
-            work(Stage(folder or self.folder, self.play, before))
+            work(Stage(self.folder, self.play, before))
             code = 0
         except BaseException:
             with (self.folder / "errors").open("a") as file:
@@ -282,21 +301,13 @@ class Theatre:
         path = self.folder / "errors"
         return path.read_text() if path.exists() else ""
 
-    def _expect_good(self, *children: int) -> None:
-        statuses = [self._wait(child) for child in children]
-        assert not any(statuses), self._errors()
-
-    def _play_to_the_end(self) -> Ending:
-        self._expect_good(self._fork(Stage.play_on))
-        return self._ending(self.folder)
-
     def _what_follows(self, world: Path) -> Ending:
         """How it ends when a fresh process goes on there with the next moment."""
         found = self._found(world)
         if found not in self._endings:
             moment = int((world / "moment").read_text()) + 1
             self._restore_redis(world)
-            self._expect_good(self._fork(lambda stage: stage.play_on(moment), folder=world))
+            self._understudy.play("play_on", world, moment)
             self._endings[found] = self._ending(world)
         return self._endings[found]
 
@@ -315,7 +326,7 @@ class Theatre:
                     for name, value in zip(names, row, strict=True):
                         if name not in hidden:
                             is_token = isinstance(value, str) and value.startswith("gAAAA")
-                            told.append(decrypt(value) if is_token else repr(value))
+                            told.append(self._text_of(value) if is_token else repr(value))
             pins = database.execute("SELECT certificate_sha256, 'pin of relay ' || id FROM containers_relay")
             shown = "\n".join(told)
             for pin, name in pins:

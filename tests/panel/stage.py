@@ -112,6 +112,9 @@ class Stage:
         # A connection of its own. That of the process it was forked from is not even closed.
         self._inherited = connections["default"]
         connections.settings["default"]["NAME"] = str(folder / "panel.sqlite3")
+        # What dies is a process, never the machine: nothing waits for the disk.
+        options = connections.settings["default"]["OPTIONS"]
+        options["init_command"] += "PRAGMA synchronous=OFF;"
         del connections["default"]
         connection.execute_wrappers.append(self._execute)
         commit = connection._commit
@@ -150,6 +153,20 @@ class Stage:
                 context["cursor"].cursor = connection.create_cursor()
         self._asked += 1
         return execute(sql, params, many, context)
+
+    def begin_in(self, folder: Path) -> None:
+        """Begin anew with what stands there, as a process would that nobody has rung for yet."""
+        self.leave()
+        self.folder, self.steps, self._asked, self._moment = folder, [], 0, 0
+        self._bells.clear()
+        connection.settings_dict["NAME"] = str(folder / "panel.sqlite3")
+
+    def leave(self) -> None:
+        """Close the database, so that all of it stands in one file."""
+        connection.close()
+        if self._observer is not None:
+            self._observer.close()
+            self._observer = None
 
     def move_to(self, folder: Path) -> None:
         """Go on with a copy of what this began with, in a process forked from that one, outside of transactions.
@@ -230,6 +247,10 @@ class Stage:
         return len(self.steps) - 1
 
     # The play
+
+    def set_up(self) -> None:
+        """What stands in the database when the play begins."""
+        self.play.set_up(self)
 
     def at(self, moment: datetime) -> time_machine.travel:
         """Lets the clock stand at `moment`; a context manager."""

@@ -30,7 +30,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fall(**_fields: Any) -> None:
         raise error
 
-    monkeypatch.setattr("accounts.api.Me", fall)
+    monkeypatch.setattr("accounts.api.people.Me", fall)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Nothing is lost and nothing comes twice, wherever a sweep, a job or a click dies and wherever it is doubled."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ def theatre(
     empty: Path,
     tmp_path_factory: pytest.TempPathFactory,
     django_db_blocker: Any,
-) -> Theatre:
+) -> Iterator[Theatre]:
     """Where the play of that name was played once, undisturbed."""
     with django_db_blocker.unblock():
         made = Theatre(tmp_path_factory.mktemp("theatre"), empty, PLAYS[request.param])
     assert made.undisturbed.result == made.play.result
-    return made
+    yield made
+    made.close()
 
 
 def expect_doubt(ending: Ending, undisturbed: Ending, *, is_sent: bool) -> None:
@@ -59,27 +61,19 @@ def expect_doubt(ending: Ending, undisturbed: Ending, *, is_sent: bool) -> None:
     assert missing.total() == (0 if is_sent else 1)
 
 
-each_play = pytest.mark.parametrize("theatre", PLAYS, indirect=True, scope="module")
-
-
-@each_play
-def test_it_ends_the_same_when_it_is_killed_at_any_step(theatre: Theatre) -> None:
-    def check(number: int, ending: Ending) -> None:
+@pytest.mark.parametrize("theatre", PLAYS, indirect=True, scope="module")
+def test_it_ends_the_same_when_it_is_killed_or_doubled_at_any_step(theatre: Theatre) -> None:
+    def check_killed(number: int, ending: Ending) -> None:
         step, before = theatre.steps[number], theatre.steps[number - 1] if number else None
         if step.is_telling or (before and before.is_telling):
             expect_doubt(ending, theatre.undisturbed, is_sent=not step.is_telling)
         else:
             assert ending == theatre.undisturbed, f"killed before step {number}: {step}"
 
-    theatre.kill_everywhere(check)
-
-
-@each_play
-def test_it_ends_the_same_when_it_is_doubled_at_any_step(theatre: Theatre) -> None:
-    def check(number: int, ending: Ending) -> None:
+    def check_doubled(number: int, ending: Ending) -> None:
         assert ending == theatre.undisturbed, f"doubled at step {number}: {theatre.steps[number]}"
 
-    theatre.double_everywhere(check)
+    theatre.disturb_everywhere(check_killed, check_doubled)
 
 
 @pytest.mark.parametrize("theatre", ["renewal of a rental that had ended"], indirect=True, scope="module")
