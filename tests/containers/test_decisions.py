@@ -11,10 +11,13 @@ from containers.decisions import (
     Create,
     GiveUp,
     GoneView,
+    Obstacle,
     Plan,
     RelayView,
     State,
     decide,
+    decide_move,
+    decide_release,
     decide_successor,
 )
 from containers.placement import ServerView
@@ -228,6 +231,95 @@ def test_which_successor_a_relay_gets(case: str) -> None:
     assert decide_successor(state, 1) == successor
 
 
+def moving(pk: int, at: int, replaces: int) -> RelayView:
+    return relay(pk, at, status="planned", is_proven=False, replaces=replaces)
+
+
+SAME_REGION = replace(
+    RIGHTS, relays=(relay(1, 1, 1), relay(2, 4, 2), relay(3, 3, 3)), servers=servers(1, 2, 3, 4)
+)
+
+ELSEWHERE = replace(RIGHTS, servers=(*servers(1, 2, 3), server(4, "chengdu")))
+
+# Onto which server which relay is moved: state, server, relay (None: the one that can best be spared).
+MOVES: dict[str, tuple[State, int, int | None, tuple[object, ...] | Obstacle]] = {
+    "a successor of the last place, where all are as good": (ELSEWHERE, 4, None, (Create(4, replaces=3),)),
+    "of the one whose region it stands in": (RIGHTS, 4, None, (Create(4, replaces=1),)),
+    "of one whose region another has as well": (SAME_REGION, 2, None, (Create(2, replaces=2),)),
+    "of one that failed before one that runs": (
+        with_first(relay(1, 1, 1, status="failed")), 4, None, (Create(4, replaces=1),),
+    ),
+    "of one whose server is not usable": (replace(RIGHTS, servers=servers(1, 3, 4)), 4, None, (Create(4, replaces=2),)),
+    "of one that may not stand where it does": (
+        replace(RIGHTS, bound=frozenset({2, 3, 4})), 4, None, (Create(4, replaces=1),),
+    ),
+    "instead of one that never carried a packet": (
+        with_first(failed(1, 1, 1)), 4, None, (GiveUp(1), Create(4, slot=1)),
+    ),
+    "into an empty place first": (replace(RIGHTS, relays=THREE[1:]), 4, None, (Create(4, slot=1),)),
+    "of the one that is named": (RIGHTS, 4, 2, (Create(4, replaces=2),)),
+    "of the one that is named, though a place is empty": (
+        replace(RIGHTS, relays=THREE[1:]), 4, 2, (Create(4, replaces=2),),
+    ),
+    "of one that nothing comes in place of yet": (
+        replace(ELSEWHERE, relays=(*THREE, moving(9, 5, 3))), 4, None, (Create(4, replaces=2),),
+    ),
+    "even where a relay failed lately": (replace(ELSEWHERE, avoided=frozenset({4})), 4, None, (Create(4, replaces=3),)),
+    "beside an old one that retires there": (
+        replace(ELSEWHERE, relays=(*THREE, relay(9, 4, is_retiring=True))), 4, None, (Create(4, replaces=3),),
+    ),
+    "not without rights": (replace(RIGHTS, has_rights=False), 4, None, Obstacle.NO_RIGHTS),
+    "not where another stands": (RIGHTS, 2, None, Obstacle.STANDS_THERE),
+    "not where a successor comes up": (
+        replace(RIGHTS, relays=(*THREE, moving(9, 4, 3))), 4, None, Obstacle.STANDS_THERE,
+    ),
+    "not where it is not usable": (RIGHTS, 7, None, Obstacle.NOT_USABLE),
+    "not where it is not bought": (replace(RIGHTS, bound=frozenset({1, 2, 3})), 4, None, Obstacle.NOT_BOUGHT),
+    "not where there is no room": (
+        replace(RIGHTS, servers=(*servers(1, 2, 3), server(4, relays=10))), 4, None, Obstacle.FULL,
+    ),
+    "not where no port is free": (
+        replace(RIGHTS, servers=(*servers(1, 2, 3), server(4, free_stun_ports=0))), 4, None, Obstacle.FULL,
+    ),
+    "not one that another comes in place of": (
+        replace(RIGHTS, relays=(*THREE, moving(9, 5, 2))), 4, 2, Obstacle.HAS_SUCCESSOR,
+    ),
+    "not one that is no longer there": (RIGHTS, 4, 77, Obstacle.GONE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MOVES)
+def test_what_is_moved_onto_a_server(case: str) -> None:
+    state, onto, named, found = MOVES[case]
+    assert decide_move(state, onto, named) == found
+
+
+RELEASES: dict[str, tuple[State, int, tuple[object, ...] | Obstacle]] = {
+    "another comes elsewhere": (RIGHTS, 1, (Create(4, replaces=1),)),
+    "on its own server where there is no other": (replace(RIGHTS, servers=servers(1, 2, 3)), 1, (Create(1, replaces=1),)),
+    "where one failed lately only if there is no other": (
+        replace(RIGHTS, servers=servers(1, 2, 3, 4, 5), avoided=frozenset({4})), 1, (Create(5, replaces=1),),
+    ),
+    "elsewhere, though one failed there lately": (replace(RIGHTS, avoided=frozenset({4})), 1, (Create(4, replaces=1),)),
+    "at once, where it never carried a packet": (with_first(failed(1, 1, 1)), 1, (GiveUp(1), Create(4, slot=1))),
+    "one that comes up just goes": (replace(RIGHTS, relays=(*THREE, moving(9, 4, 2))), 9, (GiveUp(9),)),
+    "not where no server has room": (replace(RIGHTS, servers=servers(2, 3)), 1, Obstacle.NO_ROOM),
+    "not onto what is not bought": (
+        replace(RIGHTS, bound=frozenset({2, 3}), servers=servers(1, 2, 3, 4)), 1, Obstacle.NO_ROOM,
+    ),
+    "not twice": (replace(RIGHTS, relays=(*THREE, moving(9, 4, 2))), 2, Obstacle.HAS_SUCCESSOR),
+    "not one that retires": (replace(RIGHTS, relays=(*THREE, relay(9, 4, is_retiring=True))), 9, Obstacle.GONE),
+    "not one that goes": (replace(RIGHTS, relays=(*THREE, relay(9, 4, status="removing"))), 9, Obstacle.GONE),
+    "not without rights": (replace(RIGHTS, has_rights=False), 1, Obstacle.NO_RIGHTS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RELEASES)
+def test_what_comes_for_one_that_is_given_up(case: str) -> None:
+    state, given_up, found = RELEASES[case]
+    assert decide_release(state, given_up) == found
+
+
 # What holds in every state
 
 
@@ -312,3 +404,24 @@ def test_a_plan_keeps_every_limit_and_leaves_nothing_to_do(state: State) -> None
     proven = {view.pk for view in state.relays if view.slot is not None and view.is_proven}
     assert proven <= {view.pk for view in placed}
     assert decide(after).actions == ()
+
+
+@given(states(), st.integers(1, 7), st.none() | st.integers(1, 3), st.integers(1, 11))
+def test_no_move_leaves_a_customer_with_fewer_relays_and_no_plan_undoes_it(
+    state: State, onto: int, named: int | None, given_up: int
+) -> None:
+    for found in (decide_move(state, onto, named), decide_release(state, given_up)):
+        if isinstance(found, Obstacle):
+            continue
+        before = {view.slot for view in state.relays if view.slot is not None}
+        after = carried_out(state, Plan(found, is_settled=True))
+        standing = [view for view in after.relays if view.status != "removing"]
+        assert before <= {view.slot for view in standing}
+        proven = {view.pk for view in state.relays if view.slot is not None and view.is_proven}
+        assert proven <= {view.pk for view in standing if view.slot is not None}
+        made = {action.server for action in found if isinstance(action, Create)}
+        assert all(state.allows(server) for server in made)
+        assert made <= {view.pk for view in state.servers}
+        # A plan goes on with what was made.
+        planned = carried_out(after, decide(after))
+        assert made <= {view.server for view in planned.relays if view.status != "removing"}
