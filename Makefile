@@ -13,7 +13,7 @@ BROWSER_RUNS := $(filter-out $(BROWSER_BESIDE),$(wildcard tests/browser/test_*.p
 	$(foreach file,$(BROWSER_BESIDE),--beside $(file) -m lab)
 # What takes four servers runs in the sandbox only. `differs`: what uses neither database nor Redis, nor a program or host of the
 # lab's, ran in `make test` as it would here.
-E2E := $(filter-out tests/e2e/test_bound_servers.py,$(wildcard tests/e2e/test_*.py))
+E2E := $(filter-out tests/e2e/test_bound_servers.py tests/e2e/test_allocating.py,$(wildcard tests/e2e/test_*.py))
 E2E_BESIDE := $(addprefix tests/e2e/test_,checks.py engine_kinds.py faults.py life.py machines.py outage.py whole_life.py)
 LAB_RUNS := $(filter-out $(E2E_BESIDE) tests/e2e/test_kill.py,$(E2E)) \
 	--beside $(E2E_BESIDE) \
