@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from tests.api import Api
@@ -299,3 +301,23 @@ def test_two_at_once_want_the_last_place_of_a_server(staff: Api, rental: Rental,
         )
     assert allocate(staff, rental, free).status_code == 202
     assert allocate(staff, other, free).json()["code"] == "server_full"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_requests_at_once_make_one_relay(staff: Api, rental: Rental, free: Server) -> None:
+    begin, answers = threading.Barrier(2), []
+
+    def ask() -> None:
+        try:
+            begin.wait()
+            answers.append(allocate(staff, rental, free).status_code)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [202, 409]
+    assert rental.relays.count() == 4
