@@ -10,12 +10,14 @@ from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts import services, sweeps, wordlist
+from accounts.access import tokens
 from accounts.admin_acts import NOTICE_ACTS, NOTICE_LIST_ACTS, PUT_OFF_ACTS, USER_ACTS
 from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
 from accounts.forms import UserChangeForm, UserCreateForm
@@ -48,6 +50,7 @@ class UserAdmin(StaffAdmin):
         "closing_reason_text",
         "closing_reasons",
         "closing_left",
+        "api_tokens",
     ]
     acts = USER_ACTS
     change_form_template = "admin/accounts/user/change_form.html"
@@ -73,6 +76,21 @@ class UserAdmin(StaffAdmin):
         if user.closing_at is None or user.closed_at:
             return "–"
         return " ".join(str(sentence) for sentence in services.closing_left(user)) or "–"
+
+    @admin.display(description=gettext_lazy("API tokens"))
+    def api_tokens(self, user: User) -> str | SafeString:
+        """Those that count: name, what for, last use."""
+        lines = (
+            (
+                token.name,
+                ", ".join(token.scope_names),
+                f"{timezone.localtime(token.last_used_at):%Y-%m-%d %H:%M}"
+                if token.last_used_at
+                else _("never used"),
+            )
+            for token in tokens.shown_tokens(user).valid(timezone.now())
+        )
+        return format_html_join(mark_safe("<br>"), "{} · {} · {}", lines) or "–"
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[User], search_term: str
@@ -145,7 +163,7 @@ class UserAdmin(StaffAdmin):
         """Written by the service."""
 
 
-LOG_FIELDS = ("at", "actor", "subject", "action_name", "target", "is_success", "ip", "details")
+LOG_FIELDS = ("at", "actor", "subject", "action_name", "target", "is_success", "ip", "by_token", "details")
 
 
 class ActionFilter(admin.SimpleListFilter):
@@ -165,7 +183,7 @@ class ActionFilter(admin.SimpleListFilter):
 class OperationLogAdmin(ReadOnlyAdmin):
     """The activity log: read only, for everybody."""
 
-    list_display = ["at", "actor", "action_name", "target", "is_success", "ip"]
+    list_display = ["at", "actor", "action_name", "target", "is_success", "ip", "by_token"]
     list_filter = ["is_success", ActionFilter, "at"]
     list_select_related = ["actor"]
     search_fields = ["target", "action", "actor__email", "subject__email", "ip"]
@@ -176,6 +194,10 @@ class OperationLogAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("action"), ordering="action")
     def action_name(self, entry: OperationLog) -> str:
         return entry.action_text
+
+    @admin.display(description=gettext_lazy("with the API token"))
+    def by_token(self, entry: OperationLog) -> str:
+        return str(entry.detail.get("token", "–"))
 
     @admin.display(description=gettext_lazy("details"))
     def details(self, entry: OperationLog) -> SafeString:

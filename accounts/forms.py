@@ -14,8 +14,11 @@ from django.conf import settings
 from django.contrib.auth.hashers import make_password
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from accounts import push, sms, tries, usernames
+from accounts.access.models import Scope
+from accounts.access.tokens import scopes_of
 from accounts.acts import ActForm
 from accounts.models import USERNAME_VALIDATORS, User
 from accounts.services import use_up_code
@@ -134,6 +137,57 @@ class CodeForm(forms.Form):
     """A code that came by text message."""
 
     code = forms.CharField(max_length=10)
+
+
+# What a token's scope means to whoever ticks it.
+_SCOPE_WORDS = {
+    Scope.READ: _("See the account, its relays, maps, devices and history."),
+    Scope.ACT: _("Redeem, renew, make maps, approve devices: what its owner does on their own pages."),
+    Scope.SELL: _("Make serial numbers and look them up."),
+    Scope.OPERATE: _("What an operator does on the operators' pages: servers, relays, people, messages."),
+}
+
+
+class TokenForm(forms.Form):
+    """A new API token of `user`."""
+
+    name = LineFormField(
+        label=_("Name"),
+        max_length=60,
+        help_text=_("By which you tell it from others, like the program or the machine that uses it."),
+    )
+    scopes = forms.MultipleChoiceField(
+        label=_("It may"),
+        widget=forms.CheckboxSelectMultiple(attrs={"class": "form-check-input"}),
+        error_messages={"required": _("Choose at least one.")},
+    )
+    days = forms.TypedChoiceField(label=_("Valid for"), coerce=int, initial=90)
+    # The newest token on the page, so that a second click makes no second one.
+    newest = forms.IntegerField(
+        widget=forms.HiddenInput,
+        min_value=0,
+        max_value=2**63 - 1,
+        error_messages=dict.fromkeys(
+            ("required", "invalid", "min_value", "max_value"), _("Send the form once more.")
+        ),
+    )
+
+    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field: Any = self.fields["scopes"]
+        field.choices = [(scope.value, scope.label) for scope in scopes_of(user)]
+        lasting: Any = self.fields["days"]
+        lasting.choices = [
+            *(
+                (days, ngettext("%(count)d day", "%(count)d days", days) % {"count": days})
+                for days in (30, 90, 365)
+            ),
+            (0, _("for ever, until it is revoked")),
+        ]
+
+    def scope_rows(self) -> list[tuple[Any, str]]:
+        """Each box, and what it means."""
+        return [(box, str(_SCOPE_WORDS[Scope(box.data["value"])])) for box in self["scopes"]]
 
 
 class CloseForm(forms.Form):

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from accounts import views
+from accounts import token_views, views
 
 app_name = "accounts"
 urlpatterns = [
@@ -13,5 +13,7 @@ urlpatterns = [
     path("channels/<int:pk>/test/", views.channel_test, name="channel-test"),
     path("channels/<int:pk>/confirm/", views.channel_confirm, name="channel-confirm"),
     path("channels/<int:pk>/remove/", views.channel_remove, name="channel-remove"),
+    path("tokens/", token_views.token_list, name="token-list"),
+    path("tokens/<int:pk>/revoke/", token_views.token_revoke, name="token-revoke"),
     path("language/", views.language_set, name="language-set"),
 ]

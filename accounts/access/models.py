@@ -70,6 +70,13 @@ class ApiToken(models.Model):
         return f"{self.name} …{self.hint}"
 
     @property
+    def state(self) -> str:
+        """valid, revoked or ended."""
+        if self.revoked_at:
+            return "revoked"
+        return "ended" if self.expires_at and self.expires_at <= timezone.now() else "valid"
+
+    @property
     def scope_names(self) -> list[str]:
         """What people call what it may be used for."""
         return [str(Scope(scope).label) for scope in self.scopes.split()]

@@ -67,12 +67,11 @@ def send_code(request: HttpRequest, email: str) -> None:
         adapter = get_adapter(request)
         is_known = email_already_exists(email)[1]
         code = f"{secrets.randbelow(1_000_000):06}"
-        # Of an address that has an account none is right, and the same is written.
-        kept = secrets.token_hex(16) if is_known else code
+        # What is written is the same for an address that has an account; its code is in no mail.
         name, context = "sign_up_code", {"code": code}
         if is_known:
             name, context = "account_already_exists", {"password_reset_url": get_reset_password_url(request)}
-        adapter.send_mail(f"account/email/{name}", email, context, before_handing=lambda: _keep(email, kept))
+        adapter.send_mail(f"account/email/{name}", email, context, before_handing=lambda: _keep(email, code))
 
 
 def _keep(email: str, code: str) -> None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from accounts.access.models import ApiToken, Scope, SignUpCode
+from accounts.access.models import ApiToken, ApiTokenQuerySet, Scope, SignUpCode
 from accounts.models import User
 from accounts.services import NotAllowed, has_second_factor, log_operation
 from derpmgmt.lib.crypto import keyed_hash
@@ -75,13 +75,24 @@ def create_token(
     expires_at: datetime | None,
     is_sign_in: bool = False,
     ip: str | None = None,
+    newest: int | None = None,
 ) -> tuple[ApiToken, str]:
-    """A new token and its text, which is nowhere else. Raises `TokenRefused`, and `NotAllowed` for staff without a second factor."""
+    """A new token and its text, which is nowhere else. `newest` is the primary key of the newest token that its owner was shown (0 for
+    none): with a newer one this is a second click.
+
+    Raises `TokenRefused`, and `NotAllowed` for staff without a second factor.
+    """
     user = User.objects.select_for_update().get(pk=user.pk)
     if not user.is_active:
         raise NotAllowed(_("This account is closed or banned."))
     if user.is_staff and not has_second_factor(user):
         raise NotAllowed(_("Set up a second factor first: staff make no token without one."))
+    if newest is not None and shown_tokens(user).filter(pk__gt=newest).exists():
+        raise TokenRefused(
+            _(
+                "A token was made since you opened this page, maybe by a second click: its text was shown there. If you do not have it, revoke that token and make another."
+            )
+        )
     name, now = one_line(name)[:60], timezone.now()
     if not name:
         raise TokenRefused(_("Give the token a name."), field="name")
@@ -112,7 +123,7 @@ def create_token(
     return token, text
 
 
-def shown_tokens(user: User) -> QuerySet[ApiToken]:
+def shown_tokens(user: User) -> ApiTokenQuerySet:
     """The tokens that their owner made, the newest first: also those that have ended, until they are deleted."""
     return ApiToken.objects.visible_to(user).filter(is_sign_in=False).order_by("-pk")
 

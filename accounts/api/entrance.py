@@ -5,7 +5,7 @@ from django.utils.translation import gettext_lazy
 from pydantic import Field
 
 from accounts import services
-from accounts.access import sign_in, sign_up, tokens
+from accounts.access import sign_in, sign_up
 from accounts.access.auth import ApiRequest
 from accounts.access.models import Scope
 from accounts.access.rooms import Room
@@ -157,5 +157,4 @@ def user_logout(request: ApiRequest) -> SignedOut:
     if request.token is None:
         raise SessionStays
     sign_in.sign_out(request, user=request.user, token_pk=request.token.pk)
-    tokens.forget_known()
     return SignedOut(message=_("The token opens nothing any more."))

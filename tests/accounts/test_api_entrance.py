@@ -240,6 +240,7 @@ def test_who_asks_for_an_account_may_be_anybody_but_not_with_a_wrong_token() -> 
     wanted = {"email": "x@example.com", "password": PASSWORD}
     assert failed(bearer("derpmgmt_" + "x" * 43).post("user/register", wanted))[0] == 401
     assert failed(bearer("").post("user/register", wanted))[0] == 401
+    assert failed(Api().post("user/register", wanted, Authorization="Basic eDp5"))[0] == 401
     boss, customer = UserFactory(role=User.Role.ADMIN), UserFactory()
     assert failed(Api(boss, scopes=[Scope.ACT]).post("user/register", wanted))[:2] == (403, "scope_missing")
     assert failed(Api(customer).post("user/register", wanted))[:2] == (403, "scope_missing")

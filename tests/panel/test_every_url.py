@@ -89,6 +89,7 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
         "history-export": {"kind": "all", "file_format": "csv"},
         "customer-history": person,
         # None is there: a test of one would ask a service outside.
+        "accounts:token-revoke": {"pk": 1},
         **{f"accounts:channel-{verb}": {"pk": 1} for verb in ("test", "confirm", "remove")},
         "admin:acl_device_act": {"pk": waiting.pk, "verb": "approve"},
         "admin:acl_aclconfig_act": {"pk": rental.acl_configs.get().pk, "verb": "renew"},
@@ -261,6 +262,7 @@ def test_the_customers_own_pages_open_when_he_asks(
         "history",
         "history-export",
         "accounts:account-show",
+        "accounts:token-list",
         "serials:serial-redeem",
         "acl:map-howto",
         "acl:map-history",
@@ -326,5 +328,6 @@ def test_every_table_that_people_see_is_in_the_admin_or_left_out_on_purpose() ->
     missing = {model.__name__ for model in apps.get_models() if model._meta.app_label in ours} - {
         model.__name__ for model in admin.site._registry
     }
-    # A test is shown with its relay, an outage with its server's activity; where a person's messages go concerns no admin.
-    assert missing == {"RelayHealth", "Channel", "Outage"}
+    # A test is shown with its relay, an outage with its server's activity, a token with its person; where a person's messages go
+    # concerns no admin, and what is kept of requests and codes is hashes and secrets.
+    assert missing == {"RelayHealth", "Channel", "Outage", "ApiToken", "KeptAnswer", "SignUpCode"}
