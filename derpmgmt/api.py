@@ -27,11 +27,13 @@ from acl.devices import admission_api as admission
 from acl.devices import api as devices
 from acl.maps import api as maps
 from containers import api as containers
+from containers import server_api
 from derpmgmt import rental_api
 from derpmgmt.history import api as history
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.api.failures import NotFound, body, failure_of
 from derpmgmt.lib.api.naming import name_apart
+from fleet import api as fleet
 from serials.numbers import api as numbers
 from serials.rentals import api as rentals
 
@@ -77,6 +79,7 @@ ROOMS: dict[str, list[Room]] = {
     "acl": [maps.acl, admission.acl],
     "container": [containers.container],
     "device": [devices.device, admission.device],
+    "server": [fleet.server, server_api.server],
 }
 for _word, _rooms in ROOMS.items():
     for _room in _rooms:

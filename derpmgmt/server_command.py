@@ -15,7 +15,7 @@ from containers.models import ServerCheck
 from containers.services import checks
 from containers.steps import name_steps
 from derpmgmt.lib.commands import CommandRefused, PanelCommand
-from fleet import services
+from fleet import adding
 from fleet.models import Region, Server, SshCredential
 from fleet.ssh import HostKey, RemoteError, read_host_key
 from fleet.ssh.keys import load_private_key
@@ -36,7 +36,7 @@ def port_range(text: str) -> tuple[int, int]:
 def _read_key(path: Path) -> str:
     """The private SSH key in a file; raises `CommandError` when it cannot be read or holds none."""
     try:
-        text = path.read_text(errors="replace").replace("\r\n", "\n").strip() + "\n"
+        text = path.read_text(errors="replace")
     except OSError as error:
         values = {"path": path, "reason": error.strerror}
         raise CommandRefused(
@@ -44,9 +44,9 @@ def _read_key(path: Path) -> str:
         ) from error
     try:
         load_private_key(text)
+        return adding.tidy_key(text)
     except RemoteError as error:
         raise CommandError(f"{path}: {error}") from error
-    return text
 
 
 class ServerCommand(PanelCommand):
@@ -165,32 +165,16 @@ class ServerCommand(PanelCommand):
             password = sys.stdin.readline().rstrip("\n")
         if not (private_key or password):
             return None
-        base, number = name[:50], 1
-        while Server.objects.filter(credential__name=name).exclude(pk=server.pk if server else None).exists():
-            number += 1
-            name = f"{base} ({number})"
-        return services.save_credential(
-            name=name,
-            username=options["user"] or "root",
-            private_key=private_key,
-            password=password,
-            by=None,
-        )
+        sign_in = adding.SignIn(options["user"] or "root", private_key, password)
+        return adding.save_sign_in(name=name, sign_in=sign_in, by=None, server=server)
 
     @staticmethod
     def check_addresses(fields: dict[str, Any]) -> str:
         """The host that SSH would connect to with these fields; raises `CommandError` for wrong addresses, before anything connects."""
-        server = Server(**{name: fields.get(name) or "" for name in ("address", "ssh_host")})
-        server.bind_address = fields.get("bind_address")
-        given = {"address", "bind_address", "ssh_host"}
-        exclude = {field.name for field in Server._meta.fields} - given
         try:
-            server.clean_fields(exclude=exclude)
-            if problems := server.read_addresses():
-                raise ValidationError(problems)
+            return adding.ssh_target(fields)
         except ValidationError as error:
             raise refuse_invalid(error) from error
-        return server.ssh_address
 
     def confirm_key(self, host: str, port: int, expected: str | None, pinned: str = "") -> HostKey:
         """The key that the host shows, confirmed by `expected`, by being the pinned one already, or by a person; raises
@@ -203,13 +187,10 @@ class ServerCommand(PanelCommand):
             raise CommandError(f"{error}{words}") from error
         seen = {"fingerprint": key.fingerprint}
         if expected:
-            if expected.strip() != key.fingerprint:
-                raise CommandRefused(
-                    _("The server shows the host key %(seen)s, not %(expected)s. Nothing was changed.")
-                    % {"seen": key.fingerprint, "expected": expected},
-                    code="host_key_differs",
-                    details=seen,
-                )
+            try:
+                adding.expect_key(key, expected)
+            except adding.HostKeyDiffers as error:
+                raise CommandRefused(str(error), code=error.code, details=seen) from error
             return key
         if key.line == pinned:
             return key

@@ -7,9 +7,9 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
 from derpmgmt.lib.lines import LineFormField
+from fleet.adding import tidy_key
 from fleet.models import ProviderAccount, Server, SshCredential
 from fleet.ssh import HostKey, RemoteError
-from fleet.ssh.keys import load_private_key
 
 
 class SecretMixin:
@@ -54,14 +54,10 @@ class CredentialForm(SecretMixin, forms.ModelForm[SshCredential]):
         self.hide_secrets()
 
     def clean_private_key(self) -> str:
-        text = str(self.cleaned_data["private_key"]).replace("\r\n", "\n").strip()
-        if not text:
-            return ""
         try:
-            load_private_key(text + "\n")
+            return tidy_key(str(self.cleaned_data["private_key"]))
         except RemoteError as error:
             raise ValidationError(str(error)) from error
-        return text + "\n"
 
     def clean(self) -> dict[str, Any]:
         super().clean()
