@@ -4,7 +4,7 @@ Redeeming with an answer that waits for the relays crosses rooms: `derpmgmt/rent
 """
 
 from datetime import date, datetime
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 from django.core.exceptions import ValidationError
 from django.utils import timezone
@@ -29,17 +29,16 @@ from serials.numbers.forms import LONGEST_TYPED
 from serials.numbers.models import SerialNumber
 from serials.numbers.wording import redeemed
 from serials.rentals.admin_acts import renewed_sentence
-from serials.rentals.api import AtQuota, Renewed, answer_renewed
+from serials.rentals.api import Renewed, answer_renewed
 from serials.rentals.forms import end_of_day
-from serials.rentals.models import Redemption, Rental
+from serials.rentals.models import Entitlement, Redemption, Rental
 from serials.rentals.services import NothingToRenew, renew_rental
 from serials.rentals.wording import BYTES_PER_GB, BYTES_PER_MBIT
 
 serial = Room("serial")
 user = Room("user")
 
-# The values of `SerialNumber.Status`.
-Status = Literal["unused", "used", "expired", "recalled"]
+Status = SerialNumber.Status
 # A code as people have it: grouped or not, with O for 0, or in the middle of the message that it came in.
 Code = Annotated[
     str,
@@ -90,7 +89,9 @@ class Generating(Input):
     rate_bytes_per_second: int | None = Field(
         None, ge=BYTES_PER_MBIT, le=10**5 * BYTES_PER_MBIT, description="For each device; null for no limit."
     )
-    at_quota: AtQuota = Field("nothing", description="What happens at the allowance.")
+    at_quota: Entitlement.AtQuota = Field(
+        Entitlement.AtQuota.NOTHING, description="What happens at the allowance."
+    )
     grace_days: int | None = Field(
         None,
         ge=0,
@@ -225,7 +226,7 @@ def serial_status(request: ApiRequest, code: Code) -> SerialAnswer:
         message=str(refusal) if refusal else _("This serial number is valid"),
         serial_id=found.pk,
         serial_code=found.masked,
-        status=cast(Status, found.status),
+        status=Status(found.status),
         can_redeem=refusal is None,
         reason=refusal.code if refusal else "",
         duration_days=found.batch.days,
@@ -279,7 +280,7 @@ def serial_recall(request: ApiRequest, serial_id: Pk) -> SerialAnswer:
         message=_("%(serial)s is recalled and can no longer be redeemed.") % {"serial": found},
         serial_id=found.pk,
         serial_code=found.masked,
-        status="recalled",
+        status=Status.RECALLED,
         can_redeem=False,
         reason=services.SerialRecalled.code,
         duration_days=found.batch.days,

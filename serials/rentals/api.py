@@ -1,7 +1,7 @@
 """Rentals by the JSON API: what somebody has and until when, pause and resume."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 from django.db.models import Q
 from django.utils import timezone
@@ -16,15 +16,11 @@ from accounts.access.subjects import find_person
 from derpmgmt.lib.api import Answer, Input, Line, Moment, NotFound, Output, Pk
 from serials.rentals import services
 from serials.rentals.admin_acts import paused_sentence, resumed_sentence, stops
-from serials.rentals.models import Rental, RentalSpan
+from serials.rentals.models import Entitlement, Rental, RentalSpan
 from serials.rentals.wording import days_left, moves_on, time_left
 
 user = Room("user")
 rental = Room("rental")
-
-# The values of `Rental.Status` and `Entitlement.AtQuota`. In the description enumerations of one name would be one.
-RentalStatus = Literal["active", "expired", "paused", "closed"]
-AtQuota = Literal["nothing", "throttle", "stop"]
 
 
 class SpanShown(Output):
@@ -38,7 +34,7 @@ class SpanShown(Output):
     device_limit: int = Field(description="Devices that may be approved.", examples=[20])
     quota_bytes: int | None = Field(description="Traffic a month; null for no limit.")
     rate_bytes_per_second: int | None = Field(description="For each device; null for no limit.")
-    at_quota: AtQuota = Field(description="What happens at the allowance.")
+    at_quota: Entitlement.AtQuota = Field(description="What happens at the allowance.")
     grace_days: int | None = Field(
         description="So long everything runs on after the end; null: as set for the whole panel."
     )
@@ -50,7 +46,7 @@ class RentalShown(Output):
 
     rental_id: Pk = Field(examples=[12])
     user_id: Pk = Field(examples=[7])
-    status: RentalStatus
+    status: Rental.Status
     is_running: bool = Field(description="Whether the time, or its grace, runs now, so that relays run.")
     is_in_grace: bool = Field(
         description="Whether the time is over and everything still runs for the days of grace."
@@ -95,7 +91,7 @@ def describe_rental(found: Rental, now: datetime) -> RentalShown:
     return RentalShown(
         rental_id=found.pk,
         user_id=found.user_id,
-        status=cast(RentalStatus, found.status),
+        status=Rental.Status(found.status),
         is_running=is_running,
         is_in_grace=is_in_grace,
         ends_at=found.ends_at,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from django.core.cache import cache
@@ -13,7 +13,6 @@ from django.utils import timezone
 from accounts.access.models import Scope
 from accounts.models import OperationLog, User
 from serials.numbers import codes, services
-from serials.numbers.api import Status
 from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals.forms import end_of_day
 from serials.rentals.models import Rental
@@ -53,10 +52,6 @@ def failure(answer: Any) -> tuple[int, str, str]:
     assert said["success"] is False
     assert said["message"]
     return answer.status_code, said["code"], said["field"]
-
-
-def test_the_description_knows_every_state() -> None:
-    assert list(get_args(Status)) == SerialNumber.Status.values
 
 
 # Making them

@@ -1,7 +1,7 @@
 """Rentals by the JSON API."""
 
 from datetime import timedelta
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -12,8 +12,7 @@ from django.utils.dateparse import parse_datetime
 from accounts.access.models import Scope
 from accounts.models import User
 from serials.rentals import services
-from serials.rentals.api import AtQuota, RentalStatus
-from serials.rentals.models import Rental, RentalSpan
+from serials.rentals.models import Rental
 from serials.rentals.wording import time_left
 from tests.api import Api
 from tests.factories import RedeemedRentalFactory, RentalFactory, SerialNumberFactory, UserFactory
@@ -29,11 +28,6 @@ def rental(db: None) -> Rental:
 @pytest.fixture
 def admin(db: None) -> User:
     return UserFactory(role=User.Role.ADMIN)
-
-
-def test_the_description_knows_every_state() -> None:
-    assert list(get_args(RentalStatus)) == Rental.Status.values
-    assert list(get_args(AtQuota)) == RentalSpan.AtQuota.values
 
 
 def info(user: User, **query: Any) -> dict[str, Any]:
