@@ -365,7 +365,7 @@ def carried_out(state: State, plan: Plan) -> State:
     """The state once the rows are written and nothing else has happened."""
     relays = {view.pk: view for view in state.relays}
     back = {view.pk: view for view in state.gone}
-    for number, action in enumerate(plan.actions, start=100):
+    for number, action in enumerate(plan.actions, start=max([99, *relays]) + 1):
         match action:
             case GiveUp():
                 relays[action.relay] = replace(relays[action.relay], slot=None, status="removing")
