@@ -1,6 +1,7 @@
 """`manage.py demo` on the sandbox, with real processes."""
 
 import json
+import re
 import signal
 import stat
 import subprocess
@@ -16,7 +17,7 @@ from accounts.services import change_user, close_account
 from derpmgmt import demo
 from serials.numbers.models import SerialNumber
 from serials.numbers.services import find_serial
-from tests.panel.running import ROOT, Folder, Running
+from tests.panel.running import ROOT, Folder, Running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +65,35 @@ def sign_in(panel: Running, login: dict[str, str]) -> str:
     return panel.folder.python(code)
 
 
+def ask_like_the_client(folder: Folder, url: str, serial: str) -> dict[str, Any]:
+    """The map that the client of `docs/` writes for a new customer; the code comes from the demo's mailbox."""
+    file = folder.path.parent / "map.json"
+    client = subprocess.Popen(
+        [sys.executable, ROOT / "docs/api_client.py", url, "new@example.com", serial, file],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert client.stdin
+    client.stdin.write("quiet-river-42\n")
+    client.stdin.flush()
+    mails = folder.path / "demo" / "mail"
+    found: list[str] = []
+
+    def has_come() -> bool:
+        texts = [path.read_text(errors="replace") for path in mails.iterdir()] if mails.exists() else []
+        found[:] = [
+            code for text in texts if "new@example.com" in text for code in re.findall(r"^\d{6}$", text, re.M)
+        ]
+        return bool(found) or client.poll() is not None
+
+    wait_for(has_come, "a code comes by mail", 30)
+    told, _errors = client.communicate(f"{found[0]}\n" if found else None, timeout=60)
+    assert client.returncode == 0, told
+    return json.loads(file.read_text())
+
+
 @pytest.mark.timeout(600)
 def test_the_demo_is_whole_when_it_is_ready_and_finds_its_data_when_started_again(folder: Folder) -> None:
     with folder.running("demo") as panel:
@@ -84,6 +114,9 @@ def test_the_demo_is_whole_when_it_is_ready_and_finds_its_data_when_started_agai
         assert redeemed.returncode == 0, redeemed.stderr
         relays = json.loads(folder.manage("relay_list", "customer@example.com", "--json").stdout)
         assert [relay["status"] for relay in relays] == ["running"] * 3
+
+        made = ask_like_the_client(folder, first["url"], first["serials"][1])
+        assert len(made["Regions"]) == 3
 
         assert panel.end(signal.SIGTERM) == 0
         assert (folder.path / "demo" / "panel.sqlite3").exists()
