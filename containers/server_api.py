@@ -62,8 +62,8 @@ class HealthCheck(Answer):
     created_at: Moment | None = Field(description="When it was asked for.")
     finished_at: Moment | None = Field(description="When it ended.")
     follow: str = Field(
-        description="Where to ask how far it is.",
-        examples=["/api/v1/server/health_check?server_id=3&after=8&wait=30"],
+        description="Where to ask how far it is; with `wait`, once it is done.",
+        examples=["/api/v1/server/health_check?server_id=3&after=8"],
     )
 
 
@@ -334,7 +334,7 @@ def _answer(found: Server, after: int, wait: int, message: str) -> HealthCheck:
         else [],
         created_at=check.created_at if check else None,
         finished_at=check.finished_at if check else None,
-        follow=f"/api/v1/server/health_check?server_id={found.pk}&after={after}&wait=30",
+        follow=f"/api/v1/server/health_check?server_id={found.pk}&after={after}",
     )
     return answer if is_over else accepted(answer)  # type: ignore[return-value]
 

@@ -41,7 +41,8 @@ class Activated(Answer):
         description="Whether all of them run, or none is to, since the time does not run (a pause, an end)."
     )
     follow: str = Field(
-        description="Where to ask how far it is.", examples=["/api/v1/serial/activation/5?wait=30"]
+        description="Where to ask how far it is; with `wait`, once it is done.",
+        examples=["/api/v1/serial/activation/5"],
     )
 
 
@@ -82,7 +83,7 @@ def _answer(redemption: Redemption, message: str, wait: int) -> Activated:
         relays_proven=number,
         relays_wanted=len(SLOTS),
         is_ready=number == len(SLOTS) or not rental.is_entitled(now),
-        follow=f"/api/v1/serial/activation/{redemption.pk}?wait=30",
+        follow=f"/api/v1/serial/activation/{redemption.pk}",
     )
     return answer if answer.is_ready else accepted(answer)  # type: ignore[return-value]
 

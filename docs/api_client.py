@@ -49,7 +49,7 @@ while True:
     print(f"{len(relays)} of 3 relays have carried a packet.")
     if len(relays) >= 3:
         break
-    ask("GET", f"{rental['follow'].removeprefix('/api/v1/')}?wait=10")
+    ask("GET", rental["follow"].removeprefix("/api/v1/") + "?wait=10")
 
 made = ask("POST", "acl/generate", {})
 file = ask("GET", f"acl/download/{made['acl_code']}")

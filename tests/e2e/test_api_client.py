@@ -15,6 +15,7 @@ from tests.factories import SerialNumberFactory
 from tests.panel.running import ROOT
 
 from .conftest import assert_in_order
+from .door import panel as panel
 from .door import wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
