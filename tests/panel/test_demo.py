@@ -84,7 +84,10 @@ def ask_like_the_client(folder: Folder, url: str, serial: str) -> dict[str, Any]
     def has_come() -> bool:
         texts = [path.read_text(errors="replace") for path in mails.iterdir()] if mails.exists() else []
         found[:] = [
-            code for text in texts if "new@example.com" in text for code in re.findall(r"^\d{6}$", text, re.MULTILINE)
+            code
+            for text in texts
+            if "new@example.com" in text
+            for code in re.findall(r"^\d{6}$", text, re.MULTILINE)
         ]
         return bool(found) or client.poll() is not None
 
