@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal, cast
 
-from django.db.models import Count, Q
+from django.db.models import Count, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from ninja import Query
@@ -152,7 +153,7 @@ class Confirming(Input):
 
 
 _COLUMNS = ("id", "name", "region__code", "address", "status", "status_code", "status_values", "status_reason", "silent_since",
-            "capacity", "load_ratio", "disk_free_bytes", "last_contact_at", "last_visit_at")  # fmt: skip
+            "capacity", "load_ratio", "disk_free_bytes", "last_contact_at", "last_visit_at", "relay_count")  # fmt: skip
 
 
 @server.reads("/list", Servers)
@@ -166,19 +167,18 @@ def server_list(request: ApiRequest, query: Annotated[ServerQuery, Query()]) -> 
     if query.q:
         found = ("name__icontains", "address__icontains", "ssh_host__icontains")
         rows = rows.filter(Q(*[(lookup, query.q) for lookup in found], _connector=Q.OR))
-    page, next_cursor = cut_page(rows.values(*_COLUMNS), query)
-    held = _count_relays([row["id"] for row in page])
-    servers = [_describe_row(row, held.get(row["id"], 0)) for row in page]
+    servers, next_cursor = cut_page(_with_relays(rows), query, _describe_row)
     return Servers(servers=servers, next_cursor=next_cursor)
 
 
-def _count_relays(server_pks: list[int]) -> dict[int, int]:
-    """How many relays stand on each of these servers; those without are left out."""
-    live = Relay.objects.live().filter(server__in=server_pks).order_by()
-    return dict(live.values_list("server_id").annotate(number=Count("pk")))
+def _with_relays(servers: Any) -> Any:
+    """The columns that are shown of these servers, and how many relays stand on each."""
+    live = Relay.objects.live().filter(server=OuterRef("pk")).order_by().values("server")
+    number = Subquery(live.annotate(number=Count("pk")).values("number"))
+    return servers.annotate(relay_count=Coalesce(number, 0)).values(*_COLUMNS)
 
 
-def _describe_row(row: dict[str, Any], relays: int) -> ServerRow:
+def _describe_row(row: dict[str, Any]) -> ServerRow:
     code, words = row["status_code"], row["status_reason"]
     return ServerRow(
         server_id=row["id"],
@@ -189,7 +189,7 @@ def _describe_row(row: dict[str, Any], relays: int) -> ServerRow:
         # As `Server.reason`.
         reason=explain(code, row["status_values"], words) if code else translate(words, {}),
         silent_since=row["silent_since"],
-        relays=relays,
+        relays=row["relay_count"],
         capacity=row["capacity"],
         load_per_core=row["load_ratio"],
         disk_free_bytes=row["disk_free_bytes"],
@@ -207,10 +207,7 @@ def server_status(request: ApiRequest, server_id: Pk) -> ServerStatus:
     check = (
         ServerCheck.objects.visible_to(request.user).filter(server=found).defer("log").order_by("-pk").first()
     )
-    values = {name: getattr(found, name) for name in _COLUMNS if "__" not in name}
-    row = _describe_row(
-        {**values, "region__code": found.region.code}, _count_relays([found.pk]).get(found.pk, 0)
-    )
+    row = _describe_row(_with_relays(Server.objects.filter(pk=found.pk)).get())
     return ServerStatus(
         message=found.reason,
         server_status=ServerShown(
