@@ -1,6 +1,6 @@
 """Notices by the JSON API: what operators write to people, and what oneself was told."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from django.utils.translation import gettext as _
 from ninja import Query
@@ -14,9 +14,6 @@ from accounts.models import Notice, User
 from derpmgmt.lib.api import Answer, Input, Listed, Moment, NotFound, Output, PageQuery, Pk, cut_page
 
 notifications = Room("notifications")
-
-# Of `Notice.State`.
-State = Literal["waiting", "sending", "sent", "failed", "dropped"]
 
 
 class Letter(Input):
@@ -53,7 +50,7 @@ class NoticeFields(Output):
     kind: str = Field(examples=["rental_ending"])
     kind_name: str = Field(description="The kind in words.")
     channel: Notice.By = Field(description="By which way.")
-    state: State = Field(description="`dropped`: it was no longer the case and was not sent.")
+    state: Notice.State = Field(description="`dropped`: it was no longer the case and was not sent.")
     created_at: Moment = Field(description="When there was something to tell.")
     sent_at: Moment | None = Field(description="When it was taken; null for not yet, or never.")
 
@@ -68,7 +65,7 @@ class NoticesQuery(PageQuery):
     """Which notices."""
 
     kind: str = Field(default="", max_length=32, description="Only those of this kind.")
-    state: State | None = Field(default=None, description="Only those in this state.")
+    state: Notice.State | None = Field(default=None, description="Only those in this state.")
 
 
 def _fields(row: Notice) -> dict[str, Any]:

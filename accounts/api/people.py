@@ -1,6 +1,6 @@
 """People by the JSON API: who asks, accounts, and closing them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from django.utils.translation import gettext as _
 from ninja import Query
@@ -30,9 +30,6 @@ from derpmgmt.lib.api import (
 )
 
 user = Room("user")
-
-# Of `User.State`; its own name would be that of others' states in the description.
-State = Literal["active", "banned", "closing", "closed"]
 
 
 class Me(Answer):
@@ -74,7 +71,7 @@ class PersonFields(Output):
     )
     username: str = Field(examples=["customer"])
     role: User.Role
-    state: State
+    state: User.State
     language: str = Field(description="zh-hans or en", examples=["zh-hans"])
     has_second_factor: bool = Field(description="Whether there is an authenticator app or a passkey.")
     created_at: Moment = Field(description="When the account was made.")
@@ -103,7 +100,7 @@ class PeopleQuery(PageQuery):
         description="Words in address or user name; of a closed account its number, or the whole address it had.",
     )
     role: User.Role | None = Field(default=None, description="Only those of this role.")
-    state: State | None = Field(default=None, description="Only those in this state.")
+    state: User.State | None = Field(default=None, description="Only those in this state.")
 
 
 def _fields(row: Any) -> dict[str, Any]:
@@ -162,7 +159,7 @@ class Released(Answer):
     """An account that is closed, or being closed."""
 
     user_id: Pk = Field(examples=[7])
-    state: State
+    state: User.State
     follow: str = Field(
         description="Where an operator follows it: the account's state is `closed` when nothing of it is left."
     )
@@ -187,6 +184,6 @@ def user_release(request: ApiRequest, user_id: Pk, payload: Release, wait: Wait 
     text = _("The account is closed.") if is_done else _("The account is being closed.")
     if not is_new:
         text = _("This account is closed already.") if is_done else _("This account is being closed already.")
-    state: State = "closed" if is_done else "closing"
+    state = User.State.CLOSED if is_done else User.State.CLOSING
     answer = Released(user_id=person.pk, state=state, follow=f"/api/v1/user/{person.pk}", message=text)
     return answer if is_done else accepted(answer)

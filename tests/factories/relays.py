@@ -31,11 +31,11 @@ class RelayFactory(RowFactory[Relay]):
     stun_port = factory.Sequence(lambda n: 30000 + n)
     certificate = "-"
     certificate_key = "-"
-    certificate_sha256 = factory.Sequence(lambda n: f"{n:064x}")
+    certificate_sha256 = factory.Sequence(lambda n: f"c{n:063x}")
     certificate_address = factory.SelfAttribute("server.address")
     certificate_ends_at = factory.LazyFunction(lambda: timezone.now() + timedelta(days=365))
     private_key = "-"
-    public_key = factory.Sequence(lambda n: f"{n:064x}")
+    public_key = factory.Sequence(lambda n: f"b{n:063x}")
     mesh_key = "-"
     proven_at = factory.LazyFunction(timezone.now)
 
