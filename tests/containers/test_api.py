@@ -220,3 +220,23 @@ def test_a_token_to_read_tests_nothing_and_one_for_oneself_nobody_elses(one: Rel
         answer = Api(user, scopes=scopes).post(f"container/{one.pk}/probe")
         assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
     assert Api(staff).post(f"container/{one.pk}/probe").status_code == 202
+
+
+@pytest.mark.django_db(transaction=True)
+def test_following_waits_until_nothing_is_under_way() -> None:
+    relay = RelayFactory(planned=True)
+
+    def prove() -> None:
+        try:
+            time.sleep(1)
+            Relay.objects.filter(pk=relay.pk).update(status=Relay.Status.RUNNING)
+        finally:
+            connection.close()
+
+    api = Api(relay.rental.user)
+    assert api.get(f"container/status/{relay.pk}").json()["container"]["status"] == "planned"
+    worker = threading.Thread(target=prove)
+    worker.start()
+    answer = api.get(f"container/status/{relay.pk}", {"wait": 20})
+    worker.join()
+    assert answer.json()["container"]["status"] == "running"

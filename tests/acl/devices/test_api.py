@@ -309,3 +309,15 @@ def test_who_asked_is_read_by_answer_and_by_device(api: Api, rental: Rental, rel
     answer = api.get("device/admissions", {"node_key": "nas"})
     assert (answer.status_code, answer.json()["field"]) == (422, "node_key")
     assert first.pk
+
+
+def test_who_asked_costs_the_same_however_many_they_are(api: Api, relay: Relay) -> None:
+    def cost() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert api.get("device/admissions", {"page_size": 200}).status_code == 200
+        return sum("accounts_apitoken" not in query["sql"] for query in queries)
+
+    AdmissionFactory(relay=relay)
+    few = cost()
+    AdmissionFactory.create_batch(80, relay=relay)
+    assert cost() == few == 2
