@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -183,3 +184,23 @@ def test_tries_are_limited_as_on_the_page(settings: Any) -> None:
     limited = activate(user)
     assert (limited.status_code, limited.json()["code"]) == (429, "too_many_requests")
     assert not Rental.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_redeem_at_once_one_is_given_the_time() -> None:
+    code = SerialNumberFactory().code
+    askers = [Api(UserFactory()) for _ in range(2)]
+    together = threading.Barrier(2)
+
+    def redeem(api: Api) -> Any:
+        try:
+            together.wait(10)
+            return api.post("serial/activate", {"serial_code": code})
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(redeem, askers))
+    assert sorted(answer.status_code for answer in answers) == [202, 409]
+    assert {answer.json().get("code") for answer in answers} == {None, "used"}
+    assert Redemption.objects.count() == 1
