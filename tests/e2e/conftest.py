@@ -285,16 +285,20 @@ def work(fleet: Fleet) -> Callable[..., None]:
     from containers.jobs import sweep as run_sweep
     from serials.rentals.jobs import sweep_rentals
 
+    class Worker(SimpleWorker):
+        should_run_maintenance_tasks = False  # what RQ tidies up by the hour
+
     def run(*, sweep: bool = False) -> None:
         if sweep:
             sweep_rentals()
             run_sweep()
         connection = django_rq.get_connection("default")
-        for _round in range(20):
-            queues = [django_rq.get_queue(name) for name in settings.QUEUES]
-            if not any(len(queue) for queue in queues):
+        every = [django_rq.get_queue(name, connection=connection) for name in settings.QUEUES]
+        for _round in range(50):
+            queues = [queue for queue in every if len(queue)]
+            if not queues:
                 return
-            worker = SimpleWorker(queues, connection=connection, name=uuid.uuid4().hex)
+            worker = Worker(queues, connection=connection, name=uuid.uuid4().hex)
             worker.work(burst=True, logging_level="ERROR")
         raise AssertionError("the queues do not come to rest")
 
