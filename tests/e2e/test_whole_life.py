@@ -35,7 +35,7 @@ def test_a_whole_life_from_the_first_day_to_the_closed_account(
     begin = timezone.now()
     with time_machine.travel(begin, tick=True) as clock:
 
-        def live(days: float, hours_a_step: int = 6) -> None:
+        def live(days: float, hours_a_step: int = 12) -> None:
             """Let time pass, with all that the clock rings for at each step; in the sandbox twice: a doubled scheduler changes nothing."""
             for _step in range(int(days * 24 / hours_a_step)):
                 clock.shift(timedelta(hours=hours_a_step))
@@ -49,7 +49,7 @@ def test_a_whole_life_from_the_first_day_to_the_closed_account(
         relays = assert_in_order(fleet, rental)
         first_map = the_map(rental)
 
-        live(2.75)
+        live(2.75, hours_a_step=11)
         assert_in_order(fleet, rental)
         assert told(customer)["rental_ending"] == 2  # three days and one day before the end
         live(0.5)
@@ -65,7 +65,7 @@ def test_a_whole_life_from_the_first_day_to_the_closed_account(
         live(3.5)
         assert_silent(fleet, relays)
         assert told(customer)["rental_ended"] == 2
-        live(22, hours_a_step=24)
+        live(22, hours_a_step=48)  # nothing is to happen
         assert told(customer)["account_closing"] == 0
         live(10, hours_a_step=24)
 
