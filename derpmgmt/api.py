@@ -6,7 +6,7 @@ neither messages nor templates. `ApiMiddleware` stands where the pages' own begi
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -158,9 +158,15 @@ def _language_asked(request: HttpRequest) -> str:
     return ""
 
 
+@cache
+def _description(_language: str) -> bytes:
+    """It is the same for everybody, and making it takes a third of a second or more: once in each language."""
+    return JsonResponse(api.get_openapi_schema(path_prefix=f"{PREFIX.strip('/')}/{VERSION}/")).content
+
+
 def openapi(request: HttpRequest) -> HttpResponse:
     """The description of the whole API (OpenAPI 3.1)."""
-    return JsonResponse(api.get_openapi_schema(path_prefix=f"{PREFIX.strip('/')}/{VERSION}/"))
+    return HttpResponse(_description(translation.get_language()), content_type="application/json")
 
 
 def docs(request: HttpRequest) -> HttpResponse:

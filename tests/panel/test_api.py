@@ -214,6 +214,14 @@ def test_two_classes_of_one_name_are_not_one_in_the_description() -> None:
     assert described["SerialNumberStatus"]["enum"] == SerialNumber.Status.values
 
 
+def test_the_description_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Client().get("/api/openapi.json")
+    monkeypatch.setattr(api.api, "get_openapi_schema", None)
+    again = Client().get("/api/openapi.json")
+    assert (again.status_code, again.content) == (200, first.content)
+    assert again.headers["Content-Type"] == "application/json"
+
+
 def test_each_field_of_the_description_says_what_it_is() -> None:
     described = Client().get("/api/openapi.json").json()
     # What a name does not say, a description or an example does.
