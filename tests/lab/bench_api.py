@@ -106,6 +106,7 @@ def _fill() -> list[tuple[str, str]]:
     from tests.factories import GateFactory, RegionFactory, ServerFactory, WholeRentalFactory
 
     call_command("migrate", verbosity=0)
+    call_command("collectstatic", verbosity=0, interactive=False)
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     regions = RegionFactory.create_batch(4)
     servers = [
