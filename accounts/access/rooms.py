@@ -12,7 +12,7 @@ from ninja.responses import Status
 from accounts.access.auth import caller
 from accounts.access.models import Scope
 from accounts.access.repeats import HEADER, answer_once
-from derpmgmt.lib.api import Failed, Failure
+from derpmgmt.lib.api import Answer, Failed, Failure
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
@@ -132,8 +132,14 @@ def guard(api: NinjaAPI) -> None:
                 operation.view_func = _guarded(operation)
 
 
+def whole(answer: Answer) -> HttpResponse:
+    """An answer of 200 as it goes out."""
+    return HttpResponse(answer.model_dump_json(), content_type="application/json; charset=utf-8")
+
+
 def _guarded(operation: Any) -> Callable[..., Any]:
     view = operation.view_func
+    answer_class = operation.response_models[200].model_fields["response"].annotation
     known = {
         name
         for model in operation.models
@@ -147,7 +153,9 @@ def _guarded(operation: Any) -> Callable[..., Any]:
             if name not in known:
                 raise UnknownParameter(field=name[:100])
         if not view.is_kept:
-            return view(request, **values)
+            found = view(request, **values)
+            # ninja would make a dictionary of what was judged when it was made, and a text of that in Python.
+            return whole(found) if type(found) is answer_class else found
 
         def answer() -> HttpResponse:
             response = operation.api.create_temporal_response(request)

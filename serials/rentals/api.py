@@ -13,7 +13,9 @@ from accounts.access.auth import ApiRequest
 from accounts.access.models import Scope
 from accounts.access.rooms import Room
 from accounts.access.subjects import find_person
+from accounts.models import User
 from derpmgmt.lib.api import Answer, Input, Line, Moment, NotFound, Output, Pk
+from derpmgmt.lib.prepared import Prepared
 from serials.rentals import services
 from serials.rentals.admin_acts import paused_sentence, resumed_sentence, stops
 from serials.rentals.models import Entitlement, Rental, RentalSpan
@@ -82,10 +84,18 @@ class Pausing(Input):
     reason: Line = Field("", description="The customer is told.", examples=["payment in dispute"])
 
 
+_SPANS = Prepared(
+    lambda rental, at, end: RentalSpan.objects.filter(
+        Q(ends_at__gt=at) | Q(ends_at=end), rental=rental
+    ).order_by("starts_at")
+)
+
+
 def describe_rental(found: Rental, now: datetime) -> RentalShown:
     """The rental as the API shows it; one query, for the spans."""
     at = found.paused_at or now
-    rows = found.spans.filter(Q(ends_at__gt=at) | Q(ends_at=found.ends_at)).order_by("starts_at")
+    # Before any time was given there is no end, and no span either.
+    rows = _SPANS.read(rental=found.pk, at=at, end=found.ends_at or at)
     is_running = found.is_entitled(now)
     is_in_grace = is_running and found.ends_at is not None and found.ends_at <= now
     return RentalShown(
@@ -125,6 +135,20 @@ def answer_renewed(found: Rental, message: str) -> Renewed:
     )
 
 
+_STAFF = User(role=User.Role.ADMIN, is_staff=True)
+_RENTAL_OF = Prepared(lambda wanted, asker: Rental.objects.visible_to(User(pk=asker)).filter(user=wanted))
+_RENTAL_FOR_STAFF = Prepared(lambda wanted: Rental.objects.visible_to(_STAFF).filter(user=wanted))
+
+
+def _rental_of(asker: User, wanted: int) -> Rental | None:
+    rows = (
+        _RENTAL_FOR_STAFF.read(wanted=wanted)
+        if asker.is_staff
+        else _RENTAL_OF.read(wanted=wanted, asker=asker.pk)
+    )
+    return rows[0] if rows else None
+
+
 @user.reads("/rental_info", RentalAnswer)
 def user_rental_info(
     request: ApiRequest,
@@ -132,7 +156,7 @@ def user_rental_info(
 ) -> RentalAnswer:
     """What somebody has rented: until when, under which terms, whether it is paused."""
     wanted = user_id or request.user.pk
-    found = Rental.objects.visible_to(request.user).filter(user=wanted).first()
+    found = _rental_of(request.user, wanted)
     if found is None:
         person = find_person(request, user_id)
         return RentalAnswer(message=_("No serial number was redeemed yet."), user_id=person.pk, rental=None)
