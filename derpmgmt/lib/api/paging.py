@@ -30,6 +30,12 @@ class PageQuery(Input):
         "", max_length=40, description="`next_cursor` of the page before; empty for the first."
     )
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether more is asked for than a page of all."""
+        own = type(self).model_fields.keys() - PageQuery.model_fields.keys()
+        return any(getattr(self, name) for name in own)
+
 
 class Listed(Answer):
     """A page of a list, the newest first; a list adds its rows under their name."""
@@ -45,10 +51,23 @@ def cut_page(
     One query, whatever the page. Raises `WrongCursor`.
     """
     if query.cursor:
-        if not (query.cursor.isascii() and query.cursor.isdecimal() and int(query.cursor) < 2**63):
-            raise WrongCursor
-        rows = rows.filter(pk__lt=int(query.cursor))
-    found = list(rows.order_by("-pk")[: query.page_size + 1])
+        rows = rows.filter(pk__lt=begin_of(query))
+    return cut(list(rows.order_by("-pk")[: query.page_size + 1]), query, describe)
+
+
+def begin_of(query: PageQuery) -> int:
+    """The number below which the page's rows have theirs. Raises `WrongCursor`."""
+    if not query.cursor:
+        return 2**63 - 1
+    if not (query.cursor.isascii() and query.cursor.isdecimal() and int(query.cursor) < 2**63):
+        raise WrongCursor
+    return int(query.cursor)
+
+
+def cut(
+    found: list[Any], query: PageQuery, describe: Callable[[Any], Any] = lambda row: row
+) -> tuple[list[Any], str | None]:
+    """The same of rows that were read already, one more than the page has where there are more."""
     is_more = len(found) > query.page_size
     found = found[: query.page_size]
     last = found[-1] if found else None
