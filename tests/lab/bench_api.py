@@ -171,6 +171,7 @@ def _bare(listener: socket.socket, answers: str) -> None:
     from django.core.handlers.wsgi import WSGIHandler
     from django.urls import path
     from ninja import NinjaAPI
+    from ninja.renderers import JSONRenderer
 
     from derpmgmt.api import api as panel
     from derpmgmt.web import Web
@@ -181,8 +182,15 @@ def _bare(listener: socket.socket, answers: str) -> None:
         for path_view in router.path_operations.values()
         for operation in path_view.operations
     }
+
+    class Compact(JSONRenderer):
+        """ninja's own, with the panel's spaces and letters."""
+
+        def render(self, request: Any, data: Any, *, response_status: int) -> str:
+            return json.dumps(data, cls=self.encoder_class, separators=(",", ":"), ensure_ascii=False)
+
     bare = NinjaAPI(urls_namespace="bare", docs_url=None, openapi_url=None)
-    bare.renderer = panel.renderer
+    bare.renderer = Compact()
     for name, body in json.loads(Path(answers).read_text()).items():
         found = json.loads(body)
         bare.get(f"/{name}", response=schemas[name])(_giving(found))
@@ -262,8 +270,11 @@ def _compare(panel: int, bare: int, customer: Keys, operator: Keys) -> None:
                 "page": (panel, read.page, keys.headers(is_page=True)),
             }
             # The same bytes, or it would be another endpoint.
-            if _ask(*ways["bare"])[1] != _ask(*ways["API"])[1]:
-                sys.exit(f"the bare endpoint does not return the bytes of {read.path}")
+            bare_answer, own_answer = _ask(*ways["bare"]), _ask(*ways["API"])
+            if bare_answer != own_answer:
+                sys.exit(f"not the same: {bare_answer[0]} {bare_answer[1][:300]!r}, {own_answer[0]} {own_answer[1][:300]!r}")
+            if (status := _ask(*ways["page"])[0]) != 200:
+                sys.exit(f"{read.page}: {status}")
             rates: dict[str, list[float]] = {way: [] for way in ways}
             wrong = 0
             for turn in range(SLICES + 1):

@@ -24,7 +24,7 @@ def _to_utc(moment: datetime) -> str:
 
 
 # A moment with its zone; goes out in UTC.
-Moment = Annotated[AwareDatetime, PlainSerializer(_to_utc, return_type=str, when_used="json-unless-none")]
+Moment = Annotated[AwareDatetime, PlainSerializer(_to_utc, return_type=str, when_used="unless-none")]
 
 
 class Input(BaseModel):
