@@ -1,9 +1,11 @@
 """Rentals by the JSON API: what somebody has and until when, pause and resume."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from django.db.models import Q
+from django.db.models import DateTimeField, F, Q, QuerySet, Value
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from ninja import Query
@@ -84,18 +86,16 @@ class Pausing(Input):
     reason: Line = Field("", description="The customer is told.", examples=["payment in dispute"])
 
 
-_SPANS = Prepared(
-    lambda rental, at, end: RentalSpan.objects.filter(
-        Q(ends_at__gt=at) | Q(ends_at=end), rental=rental
-    ).order_by("starts_at")
-)
+def _open(spans: QuerySet[RentalSpan], now: Any) -> QuerySet[RentalSpan]:
+    """What rules now, or when the pause began, and what follows; after the end the last one."""
+    at = Coalesce("rental__paused_at", Value(now, DateTimeField()))
+    return spans.filter(Q(ends_at__gt=at) | Q(ends_at=F("rental__ends_at"))).order_by("starts_at")
 
 
-def describe_rental(found: Rental, now: datetime) -> RentalShown:
-    """The rental as the API shows it; one query, for the spans."""
+def describe_rental(found: Rental, now: datetime, spans: Sequence[RentalSpan] | None = None) -> RentalShown:
+    """The rental as the API shows it; one query, for the spans, unless they are given."""
     at = found.paused_at or now
-    # Before any time was given there is no end, and no span either.
-    rows = _SPANS.read(rental=found.pk, at=at, end=found.ends_at or at)
+    rows = _open(found.spans.all(), now) if spans is None else spans
     is_running = found.is_entitled(now)
     is_in_grace = is_running and found.ends_at is not None and found.ends_at <= now
     return RentalShown(
@@ -136,17 +136,31 @@ def answer_renewed(found: Rental, message: str) -> Renewed:
 
 
 _STAFF = User(role=User.Role.ADMIN, is_staff=True)
-_RENTAL_OF = Prepared(lambda wanted, asker: Rental.objects.visible_to(User(pk=asker)).filter(user=wanted))
-_RENTAL_FOR_STAFF = Prepared(lambda wanted: Rental.objects.visible_to(_STAFF).filter(user=wanted))
+_OF_RENTAL = [field.attname for field in Rental._meta.concrete_fields]
+_OF_SPAN = [field.attname for field in RentalSpan._meta.concrete_fields]
 
 
-def _rental_of(asker: User, wanted: int) -> Rental | None:
-    rows = (
-        _RENTAL_FOR_STAFF.read(wanted=wanted)
-        if asker.is_staff
-        else _RENTAL_OF.read(wanted=wanted, asker=asker.pk)
-    )
-    return rows[0] if rows else None
+def _with_spans(spans: QuerySet[RentalSpan], wanted: int, now: Any) -> Any:
+    rows = _open(spans.filter(rental__user=wanted), now)
+    return rows.values(*_OF_SPAN, *(f"rental__{name}" for name in _OF_RENTAL))
+
+
+# What programs ask for all the time: the rental and its spans in one query.
+_OWN = Prepared(
+    lambda wanted, asker, now: _with_spans(RentalSpan.objects.visible_to(User(pk=asker)), wanted, now)
+)
+_ANY = Prepared(lambda wanted, now: _with_spans(RentalSpan.objects.visible_to(_STAFF), wanted, now))
+
+
+def _rental_of(asker: User, wanted: int, now: datetime) -> tuple[Rental | None, list[RentalSpan]]:
+    """The rental of that person, as far as `asker` may see it, and its spans that rule or follow."""
+    given: dict[str, Any] = {"wanted": wanted, "now": now}
+    rows = _ANY.read(**given) if asker.is_staff else _OWN.read(asker=asker.pk, **given)
+    if not rows:
+        # Before any time was given there is no span.
+        return Rental.objects.visible_to(asker).filter(user=wanted).first(), []
+    rental = Rental.from_db(None, _OF_RENTAL, [rows[0][f"rental__{name}"] for name in _OF_RENTAL])
+    return rental, [RentalSpan.from_db(None, _OF_SPAN, [row[name] for name in _OF_SPAN]) for row in rows]
 
 
 @user.reads("/rental_info", RentalAnswer)
@@ -156,12 +170,13 @@ def user_rental_info(
 ) -> RentalAnswer:
     """What somebody has rented: until when, under which terms, whether it is paused."""
     wanted = user_id or request.user.pk
-    found = _rental_of(request.user, wanted)
+    now = timezone.now()
+    found, spans = _rental_of(request.user, wanted, now)
     if found is None:
         person = find_person(request, user_id)
         return RentalAnswer(message=_("No serial number was redeemed yet."), user_id=person.pk, rental=None)
     said = "" if found.closed_at else time_left(found.ends_at, found.paused_at)
-    return RentalAnswer(message=said, user_id=wanted, rental=describe_rental(found, timezone.now()))
+    return RentalAnswer(message=said, user_id=wanted, rental=describe_rental(found, now, spans))
 
 
 def _find(request: ApiRequest, pk: int) -> Rental:

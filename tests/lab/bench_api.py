@@ -153,6 +153,7 @@ def _session(user: Any) -> str:
     session[SESSION_KEY], session[HASH_SESSION_KEY] = str(user.pk), user.get_session_auth_hash()
     session[BACKEND_SESSION_KEY] = "allauth.account.auth_backends.AuthenticationBackend"
     session["account_authentication_methods"] = [{"method": "mfa", "type": "totp", "at": time.time()}]
+    session["account_authentication_methods_user"] = str(user.pk)
     session.create()
     return str(session.session_key)
 
@@ -272,7 +273,9 @@ def _compare(panel: int, bare: int, customer: Keys, operator: Keys) -> None:
             # The same bytes, or it would be another endpoint.
             bare_answer, own_answer = _ask(*ways["bare"]), _ask(*ways["API"])
             if bare_answer != own_answer:
-                sys.exit(f"not the same: {bare_answer[0]} {bare_answer[1][:300]!r}, {own_answer[0]} {own_answer[1][:300]!r}")
+                sys.exit(
+                    f"not the same: {bare_answer[0]} {bare_answer[1][:300]!r}, {own_answer[0]} {own_answer[1][:300]!r}"
+                )
             if (status := _ask(*ways["page"])[0]) != 200:
                 sys.exit(f"{read.page}: {status}")
             rates: dict[str, list[float]] = {way: [] for way in ways}

@@ -47,4 +47,4 @@ def test_whole_rows_are_objects_of_their_model() -> None:
 
 def test_a_value_that_the_query_leaves_out_is_a_mistake() -> None:
     with pytest.raises(AssertionError, match="other"):
-        Prepared(lambda pk, other: User.objects.filter(pk=pk)).read(pk=1, other=2)
+        Prepared(lambda pk, other: User.objects.filter(pk=pk)).read(pk=1, other=2)  # noqa: ARG005
