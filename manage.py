@@ -13,6 +13,10 @@ def main() -> None:
         os.environ["DERPMGMT_DEMO"] = (
             "yes"  # before the settings are read: a demo has a state folder of its own
         )
+    # Libraries of our libraries that none of them needs for what they do here, and that weigh megabytes in every process: paramiko's for
+    # one keyword of ssh_config, structlog's for coloured tracebacks.
+    for name in ("invoke", "rich"):
+        sys.modules.setdefault(name, None)  # type: ignore[call-overload]
     import django
     from django.core.exceptions import ImproperlyConfigured
     from django.utils import translation

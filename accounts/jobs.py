@@ -3,7 +3,7 @@
 from django.utils import timezone
 
 from accounts import sweeps
-from accounts.access import repeats, tokens
+from accounts.access import upkeep
 from accounts.services import closing, notices
 from derpmgmt.lib import queue
 
@@ -41,8 +41,8 @@ def forget_settled() -> None:
 def delete_old_access() -> None:
     """Delete tokens that ended long ago, codes that count no more, and answers that were kept for a day."""
     now = timezone.now()
-    tokens.delete_ended_tokens(now)
-    repeats.delete_kept_answers(now)
+    upkeep.delete_ended_tokens(now)
+    upkeep.delete_kept_answers(now)
 
 
 # What stays in this room: a notice was made; somebody asks for what was put off.

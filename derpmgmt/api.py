@@ -7,6 +7,7 @@ neither messages nor templates. `ApiMiddleware` stands where the pages' own begi
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache, lru_cache
+from http.client import responses
 from typing import Any
 
 from django.conf import settings
@@ -33,6 +34,7 @@ from derpmgmt.history import api as history
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.api.failures import NotFound, body, failure_of
 from derpmgmt.lib.api.naming import name_apart
+from derpmgmt.lib.api.schemas import Failure
 from fleet import api as fleet
 from serials.numbers import api as numbers
 from serials.rentals import api as rentals
@@ -42,6 +44,9 @@ VERSION = "v1"
 DOCS = {f"{PREFIX}docs", f"{PREFIX}openapi.json"}
 # Addresses under other names, that the requirements have.
 ALIASES = {"add_server": "server/add", "add_user": "user/register", "user/add_user": "user/register"}
+
+# What any operation may answer beside its own answers: all of it is a `Failure`.
+_FAILURES = (400, 401, 403, 404, 405, 409, 413, 422, 429, 500, 502, 503)
 
 # Names of ours in the middle of ninja's own way of making bodies: it is asked for nothing else.
 api = NinjaAPI(
@@ -158,10 +163,24 @@ def _language_asked(request: HttpRequest) -> str:
     return ""
 
 
+def describe() -> dict[str, Any]:
+    """The description of the whole API. Every operation may answer with a `Failure` as well, which ninja need not know: it would
+    keep classes of its own for each operation and status."""
+    described = dict(api.get_openapi_schema(path_prefix=f"{PREFIX.strip('/')}/{VERSION}/"))
+    described["components"]["schemas"]["Failure"] = Failure.model_json_schema(mode="serialization")
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
+    failures = {str(status): {"description": responses[status], "content": content} for status in _FAILURES}
+    for methods in described["paths"].values():
+        for operation in methods.values():
+            own = {str(status): answer for status, answer in operation["responses"].items()}
+            operation["responses"] = own | failures
+    return described
+
+
 @cache
 def _description(_language: str) -> bytes:
     """It is the same for everybody, and making it takes a third of a second or more: once in each language."""
-    return JsonResponse(api.get_openapi_schema(path_prefix=f"{PREFIX.strip('/')}/{VERSION}/")).content
+    return JsonResponse(describe()).content
 
 
 def openapi(request: HttpRequest) -> HttpResponse:

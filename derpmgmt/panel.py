@@ -35,7 +35,7 @@ from derpmgmt.lib.files import write_private
 from derpmgmt.lib.processes import AlreadyRunning, Lock, Program, Supervisor, name_thread
 from derpmgmt.lib.workers import run_forking_worker, run_workers, served_queues
 from derpmgmt.own_keys import ForeignKeys, check_keys
-from derpmgmt.web import PROCESSES, Web
+from derpmgmt.web import PROCESSES, Web, preload
 
 VALKEY_SECONDS = 30
 # A change of the database that is under way when the end is asked for has so long.
@@ -68,6 +68,7 @@ class Panel:
         with _lock() as lock, _listen() as listener:
             with _writable():
                 _note_place()
+            preload()
             supervisor = Supervisor(lock, output=self.output, parent=self._parent)
             try:
                 with supervisor, _writable():

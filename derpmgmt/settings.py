@@ -2,6 +2,7 @@
 
 import sys
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -203,7 +204,6 @@ INSTALLED_APPS = [
     "crispy_forms",
     "crispy_bootstrap5",
     "django_htmx",
-    "ninja",
     "django_rq",
     "django_structlog",
     "django_tables2",
@@ -337,7 +337,11 @@ USE_TZ = True
 TIME_ZONE = "Asia/Shanghai"
 
 STATIC_URL = "/static/"
-STATICFILES_DIRS = [BASE_DIR / "static"]
+# The files of the API's page. As an app ninja would be imported by every process, and weighs ten megabytes.
+_ninja = find_spec("ninja")
+assert _ninja is not None
+assert _ninja.submodule_search_locations
+STATICFILES_DIRS = [BASE_DIR / "static", Path(_ninja.submodule_search_locations[0], "static")]
 STATIC_ROOT = env.home() / "static"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},

@@ -143,6 +143,20 @@ class Server(TcpWSGIServer):
         self.pull_trigger()
 
 
+def preload() -> None:
+    """Import all that pages and the API need, without the application itself, which reads what static files there are.
+
+    To be called before anything is forked: of what a process changes after a fork the other has a copy of its own.
+    """
+    from django.conf import settings
+    from django.urls import get_resolver
+    from django.utils.module_loading import import_string
+
+    for name in settings.MIDDLEWARE:
+        import_string(name)
+    get_resolver().url_patterns  # noqa: B018 — loads every view
+
+
 class Web:
     """The application, loaded once and served by each of the processes that are forked afterwards."""
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable
-from datetime import datetime
 
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
@@ -114,8 +113,3 @@ def _hash(request: HttpRequest) -> str:
     except ValueError:
         body = hashlib.sha256(request.body).hexdigest()
     return keyed_hash("idempotent-request", f"{request.method} {request.get_full_path()} {body}")
-
-
-def delete_kept_answers(now: datetime) -> None:
-    """What is older than a day goes."""
-    KeptAnswer.objects.filter(created_at__lt=now - KEPT).delete()

@@ -12,12 +12,9 @@ from ninja.responses import Status
 from accounts.access.auth import caller
 from accounts.access.models import Scope
 from accounts.access.repeats import HEADER, answer_once
-from derpmgmt.lib.api import Answer, Failed, Failure
+from derpmgmt.lib.api import Answer, Failed
 
 _View = TypeVar("_View", bound=Callable[..., Any])
-
-# What any operation may answer beside its own answers: all of it is a `Failure`.
-_FAILURES = (400, 401, 403, 404, 405, 409, 413, 422, 429, 500, 502, 503)
 
 _KEY_PARAMETER = {
     "name": HEADER,
@@ -95,7 +92,6 @@ class Room(Router):
         answers: dict[Any, Any] = {200: answer}
         if later:
             answers[202] = answer
-        answers[_FAILURES] = Failure
         extra: dict[str, Any] = {"parameters": [_KEY_PARAMETER]} if is_kept else {}
         if or_stranger:
             extra["security"] = [{}]

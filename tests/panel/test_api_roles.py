@@ -48,7 +48,7 @@ BROWSER = {"user_make_token"}
 
 
 def described() -> dict[str, Any]:
-    return dict(api.api.get_openapi_schema(path_prefix="api/v1/"))
+    return api.describe()
 
 
 def operations() -> Iterator[tuple[str, str, str, dict[str, Any]]]:

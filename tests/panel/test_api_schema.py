@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 ROLES = ["visitor", *User.Role.values]
 # Requests for each operation, role and kind of input.
 EXAMPLES = 4
-SCHEMA = schemathesis.openapi.from_dict(api.api.get_openapi_schema(path_prefix="api/v1/"))
+SCHEMA = schemathesis.openapi.from_dict(api.describe())
 SCHEMA.app = WSGIHandler()
 OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations()]
 WORDS = sorted({operation.path.split("/")[3] for operation in OPERATIONS})

@@ -121,7 +121,7 @@ def test_files_stay_where_they_are_when_it_does_not_start_without_them_either(
 ) -> None:
     fill(var)
     before = sorted(path.name for path in (var / "valkey").rglob("*"))
-    monkeypatch.setattr(valkey, "get_binary_path", lambda: shutil.which("false"))
+    monkeypatch.setattr(valkey, "binary_path", lambda: shutil.which("false"))
     monkeypatch.setattr(signal, "signal", lambda *_args: None)
     with pytest.raises(SystemExit) as ended:
         valkey.run(var)

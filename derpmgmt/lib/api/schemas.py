@@ -30,7 +30,7 @@ Moment = Annotated[AwareDatetime, PlainSerializer(_to_utc, return_type=str, when
 class Input(BaseModel):
     """What somebody sends. A field that nobody knows is refused by its name."""
 
-    model_config = ConfigDict(extra="forbid", strict=False, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
 class Output(BaseModel):
