@@ -196,8 +196,8 @@ def _problem(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def _container(row: Mapping[str, Any], *, is_staff: bool, is_chinese: bool) -> Container:
-    """One row of `_FIELDS`."""
+def _container(row: Mapping[str, Any], *, is_staff: bool, is_chinese: bool) -> dict[str, Any]:
+    """A `Container` of one row of `_FIELDS`; all are judged together, which one by one takes three times as long."""
     chinese, english = row["server__region__name_zh"], row["server__region__name_en"]
     proof = None
     if row["last_health__at"]:
@@ -206,30 +206,30 @@ def _container(row: Mapping[str, Any], *, is_staff: bool, is_chinese: bool) -> C
             name: row[f"last_health__{name}"]
             for name in ("tcp_ms", "tls_ms", "handshake_ms", "packet_ms", "stun_ms")
         }
-        proof = RelayProof(**values, **times, problem=str(CAUSES.get(values["cause"], "")))
-    return Container(
-        container_id=row["id"],
-        user_id=row["rental__user_id"],
-        slot=row["slot"],
-        status=row["status"],
-        is_carrying=row["status"] == Relay.Status.RUNNING
+        proof = {**values, **times, "problem": str(CAUSES.get(values["cause"], ""))}
+    return {
+        "container_id": row["id"],
+        "user_id": row["rental__user_id"],
+        "slot": row["slot"],
+        "status": row["status"],
+        "is_carrying": row["status"] == Relay.Status.RUNNING
         and row["failing_since"] is None
         and row["server__silent_since"] is None,
-        problem=_problem(row),
-        server_id=row["server_id"],
-        server=row["server__name"] if is_staff else None,
-        region=chinese if is_chinese else english,
-        address=row["server__address"],
-        derp_port=row["derp_port"],
-        stun_port=row["stun_port"],
-        certificate_sha256=row["certificate_sha256"],
-        certificate_ends_at=row["certificate_ends_at"],
-        created_at=row["created_at"],
-        proven_at=row["proven_at"],
-        retiring_since=row["retiring_since"],
-        replaces=row["replaces_id"],
-        last_proof=proof,
-    )
+        "problem": _problem(row),
+        "server_id": row["server_id"],
+        "server": row["server__name"] if is_staff else None,
+        "region": chinese if is_chinese else english,
+        "address": row["server__address"],
+        "derp_port": row["derp_port"],
+        "stun_port": row["stun_port"],
+        "certificate_sha256": row["certificate_sha256"],
+        "certificate_ends_at": row["certificate_ends_at"],
+        "created_at": row["created_at"],
+        "proven_at": row["proven_at"],
+        "retiring_since": row["retiring_since"],
+        "replaces": row["replaces_id"],
+        "last_proof": proof,
+    }
 
 
 def _filter(rows: QuerySet[Relay], query: ContainerQuery) -> QuerySet[Relay]:
@@ -301,8 +301,10 @@ def container_status(request: ApiRequest, container_id: Pk, wait: Wait = 0) -> C
     deployment = Deployment.objects.filter(relay=container_id).order_by("-pk").first()
     tests = RelayHealth.objects.filter(relay=container_id, at__gt=now - _DAY).order_by("-at")[:MOST_PROOFS]
     return ContainerState(
-        container=_container(
-            row, is_staff=request.user.is_staff, is_chinese=(get_language() or "").startswith("zh")
+        container=Container(
+            **_container(
+                row, is_staff=request.user.is_staff, is_chinese=(get_language() or "").startswith("zh")
+            )
         ),
         deployment=_deployment(deployment, now) if deployment else None,
         proofs=[_proof(health) for health in tests],

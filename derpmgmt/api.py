@@ -114,6 +114,8 @@ class ApiMiddleware:
             response.headers["Content-Language"] = translation.get_language() or settings.LANGUAGE_CODE
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
+        if settings.SECURE_HSTS_SECONDS:
+            response.headers["Strict-Transport-Security"] = f"max-age={settings.SECURE_HSTS_SECONDS}"
         response.headers["Vary"] = "Accept-Language, Authorization, Cookie"
         # Failures are what programs ask for; only faults are written to the log, and those are.
         response._has_been_logged = True  # type: ignore[attr-defined]

@@ -212,9 +212,9 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "acl.maps.live.LiveMiddleware",
     "derpmgmt.middleware.HostMiddleware",
+    "derpmgmt.api.ApiMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "derpmgmt.api.ApiMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

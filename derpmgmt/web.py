@@ -190,7 +190,9 @@ class Web:
         from django.db import connection
 
         from acl.devices import admission_writer
+        from derpmgmt.lib.database import trust_used_connections
 
+        trust_used_connections()
         if connection.vendor == "sqlite":
             connection.settings_dict["OPTIONS"]["timeout"] = (
                 BUSY_SECONDS  # every thread's connection has the same

@@ -226,6 +226,14 @@ def _empty_redis(_valkey: None) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process knows for a second would be of another test's rows."""
+    from containers import server_api
+
+    monkeypatch.setattr(server_api, "_counted", (float("-inf"), {}))
+
+
+@pytest.fixture(autouse=True)
 def _limits_begin_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """django-ratelimit counts in windows that end at moments of the clock: one that ended within a test would count anew."""
     from django_ratelimit import core
