@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import time
+from functools import lru_cache
 
 from django.conf import settings
 from django.core.cache import cache
@@ -18,6 +19,7 @@ _noted_at = -_NOTED_SECONDS
 _WRAPPED = re.compile(r"\[([^\[\]]+)\](?::\d*)?|([0-9.]+):\d*")
 
 
+@lru_cache(maxsize=1024)  # each request looks at its own, and most come from few
 def _parse(text: str) -> IPAddress | None:
     """The address in an entry of X-Forwarded-For or in a host's place; None where there is none ("unknown")."""
     text = text.strip().strip("\"'").strip()
