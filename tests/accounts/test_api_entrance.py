@@ -14,7 +14,7 @@ from django.db import connections
 from django.utils import timezone
 
 from accounts import services
-from accounts.access import sign_up, tokens
+from accounts.access import sign_up, tokens, upkeep
 from accounts.access.models import ApiToken, KeptAnswer, Scope, SignUpCode
 from accounts.models import OperationLog, User
 from derpmgmt.lib import mail as mailing
@@ -387,7 +387,7 @@ def test_closing_takes_tokens_and_kept_answers_along() -> None:
 def test_what_is_left_of_codes_is_deleted_when_they_count_no_more() -> None:
     send_code()
     now = timezone.now()
-    tokens.delete_ended_tokens(now)
+    upkeep.delete_ended_tokens(now)
     assert SignUpCode.objects.count() == 1
-    tokens.delete_ended_tokens(now + sign_up.CODE_LASTS + timedelta(seconds=1))
+    upkeep.delete_ended_tokens(now + sign_up.CODE_LASTS + timedelta(seconds=1))
     assert not SignUpCode.objects.exists()
