@@ -54,7 +54,12 @@ class _Made:
         self._given = [(names.get(value, ""), value) for value in given]
         missing = set(stand_ins) - {name for name, _value in self._given}
         assert not missing, f"not in the query: {missing}"
-        self._converters = compiler.get_converters([column for column, *_rest in compiler.select])
+        found = compiler.get_converters([column for column, *_rest in compiler.select])
+        self._converters = [
+            (at, _quicker(convert), expression)
+            for at, (converters, expression) in found.items()
+            for convert in converters
+        ]
         self._is_values = rows._fields is not None  # type: ignore[attr-defined]
         self._model = rows.model
         self._names = (
@@ -75,10 +80,20 @@ class _Made:
         return [self._model.from_db(connection.alias, self._names, row) for row in rows]
 
     def _convert(self, row: list[Any]) -> list[Any]:
-        for at, (converters, expression) in self._converters.items():
-            for convert in converters:
-                row[at] = convert(row[at], expression, connection)
+        for at, convert, expression in self._converters:
+            row[at] = convert(row[at], expression, connection)
         return row
+
+
+def _quicker(convert: Callable[..., Any]) -> Callable[..., Any]:
+    """MariaDB's moments are naive and in UTC: Django's own way looks up the zone, and whether it is one, for each of them."""
+    if connection.vendor == "mysql" and convert == connection.ops.convert_datetimefield_value:  # type: ignore[attr-defined]
+        return _in_utc
+    return convert
+
+
+def _in_utc(value: datetime | None, *_about: Any) -> datetime | None:
+    return value.replace(tzinfo=UTC) if value is not None else None
 
 
 def _adapt(value: int | datetime) -> Any:
