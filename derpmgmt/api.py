@@ -48,7 +48,6 @@ ALIASES = {"add_server": "server/add", "add_user": "user/register", "user/add_us
 # What any operation may answer beside its own answers: all of it is a `Failure`.
 _FAILURES = (400, 401, 403, 404, 405, 409, 413, 422, 429, 500, 502, 503)
 
-# Names of ours in the middle of ninja's own way of making bodies: it is asked for nothing else.
 api = NinjaAPI(
     title="derpmgmt",
     version="1",

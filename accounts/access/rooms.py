@@ -58,7 +58,7 @@ class Room(Router):
         **more: Any,
     ) -> Callable[[_View], _View]:
         """`POST path`, or another `method`. `creates`: the request may carry an `Idempotency-Key`. `later`: a job does it, and the
-        answer is `Accepted` (202) until it is done: return `accepted(…)`. `or_stranger`: also for who is not signed in; a token or
+        answer is 202 until it is done: return `accepted(…)`. `or_stranger`: also for who is not signed in; a token or
         session counts where there is one.
 
         What creates something is done in a transaction. What may not stand in one, because it talks to a host or takes long, does
@@ -128,7 +128,7 @@ def guard(api: NinjaAPI) -> None:
                 operation.view_func = _guarded(operation)
 
 
-def whole(answer: Answer) -> HttpResponse:
+def _whole(answer: Answer) -> HttpResponse:
     """An answer of 200 as it goes out."""
     return HttpResponse(answer.model_dump_json(), content_type="application/json; charset=utf-8")
 
@@ -151,7 +151,7 @@ def _guarded(operation: Any) -> Callable[..., Any]:
         if not view.is_kept:
             found = view(request, **values)
             # ninja would make a dictionary of what was judged when it was made, and a text of that in Python.
-            return whole(found) if type(found) is answer_class else found
+            return _whole(found) if type(found) is answer_class else found
 
         def answer() -> HttpResponse:
             response = operation.api.create_temporal_response(request)

@@ -52,7 +52,6 @@ class Known:
     scopes: frozenset[str]
     user: User
     expires_at: datetime | None
-    last_used_at: datetime | None
 
 
 _known: dict[str, tuple[float, Known | None]] = {}
@@ -184,4 +183,4 @@ def _read(hashed: str, ip: str) -> Known | None:
         ApiToken.objects.filter(pk=row.pk, last_used_at=row.last_used_at).update(
             last_used_at=now, last_used_ip=ip
         )
-    return Known(row.pk, row.name, frozenset(row.scopes.split()), row.user, row.expires_at, row.last_used_at)
+    return Known(row.pk, row.name, frozenset(row.scopes.split()), row.user, row.expires_at)

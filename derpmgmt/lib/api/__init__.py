@@ -2,5 +2,5 @@
 
 from derpmgmt.lib.api.failures import Failed, NotFound, NotSignedIn, failure_of
 from derpmgmt.lib.api.paging import Listed, PageQuery, begin_of, cut, cut_page
-from derpmgmt.lib.api.schemas import Answer, Failure, Input, Line, Moment, Output, Pk, Text
+from derpmgmt.lib.api.schemas import Answer, Failure, Input, Line, Moment, Output, Pk
 from derpmgmt.lib.api.waiting import Wait, wait_for

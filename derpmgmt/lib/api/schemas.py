@@ -15,8 +15,6 @@ from derpmgmt.lib.lines import one_line
 Pk = Annotated[int, Field(ge=1, le=2**63 - 1)]
 # A text of one line: line breaks and what cannot be printed become spaces.
 Line = Annotated[str, Field(max_length=200), AfterValidator(one_line)]
-# A text as it is, of a bounded length.
-Text = Annotated[str, Field(max_length=10_000)]
 
 
 def _to_utc(moment: datetime) -> str:
