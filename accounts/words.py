@@ -32,6 +32,7 @@ declare(
         "notice.written": _("Message sent by an operator"),
         "token.created": _("API token created"),
         "token.revoked": _("API token revoked"),
+        "brand.changed": _("Brand changed"),
         "work.retried": _("Work that was put off tried again"),
     },
     notices={

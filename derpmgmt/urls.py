@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from accounts.brand.views import brand_picture
 from accounts.views import app_activate
 from derpmgmt import api, mailbox, pages
 from derpmgmt.history import views as history
@@ -23,6 +24,7 @@ urlpatterns = [
     path("", include("containers.urls")),
     path("api/docs", api.docs, name="api-docs"),
     path("api/openapi.json", api.openapi, name="api-openapi"),
+    path("brand/<slug:digest>.<slug:kind>", brand_picture, name="brand-picture"),
     path("mailbox/", mailbox.mailbox, name="mailbox"),
     path(
         "admin/customers/<int:pk>/history/",

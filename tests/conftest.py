@@ -228,9 +228,12 @@ def _empty_redis(_valkey: None) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process knows for a second would be of another test's rows."""
+    from accounts import brand
     from containers import server_api
 
     monkeypatch.setattr(server_api, "_counted", (float("-inf"), {}))
+    # None is set, until a test sets one.
+    monkeypatch.setattr(brand, "_known", (float("inf"), 0, brand.Brand()))
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """What is done to accounts: people, what they are told, closing."""
 
 from accounts.services.activity import acting, log_line, log_lines, log_operation
+from accounts.services.branding import change_brand
 from accounts.services.closing import (
     OWN_WISH,
     ClosingRefused,

@@ -29,6 +29,7 @@ PUBLIC = {
     "accounts:language-set",
     "serials:serial-redeem",
     "serials:rental-renew",
+    "brand-picture",
     "account_login",
     "account_logout",
     "account_signup",
@@ -86,6 +87,7 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
         "mfa_remove_webauthn": {"pk": 1},
         "mfa_edit_webauthn": {"pk": 1},
         "admin:app_list": {"app_label": "fleet"},
+        "brand-picture": {"digest": "a" * 32, "kind": "png"},
         "history-export": {"kind": "all", "file_format": "csv"},
         "customer-history": person,
         # None is there: a test of one would ask a service outside.
@@ -329,5 +331,7 @@ def test_every_table_that_people_see_is_in_the_admin_or_left_out_on_purpose() ->
         model.__name__ for model in admin.site._registry
     }
     # A test is shown with its relay, an outage with its server's activity, a token with its person; where a person's messages go
-    # concerns no admin, and what is kept of requests and codes is hashes and secrets.
-    assert missing == {"RelayHealth", "Channel", "Outage", "ApiToken", "KeptAnswer", "SignUpCode"}
+    # concerns no admin, and what is kept of requests and codes is hashes and secrets. A picture is shown where it is used.
+    assert missing == {
+        "RelayHealth", "Channel", "Outage", "ApiToken", "KeptAnswer", "SignUpCode", "BrandPicture", "BrandSettings",
+    }  # fmt: skip
