@@ -215,6 +215,7 @@ MIDDLEWARE = [
     "derpmgmt.api.ApiMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "derpmgmt.middleware.CompressMiddleware",
     "csp.middleware.CSPMiddleware",
     "accounts.brand.views.BrandMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
