@@ -313,7 +313,9 @@ def fill() -> str:
     rentals = f"(SELECT id FROM {Rental._meta.db_table} WHERE id > {rental.pk}) AS other"
     redemption = rental.redemptions.get()
     copy(Redemption, redemption.pk, rentals, rental_id="other.id")
-    redemptions = f"(SELECT id, rental_id FROM {Redemption._meta.db_table} WHERE id > {redemption.pk}) AS other"
+    redemptions = (
+        f"(SELECT id, rental_id FROM {Redemption._meta.db_table} WHERE id > {redemption.pk}) AS other"
+    )
     copy(
         RentalSpan, rental.spans.get().pk, redemptions, rental_id="other.rental_id", redemption_id="other.id"
     )
@@ -353,7 +355,8 @@ def cost(session: str) -> tuple[int, int, float]:
         request = RequestFactory(headers={"Accept-Encoding": "gzip", "Cookie": f"sessionid={session}"})
         status: list[str] = []
         answer = application(
-            request.get("/home/", headers={"Host": "127.0.0.1"}).environ, lambda line, _headers: status.append(line)
+            request.get("/home/", headers={"Host": "127.0.0.1"}).environ,
+            lambda line, _headers: status.append(line),
         )
         assert b"".join(answer)
         answer.close()
