@@ -29,7 +29,7 @@ ifneq ($(PORT),)
 export DERPMGMT_PORT := $(PORT)
 endif
 
-.PHONY: help demo demo-reset up check quick test test-lab test-engines test-headscale lab-up lab-down bench messages
+.PHONY: help demo demo-reset up check quick test test-lab test-engines test-headscale lab-up lab-down bench messages styles
 
 help:
 	@echo "make demo              a panel with made-up data and servers, to play with (PORT=8000, FLEET=sandbox or lab)"
@@ -37,13 +37,14 @@ help:
 	@echo "make up                a real panel on this machine (PORT=8000; docs/running.md)"
 	@echo "make quick             the tests that are not slow, within a minute; while you change something"
 	@echo "make test              the test suite; no root, no services"
-	@echo "make check             formatting, lint, types, layers, migrations, translations"
+	@echo "make check             formatting, lint, types, layers, migrations, translations, the stylesheet"
 	@echo "make test-lab          the tests that need the lab: root on Debian, Docker, MariaDB, Redis, Chromium"
 	@echo "make test-engines      the main job on each Docker Engine, written down in docs/engines.md (ENGINES='26 29'); an hour; debootstrap, Go"
 	@echo "make test-headscale    real Headscales follow a live URL as its page says; a table of what was seen; Debian, root, Go"
 	@echo "make lab-up, lab-down  three real hosts in network namespaces, to play with by make demo FLEET=lab"
 	@echo "make bench             how long a customer waits for three proven relays, what a sweep and an admission cost, what a panel weighs; in the lab"
 	@echo "make messages          collect the texts to translate and compile the translations"
+	@echo "make styles            keep of Tabler's stylesheet what the pages use; after a class was used that none used before"
 
 # --with-parent: the panel also ends when make itself is killed.
 demo: $(VENV)/.installed
@@ -71,13 +72,14 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 check messages: export DERPMGMT_VAR_DIR := $(CURDIR)/var/check
 
 check: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check . .ci/derper .ci/tailscale .ci/translations
-	$(BIN)/ruff check . .ci/derper .ci/tailscale .ci/translations
+	$(BIN)/ruff format --check . .ci/derper .ci/styles .ci/tailscale .ci/translations
+	$(BIN)/ruff check . .ci/derper .ci/styles .ci/tailscale .ci/translations
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/djade --check $(TEMPLATES)
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python .ci/translations
+	$(BIN)/python .ci/styles
 
 quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -q -m "not lab and not slow"
@@ -120,3 +122,6 @@ bench: $(VENV)/.installed-dev
 
 messages: $(VENV)/.installed-dev
 	$(BIN)/python .ci/translations --write
+
+styles: $(VENV)/.installed-dev
+	$(BIN)/python .ci/styles --write

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http.response import HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
 from django.urls import reverse
 from django.utils import translation
@@ -56,7 +57,7 @@ class CompressMiddleware(GZipMiddleware):
     one does not, nobody knows. Django hides lengths behind random ones too, and masks its CSRF tokens.
     """
 
-    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         asker = request.headers.get("Sec-Fetch-Site", "" if settings.IS_HTTPS else "none")
         if settings.SESSION_COOKIE_NAME in request.COOKIES and asker not in {"same-origin", "none"}:
             return response

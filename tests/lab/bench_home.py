@@ -301,24 +301,26 @@ def fill() -> str:
         names = ", ".join(f"`{column}`" for column in columns)
         with connection.cursor() as cursor:
             cursor.execute(
-                f"INSERT INTO {table} ({names}) SELECT {', '.join(picked)} FROM {table} AS one, {source} WHERE one.id = {pk}"  # noqa: S608
+                f"INSERT INTO {table} ({names}) SELECT {', '.join(picked)} FROM {table} AS one, ({source}) AS other"  # noqa: S608
+                f" WHERE one.id = {pk}"
             )
+
+    def rows_of(model: Any, pk: int, *columns: str) -> str:
+        return f"SELECT {', '.join(('id', *columns))} FROM {model._meta.db_table} WHERE id > {pk}"  # noqa: S608
 
     user = rental.user
     text = "CONCAT('c', other.seq)"
-    others = f"(SELECT seq FROM seq_1_to_{CUSTOMERS}) AS other"
-    copy(User, user.pk, others, username=text, email=f"CONCAT({text}, '@example.com')")
-    users = f"(SELECT id FROM {User._meta.db_table} WHERE id > {user.pk}) AS other"
+    sequence = f"SELECT seq FROM seq_1_to_{CUSTOMERS}"  # noqa: S608
+    copy(User, user.pk, sequence, username=text, email=f"CONCAT({text}, '@example.com')")
+    users = rows_of(User, user.pk)
     copy(Rental, rental.pk, users, user_id="other.id", plan_due_at="NULL", remind_at="NULL")
-    rentals = f"(SELECT id FROM {Rental._meta.db_table} WHERE id > {rental.pk}) AS other"
+    rentals = rows_of(Rental, rental.pk)
     redemption = rental.redemptions.get()
     copy(Redemption, redemption.pk, rentals, rental_id="other.id")
-    redemptions = (
-        f"(SELECT id, rental_id FROM {Redemption._meta.db_table} WHERE id > {redemption.pk}) AS other"
-    )
     copy(
-        RentalSpan, rental.spans.get().pk, redemptions, rental_id="other.rental_id", redemption_id="other.id"
-    )
+        RentalSpan, rental.spans.get().pk, rows_of(Redemption, redemption.pk, "rental_id"),
+        rental_id="other.rental_id", redemption_id="other.id",
+    )  # fmt: skip
     port = f"40000 + other.id - {rental.pk}"
     for relay in relays:
         copy(Relay, relay.pk, rentals, rental_id="other.id", derp_port=port, stun_port=port)

@@ -16,6 +16,7 @@ from containers.models import Relay
 from serials.rentals.models import Rental
 from tests.factories import PutOffFactory, WholeRentalFactory
 from tests.panel import world
+from tests.panel.styled import missing_classes
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
@@ -283,6 +284,20 @@ def test_the_customers_own_pages_open_when_he_asks(
         "mfa_index",
         "usersessions_list",
     } <= opened
+
+
+def test_whatever_a_page_uses_of_tabler_is_in_its_stylesheet(
+    addresses: list[Address], rental: Rental, ask: Any
+) -> None:
+    seen = set()
+    for client in (Client(), world.sign_in(rental.user)):
+        for address in addresses:
+            for method in ("get", "post"):
+                response = ask(client, address, method)
+                if not address.is_admin and response["Content-Type"].startswith("text/html"):
+                    seen.add(address.name)
+                    assert not missing_classes(response.content.decode()), f"{method} {address.name}"
+    assert len(seen) > 40
 
 
 def test_another_customers_rows_are_not_there(rental: Rental, addresses: list[Address], ask: Any) -> None:
