@@ -1,6 +1,8 @@
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
+from derpmgmt.lib.problems import declare_later
+
 
 class AccountsConfig(AppConfig):
     """People, roles and the activity log."""
@@ -10,3 +12,5 @@ class AccountsConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import receivers  # noqa: F401
+
+        declare_later("accounts.sweeps")

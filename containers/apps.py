@@ -1,6 +1,8 @@
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
+from derpmgmt.lib.problems import declare_later
+
 
 class ContainersConfig(AppConfig):
     """See the table of rooms in docs/design.md for what this app holds."""
@@ -10,5 +12,4 @@ class ContainersConfig(AppConfig):
 
     def ready(self) -> None:
         """Every process can say what every stored code means."""
-        import containers.problems
-        import containers.services.images  # noqa: F401
+        declare_later("containers.problems", "containers.services.images")

@@ -25,8 +25,7 @@ from derpmgmt.lib.way_back import page_of
 from derpmgmt.overview import admin_overview
 
 # These tables are changed by services and by the person themselves, which log what they do; never row by row in the admin.
-# Nor is the queue: what it carries is told by the rows of the jobs, and its pages ask for no second factor everywhere.
-HIDDEN_APPS = {"account", "auth", "django_rq", "mfa", "usersessions"}
+HIDDEN_APPS = {"account", "auth", "mfa", "usersessions"}
 
 
 class PanelAdminSite(admin.AdminSite):

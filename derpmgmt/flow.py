@@ -23,6 +23,7 @@ from containers.matters import matters as relay_matters
 from containers.services import closing as containers_closing
 from containers.services import relays
 from derpmgmt.history.links import links as history_links
+from derpmgmt.lib import queue
 from derpmgmt.lib.queue import Job, Tick
 from fleet import figures as server_figures
 from fleet.matters import matters as server_matters
@@ -88,3 +89,5 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
 CRON: list[Tick] = [
     tick for room in (containers, map_jobs, device_jobs, rentals, numbers, accounts) for tick in room.TICKS
 ]
+
+queue.register(JOBS, ANSWERS)

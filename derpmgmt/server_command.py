@@ -17,8 +17,7 @@ from containers.steps import name_steps
 from derpmgmt.lib.commands import CommandRefused, PanelCommand
 from fleet import adding
 from fleet.models import Region, Server, SshCredential
-from fleet.ssh import HostKey, RemoteError, read_host_key
-from fleet.ssh.keys import load_private_key
+from fleet.ssh import HostKey, RemoteError
 
 # A check that loads the image over a slow line takes its time; the command says so while it waits.
 WAIT_SECONDS = 600
@@ -43,7 +42,6 @@ def _read_key(path: Path) -> str:
             _("%(path)s cannot be read: %(reason)s") % values, code="key_unreadable"
         ) from error
     try:
-        load_private_key(text)
         return adding.tidy_key(text)
     except RemoteError as error:
         raise CommandError(f"{path}: {error}") from error
@@ -179,6 +177,8 @@ class ServerCommand(PanelCommand):
     def confirm_key(self, host: str, port: int, expected: str | None, pinned: str = "") -> HostKey:
         """The key that the host shows, confirmed by `expected`, by being the pinned one already, or by a person; raises
         `CommandError`."""
+        from fleet.ssh import read_host_key
+
         self.say(_("Connecting to %(host)s port %(port)s …") % {"host": host, "port": port})
         try:
             key = read_host_key(host, port)

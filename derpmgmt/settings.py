@@ -7,23 +7,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import django_stubs_ext
 import environ
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from csp.constants import SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from derpmgmt.lib import early, env, valkey
 from derpmgmt.lib.early import gettext
 from derpmgmt.lib.keys import load_keys
+from derpmgmt.lib.pem import certificates_of
 from derpmgmt.lib.public_url import read_host, read_url
-
-django_stubs_ext.monkeypatch()
 
 BASE_DIR = env.BASE_DIR
 VAR_DIR = env.var_dir()
@@ -99,11 +93,7 @@ except ValueError as error:
 _relay_ca = env.read("RELAY_CA")
 try:
     _relay_ca = _relay_ca if "-----BEGIN" in _relay_ca or not _relay_ca else Path(_relay_ca).read_text()
-    # Written anew: a private key that stands in the same file must not reach any server.
-    RELAY_CA = "".join(
-        certificate.public_bytes(Encoding.PEM).decode()
-        for certificate in (x509.load_pem_x509_certificates(_relay_ca.encode()) if _relay_ca else [])
-    )
+    RELAY_CA = certificates_of(_relay_ca) if _relay_ca else ""
 except (OSError, ValueError) as error:
     text = gettext("DERPMGMT_RELAY_CA: a file with certificates in PEM (%(reason)s)")
     raise ImproperlyConfigured(text % {"reason": error}) from error
@@ -153,11 +143,7 @@ CACHES: dict[str, dict[str, Any]] = {
         "LOCATION": _redis(1),
         "KEY_PREFIX": "derpmgmt",
         # A cache that hangs is as good as none; redis' own limit is 5 s, four times over.
-        "OPTIONS": {
-            "socket_timeout": 0.5,
-            "socket_connect_timeout": 0.5,
-            "retry": Retry(NoBackoff(), 0),
-        },
+        "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},
     }
 }
 
@@ -204,7 +190,6 @@ INSTALLED_APPS = [
     "crispy_forms",
     "crispy_bootstrap5",
     "django_htmx",
-    "django_rq",
     "django_structlog",
     "django_tables2",
 ]

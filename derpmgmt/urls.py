@@ -8,6 +8,8 @@ from accounts.views import app_activate
 from derpmgmt import api, mailbox, pages
 from derpmgmt.history import views as history
 
+admin.autodiscover()
+
 urlpatterns = [
     path("", pages.front, name="front"),
     path("home/", pages.home, name="home"),

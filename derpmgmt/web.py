@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import time
+from importlib import import_module
 from typing import Any
 
 from waitress import wasyncore
@@ -143,6 +144,18 @@ class Server(TcpWSGIServer):
         self.pull_trigger()
 
 
+# What commands import only where they need it.
+LATE = (
+    "containers.certificates",
+    "cryptography.x509",
+    "derpmgmt.flow",
+    "derpmgmt.lib.bells",
+    "derpmgmt.lib.cache",
+    "fleet.ssh.pool",
+    "fleet.ssh.private_keys",
+)
+
+
 def preload() -> None:
     """Import all that pages and the API need, without the application itself, which reads what static files there are.
 
@@ -152,8 +165,13 @@ def preload() -> None:
     from django.urls import get_resolver
     from django.utils.module_loading import import_string
 
+    from derpmgmt.lib import problems
+
     for name in settings.MIDDLEWARE:
         import_string(name)
+    for name in LATE:
+        import_module(name)
+    problems.declare_all()
     get_resolver().url_patterns  # noqa: B018 — loads every view
 
 

@@ -11,8 +11,7 @@ from accounts.models import User
 from derpmgmt.lib.refusals import Refusal
 from fleet.models import Region, Server, SshCredential
 from fleet.services import confirm_host_key, create_server, save_credential
-from fleet.ssh import HostKey, read_host_key
-from fleet.ssh.keys import load_private_key
+from fleet.ssh import HostKey
 
 
 class HostKeyDiffers(Refusal):
@@ -47,6 +46,8 @@ def tidy_key(text: str) -> str:
     text = text.replace("\r\n", "\n").strip()
     if not text:
         return ""
+    from fleet.ssh import load_private_key
+
     load_private_key(text + "\n")
     return text + "\n"
 
@@ -89,6 +90,8 @@ def confirm_shown_key(*, server: Server, fingerprint: str, by: User | None) -> H
 
     Connects, so not within a transaction. Raises `HostKeyDiffers`, `RemoteError`.
     """
+    from fleet.ssh import read_host_key
+
     key = read_host_key(server.ssh_address, server.ssh_port)
     expect_key(key, fingerprint)
     confirm_host_key(server=server, line=key.line, by=by)

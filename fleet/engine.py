@@ -25,9 +25,9 @@ from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
 from derpmgmt.lib.problems import declare
+from fleet.facts import DOCKER_SOCKET
 from fleet.ssh import ChannelStream, Connection, ForwardingRefused, RemoteError, TimedOut
 
-DOCKER_SOCKET = "/var/run/docker.sock"
 OLDEST_API = "1.41"
 """Docker 20.10, the oldest Engine that the panel supports."""
 

@@ -5,9 +5,14 @@ import re
 import time
 from dataclasses import dataclass
 from shlex import quote
+from typing import TYPE_CHECKING
 
-from fleet.engine import DOCKER_SOCKET
-from fleet.ssh import Connection, RemoteError
+from fleet.ssh import RemoteError
+
+if TYPE_CHECKING:
+    from fleet.ssh import Connection
+
+DOCKER_SOCKET = "/var/run/docker.sock"
 
 # POSIX sh and what Debian, Ubuntu, CentOS and Alpine (busybox) have. Its two arguments are the Docker socket's path and the folder
 # whose disk counts (empty = Docker's usual one). The clock comes first: it is compared with the time of asking.
@@ -156,7 +161,7 @@ def _ssh_end(words: str, place: int) -> str:
 
 
 def read_facts(
-    connection: Connection, docker_socket: str = DOCKER_SOCKET, docker_root: str = "", timeout: float = 15.0
+    connection: "Connection", docker_socket: str = DOCKER_SOCKET, docker_root: str = "", timeout: float = 15.0
 ) -> HostFacts:
     """Asks a server, with one command. `docker_root` is Docker's data folder where it is not the usual one.
 

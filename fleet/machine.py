@@ -8,13 +8,17 @@ two readings of the same moment are of one machine when the boot id is the same,
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from derpmgmt.lib.problems import declare
-from fleet.engine import Engine, engine_errors
-from fleet.ssh import Connection, HostKey, RemoteError
+from fleet.ssh import HostKey, RemoteError
+
+if TYPE_CHECKING:
+    from fleet.engine import Engine
+    from fleet.ssh import Connection
 
 # In one line, and with marks around the answer: login shells differ, and some print words of their own.
 MACHINE_SCRIPT = (
@@ -59,8 +63,10 @@ class Machine:
         return is_same_engine or self.fingerprint == other.fingerprint
 
 
-def read_machine(connection: Connection, engine: Engine) -> Machine:
+def read_machine(connection: "Connection", engine: "Engine") -> Machine:
     """Ask a host who it is: one command and one question to its Engine. Raises RemoteError (garbage_facts), TimedOut, Unreachable."""
+    from fleet.engine import engine_errors  # the Docker SDK, which most who name a machine do without
+
     answer = connection.run(MACHINE_SCRIPT, timeout=_SECONDS)
     boot_id, up_seconds = parse_machine(answer.stdout.decode(errors="replace"))
     with engine_errors():

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,9 @@ settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 settings.STORAGES = settings.STORAGES | {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
 }
-# Now, so that the conftest.py of a folder below may import models.
+# Now, so that the conftest.py of a folder below may import models; and all that a panel has loaded when it forks.
 django.setup()
+import_module("derpmgmt.web").preload()
 # pytest-xdist's workers inherit the variables, and with this one pytest-django would load the settings before they come here.
 del os.environ["DJANGO_SETTINGS_MODULE"]
 

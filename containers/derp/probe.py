@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from cryptography import x509
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
@@ -280,6 +279,8 @@ class _Run:
 
     def _check_certificate(self, connection: ssl.SSLSocket) -> None:
         """Check what clients check beside the pin: the address that they use, and the dates (Tailscale's net/tlsdial)."""
+        from cryptography import x509  # here: most who import this module only read results
+
         served = x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
         named = [
             str(address)

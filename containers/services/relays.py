@@ -13,7 +13,6 @@ from django.db.models import F
 
 from accounts.services import log_operation, take_back_notices
 from containers import proof_times
-from containers.certificates import make_certificate
 from containers.derp.keys import generate_mesh_key, generate_private_key, public_key_of
 from containers.derp.probe import ProbeResult, ProbeTarget
 from containers.gate import gate_url
@@ -32,6 +31,8 @@ FIRST_LOOK_AFTER = timedelta(hours=1)
 
 def new_relay(*, server: Server, derp_port: int, stun_port: int, now: datetime) -> Relay:
     """A relay that is not saved yet, with a certificate for the server's address and keys of its own."""
+    from containers.certificates import make_certificate  # here: few processes make any
+
     certificate = make_certificate(server.address, now)
     private_key = generate_private_key()
     return Relay(

@@ -13,6 +13,8 @@ from typing import Any
 
 import redis
 from django.core.cache.backends.redis import RedisCache, RedisCacheClient
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class OpenRedisCache(RedisCache):
     def __init__(self, server: Any, params: dict[str, Any]) -> None:
         super().__init__(server, params)
         self._class = _OneClient
+        # Who asks again is `_ask`.
+        self._options: dict[str, Any] = {**params.get("OPTIONS", {}), "retry": Retry(NoBackoff(), 0)}
 
     def _ask(self, ask: Callable[[], Any], instead: Any) -> Any:
         where = ",".join(self._servers)

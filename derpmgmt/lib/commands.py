@@ -197,6 +197,8 @@ class PanelCommand(TranslatedCommand):
 
     as_json = False
     destroys = False
+    # They are about the program, not about this panel's state (`make check`), and load every page of it.
+    requires_system_checks: Any = []
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)

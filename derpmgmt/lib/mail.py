@@ -18,14 +18,12 @@ from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-import redis
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.refusals import NotSent, Refusal
 
@@ -232,12 +230,16 @@ def _milliseconds(moment: datetime) -> int:
 
 def _take_place(limits: dict[str, int], is_asked: bool) -> _Place | None:
     """A place under all limits, to be held or freed; None when nobody can count but the message may go. Raises `MailLimited`."""
+    from redis import RedisError  # here: most processes that know of mail send none
+
+    from derpmgmt.lib import bells
+
     now, name = timezone.now(), secrets.token_hex(8)
     until = now + LONGEST_HANDOVER + WINDOW
     try:
         times = str(_milliseconds(now)), str(_milliseconds(until))
-        wait: Any = queue.client().eval(_TAKE, len(limits), *limits, *times, name, *map(str, limits.values()))
-    except redis.RedisError as error:
+        wait: Any = bells.client().eval(_TAKE, len(limits), *limits, *times, name, *map(str, limits.values()))
+    except RedisError as error:
         log.warning("mail is not counted, Redis is away: %s", error)
         if is_asked:
             return None
@@ -257,11 +259,15 @@ def _free(place: _Place | None) -> None:
         _change(place, lambda client, key: client.zrem(key, place.name))
 
 
-def _change(place: _Place, act: Callable[[redis.Redis, str], object]) -> None:
+def _change(place: _Place, act: Callable[[Any, str], object]) -> None:
+    from redis import RedisError
+
+    from derpmgmt.lib import bells
+
     try:
         for key in place.keys:
-            act(queue.client(), key)
-    except redis.RedisError as error:
+            act(bells.client(), key)
+    except RedisError as error:
         # The place stays taken for longer than needed, which harms nobody.
         log.warning("a mail's place was not given back, Redis is away: %s", error)
 

@@ -6,6 +6,7 @@ Each room declares the sentences of its codes where it is loaded. A code keeps i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from django.utils import translation
@@ -16,6 +17,8 @@ from django.utils.translation import gettext_lazy as _
 INTERNAL = "internal"
 _SENTENCES: dict[str, str | Promise] = {INTERNAL: _("The panel made a mistake here; it is in its log.")}
 
+_later: list[str] = []
+
 
 def declare(sentences: Mapping[str, str | Promise]) -> None:
     """Say what these codes mean; sentences are lazy translations. Raises ValueError for a code that has a meaning already."""
@@ -24,8 +27,21 @@ def declare(sentences: Mapping[str, str | Promise]) -> None:
             raise ValueError(f"{code} means something already")
 
 
+def declare_later(*modules: str) -> None:
+    """Say which modules declare more codes: they are imported when somebody reads one that is not known yet."""
+    _later.extend(modules)
+
+
+def declare_all() -> None:
+    """Import what was to be imported later."""
+    while _later:
+        import_module(_later.pop())
+
+
 def sentence_of(code: str) -> str | Promise:
     """The sentence of a code, with places for values; empty for a code that nobody declared."""
+    if code and code not in _SENTENCES:
+        declare_all()
     return _SENTENCES.get(code, "")
 
 

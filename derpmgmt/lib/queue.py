@@ -1,37 +1,20 @@
-"""RQ: carries jobs and knows nothing else. The rows are the truth; what is enqueued here is only a bell.
+"""Bells for jobs. The rows are the truth; what is enqueued here is only a bell.
 
 `announce` says that something is the case, which rings for jobs: for those of the same room by the room's own table, for those of
 rooms above by `derpmgmt/flow.py`. `ask` puts a question to the apps above the asker, inside the asker's transaction.
 """
 
-import logging
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Any, TypeVar
 
-import django_rq
-import redis
-from django.conf import settings
 from django.db import transaction
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from rq.queue import Queue
-
-log = logging.getLogger(__name__)
 
 Job = Callable[[int], Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-# Who rings waits no longer for a Redis that hangs: a page may be waiting for its bells.
-_REDIS_SECONDS = 2.0
-# So long RQ keeps jobs that are over, in seconds: their rows say what came of them.
-_KEPT: dict[str, Any] = {"result_ttl": 0, "failure_ttl": 60}
-# So long a sweep remembers its last ring; where that still waits after so long, there are two.
-_REMEMBER_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -70,34 +53,27 @@ serving: ContextVar[str] = ContextVar("serving", default="")
 
 _jobs: dict[str, list[Job]] = {}
 _answers: dict[str, list[Callable[..., Iterable[Any]]]] = {}
+_load: Callable[[], object] | None = None
 
 
 def register(jobs: dict[str, list[Job]], answers: dict[str, list[Callable[..., Iterable[Any]]]]) -> None:
-    """Take over the two tables of `derpmgmt/flow.py`, once, at start-up."""
+    """Take over the two tables of `derpmgmt/flow.py`, once."""
     _jobs.clear()
     _jobs.update(jobs)
     _answers.clear()
     _answers.update(answers)
 
 
-@cache
-def _client_of(url: str) -> redis.Redis:
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=_REDIS_SECONDS,
-        socket_connect_timeout=_REDIS_SECONDS,
-        retry=Retry(NoBackoff(), 1),
-    )
+def register_later(load: Callable[[], object]) -> None:
+    """Have the tables registered by `load`, which is called when one of them is first needed."""
+    global _load
+    _load = load
 
 
-def client() -> redis.Redis:
-    """The one client of the queue's Redis in this process, for everything that does not wait long for an answer.
-
-    Threads share it, and forked children begin with no connection of their parent's. RQ keeps something for each client that it
-    is given, so another one for each ring would be an open file more for each. Not for `rq.Worker`, which changes the time limits
-    of the client it gets.
-    """
-    return _client_of(settings.RQ_QUEUES["default"]["URL"])
+def _tables() -> None:
+    """The tables are there when this returns."""
+    if not _answers and _load is not None:
+        _load()
 
 
 def enqueue(job: Job, pk: int, *, queue: str = "", is_again: bool = False) -> None:
@@ -110,61 +86,34 @@ def enqueue(job: Job, pk: int, *, queue: str = "", is_again: bool = False) -> No
 
     queue = queue or queue_of(job, pk)
 
-    def ring() -> None:
-        try:
-            served = django_rq.get_queue(queue, commit_mode="auto", connection=client())
-            job_id = str(uuid.uuid4())
-            if is_again:
-                mark = f"again:{job.__module__}.{job.__name__}:{pk}"
-                if _is_waiting(queue, mark):
-                    return
-                client().set(mark, job_id, ex=_REMEMBER_SECONDS)
-            served.enqueue(job, args=(pk,), job_id=job_id, **_KEPT)
-        except redis.RedisError as error:
-            log.warning("the queue %s is away, the sweep will ring again: %s", queue, error)
-
-    transaction.on_commit(ring)
+    transaction.on_commit(lambda: _ring(job, [pk], queue, is_again=is_again))
 
 
-def _is_waiting(queue: str, mark: str) -> bool:
-    """Whether the last ring under `mark` stands in `queue`.
+def _ring(job: Job, pks: Collection[int], queue: str, *, is_again: bool = False) -> None:
+    from derpmgmt.lib import bells  # RQ weighs much in a process that rings no bell
 
-    What RQ says of a job that a worker took does not count: where that worker was killed, the job stays "started" for many
-    minutes. The rows know whether somebody is at work.
-    """
-    last: Any = client().get(mark)
-    return last is not None and client().lpos(Queue.redis_queue_namespace_prefix + queue, last) is not None
+    bells.ring(job, pks, queue, is_again=is_again)
 
 
 def announce(fact: str, pk: int) -> None:
     """Say that `fact` is now the case for the row `pk`; an unknown fact is a programming error (`KeyError`)."""
+    _tables()
     for job in _jobs[fact]:
         enqueue(job, pk)
 
 
 def announce_all(fact: str, pks: Collection[int]) -> None:
     """Say that `fact` is now the case for all these rows: as `announce` for each, with one message to Redis for each queue."""
+    _tables()
     for job in _jobs[fact]:
         by_queue: dict[str, list[int]] = defaultdict(list)
         for pk in pks:
             by_queue[queue_of(job, pk)].append(pk)
         for queue, some in by_queue.items():
-            _enqueue_all(job, some, queue)
-
-
-def _enqueue_all(job: Job, pks: Collection[int], queue: str) -> None:
-    def ring() -> None:
-        try:
-            served = django_rq.get_queue(queue, connection=client())
-            served.enqueue_many(
-                [Queue.prepare_data(job, args=(pk,), job_id=str(uuid.uuid4()), **_KEPT) for pk in pks]
-            )
-        except redis.RedisError as error:
-            log.warning("the queue %s is away, the sweep will ring again: %s", queue, error)
-
-    transaction.on_commit(ring)
+            transaction.on_commit(partial(_ring, job, some, queue))
 
 
 def ask(question: str, *args: Any, **kwargs: Any) -> list[Any]:
     """All answers of the apps above to `question`; raises `KeyError` for a question that no table lists."""
+    _tables()
     return [answer for function in _answers[question] for answer in function(*args, **kwargs)]

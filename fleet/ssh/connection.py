@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import paramiko
 
 from fleet.ssh.errors import CommandFailed, ForwardingRefused, HostKeyChanged, TimedOut, Unreachable
-from fleet.ssh.keys import HostKey, load_private_key
+from fleet.ssh.keys import HostKey
+from fleet.ssh.private_keys import load_private_key
 from fleet.ssh.shell import Marked, Tail, Wrapped, not_run
 from fleet.ssh.sign_in import SignIn
 from fleet.ssh.stream import ChannelStream

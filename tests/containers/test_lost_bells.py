@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from containers import jobs
 from containers.models import Relay, ServerCheck
-from derpmgmt.lib import queue
+from derpmgmt.lib import bells
 from fleet import services
 from fleet.models import Server
 from tests.factories import RelayFactory, RentalFactory, ServerFactory
@@ -33,7 +33,7 @@ OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMsR3OZ7fGkGzdEVQgZ3Y9xWQSWo3v3Yh2n
 def redis_away() -> Iterator[None]:
     """Nobody answers where the queue's Redis should be."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queue, "client", lambda: redis.Redis(port=1, retry=Retry(NoBackoff(), 0)))
+        patch.setattr(bells, "client", lambda: redis.Redis(port=1, retry=Retry(NoBackoff(), 0)))
         yield
 
 

@@ -22,7 +22,7 @@ from containers.jobs import gates as gate_jobs
 from containers.models import Deployment, Gate, Relay, ServerCheck
 from containers.services import gates, images, relay_requests
 from containers.services.checks import request_check
-from derpmgmt.lib import queue
+from derpmgmt.lib import bells, queue
 from derpmgmt.lib.jobs import LOST_AFTER
 from fleet.models import Server
 from serials.numbers.services import redeem_serial
@@ -326,7 +326,7 @@ def run_and_die(job: Callable[[int], None], pk: int, step: str) -> None:
             os._exit(1)
     _pid, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), f"the job ended before the step {step}"
-    queue.client().flushdb()  # the bell is lost with it: the sweep has to find the work
+    bells.client().flushdb()  # the bell is lost with it: the sweep has to find the work
 
 
 def let_time_pass() -> None:

@@ -16,7 +16,7 @@ from containers import jobs
 from containers.models import ServerCheck
 from containers.services.checks import end_lost_checks, request_check
 from derpmgmt import flow
-from derpmgmt.lib import crypto, keys, queue
+from derpmgmt.lib import bells, crypto, keys, queue
 from derpmgmt.lib.jobs import LOST_AFTER, Heartbeat
 from fleet.models import Server, SshCredential
 from tests.factories import ServerFactory
@@ -61,7 +61,7 @@ def test_a_sweep_does_not_ring_again_while_its_last_ring_waits():
 @pytest.mark.django_db(transaction=True)
 def test_a_redis_that_is_away_costs_the_bell_and_nothing_else(caplog, monkeypatch):
     away = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
-    monkeypatch.setattr(queue, "client", lambda: away)
+    monkeypatch.setattr(bells, "client", lambda: away)
     queue.announce("rental_relays_changed", 7)
     queue.enqueue(jobs.plan_rental, 5, is_again=True)
     assert caplog.text.count("the sweep will ring again") == 2

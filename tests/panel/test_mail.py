@@ -25,8 +25,8 @@ from redis.retry import Retry
 from accounts import services
 from accounts.management.commands import mail_test
 from accounts.models import User
+from derpmgmt.lib import bells
 from derpmgmt.lib import mail as lib_mail
-from derpmgmt.lib import queue
 from derpmgmt.lib.mail import LIMIT, WINDOW, MailFailed, MailLimited, deliver
 from tests.accounts.conftest import mailed_code
 from tests.factories import PASSWORD, UserFactory
@@ -48,7 +48,7 @@ def server(settings: Any) -> Iterator[SmtpServer]:
 
 @pytest.fixture
 def redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "client", lambda: redis.Redis(port=1, retry=Retry(NoBackoff(), 0)))
+    monkeypatch.setattr(bells, "client", lambda: redis.Redis(port=1, retry=Retry(NoBackoff(), 0)))
 
 
 def test_no_ten_minutes_hold_more_than_five_when_mail_is_asked_for_at_random() -> None:

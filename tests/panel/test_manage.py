@@ -151,7 +151,7 @@ def test_failure_is_one_json_object_and_the_exit_code_stays(folder: Folder) -> N
         (["demo", "--with-parent", "--json"], 2, "usage", "--json"),
         (["migrate", "--json"], 2, "usage", "--json"),
         (["dumpdata", "--format", "--json"], 2, "usage", "--format"),
-        (["rqstats", "--json", "--nonsense"], 2, "usage", "--nonsense"),
+        (["clearsessions", "--json", "--nonsense"], 2, "usage", "--nonsense"),
         (["shell", "--json", "-c", "1/0"], 2, "usage", "--json"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 
 from accounts.jobs import send_notice
-from derpmgmt.lib import queue
+from derpmgmt.lib import bells, queue
 from derpmgmt.lib.processes import Groups
 from derpmgmt.lib.queue import Tick
 from derpmgmt.lib.workers import run_forking_worker, run_workers
@@ -127,6 +127,6 @@ def is_zombie(pid: int) -> bool:
 
 
 def test_one_client_serves_the_whole_process() -> None:
-    assert queue.client() is queue.client()
-    assert queue.client().connection_pool.connection_kwargs["socket_timeout"] <= 5
+    assert bells.client() is bells.client()
+    assert bells.client().connection_pool.connection_kwargs["socket_timeout"] <= 5
     assert settings.RQ_QUEUES["default"]["URL"]

@@ -16,7 +16,7 @@ from django.db import connection
 from django.utils import timezone
 
 from containers.jobs import visits
-from derpmgmt.lib import queue, workers
+from derpmgmt.lib import bells, workers
 from derpmgmt.lib.queue import Tick, serving
 from derpmgmt.lib.workers import run_workers, served_queues
 from fleet.contact import pool
@@ -36,7 +36,7 @@ def told(name: str) -> list[str]:
 
 
 def tell(number: int) -> None:
-    queue.client().rpush("told", number)
+    bells.client().rpush("told", number)
 
 
 def fail(number: int) -> None:
@@ -45,20 +45,20 @@ def fail(number: int) -> None:
 
 
 def hang(seconds: float) -> None:
-    queue.client().rpush("hangs", "begins")
+    bells.client().rpush("hangs", "begins")
     time.sleep(seconds)
-    queue.client().rpush("hangs", "ends")
+    bells.client().rpush("hangs", "ends")
 
 
 def wait_in_steps(seconds: float) -> None:
     """Waits as most code does: in Python, with limits of time."""
-    queue.client().rpush("hangs", "begins")
+    bells.client().rpush("hangs", "begins")
     try:
         for _ in range(int(seconds * 50)):
             time.sleep(0.02)
-        queue.client().rpush("hangs", "ends")
+        bells.client().rpush("hangs", "ends")
     except Exception as error:
-        queue.client().rpush("hangs", type(error).__name__)
+        bells.client().rpush("hangs", type(error).__name__)
         raise
 
 
