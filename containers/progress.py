@@ -46,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True)
 class RelayCard:
-    """What one card shows. `state` is running, silent, preparing, retrying or waiting; `colour` is Tabler's name of one.
+    """What one card shows. `state` is running, silent, preparing, retrying or waiting; `colour` is one of those of a state's badge (`{% state %}`).
 
     Green is only what carries packets as far as anybody knows: the server answered at the last contact, the last test passed.
     """
@@ -165,7 +165,7 @@ def _card(
             None,
             "waiting",
             _("waiting for a server"),
-            "secondary",
+            "grey",
             _("No further server is free at the moment. This relay follows by itself as soon as one is."),
         )
     health = relay.last_health

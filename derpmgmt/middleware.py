@@ -5,9 +5,11 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.contrib.messages import get_messages
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
+from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import translation
 from django.utils.cache import patch_vary_headers
@@ -62,6 +64,26 @@ class CompressMiddleware(GZipMiddleware):
         if settings.SESSION_COOKIE_NAME in request.COOKIES and asker not in {"same-origin", "none"}:
             return response
         return super().process_response(request, response)
+
+
+class ToastMiddleware:
+    """Sends what a request said (django.contrib.messages) along with the part of a page that htmx asked for."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        # An answer that leads the window elsewhere leaves them to the page it goes to.
+        is_part = (
+            request.headers.get("HX-Request") == "true"
+            and response.status_code == 200
+            and response.get("Content-Type", "").startswith("text/html")
+            and not {"HX-Redirect", "HX-Refresh"} & response.headers.keys()
+        )
+        if is_part and get_messages(request):
+            response.content += render_to_string("partials/messages.html", {"is_oob": True}, request).encode()
+        return response
 
 
 class ActingMiddleware:

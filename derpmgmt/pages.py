@@ -20,6 +20,7 @@ from acl.devices.presence import ask_presence
 from acl.devices.services.device_panel import describe_state, describe_waiting
 from acl.maps.services import describe_map
 from containers.progress import describe_relays
+from derpmgmt.appearance import read_theme
 from derpmgmt.lib.mail import LIMIT, WINDOW
 from derpmgmt.lib.way_back import part_of
 from serials.rentals.models import Rental
@@ -34,7 +35,7 @@ WAITING_ROWS = 5
 
 def context(request: HttpRequest) -> dict[str, Any]:
     """What every template may know."""
-    return {"is_demo": settings.IS_DEMO}
+    return {"is_demo": settings.IS_DEMO, "theme": read_theme(request)}
 
 
 def front(request: HttpRequest) -> HttpResponse:

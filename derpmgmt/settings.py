@@ -211,6 +211,7 @@ MIDDLEWARE = [
     "derpmgmt.middleware.DoorMiddleware",
     "derpmgmt.middleware.ActingMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "derpmgmt.middleware.ToastMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "allauth.usersessions.middleware.UserSessionsMiddleware",

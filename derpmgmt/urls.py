@@ -5,13 +5,14 @@ from django.urls import include, path
 
 from accounts.brand.views import brand_picture
 from accounts.views import app_activate
-from derpmgmt import api, mailbox, pages
+from derpmgmt import api, appearance, mailbox, pages
 from derpmgmt.history import views as history
 
 admin.autodiscover()
 
 urlpatterns = [
     path("", pages.front, name="front"),
+    path("theme/", appearance.theme_set, name="theme-set"),
     path("home/", pages.home, name="home"),
     path("home/relays/", pages.home_relays, name="home-relays"),
     path("home/map/", pages.home_map, name="home-map"),

@@ -14,19 +14,70 @@
     });
   });
 
-  // data-confirm="question" on a form: asked once before it is sent.
-  document.addEventListener("submit", (event) => {
-    const question = event.target.dataset.confirm;
-    if (question && !window.confirm(question)) event.preventDefault();
-  });
-
   // data-once on a form: a second click does not send it a second time.
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if (!("once" in form.dataset) || event.defaultPrevented) return;
     if (form.dataset.once === "sent") event.preventDefault();
     form.dataset.once = "sent";
+    event.submitter?.setAttribute("aria-busy", "true");
   });
+  // Back by the browser's button, the page is as it was left: it may be sent again.
+  window.addEventListener("pageshow", (event) => {
+    if (!event.persisted) return;
+    document.querySelectorAll("form[data-once]").forEach((form) => { form.dataset.once = ""; });
+    document.querySelectorAll("form[data-once] [aria-busy]").forEach((button) => { button.removeAttribute("aria-busy"); });
+  });
+
+  // A menu closes by a click elsewhere and by Escape, which leads back to what opened it.
+  document.addEventListener("click", (event) => {
+    document.querySelectorAll("details.panel-drop[open]").forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; });
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    document.querySelectorAll("details.panel-drop[open]").forEach((menu) => {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    });
+  });
+
+  // Tabs (role="tablist"): a click, or an arrow key, shows the panel that aria-controls names.
+  const show = (tab) => {
+    tab.closest('[role="tablist"]').querySelectorAll('[role="tab"]').forEach((other) => {
+      const chosen = other === tab;
+      other.classList.toggle("active", chosen);
+      other.setAttribute("aria-selected", String(chosen));
+      other.tabIndex = chosen ? 0 : -1;
+      document.getElementById(other.getAttribute("aria-controls")).classList.toggle("active", chosen);
+    });
+  };
+  document.addEventListener("click", (event) => {
+    const tab = event.target.closest('[role="tab"]');
+    if (tab) show(tab);
+  });
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const tab = step && event.target.closest('[role="tab"]');
+    if (!tab) return;
+    const tabs = [...tab.closest('[role="tablist"]').querySelectorAll('[role="tab"]')];
+    const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+    show(next);
+    next.focus();
+    event.preventDefault();
+  });
+
+  // Toasts: good news goes by itself unless somebody is on it; the rest stays until it is put away.
+  const GOOD_NEWS_MS = 8000;
+  const watch = (toast) => {
+    if (!toast.matches(".is-success, .is-info")) return;
+    setTimeout(function go() {
+      if (toast.matches(":hover, :focus-within")) setTimeout(go, GOOD_NEWS_MS);
+      else toast.remove();
+    }, GOOD_NEWS_MS);
+  };
+  document.querySelectorAll(".panel-toast").forEach(watch);
+  document.addEventListener("htmx:oobAfterSwap", () => document.querySelectorAll(".panel-toast:not([data-watched])").forEach((toast) => { toast.dataset.watched = ""; watch(toast); }));
+  document.addEventListener("click", (event) => { event.target.closest("[data-dismiss]")?.closest(".panel-toast").remove(); });
 
   // data-copy="#id": copies that element's text and says so in its own label (data-copied) for two seconds.
   document.addEventListener("click", async (event) => {

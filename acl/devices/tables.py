@@ -52,7 +52,7 @@ class AdmissionTable(tables.Table):
     def render_is_allowed(self, value: bool) -> SafeString:
         """A colour and a word."""
         colour, word = ("green", _("allowed")) if value else ("red", _("refused"))
-        return format_html('<span class="badge bg-{}-lt">{}</span>', colour, word)
+        return format_html('<span class="panel-state is-{}">{}</span>', colour, word)
 
     def render_ip(self, record: Admission) -> str:
         """The address and, where known, its place."""

@@ -13,9 +13,9 @@ from derpmgmt.lib.cells import EMPTY, labelled
 _COLOURS = {
     AclEvent.Kind.MADE: "green",
     AclEvent.Kind.DOWNLOADED: "blue",
-    AclEvent.Kind.FETCHED: "azure",
+    AclEvent.Kind.FETCHED: "blue",
     AclEvent.Kind.REFUSED: "red",
-    AclEvent.Kind.WITHDRAWN: "yellow",
+    AclEvent.Kind.WITHDRAWN: "orange",
 }
 
 
@@ -42,7 +42,7 @@ class MapHistoryTable(tables.Table):
     def render_kind(self, record: AclEvent) -> SafeString:
         """A colour and a word."""
         kind = AclEvent.Kind(record.kind)
-        return format_html('<span class="badge bg-{0}-lt">{1}</span>', _COLOURS[kind], kind.label)
+        return format_html('<span class="panel-state is-{0}">{1}</span>', _COLOURS[kind], kind.label)
 
     def render_count(self, record: AclEvent) -> str:
         """How often, where that is more than once, and until when."""

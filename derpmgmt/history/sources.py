@@ -31,7 +31,6 @@ class Source(ABC):
 
     kind: ClassVar[str]
     label: ClassVar[Any]
-    colour: ClassVar[str]
     moments: ClassVar[tuple[str, ...]] = ("at",)
     headings: ClassVar[tuple[Any, ...]]
 
@@ -70,7 +69,7 @@ class LogSource(Source):
 class RentalSource(LogSource):
     """What the rental went through."""
 
-    kind, label, colour = "rental", gettext_lazy("Rental"), "azure"
+    kind, label = "rental", gettext_lazy("Rental")
     headings = (gettext_lazy("time"), gettext_lazy("what happened"), gettext_lazy("details"))
     actions = (
         "rental.expired",
@@ -103,7 +102,7 @@ def _end(detail: dict[str, Any]) -> str:
 class DeviceSource(LogSource):
     """What became of the devices, and of who may come in."""
 
-    kind, label, colour = "device", gettext_lazy("Device"), "teal"
+    kind, label = "device", gettext_lazy("Device")
     headings = (gettext_lazy("time"), gettext_lazy("what happened"), gettext_lazy("device"))
     actions = (
         "device.added",
@@ -128,7 +127,7 @@ class DeviceSource(LogSource):
 class RedemptionSource(Source):
     """What moved the end."""
 
-    kind, label, colour = "redemption", pgettext_lazy("history", "Time"), "green"
+    kind, label = "redemption", pgettext_lazy("history", "Time")
     headings = (
         gettext_lazy("time"),
         gettext_lazy("kind"),
@@ -154,7 +153,7 @@ class RedemptionSource(Source):
 class MapSource(Source):
     """Versions of the map, and who took them."""
 
-    kind, label, colour = "map", pgettext_lazy("history", "derpMap"), "blue"
+    kind, label = "map", pgettext_lazy("history", "derpMap")
     headings = (
         gettext_lazy("time"),
         gettext_lazy("kind"),
@@ -195,7 +194,7 @@ class MapSource(Source):
 class RelaySource(LogSource):
     """What became of the relays that they have or had."""
 
-    kind, label, colour = "relay", gettext_lazy("Relay"), "purple"
+    kind, label = "relay", gettext_lazy("Relay")
     headings = (
         gettext_lazy("time"),
         gettext_lazy("what happened"),
@@ -222,7 +221,7 @@ class RelaySource(LogSource):
 class NoticeSource(Source):
     """What they were told."""
 
-    kind, label, colour = "notice", gettext_lazy("Notice"), "orange"
+    kind, label = "notice", gettext_lazy("Notice")
     moments = ("created_at",)
     headings = (
         gettext_lazy("time"),

@@ -15,7 +15,7 @@ from tests.browser.conftest import PHONE, Demo, Window
 pytestmark = pytest.mark.lab
 Open = Callable[..., Window]
 
-GREEN = "#relays .relay-card .badge.bg-green-lt"
+GREEN = "#relays .relay-card .panel-state.is-green"
 
 
 def sign_up(window: Window, email: str) -> None:
@@ -96,7 +96,9 @@ def test_a_visitor_has_three_proven_relays_and_the_map_in_one_unbroken_run(
     while page.locator(GREEN).count() < 3:
         assert time.monotonic() - started < 30, page.locator("#relays").inner_text()
         seen |= set(
-            page.locator("#relays .badge").evaluate_all("badges => badges.map(badge => badge.className)")
+            page.locator("#relays .panel-state").evaluate_all(
+                "badges => badges.map(badge => badge.className)"
+            )
         )
         steps |= set(page.locator("#relays li.is-now").all_inner_texts())
         if steps and len(steps) < 3:
@@ -104,8 +106,8 @@ def test_a_visitor_has_three_proven_relays_and_the_map_in_one_unbroken_run(
         page.wait_for_timeout(50)
     ready = time.monotonic() - started
     print(f"three proven relays {ready:.2f} s after the click on redeem; steps seen: {sorted(steps)}")
-    assert any("bg-blue-lt" in name for name in seen), "the page never showed a relay being made"
-    assert not any("bg-secondary-lt" in name for name in seen), "the page said that servers are missing"
+    assert any("is-blue" in name for name in seen), "the page never showed a relay being made"
+    assert not any("is-grey" in name for name in seen), "the page said that servers are missing"
     for card in page.locator("#relays .relay-card").all():
         assert len(re.findall(r"\d+\.\d ms", card.inner_text())) == 3
 
@@ -124,7 +126,7 @@ def test_a_visitor_has_three_proven_relays_and_the_map_in_one_unbroken_run(
     card.locator("button").click()
     expect(card.locator("button")).to_be_enabled()
     expect(card.locator(".small").last).not_to_contain_text(before)
-    expect(card.locator(".badge")).to_have_class(re.compile("bg-green-lt"))
+    expect(card.locator(".panel-state")).to_have_class(re.compile("is-green"))
     assert page.evaluate("window.sameDocument") is True
 
     # What is copied is what is shown, in all three forms; what is downloaded says the same.
@@ -173,8 +175,8 @@ def test_a_visitor_has_three_proven_relays_and_the_map_in_one_unbroken_run(
     assert '"950"' in download.value.path().read_text()
 
     page.locator("#derp-map a[href='/map/history/']").click()
-    expect(page.locator("table .badge.bg-blue-lt")).to_have_count(3 + 2)  # copied and downloaded
-    assert page.locator("table .badge.bg-green-lt").count() >= 2  # made
+    expect(page.locator("table .panel-state.is-blue")).to_have_count(3 + 2)  # copied and downloaded
+    assert page.locator("table .panel-state.is-green").count() >= 2  # made
     window.shoot("10-history")
 
     # The language stays with the person, and the switch on the page.

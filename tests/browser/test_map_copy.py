@@ -11,7 +11,7 @@ from tests.panel.running import wait_for
 
 pytestmark = pytest.mark.lab
 
-GREEN = "#relays .relay-card .badge.bg-green-lt"
+GREEN = "#relays .relay-card .panel-state.is-green"
 TAKEN = (
     "import json; from acl.maps.models import AclEvent;"
     "print(json.dumps(list(AclEvent.objects.filter(kind='downloaded').order_by('pk').values_list('file_format', 'version'))))"

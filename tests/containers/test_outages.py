@@ -119,11 +119,11 @@ def test_every_customer_sees_at_the_first_failed_contact_that_the_server_does_no
         client.force_login(rental.user)
         page = client.get(reverse("home-relays")).content.decode()
         assert page.count("The server does not answer (since ") == 1
-        assert page.count("badge bg-green-lt") == 2
-        assert page.count("badge bg-red-lt") == 1
+        assert page.count("panel-state is-green") == 2
+        assert page.count("panel-state is-red") == 1
     answer(relay.server)
     page = client.get(reverse("home-relays")).content.decode()
-    assert page.count("badge bg-green-lt") == 3
+    assert page.count("panel-state is-green") == 3
 
 
 def test_a_relay_that_carries_packets_is_not_said_to_be_away_when_only_ssh_is(relay: Relay) -> None:

@@ -47,7 +47,7 @@ def test_three_relays_on_three_servers_are_proven_when_a_serial_is_redeemed(flee
     client.force_login(customer)
     page = client.get("/home/relays/")
     assert page.status_code == 200
-    assert page.content.decode().count("badge bg-green-lt") == 3
+    assert page.content.decode().count("panel-state is-green") == 3
     downloaded = client.get("/map/json/")
     assert json.loads(downloaded.content) == config.derp_map
 

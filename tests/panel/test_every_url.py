@@ -28,6 +28,7 @@ PUBLIC = {
     "mailbox",
     "accounts:account-closed",
     "accounts:language-set",
+    "theme-set",
     "serials:serial-redeem",
     "serials:rental-renew",
     "brand-picture",

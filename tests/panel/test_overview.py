@@ -52,7 +52,7 @@ def home(rental: Rental) -> Any:
 def running(text: str) -> int:
     """How many relays the page shows as running."""
     (part,) = re.findall(r'<section id="relays".*?</section>', text, re.DOTALL)
-    return part.count("badge bg-green-lt")
+    return part.count("panel-state is-green")
 
 
 @pytest.fixture
