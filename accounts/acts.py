@@ -68,8 +68,9 @@ class Act:
     nothing left to do. A `Refusal` is shown as it is. `explain` says what will happen to whom, `hindrances` what stands in its way
     (the button is not there then). `fits` says whether the row's page has the button, and `otherwise` what is the case where it
     does not fit any more, as after a second click; without a word of it the service is left to say so. `is_at_once` is for what
-    does no harm: the row's page asks nothing. `after` is where to go then, the row's page if it is not given. With `ticked` it can
-    also be done to many rows of the list; it needs no form then.
+    does no harm: the row's page asks nothing; `is_danger` for what takes something away from somebody: the button is red. `after` is
+    where to go then, the row's page if it is not given. With `ticked` it can also be done to many rows of the list, all with what its
+    form says once: that form then knows no row.
     """
 
     verb: str
@@ -82,6 +83,7 @@ class Act:
     may: Callable[[User, Any], bool] = lambda _by, _row: True
     form: Callable[..., ActForm] | None = None
     is_at_once: bool = False
+    is_danger: bool = False
     after: Callable[[Any], str] | None = None
     ticked: Ticked | None = None
 
@@ -97,6 +99,17 @@ class Button:
     label: str
     url: str
     is_at_once: bool
+    is_danger: bool = False
+
+
+def buttons_of(acts: Iterable[Act], row: Any, by: User) -> list[Button]:
+    """The buttons that a person has at this row, wherever a page shows them."""
+    name = f"admin:{row._meta.app_label}_{row._meta.model_name}_act"
+    return [
+        Button(act.label_of(row), reverse(name, args=[row.pk, act.verb]), act.is_at_once, act.is_danger)
+        for act in acts
+        if act.may(by, row) and act.fits(row)
+    ]
 
 
 @dataclass(frozen=True)
@@ -130,17 +143,21 @@ class ActsMixin(admin.ModelAdmin[Any]):
 
     def buttons(self, request: HttpRequest, row: Any) -> list[Button]:
         """The buttons that this person has at this row (None: the list)."""
+        if row is not None:
+            return buttons_of(self.acts, row, staff_of(request))
+        url = f"admin:{self._stem}_list_act"
         return [
-            Button(act.label_of(row), self._act_url(act, row), act.is_at_once)
-            for act in (self.list_acts if row is None else self.acts)
-            if act.may(staff_of(request), row) and act.fits(row)
+            Button(act.label_of(None), reverse(url, args=[act.verb]), act.is_at_once, act.is_danger)
+            for act in self.list_acts
+            if act.may(staff_of(request), None) and act.fits(None)
         ]
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         row = kwargs.get("obj")
-        if row is not None:
+        # A page with tabs has its buttons in its head.
+        if row is not None and "acts" not in context:
             context["acts"] = self.buttons(request, row)
             # What the rooms above have about it.
             context["links"], context["parts"] = queue.ask("row_links", row), queue.ask("row_parts", row)
@@ -165,11 +182,6 @@ class ActsMixin(admin.ModelAdmin[Any]):
             if act.verb == verb:
                 return act
         raise Http404
-
-    def _act_url(self, act: Act, row: Any) -> str:
-        if row is None:
-            return reverse(f"admin:{self._stem}_list_act", args=[act.verb])
-        return reverse(f"admin:{self._stem}_act", args=[row.pk, act.verb])
 
     def _page_of(self, row: Any) -> str:
         if row is None:
@@ -207,6 +219,7 @@ class ActsMixin(admin.ModelAdmin[Any]):
             "opts": self.opts,
             "row": row,
             "label": label,
+            "is_danger": act.is_danger,
             "explanation": list(act.explain(row)),
             "hindrances": hindrances,
             "shown": shown,

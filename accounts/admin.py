@@ -1,12 +1,14 @@
 """People and the activity log in the admin."""
 
 import json
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
 from django.urls import reverse
@@ -18,17 +20,61 @@ from django.utils.translation import gettext_lazy
 
 from accounts import services, sweeps, wordlist
 from accounts.access import tokens
+from accounts.acts import Link
 from accounts.admin_acts import NOTICE_ACTS, NOTICE_LIST_ACTS, PUT_OFF_ACTS, USER_ACTS
 from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
 from accounts.forms import UserChangeForm, UserCreateForm
 from accounts.models import Notice, OperationLog, PutOff, User
 from accounts.requests import staff_of
+from accounts.tabs import Said, Tab, TabsMixin, link_to, show_table
 from accounts.works import WORKS
 from derpmgmt.lib.problems import explain
 
+_COLOURS = {
+    User.State.ACTIVE: "green",
+    User.State.BANNED: "red",
+    User.State.CLOSING: "orange",
+    User.State.CLOSED: "grey",
+}
+
+
+def _show_notices(user: User, request: HttpRequest) -> str:
+    """What a person was told; the newest first."""
+    rows = Notice.objects.visible_to(request.user).filter(user=user).defer("context", "address")
+
+    def cells(found: list[Notice]) -> Iterable[Iterable[Any]]:
+        for notice in found:
+            reason = _(notice.error) if notice.error else ""
+            link = link_to(notice, notice.kind_text)
+            channel, state = notice.get_channel_display(), notice.get_state_display()
+            yield notice.created_at, link, channel, state, notice.sent_at, notice.tries, reason
+
+    headings = [_("time"), _("kind"), _("channel"), _("state"), _("sent"), _("tries"), _("reason")]
+    links = [_in_list(Notice, f"user__id__exact={user.pk}")]
+    return show_table(request, _("Notices"), rows, headings, cells, links=links)
+
+
+def _show_log(user: User, request: HttpRequest) -> str:
+    """What a person did, and what was done to them."""
+    rows = OperationLog.objects.visible_to(request.user).filter(Q(actor=user) | Q(subject=user))
+
+    def cells(found: list[OperationLog]) -> Iterable[Iterable[Any]]:
+        for entry in found:
+            result = _("done") if entry.is_success else _("failed")
+            link, reason = link_to(entry, entry.action_text), entry.detail.get("reason", "")
+            yield entry.at, entry.actor, link, entry.target, reason, result, entry.ip
+
+    headings = [_("time"), _("who"), _("action"), _("target"), _("reason"), _("result"), _("IP address")]
+    return show_table(request, _("Activity log"), rows.select_related("actor"), headings, cells)
+
+
+def _in_list(model: type[Model], query: str) -> Link:
+    url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    return Link(_("All in the list, with filters"), f"{url}?{query}")
+
 
 @admin.register(User)
-class UserAdmin(StaffAdmin):
+class UserAdmin(TabsMixin, StaffAdmin):
     """Accounts. Everything goes through `accounts.services`, so it is checked and logged once, wherever it comes from."""
 
     list_display = ["email", "username", "role", "state", "second_factor", "date_joined", "last_login"]
@@ -53,7 +99,19 @@ class UserAdmin(StaffAdmin):
         "api_tokens",
     ]
     acts = USER_ACTS
-    change_form_template = "admin/accounts/user/change_form.html"
+    form_tab = ("account", gettext_lazy("Account"))
+
+    def own_says(self, row: User) -> Iterator[Said]:
+        yield Said(row.state.label, _COLOURS[row.state])
+        if row.role != User.Role.USER:
+            yield Said(row.get_role_display(), "blue")
+        yield Said(row.username)
+        if row.closing_reason:
+            yield Said(_(row.closing_reason))
+
+    def own_tabs(self, row: User) -> Iterator[Tab]:
+        yield Tab("notices", _("Notices"), partial(_show_notices, row))
+        yield Tab("log", _("Activity log"), partial(_show_log, row))
 
     @admin.display(description=gettext_lazy("state"))
     def state(self, user: User) -> str:
@@ -163,7 +221,7 @@ class UserAdmin(StaffAdmin):
         """Written by the service."""
 
 
-LOG_FIELDS = ("at", "actor", "subject", "action_name", "target", "is_success", "ip", "by_token", "details")
+LOG_FIELDS = ("at", "who", "customer", "action_name", "target", "is_success", "ip", "by_token", "details")
 
 
 class ActionFilter(admin.SimpleListFilter):
@@ -183,13 +241,21 @@ class ActionFilter(admin.SimpleListFilter):
 class OperationLogAdmin(ReadOnlyAdmin):
     """The activity log: read only, for everybody."""
 
-    list_display = ["at", "actor", "action_name", "target", "is_success", "ip", "by_token"]
+    list_display = ["at", "who", "action_name", "target", "is_success", "ip", "by_token"]
     list_filter = ["is_success", ActionFilter, "at"]
     list_select_related = ["actor"]
     search_fields = ["target", "action", "actor__email", "subject__email", "ip"]
     fields = LOG_FIELDS
     readonly_fields = LOG_FIELDS
     show_full_result_count = False
+
+    @admin.display(description=gettext_lazy("who"), ordering="actor__email")
+    def who(self, entry: OperationLog) -> str | SafeString:
+        return link_to(entry.actor, tab="log") if entry.actor else "–"
+
+    @admin.display(description=gettext_lazy("customer"))
+    def customer(self, entry: OperationLog) -> str | SafeString:
+        return link_to(entry.subject, tab="log") if entry.subject else "–"
 
     @admin.display(description=gettext_lazy("action"), ordering="action")
     def action_name(self, entry: OperationLog) -> str:
@@ -221,18 +287,22 @@ class NoticeKindFilter(admin.SimpleListFilter):
 class NoticeAdmin(ReadOnlyAdmin):
     """What people were told, what is still to be sent, what failed and why."""
 
-    list_display = ["created_at", "user", "kind_name", "channel", "state", "sent_at", "tries", "reason"]
+    list_display = ["created_at", "person", "kind_name", "channel", "state", "sent_at", "tries", "reason"]
     list_filter = ["state", "channel", NoticeKindFilter, "created_at"]
     list_select_related = ["user"]
     search_fields = ["user__email", "key"]
     fields = readonly_fields = (
-        "user", "kind_name", "key", "channel", "language", "state", "reason", "tries",
+        "person", "kind_name", "key", "channel", "language", "state", "reason", "tries",
         "created_at", "send_after", "handed_at", "sent_at",
     )  # fmt: skip
     show_full_result_count = False
     acts = NOTICE_ACTS
     list_acts = NOTICE_LIST_ACTS
     change_list_template = "admin/accounts/notice/change_list.html"
+
+    @admin.display(description=gettext_lazy("user"), ordering="user__email")
+    def person(self, notice: Notice) -> SafeString:
+        return link_to(notice.user, tab="notices")
 
     @admin.display(description=gettext_lazy("kind"), ordering="kind")
     def kind_name(self, notice: Notice) -> str:

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import services
 from accounts.acts import Act, Doing, Ticked
-from accounts.forms import AdminCloseForm
+from accounts.forms import AdminCloseForm, BanForm
 from accounts.models import Notice, PutOff, User
 from accounts.sweeps import RETRY
 from derpmgmt.lib import queue
@@ -43,7 +43,7 @@ def _explain_bans(count: int) -> Iterator[str]:
 
 def _ban(user: User, doing: Doing) -> str | None:
     stopped = queue.ask("stops_with", user)
-    if not services.ban_user(user=user, by=doing.by):
+    if not services.ban_user(user=user, by=doing.by, reason=doing.data["reason"]):
         return None
     return " ".join([_("%(user)s is banned; open sessions have ended.") % {"user": user}, *stopped])
 
@@ -111,12 +111,14 @@ USER_ACTS = (
     Act(
         verb="ban",
         label=gettext_lazy("Ban"),
+        is_danger=True,
         may=lambda by, user: by.pk != user.pk and _has_right(by, user),
         fits=lambda user: _is_open(user) and not user.banned_at,
         otherwise=lambda user: (
             _("%(user)s is banned already.") % {"user": user} if user.banned_at else _closed_already(user)
         ),
         explain=_explain_ban,
+        form=BanForm,
         run=_ban,
         ticked=Ticked(
             label=gettext_lazy("Ban the selected accounts"),
@@ -151,6 +153,7 @@ USER_ACTS = (
     Act(
         verb="close",
         label=gettext_lazy("Close the account"),
+        is_danger=True,
         may=lambda by, user: by.pk != user.pk and _has_right(by, user),
         fits=_is_open,
         otherwise=_closed_already,
@@ -162,6 +165,7 @@ USER_ACTS = (
     Act(
         verb="reset-second-factor",
         label=gettext_lazy("Reset the second factor"),
+        is_danger=True,
         may=lambda by, _user: by.is_superuser,
         fits=lambda user: _is_open(user) and services.has_second_factor(user),
         otherwise=lambda user: _closed_already(user) or _("%(user)s has no second factor.") % {"user": user},

@@ -198,6 +198,17 @@ class CloseForm(forms.Form):
     )
 
 
+class BanForm(ActForm):
+    """Why somebody is banned."""
+
+    reason = LineFormField(
+        label=_("Reason"),
+        max_length=200,
+        required=False,
+        help_text=_("Operators read it in the activity log; do not name the person."),
+    )
+
+
 class AdminCloseForm(ActForm):
     """Why an admin closes somebody's account."""
 

@@ -98,8 +98,9 @@ class TickedMixin(ActsMixin):
             return HttpResponseRedirect(back_to)
         rows = self._ticked_rows(request, pks)
         gone = len(pks) - len(rows)
-        if is_post:
-            self._tell(request, act, self._do(request, act, rows), gone)
+        form = act.form(request.POST if is_post else None, row=None) if act.form else None
+        if is_post and (form is None or form.is_valid()):
+            self._tell(request, act, self._do(request, act, rows, form.cleaned_data if form else {}), gone)
             return HttpResponseRedirect(back_to)
         plan = self._look(act, by, rows)
         context = {
@@ -116,7 +117,8 @@ class TickedMixin(ActsMixin):
             "more_left_out": max(0, len(plan.idle) + len(plan.refused) - SHOWN),
             "gone": _gone(gone) if gone else "",
             "rows": [str(row.pk) for row in plan.done],
-            "form": None,
+            "form": form,
+            "is_danger": act.is_danger,
             "back_to": back_to,
         }
         return TemplateResponse(request, "admin/act.html", context)
@@ -146,10 +148,10 @@ class TickedMixin(ActsMixin):
                 found.done.append(row)
         return found
 
-    def _do(self, request: HttpRequest, act: Act, rows: Iterable[Any]) -> Outcome:
+    def _do(self, request: HttpRequest, act: Act, rows: Iterable[Any], data: dict[str, Any]) -> Outcome:
         """One call of the service for each row; what another row ran into holds none up."""
         assert act.ticked
-        doing, outcome = Doing(staff_of(request), client_ip(request)), Outcome()
+        doing, outcome = Doing(staff_of(request), client_ip(request), data), Outcome()
         for row in rows:
             found = self._look(act, doing.by, [row])
             outcome.idle += found.idle

@@ -13,14 +13,15 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin
+from accounts.tabs import link_to
 from containers.admin_acts import GATE_ACTS, RELAY_ACTS
-from containers.derp.probe import CAUSES, REMEDIES
+from containers.derp.probe import REMEDIES
 from containers.job_admin import DeploymentAdmin as DeploymentAdmin
 from containers.job_admin import ServerCheckAdmin as ServerCheckAdmin
 from containers.models import Gate, Relay
 from containers.server_admin import ServerAdmin as ServerAdmin
 from containers.services import gates
-from containers.state_badges import gate_state, state_badge
+from containers.state_badges import gate_state, relay_state, test_words
 from containers.ticks import relay_days
 
 
@@ -93,14 +94,7 @@ class RelayAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("state"), ordering="status")
     def state(self, row: Relay) -> SafeString:
-        words = ""
-        if row.status == Relay.Status.RUNNING and row.server.silent_since:
-            words = _("the server does not answer")
-        elif row.status == Relay.Status.RUNNING and row.last_health and not row.last_health.is_ok:
-            words = _("test failed")
-        if words:
-            return format_html('<span class="panel-state is-red">{}</span>', words)
-        return state_badge(row)
+        return relay_state(row)
 
     @admin.display(description=gettext_lazy("tests of the last 24 hours"))
     def day(self, row: Relay) -> str:
@@ -114,27 +108,15 @@ class RelayAdmin(ReadOnlyAdmin):
     def customer(self, row: Relay) -> str | SafeString:
         if row.rental is None:
             return _("throw-away")
-        return format_html(
-            '<a href="{}">{}</a>',
-            reverse("admin:accounts_user_change", args=[row.rental.user_id]),
-            row.rental.user,
-        )
+        return link_to(row.rental.user, tab="relays")
 
     @admin.display(description=gettext_lazy("server"), ordering="server__name")
     def server_link(self, row: Relay) -> SafeString:
-        return format_html(
-            '<a href="{}">{}</a>', reverse("admin:fleet_server_change", args=[row.server_id]), row.server.name
-        )
+        return link_to(row.server)
 
     @admin.display(description=gettext_lazy("last test"))
     def tested(self, row: Relay) -> str:
-        health = row.last_health
-        if health is None:
-            return "–"
-        when = f"{timezone.localtime(health.at):%m-%d %H:%M:%S}"
-        if health.is_ok:
-            return f"✓ {when} · {health.packet_ms:.1f} ms"
-        return f"✗ {when} · {CAUSES.get(health.cause, health.cause)}"
+        return test_words(row.last_health)
 
     @admin.display(description=gettext_lazy("deployments"))
     def history(self, row: Relay) -> SafeString:

@@ -1,23 +1,30 @@
-"""What relays and gates add to the pages that a server has in the admin, whose room knows neither."""
+"""What relays and gates add to the pages that a customer and a server have in the admin, whose rooms know neither."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
+from django.db.models import Count, Q
+from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from accounts.acts import Link
-from containers.models import Gate, Relay
+from accounts.models import User
+from accounts.tabs import Said, Tab, link_to, show_facts, show_table
+from containers.models import Deployment, Gate, Relay, RelayQuerySet, ServerCheck
 from containers.services import gates
-from containers.state_badges import gate_state
-from containers.ticks import relay_days, server_day
+from containers.state_badges import gate_state, relay_state, state_badge, test_words
+from containers.steps import format_seconds, step_name
+from containers.ticks import Day, relay_days, server_day
+from derpmgmt.lib.jobs import JobRecord
 from fleet.models import Server
-
-# So many relays are drawn one by one; a link leads to all.
-MOST = 60
+from serials.rentals.admin_parts import rental_of
+from serials.rentals.models import Rental
 
 
 def links(row: Any) -> Iterator[Link]:
@@ -40,11 +47,151 @@ def check_pages(server_pk: int) -> Iterator[str]:
     yield check_page(server_pk)
 
 
-def parts(row: Any) -> Iterator[SafeString]:
-    """Answer to "row_parts": a server's gate, and the last day of its relays' tests."""
-    if isinstance(row, Server):
-        yield _gate(row)
-        yield render_to_string("admin/containers/_server_proofs.html", _proofs(row))
+def says(row: Any) -> Iterator[Said]:
+    """Answer to "row_says": how many of a customer's relays carry packets, and how full a server is."""
+    if isinstance(row, User) and (rental := rental_of(row)):
+        standing = Relay.objects.wanted().filter(rental=rental)
+        of = standing.aggregate(
+            all=Count("pk"), carrying=Count("pk", filter=Q(pk__in=standing.carrying().values("pk")))
+        )
+        if of["all"]:
+            text = ngettext(
+                "%(carrying)d of %(count)d relay running",
+                "%(carrying)d of %(count)d relays running",
+                of["all"],
+            )
+            yield Said(text % {"carrying": of["carrying"], "count": of["all"]})
+    elif isinstance(row, Server):
+        count = Relay.objects.live().filter(server=row).count()
+        yield Said(_("%(relays)d of %(capacity)d relays") % {"relays": count, "capacity": row.capacity})
+
+
+def tabs(row: Any) -> Iterator[Tab]:
+    """Answer to "row_tabs": a customer's relays; a server's relays and what was done on it."""
+    if isinstance(row, User) and (rental := rental_of(row)):
+        yield Tab("relays", _("Relays"), partial(_customers_relays, rental))
+    elif isinstance(row, Server):
+        yield Tab("relays", _("Relays"), partial(_servers_relays, row))
+        yield Tab("checks", _("Checks"), partial(_servers_checks, row))
+
+
+def _relays(request: HttpRequest) -> RelayQuerySet:
+    rows = Relay.objects.visible_to(request.user)
+    return rows.select_related("server", "rental__user", "last_health").defer(*Relay.SECRETS)
+
+
+def _day(day: Day) -> SafeString:
+    return render_to_string("containers/_day.html", {"day": day})
+
+
+def _customers_relays(rental: Rental, request: HttpRequest) -> SafeString:
+    own = _relays(request).filter(rental=rental)
+
+    def standing(found: list[Relay]) -> Iterable[Iterable[Any]]:
+        days = relay_days([relay.pk for relay in found], timezone.now())
+        for relay in found:
+            place = relay.slot or (_("retiring") if relay.retiring_since else "")
+            yield (
+                link_to(relay, f"#{relay.pk} · {relay.derp_port}"), relay_state(relay), link_to(relay.server, relay.server.name),
+                place, test_words(relay.last_health), _day(days[relay.pk]), relay.created_at,
+            )  # fmt: skip
+
+    def gone(found: list[Relay]) -> Iterable[Iterable[Any]]:
+        for relay in found:
+            yield (
+                link_to(relay, f"#{relay.pk} · {relay.derp_port}"), link_to(relay.server, relay.server.name),
+                relay.created_at, relay.released_at, relay.return_slot or "",
+            )  # fmt: skip
+
+    headings = [
+        _("relay"), _("state"), _("server"), _("place"), _("last test"), _("tests of the last 24 hours"), _("created"),
+    ]  # fmt: skip
+    gone_headings = [_("relay"), _("server"), _("created"), _("released"), _("comes back to place")]
+    released = own.filter(status=Relay.Status.RELEASED).order_by("-released_at", "-pk")
+    return show_table(
+        request, _("Relays"), own.live().order_by("slot", "pk"), headings, standing
+    ) + show_table(request, _("Earlier relays"), released, gone_headings, gone, page="gone")
+
+
+def _servers_relays(server: Server, request: HttpRequest) -> SafeString:
+    now = timezone.now()
+
+    def cells(found: list[Relay]) -> Iterable[Iterable[Any]]:
+        days = relay_days([relay.pk for relay in found], now)
+        for relay in found:
+            yield (
+                link_to(relay, f"#{relay.pk} · {relay.derp_port}"),
+                link_to(relay.rental.user, tab="relays") if relay.rental else _("throw-away"),
+                relay_state(relay), test_words(relay.last_health), _day(days[relay.pk]), relay.created_at,
+            )  # fmt: skip
+
+    rows = _relays(request).live().filter(server=server).order_by("failing_since", "pk")
+    headings = [
+        _("relay"), _("customer"), _("state"), _("last test"), _("tests of the last 24 hours"), _("created"),
+    ]  # fmt: skip
+    day = _day(server_day(server.pk, now))
+    return _gate(server) + show_table(request, _("Relays"), rows, headings, cells, note=day)
+
+
+def _seconds(job: JobRecord) -> str:
+    if job.started_at is None:
+        return ""
+    return format_seconds(((job.finished_at or timezone.now()) - job.started_at).total_seconds())
+
+
+def _servers_checks(server: Server, request: HttpRequest) -> SafeString:
+    visits = show_facts(
+        _("Visits"),
+        [
+            (_("last contact"), server.last_contact_at),
+            (_("last visit"), server.last_visit_at),
+            (_("does not answer since"), server.silent_since),
+            (_("failed contacts in a row"), server.contact_failures or ""),
+            (_("next contact not before"), server.next_contact_at),
+            (_("busy with"), server.busy_by),
+        ],
+    )
+    checks = ServerCheck.objects.visible_to(request.user).filter(server=server).defer("log").order_by("-pk")
+
+    def checked(found: list[ServerCheck]) -> Iterable[Iterable[Any]]:
+        for check in found:
+            yield (
+                link_to(check, f"#{check.pk}"),
+                _job_state(check),
+                check.created_at,
+                _seconds(check),
+                check.reason,
+            )
+
+    deployments = Deployment.objects.visible_to(request.user).filter(relay__server=server).defer("log")
+
+    def deployed(found: list[Deployment]) -> Iterable[Iterable[Any]]:
+        for row in found:
+            yield (
+                link_to(row, f"#{row.pk}"), _job_state(row), link_to(row.relay, f"#{row.relay_id} · {row.relay.derp_port}"),
+                link_to(row.relay.rental.user, tab="relays") if row.relay.rental else _("throw-away"),
+                step_name(row.step), row.created_at, _seconds(row), row.reason,
+            )  # fmt: skip
+
+    rows = deployments.select_related("relay__rental__user").defer(
+        *(f"relay__{name}" for name in Relay.SECRETS)
+    )
+    return (
+        visits
+        + show_table(
+            request, _("Server checks"), checks, ["#", _("state"), _("time"), _("took"), _("reason")], checked,
+            links=[Link(_("Follow the newest check"), check_page(server.pk))],
+        )
+        + show_table(
+            request, _("Deployments"), rows.order_by("-pk"),
+            ["#", _("state"), _("relay"), _("customer"), _("step"), _("time"), _("took"), _("reason")],
+            deployed, page="deployments",
+        )
+    )  # fmt: skip
+
+
+def _job_state(job: JobRecord) -> SafeString:
+    return state_badge(job, "blue" if job.status == JobRecord.Status.RUNNING else "")
 
 
 def _gate(server: Server) -> SafeString:
@@ -53,17 +200,3 @@ def _gate(server: Server) -> SafeString:
     ).first()
     found = {"gate": gate, "state": gate_state(gate), "failure": gates.failure_text(gate)} if gate else {}
     return render_to_string("admin/containers/_gate.html", found)
-
-
-def _proofs(server: Server) -> dict[str, Any]:
-    """The last day of a server's relays, together and one by one; a fixed number of queries."""
-    now = timezone.now()
-    rows = Relay.objects.live().filter(server=server).select_related("rental__user").defer(*Relay.SECRETS)
-    relays = list(rows.order_by("failing_since", "pk")[: MOST + 1])
-    days = relay_days([relay.pk for relay in relays[:MOST]], now)
-    return {
-        "server": server,
-        "day": server_day(server.pk, now),
-        "rows": [(relay, days[relay.pk]) for relay in relays[:MOST]],
-        "is_cut": len(relays) > MOST,
-    }

@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin
+from accounts.tabs import link_to
 from containers.models import Deployment, ServerCheck
 from containers.services import checks
 from containers.state_badges import state_badge
@@ -65,8 +66,9 @@ class DeploymentAdmin(ReadOnlyAdmin):
         return state_badge(row, "blue" if row.status == Deployment.Status.RUNNING else "")
 
     @admin.display(description=gettext_lazy("customer"))
-    def customer(self, row: Deployment) -> str:
-        return str(row.relay.rental or _("throw-away"))
+    def customer(self, row: Deployment) -> str | SafeString:
+        rental = row.relay.rental
+        return link_to(rental.user, tab="relays") if rental else _("throw-away")
 
     @admin.display(description=gettext_lazy("step"), ordering="step")
     def step_text(self, row: Deployment) -> str:

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from containers.models import Gate
+from containers.derp.probe import CAUSES
+from containers.models import Gate, Relay, RelayHealth
 
 COLOURS = {
     "queued": "grey",
@@ -26,6 +28,28 @@ def state_badge(row: Any, colour: str = "") -> SafeString:
     return format_html(
         '<span class="panel-state is-{}">{}</span>', colour or COLOURS[row.status], row.get_status_display()
     )
+
+
+def relay_state(row: Relay) -> SafeString:
+    """The state of a relay, read with its server and its last test: one that runs may carry nothing all the same."""
+    words = ""
+    if row.status == Relay.Status.RUNNING and row.server.silent_since:
+        words = _("the server does not answer")
+    elif row.status == Relay.Status.RUNNING and row.last_health and not row.last_health.is_ok:
+        words = _("test failed")
+    if words:
+        return format_html('<span class="panel-state is-red">{}</span>', words)
+    return state_badge(row)
+
+
+def test_words(health: RelayHealth | None) -> str:
+    """What a relay's last test came to, and when; "–" where there was none."""
+    if health is None:
+        return "–"
+    when = f"{timezone.localtime(health.at):%m-%d %H:%M:%S}"
+    if health.is_ok:
+        return f"✓ {when} · {health.packet_ms:.1f} ms"
+    return f"✗ {when} · {CAUSES.get(health.cause, health.cause)}"
 
 
 def gate_state(gate: Any) -> SafeString:

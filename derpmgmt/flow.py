@@ -13,6 +13,7 @@ from acl.devices import admin_parts as device_parts
 from acl.devices import jobs as device_jobs
 from acl.devices import services as devices
 from acl.devices.matters import matters as device_matters
+from acl.maps import admin_parts as map_parts
 from acl.maps import jobs as map_jobs
 from acl.maps import services as maps
 from containers import admin_parts as relay_parts
@@ -27,10 +28,11 @@ from derpmgmt.lib import queue
 from derpmgmt.lib.queue import Job, Tick
 from fleet import figures as server_figures
 from fleet.matters import matters as server_matters
+from serials.numbers import admin_parts as number_parts
 from serials.numbers import jobs as numbers
 from serials.numbers.matters import matters as serial_matters
+from serials.rentals import admin_parts as rental_parts
 from serials.rentals import jobs as rentals
-from serials.rentals.admin_parts import links as rental_links
 from serials.rentals.figures import figures as rental_figures
 from serials.rentals.services import automatic_closing as serials_closing
 
@@ -70,8 +72,12 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "regions": [server_figures.regions],
     "relays_by_server": [relays_by_server],
     # what the rooms above have about a row, on its page in the admin: ways to it, and parts of that page
-    "row_links": [rental_links, device_parts.links, history_links, relay_parts.links],
-    "row_parts": [device_parts.parts, relay_parts.parts],
+    "row_links": [history_links, relay_parts.links],
+    "row_parts": [device_parts.parts],
+    # a customer's, or a server's, page in the admin: its tabs in their order, what its head says, and acts of the rooms above
+    "row_tabs": [number_parts.tabs, relay_parts.tabs, device_parts.tabs, map_parts.tabs],
+    "row_says": [rental_parts.says, relay_parts.says, device_parts.says],
+    "row_buttons": [rental_parts.buttons],
     "check_pages": [relay_parts.check_pages],
     # in sentences: what stops when a customer's rights end or rest
     "stops_with": [containers_closing.stops_with],

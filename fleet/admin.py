@@ -1,6 +1,8 @@
 """The fleet in the admin: registering servers, confirming their host keys, maintenance and removal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
@@ -15,7 +17,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from accounts import wordlist
+from accounts.acts import Link
 from accounts.admin_base import StaffAdmin
+from accounts.models import OperationLog
+from accounts.tabs import Said, Tab, TabsMixin, link_to, show_table
 from derpmgmt.lib import queue
 from derpmgmt.lib.way_back import part_of
 from fleet import services
@@ -73,6 +79,8 @@ class SshCredentialAdmin(StaffAdmin):
         )
 
 
+# A server's row and the line that says so have times of their own.
+_CLOCKS = timedelta(seconds=5)
 COLOURS = {
     Server.Status.NEW: "blue",
     Server.Status.HEALTHY: "green",
@@ -83,7 +91,29 @@ COLOURS = {
 }
 
 
-class ServerAdmin(StaffAdmin):
+def is_silent(server: Server) -> bool:
+    """Whether it should answer and does not."""
+    return bool(server.silent_since) and server.status not in {Server.Status.NEW, Server.Status.RETIRED}
+
+
+def _show_log(server: Server, request: HttpRequest) -> SafeString:
+    """What was done with a server, under the name that it has or, removed, had; not what was done with one of that name before."""
+    actions = [action for action in wordlist.ACTIONS if action.startswith("server.")]
+    names = [server.name, server.name.removesuffix(f" †{server.pk}")]
+    rows = OperationLog.objects.visible_to(request.user).filter(
+        action__in=actions, target__in=names, at__gte=server.created_at - _CLOCKS
+    )
+
+    def cells(found: list[OperationLog]) -> Iterable[Iterable[Any]]:
+        for entry in found:
+            actor = link_to(entry.actor, tab="log") if entry.actor else ""
+            yield entry.at, link_to(entry, entry.action_text), actor, entry.detail.get("reason", ""), entry.ip
+
+    headings = [_("time"), _("action"), _("who"), _("reason"), _("IP address")]
+    return show_table(request, _("Activity log"), rows.select_related("actor"), headings, cells)
+
+
+class ServerAdmin(TabsMixin, StaffAdmin):
     """Servers: one line each, and four steps to add one. The room that knows what stands on them shows them with that."""
 
     form = ServerForm
@@ -93,7 +123,7 @@ class ServerAdmin(StaffAdmin):
     list_select_related = ("region",)
     list_per_page = 50
     acts = SERVER_ACTS
-    change_form_template = "admin/fleet/server/change_form.html"
+    form_tab = ("settings", gettext_lazy("Settings"))
     readonly_fields = ("state", "key_fingerprint", "docker_version", "last_contact_at", "last_visit_at")
     fieldsets = (
         (None, {"fields": ("name", "region", "provider_account", "capacity")}),
@@ -107,12 +137,28 @@ class ServerAdmin(StaffAdmin):
     )
     _seen = (gettext_lazy("State"), {"fields": readonly_fields})
 
+    def own_says(self, row: Server) -> Iterator[Said]:
+        yield Said(row.get_status_display(), COLOURS[Server.Status(row.status)])
+        if is_silent(row):
+            since = f"{timezone.localtime(row.silent_since):%Y-%m-%d %H:%M}"
+            yield Said(_("no answer since %(since)s") % {"since": since}, "red")
+        if row.reason:
+            yield Said(row.reason)
+        yield from (Said(row.region.name), Said(row.address))
+
+    def own_tabs(self, row: Server) -> Iterator[Tab]:
+        yield Tab("log", _("Activity log"), partial(_show_log, row))
+
+    def own_links(self, row: Server) -> Iterator[Link]:
+        if row.status != Server.Status.RETIRED:
+            yield Link(_("Host key"), reverse("admin:fleet_server_host_key", args=[row.pk]))
+
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         return (self._seen, *self.fieldsets) if obj else self.fieldsets
 
     @admin.display(description=gettext_lazy("state"), ordering="status")
     def state(self, server: Server) -> SafeString:
-        if server.silent_since and server.status not in {Server.Status.NEW, Server.Status.RETIRED}:
+        if is_silent(server):
             since = f"{timezone.localtime(server.silent_since):%m-%d %H:%M:%S}"
             return format_html(
                 '<span class="panel-state is-red" title="{}">{}</span>',

@@ -81,6 +81,7 @@ SERVER_ACTS = (
     Act(
         verb="retire",
         label=gettext_lazy("Remove"),
+        is_danger=True,
         fits=lambda server: server.status != Server.Status.RETIRED,
         otherwise=_retired_already,
         hindrances=_relays_left,

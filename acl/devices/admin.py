@@ -17,6 +17,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from acl.devices.admin_acts import DEVICE_ACTS
+from acl.devices.admin_parts import state_badge
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.maps.admin import RentalRowAdmin
 from serials.rentals.models import Rental
@@ -27,13 +28,13 @@ MOST_LISTED = 10_000
 MOST_CUSTOMERS = 100
 _PK = re.compile(r"[0-9]{1,18}")
 _KEY_START = re.compile(r"nodekey:([0-9a-f]{1,64})|([0-9a-f]{8,64})", re.IGNORECASE)
-COLOURS = {Device.Status.APPROVED: "green", Device.Status.PENDING: "orange", Device.Status.REVOKED: "grey"}
 
 
 class KeyRowAdmin(RentalRowAdmin):
     """Rows about a node key, found by it or its beginning, by a whole IP address, or by the customer."""
 
     ip_field: ClassVar[str]
+    customers_tab = "devices"
     search_help_text = _("A node key or its beginning, an IP address, or the customer's e-mail address.")
     show_full_result_count = False
     list_per_page = 50
@@ -120,8 +121,7 @@ class DeviceAdmin(KeyRowAdmin):
     @admin.display(description=_("state"), ordering="status")
     def state(self, row: Device) -> SafeString:
         """The state, in its colour."""
-        colour = COLOURS[Device.Status(row.status)]
-        return format_html('<span class="panel-state is-{}">{}</span>', colour, row.get_status_display())
+        return state_badge(row)
 
     @admin.display(description=_("admissions"))
     def admissions(self, row: Device) -> SafeString:
@@ -136,6 +136,7 @@ class DeviceAdmin(KeyRowAdmin):
 class DevicePolicyAdmin(RentalRowAdmin):
     """What customers decided about who may use their relays; a rental's own page shows its."""
 
+    customers_tab = "devices"
     list_display = ("customer", "enrol_until", "is_open", "problem")
     list_display_links = ("enrol_until",)
     list_filter = ("is_open",)

@@ -119,6 +119,7 @@ DEVICE_ACTS = (
     Act(
         verb="revoke",
         label=gettext_lazy("Revoke"),
+        is_danger=True,
         fits=lambda device: device.status != Device.Status.REVOKED,
         otherwise=lambda device: _("%(device)s is revoked already.") % {"device": device},
         explain=lambda device: [

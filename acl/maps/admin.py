@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from accounts.admin_base import ReadOnlyAdmin
+from accounts.tabs import link_to
 from acl.maps.admin_acts import CONFIG_ACTS, LIVE_URL_ACTS
 from acl.maps.models import AclConfig, AclEvent, LiveUrl, MapRegion
 
@@ -21,17 +21,14 @@ class RentalRowAdmin(ReadOnlyAdmin):
 
     list_select_related: ClassVar[tuple[str, ...]] = ("rental__user",)
     search_fields: ClassVar[tuple[str, ...]] = ("rental__user__email", "rental__user__username")
+    # Where such rows stand on the customer's page.
+    customers_tab = "maps"
 
     @admin.display(description=_("customer"), ordering="rental__user__email")
     def customer(self, row: Any) -> SafeString:
         """The customer and, behind it, the rental, both as links."""
-        return format_html(
-            '<a href="{}">{}</a> · <a href="{}">{}</a>',
-            reverse("admin:accounts_user_change", args=[row.rental.user_id]),
-            row.rental.user,
-            reverse("admin:serials_rental_change", args=[row.rental_id]),
-            _("rental"),
-        )
+        person = link_to(row.rental.user, tab=self.customers_tab)
+        return format_html("{} · {}", person, link_to(row.rental, _("rental")))
 
 
 @admin.register(AclConfig)

@@ -48,6 +48,7 @@ LIVE_URL_ACTS = (
     Act(
         verb="revoke",
         label=gettext_lazy("Revoke"),
+        is_danger=True,
         fits=lambda url: url.revoked_at is None,
         otherwise=lambda _url: _("This live URL is revoked already."),
         explain=lambda url: [

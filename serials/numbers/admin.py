@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy
 from accounts.admin_base import ReadOnlyAdmin
 from accounts.requests import staff_of
 from accounts.services import NotAllowed
+from accounts.tabs import link_to
 from derpmgmt.lib.address import client_ip
 from serials.numbers import codes, services
 from serials.numbers.admin_acts import BATCH_ACTS, SERIAL_ACTS
@@ -189,10 +190,7 @@ class SerialNumberAdmin(ReadOnlyAdmin):
     def customer(self, serial: SerialNumber) -> str | SafeString:
         if serial.redemption is None:
             return "–"
-        rental = serial.redemption.rental
-        return format_html(
-            '<a href="{}">{}</a>', reverse("admin:serials_rental_change", args=[rental.pk]), rental.user
-        )
+        return link_to(serial.redemption.rental.user, tab="rental")
 
 
 class RedemptionInline(rentals.RedemptionInline):
@@ -220,7 +218,7 @@ class RentalAdmin(rentals.RentalAdmin):
 class RedemptionAdmin(ReadOnlyAdmin):
     """What moved the ends of all rentals, newest first."""
 
-    list_display = ["at", "rental", "kind", "serial", "old_ends_at", "new_ends_at", "by"]
+    list_display = ["at", "customer", "kind", "serial", "old_ends_at", "new_ends_at", "by"]
     list_select_related = ["rental__user", "serial", "by"]
     list_filter = ["kind", "at"]
     search_fields = ["rental__user__email", "serial__code_end"]
@@ -228,6 +226,10 @@ class RedemptionAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("serial number"))
     def serial(self, redemption: Redemption) -> str:
         return redeemed_serial(redemption) or "–"
+
+    @admin.display(description=gettext_lazy("customer"), ordering="rental__user__email")
+    def customer(self, redemption: Redemption) -> SafeString:
+        return link_to(redemption.rental.user, tab="rental")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Redemption]:
         return Redemption.objects.visible_to(request.user)

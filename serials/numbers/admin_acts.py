@@ -48,6 +48,7 @@ SERIAL_ACTS = (
     Act(
         verb="recall",
         label=gettext_lazy("Recall"),
+        is_danger=True,
         fits=lambda serial: serial.status == SerialNumber.Status.UNUSED,
         otherwise=_not_unused,
         explain=lambda serial: [
@@ -127,6 +128,7 @@ BATCH_ACTS = (
     Act(
         verb="mark-unpaid",
         label=gettext_lazy("Mark as unpaid"),
+        is_danger=True,
         may=_is_super,
         fits=lambda batch: batch.is_paid,
         otherwise=lambda batch: _("Batch %(batch)s is not paid for as it is.") % {"batch": batch},

@@ -5,10 +5,13 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin, ReadOnlyMixin
+from accounts.tabs import link_to
 from derpmgmt.lib.paging import MOST_ROWS
 from serials.rentals import services
 from serials.rentals.admin_acts import RENTAL_ACTS
@@ -78,7 +81,8 @@ class RedemptionInline(ReadOnlyMixin, admin.TabularInline[Redemption, Rental]):
 class RentalAdmin(ReadOnlyAdmin):
     """Rentals with their schedule and history; renewed, paused and resumed here."""
 
-    list_display = ["user", "status", "ends_at", "paused_at", "waiting_since", "created_at"]
+    list_display = ["customer", "status", "ends_at", "paused_at", "waiting_since", "created_at"]
+    list_display_links = ["status"]
     acts = RENTAL_ACTS
     change_form_template = "admin/serials/rental/change_form.html"
     list_select_related = ["user"]
@@ -89,7 +93,17 @@ class RentalAdmin(ReadOnlyAdmin):
     inlines = [SpanInline, RedemptionInline]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Rental]:
-        return Rental.objects.visible_to(request.user)
+        return Rental.objects.visible_to(request.user).select_related("user")
+
+    def _page_of(self, row: Rental | None) -> str:
+        """What was done is seen on the customer's page."""
+        if row is None:
+            return super()._page_of(row)
+        return f"{reverse('admin:accounts_user_change', args=[row.user_id])}?tab=rental"
+
+    @admin.display(description=gettext_lazy("customer"), ordering="user__email")
+    def customer(self, rental: Rental) -> SafeString:
+        return link_to(rental.user, tab="rental")
 
     @admin.display(description=gettext_lazy("time left"))
     def left(self, rental: Rental) -> str:
@@ -106,10 +120,14 @@ class RentalAdmin(ReadOnlyAdmin):
 class RentalSpanAdmin(ReadOnlyAdmin):
     """All spans, by when they start."""
 
-    list_display = ["rental", "starts_at", "ends_at", "device_limit", "at_quota", "redemption"]
+    list_display = ["starts_at", "customer", "ends_at", "device_limit", "at_quota", "redemption"]
     list_select_related = ["rental__user", "redemption"]
     list_filter = ["starts_at", "ends_at"]
     search_fields = ["rental__user__email"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RentalSpan]:
         return RentalSpan.objects.visible_to(request.user)
+
+    @admin.display(description=gettext_lazy("customer"), ordering="rental__user__email")
+    def customer(self, span: RentalSpan) -> SafeString:
+        return link_to(span.rental.user, tab="rental")

@@ -25,7 +25,9 @@ def _explain_renewal(rental: Rental) -> Iterator[str]:
 
 
 def _renew(rental: Rental, doing: Doing) -> str:
-    redemption = services.renew_rental(rental=rental, until=end_of_day(doing.data["until"]), by=doing.by)
+    redemption = services.renew_rental(
+        rental=rental, until=end_of_day(doing.data["until"]), by=doing.by, note=doing.data["note"]
+    )
     done = renewed_sentence(redemption)
     return f"{done} {moves_on()}" if redemption.rental.paused_at else done
 

@@ -21,6 +21,9 @@ class RenewForm(ActForm):
     until = forms.DateField(
         label=_("Last day"), widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
     )
+    note = LineFormField(
+        label=_("Note"), required=False, max_length=200, help_text=_("Operators read it beside the renewal.")
+    )
 
 
 class PauseForm(ActForm):

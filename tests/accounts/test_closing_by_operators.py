@@ -225,7 +225,8 @@ def test_history_of_a_closed_account_is_opened_from_its_page(rental: Rental) -> 
     client = world.enter(User.Role.ADMIN, has_factor=True)
     (found,) = client.get("/admin/accounts/user/", {"q": email.upper()}).context["cl"].result_list
     assert found.closed_at
-    page = client.get(reverse("admin:accounts_user_change", args=[found.pk])).text
+    own = reverse("admin:accounts_user_change", args=[found.pk])
+    page = client.get(own).text + client.get(f"{own}?tab=notices").text
     links = [html.unescape(link) for link in re.findall(r'href="([^"]+)"', page)]
     opened = {}
     for link in links:

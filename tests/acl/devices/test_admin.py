@@ -180,6 +180,7 @@ def test_a_rentals_page_tells_of_its_devices_and_leads_to_them(rental: Rental, s
     assert "s3" not in text
     person = staff.get(f"/admin/accounts/user/{rental.user_id}/change/").content.decode()
     assert url in person
+    person = staff.get(f"/admin/accounts/user/{rental.user_id}/change/?tab=devices").content.decode()
     assert f"{DEVICES}?rental__id__exact={rental.pk}" in person
 
 
