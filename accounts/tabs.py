@@ -30,6 +30,7 @@ from derpmgmt.lib.paging import page_number
 # So many rows a table of a tab has; it is leafed through.
 ROWS = 25
 _FILTERS = "_changelist_filters"
+_NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Cell:
     heading: str
     value: Any
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing stands in it."""
+        return bool(self.value == _NONE)
+
 
 def written(value: Any) -> Any:
     """A value as a cell shows it: moments in the panel's zone, – where there is none."""
@@ -67,7 +73,7 @@ def written(value: Any) -> Any:
             f"{local:%Y-%m-%d %H:%M:%S}",
             f"{local:%Y-%m-%d %H:%M}",
         )
-    return "–" if value is None or value == "" else value
+    return _NONE if value is None or value == "" else value
 
 
 def link_to(row: Any, text: Any = None, *, tab: str = "") -> SafeString:
@@ -138,24 +144,25 @@ class TabsMixin(ActsMixin):
         return iter(())
 
     def buttons(self, request: HttpRequest, row: Any) -> list[Button]:
-        """Those of the rooms above and this one's, what does harm last."""
-        if row is None:
-            return super().buttons(request, row)
-        found = [*queue.ask("row_buttons", row, staff_of(request)), *super().buttons(request, row)]
-        return sorted(found, key=lambda button: button.is_danger)
+        """Those of the rooms above, and this one's."""
+        others = queue.ask("row_buttons", row, staff_of(request)) if row else []
+        return [*others, *super().buttons(request, row)]
 
     def _head(self, request: HttpRequest, row: Any, tabs: Iterable[Tab], current: str) -> dict[str, Any]:
         said = [*self.own_says(row), *queue.ask("row_says", row)]
         kept = {_FILTERS: request.GET[_FILTERS]} if _FILTERS in request.GET else {}
+        buttons = self.buttons(request, row)
         names = [(tab.name, tab.label) for tab in tabs] + [self.form_tab]
         return {
+            "title": str(row),
             "head": str(row),
             "badges": [piece for piece in said if piece.colour],
             "sentence": " · ".join(str(piece.text) for piece in said if not piece.colour),
             "tabs": [
                 (f"?{urlencode({'tab': name, **kept})}", label, name == current) for name, label in names
             ],
-            "acts": self.buttons(request, row),
+            "acts": [button for button in buttons if not button.is_danger],
+            "harm": [button for button in buttons if button.is_danger],
             "links": [*self.own_links(row), *queue.ask("row_links", row)],
         }
 
@@ -176,11 +183,11 @@ class TabsMixin(ActsMixin):
             wanted = others[0].name
         if wanted not in tabs:
             head = self._head(request, row, tabs.values(), self.form_tab[0])
+            head |= {"subtitle": None, "show_save_and_add_another": False, "show_save_and_continue": False}
             return super().change_view(request, object_id, form_url, {**(extra_context or {}), **head})
         tab = tabs[wanted]
         context = {
             **self.admin_site.each_context(request),
-            "title": str(row),
             "opts": self.opts,
             "original": row,
             "preserved_filters": self.get_preserved_filters(request),

@@ -45,7 +45,7 @@ def _now(request: HttpRequest, rental: Rental) -> SafeString:
         (_("valid until"), config.ends_at if config else None),
         (
             _("live URL"),
-            link_to(url, timezone.localtime(url.created_at).strftime("%Y-%m-%d")) if url else _("none"),
+            link_to(url, timezone.localtime(url.created_at).strftime("%Y-%m-%d")) if url else None,
         ),
         (_("last fetched"), url.last_fetched_at if url else None),
         (_("program"), url.last_browser if url else None),
