@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import tablib  # type: ignore[import-untyped]
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
@@ -17,9 +16,9 @@ from accounts.admin_base import ReadOnlyAdmin
 from accounts.requests import staff_of
 from accounts.services import NotAllowed
 from accounts.tabs import link_to
-from derpmgmt.lib.address import client_ip
-from serials.numbers import codes, services
+from serials.numbers import services
 from serials.numbers.admin_acts import BATCH_ACTS, SERIAL_ACTS
+from serials.numbers.batch_codes import BatchCodesMixin, codes_page, download
 from serials.numbers.forms import BatchForm
 from serials.numbers.models import SerialBatch, SerialNumber, redeemed_serial
 from serials.rentals import admin as rentals
@@ -27,8 +26,8 @@ from serials.rentals.models import Redemption, Rental
 
 
 @admin.register(SerialBatch)
-class SerialBatchAdmin(rentals.EntitlementColumns, ReadOnlyAdmin):
-    """Batches: made here, then only marked as paid or unpaid and exported."""
+class SerialBatchAdmin(BatchCodesMixin, rentals.EntitlementColumns, ReadOnlyAdmin):
+    """Batches: made here, then only marked as paid or unpaid, printed and exported."""
 
     list_display = [
         "name",
@@ -36,10 +35,13 @@ class SerialBatchAdmin(rentals.EntitlementColumns, ReadOnlyAdmin):
         "count",
         "unused",
         "used",
+        "recalled",
+        "expired",
         "is_paid",
         "redeem_by",
         "created_at",
         "created_by",
+        "codes",
     ]
     list_select_related = ["created_by"]
     list_filter = [("paid_at", admin.EmptyFieldListFilter), "created_at"]
@@ -64,6 +66,18 @@ class SerialBatchAdmin(rentals.EntitlementColumns, ReadOnlyAdmin):
     def used(self, batch: Any) -> int:
         return batch.used_count
 
+    @admin.display(description=gettext_lazy("recalled"), ordering="recalled_count")
+    def recalled(self, batch: Any) -> int:
+        return batch.recalled_count
+
+    @admin.display(description=gettext_lazy("expired"), ordering="expired_count")
+    def expired(self, batch: Any) -> int:
+        return batch.expired_count
+
+    @admin.display(description=gettext_lazy("codes"))
+    def codes(self, batch: SerialBatch) -> SafeString:
+        return format_html('<a href="{}">{}</a>', codes_page(batch), _("Copy, print, take away"))
+
     @admin.display(description=gettext_lazy("paid"), boolean=True, ordering="paid_at")
     def is_paid(self, batch: SerialBatch) -> bool:
         return batch.is_paid
@@ -81,7 +95,7 @@ class SerialBatchAdmin(rentals.EntitlementColumns, ReadOnlyAdmin):
 
     def get_fields(self, request: HttpRequest, obj: SerialBatch | None = None) -> list[Any]:
         if obj is not None:
-            return ["name", "days", "serial_numbers", "redeem_by", "paid_at", "device_limit", "quota", "rate", "at_quota",
+            return ["name", "days", "serial_numbers", "codes", "redeem_by", "paid_at", "device_limit", "quota", "rate", "at_quota",
                     "grace_days", "may_open", "servers", "created_at", "created_by"]  # fmt: skip
         paid = ["is_paid"] if staff_of(request).is_superuser else []
         return [
@@ -124,35 +138,11 @@ class SerialBatchAdmin(rentals.EntitlementColumns, ReadOnlyAdmin):
 
     @admin.action(description=gettext_lazy("Export the codes as CSV (logged)"))
     def export_csv(self, request: HttpRequest, queryset: QuerySet[SerialBatch]) -> HttpResponse:
-        # The mark lets spreadsheet programs read the headings as UTF-8.
-        content = "\ufeff" + self._dataset(request, queryset).export("csv")
-        return _download(content.encode(), "text/csv; charset=utf-8", "serials.csv")
+        return download(request, queryset, "csv")
 
     @admin.action(description=gettext_lazy("Export the codes as Excel file (logged)"))
     def export_xlsx(self, request: HttpRequest, queryset: QuerySet[SerialBatch]) -> HttpResponse:
-        kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-        return _download(self._dataset(request, queryset).export("xlsx"), kind, "serials.xlsx")
-
-    @staticmethod
-    def _dataset(request: HttpRequest, batches: QuerySet[SerialBatch]) -> tablib.Dataset:
-        data = tablib.Dataset(
-            headers=[
-                str(text) for text in (_("serial number"), _("days"), _("state"), _("redeem by"), _("batch"))
-            ]
-        )
-        for batch in batches:
-            redeem_by = batch.redeem_by.isoformat() if batch.redeem_by else ""
-            for serial in services.reveal_batch(batch=batch, by=staff_of(request), ip=client_ip(request)):
-                data.append(
-                    (codes.group(serial.code), batch.days, serial.get_status_display(), redeem_by, batch.pk)
-                )
-        return data
-
-
-def _download(content: bytes, kind: str, name: str) -> HttpResponse:
-    return HttpResponse(
-        content, content_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'}
-    )
+        return download(request, queryset, "xlsx")
 
 
 @admin.register(SerialNumber)

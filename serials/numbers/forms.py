@@ -52,6 +52,8 @@ class BatchForm(forms.ModelForm[SerialBatch]):
     is_paid = forms.BooleanField(
         label=_("paid"),
         required=False,
+        # Who prints codes sells them by himself.
+        initial=True,
         help_text=_("Unpaid ones cannot be redeemed until a super admin marks them as paid."),
     )
 

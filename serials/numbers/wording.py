@@ -1,9 +1,11 @@
 """What was redeemed, as people read it."""
 
+from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from serials.numbers.models import SerialBatch
 from serials.rentals.models import Redemption
-from serials.rentals.wording import moment
+from serials.rentals.wording import moment, rate, traffic
 
 
 def redeemed(redemption: Redemption) -> str:
@@ -15,3 +17,19 @@ def redeemed(redemption: Redemption) -> str:
         days,
     )
     return text % {"days": days, "end": moment(redemption.new_ends_at)}
+
+
+def gives(batch: SerialBatch) -> list[str]:
+    """What each serial number of a batch gives, in the words of who redeems it."""
+    days, devices = batch.days, batch.device_limit
+    sold = [
+        ngettext("%(count)d day", "%(count)d days", days) % {"count": days},
+        ngettext("%(count)d device", "%(count)d devices", devices) % {"count": devices},
+    ]
+    if batch.quota_bytes is None:
+        sold.append(_("unlimited traffic"))
+    else:
+        sold.append(_("%(size)s of traffic a month") % {"size": traffic(batch.quota_bytes)})
+    if batch.rate_bytes_per_second is not None:
+        sold.append(_("up to %(size)s for each device") % {"size": rate(batch.rate_bytes_per_second)})
+    return sold

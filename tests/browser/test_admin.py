@@ -43,8 +43,11 @@ def test_a_super_admin_runs_the_fleet(demo: Demo, open_window: Open) -> None:
     page.fill("#id_name", "Spring")
     page.fill("#id_days", "90")
     page.fill("#id_count", "5")
+    page.uncheck("#id_is_paid")
     window.shoot("41-batch-add")
     page.locator("input[name=_save]").click()
+    expect(page.locator(".panel-codes")).to_have_text(re.compile(r"^(\s*\S{4}(-\S{4}){4}\s*){5}$"))
+    window.shoot("41-batch-codes")
     window.open("/admin/")
     page.locator(".panel-matters a", has_text="Spring").click()
     expect(page.locator("#result_list tbody tr")).to_have_count(1)
@@ -68,6 +71,8 @@ def test_a_super_admin_runs_the_fleet(demo: Demo, open_window: Open) -> None:
     empty = page.locator("#result_list tbody tr").filter(has=unused)
     name = empty.locator("th a").inner_text()
     empty.locator("th a").click()
+    window.shoot("43-server")
+    page.locator(".panel-tabs a", has_text="Settings").click()
     fields = {
         field: page.locator(f"#id_{field}").input_value()
         for field in ("name", "address", "ssh_port", "docker_socket")
@@ -111,7 +116,7 @@ def test_a_failed_deployment_says_why_and_is_tried_again(demo: Demo, open_window
     server = str(page.locator("#result_list tbody tr .field-server_link a").first.get_attribute("href"))
 
     # A wrong path to the Docker socket: what stood there cannot be looked after any more.
-    window.open(server)
+    window.open(f"{server}?tab=settings")
     right = page.locator("#id_docker_socket").input_value()
     page.fill("#id_docker_socket", "/nowhere/docker.sock")
     page.locator("input[name=_save]").click()
@@ -133,7 +138,7 @@ def test_a_failed_deployment_says_why_and_is_tried_again(demo: Demo, open_window
     expect(page.locator(".panel-matters a[href*='/fleet/server/']")).not_to_have_count(0)
     window.shoot("53-admin-start-with-trouble")
 
-    window.open(server)
+    window.open(f"{server}?tab=settings")
     page.fill("#id_docker_socket", right)
     page.locator("input[name=_save]").click()
     page.goto(failed)

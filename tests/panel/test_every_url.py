@@ -100,6 +100,7 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
         "admin:acl_liveurl_act": {"pk": rental.live_urls.get().pk, "verb": "revoke"},
         "admin:accounts_notice_act": {"pk": rental.user.notices.first().pk, "verb": "again"},
         "admin:accounts_putoff_act": {"pk": PutOffFactory(row=rental.pk).pk, "verb": "try-now"},
+        "admin:serials_serialbatch_codes": {"pk": serial.batch_id},
         "admin:serials_serialbatch_act": {"pk": serial.batch_id, "verb": "mark-unpaid"},
         **{
             f"admin:{model}_ticked": {"verb": verb}

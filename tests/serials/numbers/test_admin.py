@@ -1,6 +1,7 @@
 """Serial numbers and rentals in the admin."""
 
 import io
+import re
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
@@ -16,7 +17,7 @@ from django.utils import translation
 from accounts.models import OperationLog, User
 from derpmgmt.admin_site import PanelAdminSite
 from fleet.models import Server
-from serials.numbers import codes, services
+from serials.numbers import batch_codes, codes, services
 from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals.models import Rental
 from tests.accounts.ticking import confirm, tick
@@ -215,3 +216,113 @@ def test_strangers_see_nothing_of_serials(customer: User) -> None:
     serial = SerialNumberFactory()
     services.redeem_serial(code=serial.code, user=customer, by=customer)
     assert SerialNumber.objects.visible_to(customer).get() == serial
+
+
+def in_the_page(answer: Any) -> list[str]:
+    """The codes that a page shows."""
+    return re.findall(r"\b(?:[0-9A-Z]{4}-){4}[0-9A-Z]{4}\b", answer.content.decode())
+
+
+def test_making_a_batch_ends_at_its_codes(chief: Client) -> None:
+    form = chief.get(f"{BATCHES}add/").content.decode()
+    assert re.search(r'<input type="checkbox" name="is_paid"[^>]* checked', form)
+    answer = chief.post(f"{BATCHES}add/", NEW | {"is_paid": "on"}, follow=True)
+    batch = SerialBatch.objects.get()
+    assert answer.redirect_chain == [(f"{BATCHES}{batch.pk}/codes/", 302)]
+    expected = [codes.group(serial.code) for serial in batch.serials.order_by("pk")]
+    assert in_the_page(answer) == expected
+    assert "5 serial numbers of batch spring are made." in answer.content.decode()
+    assert "no-store" in answer["Cache-Control"]
+    assert OperationLog.objects.filter(action="batch.revealed").count() == 1
+    # Read once; after that the page asks, and says what was done.
+    again = chief.get(f"{BATCHES}{batch.pk}/codes/")
+    assert in_the_page(again) == []
+    assert OperationLog.objects.filter(action="batch.revealed").count() == 1
+    shown = chief.post(f"{BATCHES}{batch.pk}/codes/", {"what": "show"})
+    assert in_the_page(shown) == expected
+    assert OperationLog.objects.filter(action="batch.revealed").count() == 2
+
+
+def test_what_is_used_or_recalled_is_counted_and_not_handed_out_again(
+    admin: Client, chief: Client, customer: User
+) -> None:
+    batch = SerialBatchFactory(count=4, name="autumn")
+    used, recalled, *free = batch.serials.order_by("pk")
+    services.redeem_serial(code=used.code, user=customer, by=customer)
+    services.recall_serial(serial=recalled, by=None)
+    url = f"{BATCHES}{batch.pk}/codes/"
+    text = admin.get(url).content.decode()
+    assert "2 unused, 1 used, 1 recalled, 0 expired" in text
+    expected = [codes.group(serial.code) for serial in free]
+    assert in_the_page(admin.post(url, {"what": "show"})) == expected
+    assert in_the_page(admin.post(url, {"what": "cards"})) == expected
+    lines = admin.post(url, {"what": "csv"}).content.decode("utf-8-sig").splitlines()
+    assert [line.split(",")[2] for line in lines[1:]] == ["used", "recalled", "unused", "unused"]
+    sheet = openpyxl.load_workbook(io.BytesIO(admin.post(url, {"what": "xlsx"}).content)).active
+    assert sheet is not None
+    assert [row[0] for row in sheet.iter_rows(min_row=2, values_only=True)] == [
+        codes.group(serial.code) for serial in batch.serials.order_by("pk")
+    ]
+    (row,) = re.findall(r"<tr>.*?autumn.*?</tr>", admin.get(BATCHES).content.decode(), re.DOTALL)
+    shown = {
+        name: re.search(rf"field-{name}\">(\d+)<", row) for name in ("unused", "used", "recalled", "expired")
+    }
+    assert {name: found and found[1] for name, found in shown.items()} == {
+        "unused": "2", "used": "1", "recalled": "1", "expired": "0",
+    }  # fmt: skip
+
+
+def test_cards_say_whose_they_are_what_they_give_and_how_to_redeem(admin: Client, settings: Any) -> None:
+    batch = SerialBatchFactory(
+        count=3,
+        days=90,
+        device_limit=5,
+        quota_bytes=500 * 10**9,
+        redeem_by=date(2099, 12, 31),
+        name="<b>x</b>",
+    )
+    answer = admin.post(f"{BATCHES}{batch.pk}/codes/", {"what": "cards"})
+    text = answer.content.decode()
+    assert text.count("<article>") == 3
+    for words in ("derpmgmt", "90 days · 5 devices · 500 GB of traffic a month", f"{settings.PUBLIC_URL}/redeem/",
+                  "To be redeemed by 2099-12-31.", "&lt;b&gt;x"):  # fmt: skip
+        assert words in text, words
+    assert "<b>x" not in text
+    assert "no-store" in answer["Cache-Control"]
+
+
+def test_a_long_batch_is_printed_in_parts(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_codes, "CARDS", 2)
+    batch = SerialBatchFactory(count=5)
+    url = f"{BATCHES}{batch.pk}/codes/"
+    assert "this batch has 3 prints" in admin.get(url).content.decode()
+    found = [
+        in_the_page(admin.post(url, {"what": "cards", "print": number}))
+        for number in ("1", "2", "3", "4", "x")
+    ]
+    assert [len(cards) for cards in found] == [2, 2, 1, 0, 2]
+    assert [code for cards in found[:3] for code in cards] == [
+        codes.group(serial.code) for serial in batch.serials.order_by("pk")
+    ]
+
+
+def test_customers_and_visitors_see_no_codes(customer: User) -> None:
+    batch = SerialBatchFactory(count=2)
+    person = Client()
+    person.force_login(customer, backend="allauth.account.auth_backends.AuthenticationBackend")
+    for client in (Client(), person):
+        for data in ({}, {"what": "show"}, {"what": "csv"}, {"what": "cards"}):
+            answer = client.post(f"{BATCHES}{batch.pk}/codes/", data)
+            assert answer.status_code in {302, 403}
+            assert not in_the_page(answer)
+    assert not OperationLog.objects.filter(action="batch.revealed").exists()
+
+
+@pytest.mark.slow
+def test_the_page_of_codes_costs_the_same_when_the_batch_is_long(chief: Client) -> None:
+    def cost(batch: SerialBatch) -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert chief.post(f"{BATCHES}{batch.pk}/codes/", {"what": "show"}).status_code == 200
+        return len(queries)
+
+    assert cost(SerialBatchFactory(count=2)) == cost(SerialBatchFactory(count=60))
