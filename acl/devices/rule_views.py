@@ -6,6 +6,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_http_methods
@@ -13,12 +14,15 @@ from django.views.decorators.http import require_GET, require_http_methods
 from accounts.requests import SignedInRequest
 from acl.devices import services
 from acl.devices.forms import OpenForm, VerifyUrlForm, WindowForm
+from acl.devices.models import DevicePolicy
 from acl.devices.services.device_panel import describe_state, masked_url
 from acl.devices.sources import VerifyUrlRefused
 from acl.devices.views import go_back, own_rental, refuse, rental_or_404, say_later
+from derpmgmt.lib import confirming
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import TooManyRequests, consume
 from derpmgmt.lib.way_back import posted_from
+from serials.rentals.models import Rental
 
 # The panel asks an address that somebody typed.
 VERIFY_RATE = "10/10m"
@@ -138,10 +142,12 @@ def verify_set(request: SignedInRequest) -> HttpResponse:
 
 
 @login_required
-@posted_from("acl:verify-show")
+@require_http_methods(["GET", "POST"])
 def verify_remove(request: SignedInRequest) -> HttpResponse:
-    """Ask the customer's own address no longer."""
+    """Ask the customer's own address no longer, when that is confirmed."""
     rental = rental_or_404(request)
+    if request.method == "GET":
+        return _ask_remove(request, rental)
     try:
         services.set_verify_url(rental=rental, url="", by=request.user, ip=client_ip(request))
     except services.DeviceRefused as refusal:
@@ -149,3 +155,19 @@ def verify_remove(request: SignedInRequest) -> HttpResponse:
     else:
         messages.success(request, _("Your own address is not asked any more."))
     return redirect("acl:verify-show")
+
+
+def _ask_remove(request: SignedInRequest, rental: Rental) -> HttpResponse:
+    policy = DevicePolicy.objects.filter(rental=rental).first()
+    if policy is None or not policy.verify_url:
+        return redirect("acl:verify-show")
+    return confirming.ask(
+        request,
+        question=_("Remove %(address)s?") % {"address": masked_url(policy.verify_url)},
+        effects=[
+            _("It is not asked any more: a new device waits until you approve it."),
+            _("Devices that came in by it stay approved."),
+        ],
+        act=_("Remove"),
+        back=reverse("acl:verify-show"),
+    )

@@ -6,9 +6,10 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_GET, require_http_methods
 from django_htmx.middleware import HtmxDetails
 
 from accounts.models import User
@@ -18,10 +19,12 @@ from acl.maps.derpmap import DEFAULT_MAP_URL, HEADSCALE_KEEPS_SINCE, HEADSCALE_P
 from acl.maps.forms import RegionIdForm, ShownForm
 from acl.maps.models import AclEvent, LiveUrl, MapRegion
 from acl.maps.tables import MapHistoryTable
+from derpmgmt.lib import confirming
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import consume
 from derpmgmt.lib.paging import show_page
 from derpmgmt.lib.way_back import posted_from
+from derpmgmt.templatetags.panel import ago
 from serials.rentals.models import Rental
 
 HISTORY_ROWS = 25
@@ -195,14 +198,22 @@ def live_show(request: SignedInRequest) -> HttpResponse:
     return response
 
 
+def _live_url(request: SignedInRequest) -> LiveUrl | None:
+    """The customer's live URL that is in use."""
+    return LiveUrl.objects.visible_to(request.user).filter(rental__user=request.user, revoked_at=None).first()
+
+
 @login_required
-@posted_from("acl:live-show")
+@require_http_methods(["GET", "POST"])
 def live_create(request: SignedInRequest) -> HttpResponse:
-    """Make the live URL, or another in the place of the one there is."""
-    consume(request, group="live_url", key=str(request.user.pk), rate=services.RENEW_RATE)
+    """Make the live URL, or, once it is confirmed, another in the place of the one there is."""
     rental = _own_rental(request)
     if rental is None:
         return redirect("acl:live-show")
+    if request.method == "GET":
+        url = _live_url(request)
+        return redirect("acl:live-show") if url is None else _ask_replace(request, url)
+    consume(request, group="live_url", key=str(request.user.pk), rate=services.RENEW_RATE)
     try:
         services.create_live_url(
             rental=rental, by=request.user, instead_of=_shown(request), ip=client_ip(request)
@@ -216,10 +227,36 @@ def live_create(request: SignedInRequest) -> HttpResponse:
     return redirect("acl:live-show")
 
 
+def _ask_replace(request: SignedInRequest, url: LiveUrl) -> HttpResponse:
+    return confirming.ask(
+        request,
+        question=_("Replace the live URL?"),
+        effects=[
+            *_fetched(url),
+            _("The old address stops working at once. Whoever has it gets no map from it any more."),
+            _("You get a new address. Headscale and your timer follow your relays again once they have it."),
+        ],
+        act=_("Replace"),
+        back=reverse("acl:live-show"),
+        hidden={"shown": url.pk},
+    )
+
+
+def _fetched(url: LiveUrl) -> list[str]:
+    """Who would notice."""
+    if url.last_fetched_at is None:
+        return [_("Nobody has fetched it yet.")]
+    values = {"when": ago(url.last_fetched_at), "ip": url.last_ip or "–"}
+    return [_("It was last fetched %(when)s from %(ip)s.") % values]
+
+
 @login_required
-@posted_from("acl:live-show")
+@require_http_methods(["GET", "POST"])
 def live_revoke(request: SignedInRequest) -> HttpResponse:
-    """End the live URL that the page showed, at once."""
+    """End the live URL that the page showed, at once, when that is confirmed."""
+    if request.method == "GET":
+        used = _live_url(request)
+        return redirect("acl:live-show") if used is None else _ask_revoke(request, used)
     url = (
         LiveUrl.objects.visible_to(request.user)
         .filter(rental__user=request.user, pk=_shown(request) or 0)
@@ -230,3 +267,20 @@ def live_revoke(request: SignedInRequest) -> HttpResponse:
     else:
         messages.info(request, str(services.ChangedMeanwhile()))
     return redirect("acl:live-show")
+
+
+def _ask_revoke(request: SignedInRequest, url: LiveUrl) -> HttpResponse:
+    return confirming.ask(
+        request,
+        question=_("Revoke the live URL?"),
+        effects=[
+            *_fetched(url),
+            _(
+                "It stops working at once, and what it belonged to keeps the map it has: no change of your relays arrives there."
+            ),
+            _("You can make a new one at any time; this address does not come back."),
+        ],
+        act=_("Revoke"),
+        back=reverse("acl:live-show"),
+        hidden={"shown": url.pk},
+    )

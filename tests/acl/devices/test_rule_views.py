@@ -105,6 +105,10 @@ def test_the_own_address_is_tested_kept_and_shown_masked(
         verify_problem="Nothing answers at the address in time.", verify_asked_at=timezone.now()
     )
     assert "Nothing answers at the address in time." in show(browser, "acl:verify-show")
+    asked = words(show(browser, "acl:verify-remove"))
+    assert "Remove https://hs.example.com/…?" in asked
+    assert "Devices that came in by it stay approved." in asked
+    assert DevicePolicy.objects.get().verify_url == ADDRESS
     for _ in range(2):
         assert "not asked any more" in press(browser, "acl:verify-remove")
     assert DevicePolicy.objects.get().verify_url == ""

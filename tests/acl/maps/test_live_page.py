@@ -1,6 +1,7 @@
 """The page on which a customer makes, copies and revokes their live URL, and sees who fetched it."""
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -62,8 +63,11 @@ def test_live_page_shows_address_lines_and_last_fetch(client: Client, rental: Re
 
 
 def shown_ids(client: Client) -> list[str]:
-    """Which live URL each form of the page says that it is about."""
-    return re.findall(r'name="shown" value="(\d*)"', client.get(reverse("acl:live-show")).text)
+    """Which live URL each form says that it is about: of the page, and of those that ask whether it shall go."""
+    pages = [
+        client.get(reverse(f"acl:live-{verb}"), follow=True).text for verb in ("show", "create", "revoke")
+    ]
+    return [found for page in pages for found in re.findall(r'name="shown" value="(\d*)"', page)]
 
 
 def said(client: Client, name: str, shown: str) -> str:
@@ -75,7 +79,7 @@ def said(client: Client, name: str, shown: str) -> str:
 
 def test_address_in_use_stays_when_a_form_from_before_is_sent(client: Client, rental: Rental) -> None:
     client.force_login(rental.user)
-    assert shown_ids(client) == [""]
+    assert shown_ids(client) == [""] * 3
     said(client, "live-create", "")
     url = LiveUrl.objects.get()
     assert shown_ids(client) == [str(url.pk)] * 2
@@ -93,6 +97,30 @@ def test_address_in_use_stays_when_a_form_from_before_is_sent(client: Client, re
     assert said(client, "live-revoke", str(newest.pk)) == CHANGED
     assert said(client, "live-create", str(newest.pk)) == CHANGED
     assert not LiveUrl.objects.filter(revoked_at=None).exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "effect"), [("create", "You get a new address."), ("revoke", "this address does not come back")]
+)
+def test_a_page_says_what_ends_before_an_address_goes(
+    client: Client, rental: Rental, verb: str, effect: str
+) -> None:
+    url = services.create_live_url(rental=rental, by=rental.user)
+    LiveUrl.objects.update(last_fetched_at=timezone.now() - timedelta(minutes=3), last_ip="198.51.100.7")
+    client.force_login(rental.user)
+    here = reverse(f"acl:live-{verb}")
+    assert f'href="{here}"' in client.get(reverse("acl:live-show")).text
+    page = client.get(here)
+    assert effect in page.text
+    assert "It was last fetched 3 minutes ago from 198.51.100.7." in page.text
+    assert url.secret not in page.text
+    assert 'class="btn btn-danger"' in page.text
+    assert f'href="{reverse("acl:live-show")}"' in page.text
+    assert LiveUrl.objects.get().revoked_at is None
+    shown = re.findall(r'name="shown" value="(\d+)"', page.text)
+    client.post(here, {"shown": shown[0]})
+    assert LiveUrl.objects.get(pk=url.pk).revoked_at is not None
+    assert LiveUrl.objects.filter(revoked_at=None).exists() == (verb == "create")
 
 
 def test_one_address_is_made_when_two_ask_for_the_first_at_once(rental: Rental) -> None:
