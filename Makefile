@@ -29,7 +29,7 @@ ifneq ($(PORT),)
 export DERPMGMT_PORT := $(PORT)
 endif
 
-.PHONY: help demo demo-reset up check quick test test-lab test-engines test-headscale lab-up lab-down bench messages styles
+.PHONY: help demo demo-reset up check quick test test-lab test-engines test-headscale lab-up lab-down bench shots messages styles
 
 help:
 	@echo "make demo              a panel with made-up data and servers, to play with (PORT=8000, FLEET=sandbox or lab)"
@@ -43,6 +43,7 @@ help:
 	@echo "make test-headscale    real Headscales follow a live URL as its page says; a table of what was seen; Debian, root, Go"
 	@echo "make lab-up, lab-down  three real hosts in network namespaces, to play with by make demo FLEET=lab"
 	@echo "make bench             how long a customer waits for three proven relays, what a sweep and an admission cost, what a panel weighs; in the lab"
+	@echo "make shots            pictures of every page as every role, both languages and themes, wide and narrow, on one sheet (var/shots; ROLES=customer); Chromium"
 	@echo "make messages          collect the texts to translate and compile the translations"
 	@echo "make styles            keep of Tabler's stylesheet what the pages use; after a class was used that none used before"
 
@@ -119,6 +120,9 @@ lab-down: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-mysql.txt
 	@DERPMGMT_TEST_DERPER="$$($(BIN)/python .ci/derper)" && export DERPMGMT_TEST_DERPER && $(BIN)/python -m tests.lab.benches
+
+shots: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.browser.shots var/shots $(ROLES)
 
 messages: $(VENV)/.installed-dev
 	$(BIN)/python .ci/translations --write
