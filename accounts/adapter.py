@@ -7,6 +7,7 @@ from typing import Any
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.mfa.adapter import DefaultMFAAdapter
 from django import forms
+from django.conf import settings
 from django.contrib.sites.shortcuts import get_current_site
 from django.core.exceptions import ValidationError
 from django.core.mail import EmailMessage, EmailMultiAlternatives
@@ -17,6 +18,7 @@ from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
 from accounts import services, tries, usernames
+from accounts.brand import current_brand, sender
 from accounts.models import User
 from derpmgmt.lib import crypto
 from derpmgmt.lib.address import client_ip, wide_network
@@ -74,20 +76,29 @@ class AccountAdapter(DefaultAccountAdapter):
         headers: dict[str, str] | None = None,
     ) -> EmailMessage:
         """allauth's texts in our frame: plain text, and HTML made from the same words with the code or the link set out."""
-        message = super().render_mail(template_prefix, email, context, headers)
+        brand = current_brand()
+        message = super().render_mail(template_prefix, email, context | {"brand": brand}, headers)
         parts = [
             {
                 "text": text,
                 "is_code": text == context.get("code"),
                 "is_link": text.startswith(("http://", "https://")),
             }
-            for text in (part.strip() for part in str(message.body).split("\n\n"))
+            # The last part is who writes, which the frame has of itself.
+            for text in (part.strip() for part in str(message.body).split("\n\n")[:-1])
             if text
         ]
-        html = render_to_string("account/email/message.html", {"subject": message.subject, "parts": parts})
+        html = render_to_string(
+            "account/email/message.html",
+            {"subject": message.subject, "parts": parts, "brand": brand, "panel_url": settings.PUBLIC_URL},
+        )
         assert isinstance(message, EmailMultiAlternatives)
         message.attach_alternative(html, "text/html")
         return message
+
+    def get_from_email(self) -> str:
+        """By the brand's name."""
+        return sender()
 
     def send_mail(
         self,
@@ -143,7 +154,16 @@ class AccountAdapter(DefaultAccountAdapter):
 
 
 class MFAAdapter(DefaultMFAAdapter):
-    """The authenticator apps' secrets and the recovery codes' seeds are encrypted with the panel's keys."""
+    """Second factors go by the brand's name; the authenticator apps' secrets and the recovery codes' seeds are encrypted with the
+    panel's keys."""
+
+    def get_totp_issuer(self) -> str:
+        """What an authenticator app shows above the code; a colon would end it (the Key URI Format's rule)."""
+        return current_brand().name.replace(":", " ")
+
+    def get_public_key_credential_rp_entity(self) -> dict[str, str]:
+        """What a browser shows beside a passkey; the id stays the host, or no passkey would be found again."""
+        return {**super().get_public_key_credential_rp_entity(), "name": current_brand().name}
 
     def encrypt(self, text: str) -> str:
         return crypto.encrypt(text)

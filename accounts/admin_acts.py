@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import services
 from accounts.acts import Act, Doing, Ticked
+from accounts.brand import sender
 from accounts.forms import AdminCloseForm, BanForm
 from accounts.models import Notice, PutOff, User
 from accounts.sweeps import RETRY
@@ -214,7 +215,7 @@ NOTICE_ACTS = (
 
 def _test_mail(_row: None, doing: Doing) -> str:
     address = doing.by.email
-    send_test_mail(address)
+    send_test_mail(address, sender=sender())
     return _("The mail server took a test mail to %(address)s.") % {"address": address}
 
 

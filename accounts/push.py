@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
+from accounts.brand import current_brand
 from derpmgmt.lib.outgoing import never_connected
 from derpmgmt.lib.refusals import NotSent, Refusal
 
@@ -39,6 +40,8 @@ ALIASES = {"bark": "barks", "pushdeer": "pushdeers"}
 # Where a service gives people a web address to copy, they may paste that.
 WEB_HOOKS = ("qyapi.weixin.qq.com", "oapi.dingtalk.com", "open.feishu.cn", "discord.com", "hooks.slack.com")
 LONGEST = 500
+# What stands in place of a brand's name that is none.
+NAME_IN_ASCII = "DERP"
 # Some services take their time, and what was not answered is not sent again.
 READ_SECONDS = 15.0
 
@@ -102,8 +105,11 @@ def _service(url: str) -> Any:
     # Imported where it is needed: it loads a hundred services, and most processes send nothing.
     from apprise import Apprise, AppriseAsset
 
+    # Some services show it to people, others get it as a header, where only ASCII may stand.
+    name = current_brand().name
+    name = name if name.isascii() else NAME_IN_ASCII
     # secure_logging masks the keys in apprise's own log.
-    asset = AppriseAsset(app_id="derpmgmt", app_desc="derpmgmt", app_url="", secure_logging=True)
+    asset = AppriseAsset(app_id=name, app_desc=name, app_url="", secure_logging=True)
     return Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
 
 

@@ -6,7 +6,7 @@ neither messages nor templates. `ApiMiddleware` stands where the pages' own begi
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache, lru_cache
+from functools import lru_cache
 from http.client import responses
 from typing import Any
 
@@ -24,6 +24,7 @@ from ninja.errors import HttpError, ValidationError
 
 from accounts import api as accounts
 from accounts.access.rooms import Room, guard
+from accounts.brand import current_brand
 from acl.devices import admission_api as admission
 from acl.devices import api as devices
 from acl.maps import api as maps
@@ -178,15 +179,17 @@ def describe() -> dict[str, Any]:
     return described
 
 
-@cache
-def _description(_language: str) -> bytes:
-    """It is the same for everybody, and making it takes a third of a second or more: once in each language."""
-    return JsonResponse(describe()).content
+@lru_cache(maxsize=4)
+def _description(_language: str, title: str) -> bytes:
+    """It is the same for everybody, and making it takes a third of a second or more: once in each language and for each brand."""
+    described = describe()
+    return JsonResponse({**described, "info": {**described["info"], "title": title}}).content
 
 
 def openapi(request: HttpRequest) -> HttpResponse:
     """The description of the whole API (OpenAPI 3.1)."""
-    return HttpResponse(_description(translation.get_language()), content_type="application/json")
+    content = _description(translation.get_language(), current_brand().name)
+    return HttpResponse(content, content_type="application/json")
 
 
 def docs(request: HttpRequest) -> HttpResponse:

@@ -284,7 +284,6 @@ MFA_FORMS = {
 }
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
-MFA_TOTP_ISSUER = "derpmgmt"
 # Steps before and after: for a code typed as the next one comes, or a phone half a minute off (RFC 6238, section 5.2).
 MFA_TOTP_TOLERANCE = 1
 # Without TLS, browsers offer passkeys on localhost only; allauth refuses to otherwise.

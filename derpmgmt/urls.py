@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from accounts.brand.views import brand_picture
+from accounts.brand.views import brand_picture, brand_style, paper
 from accounts.views import app_activate
 from derpmgmt import api, appearance, mailbox, pages
 from derpmgmt.history import views as history
@@ -27,6 +27,9 @@ urlpatterns = [
     path("", include("containers.urls")),
     path("api/docs", api.docs, name="api-docs"),
     path("api/openapi.json", api.openapi, name="api-openapi"),
+    path("terms/", paper, {"name": "terms"}, name="terms"),
+    path("privacy/", paper, {"name": "privacy"}, name="privacy"),
+    path("brand/<slug:digest>.css", brand_style, name="brand-style"),
     path("brand/<slug:digest>.<slug:kind>", brand_picture, name="brand-picture"),
     path("mailbox/", mailbox.mailbox, name="mailbox"),
     path(

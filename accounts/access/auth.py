@@ -68,7 +68,7 @@ def enter(request: Any, user: User, token: tokens.Known | None) -> User:
 class Token(HttpBearer):
     """A token that was made for `scope`."""
 
-    openapi_bearerFormat = "derpmgmt_…"
+    openapi_bearerFormat = "derp_…"
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope

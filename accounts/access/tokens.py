@@ -20,7 +20,7 @@ from derpmgmt.lib.lines import one_line
 from derpmgmt.lib.refusals import Refusal
 
 # How every token begins, so that people and programs that look for leaked secrets know one.
-PREFIX = "derpmgmt_"
+PREFIX = "derp_"
 SIGN_IN_LASTS = timedelta(hours=1)
 MOST_TOKENS = 50
 # What a request finds is kept so long by each process, as gates' secrets are: so late a revocation counts at most.

@@ -125,7 +125,7 @@ class SignedIn(Me):
 
     token: str = Field(
         description="Sent as `Authorization: Bearer …` from now on; shown only here.",
-        examples=["derpmgmt_…"],
+        examples=["derp_…"],
     )
 
 

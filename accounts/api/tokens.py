@@ -62,7 +62,7 @@ class NewToken(Input):
 class MadeToken(TokenFields, Answer):
     """A new token."""
 
-    token: str = Field(description="Its text; shown only here.", examples=["derpmgmt_…"])
+    token: str = Field(description="Its text; shown only here.", examples=["derp_…"])
 
 
 def _fields(row: ApiToken) -> dict[str, Any]:

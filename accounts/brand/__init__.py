@@ -7,21 +7,29 @@ show what was known last.
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from email.utils import formataddr, parseaddr
 from typing import Any
 
+from django.conf import settings
 from django.db import Error as DatabaseFailed
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.functional import Promise, SimpleLazyObject
 from django.utils.translation import gettext_lazy as _
 
+from accounts.brand import colours
 from accounts.brand.models import ONLY_ROW, BrandPicture, BrandSettings
 
 log = logging.getLogger(__name__)
 
 OWN_NAME = "derpmgmt"
 KNOWN_SECONDS = 5.0
+# A logo so many times as wide as high holds the name itself, so that is not written beside it.
+WIDE = 2
 ICP_URL = "https://beian.miit.gov.cn/"
 POLICE_URL = "https://beian.mps.gov.cn/"
 
@@ -44,8 +52,11 @@ class Brand:
     is_set: bool = False
     slogan: str = ""
     logo_url: str = ""
+    logo_is_wide: bool = False
     icon_url: str = ""
     accent: str = ""
+    on_accent: str = colours.WHITE
+    style_url: str = ""
     contacts: tuple[Contact, ...] = ()
     code_url: str = ""
     code_text: str = ""
@@ -60,14 +71,30 @@ class Brand:
 
 
 # Until when (time.monotonic) the brand is known, how often it was forgotten, and the brand itself.
-_known: tuple[float, int, Brand] = (float("-inf"), 0, Brand())
+_known: tuple[float, int, Brand | None] = (float("-inf"), 0, None)
+
+
+# One that is looked at before it is saved; for the request that asked for it alone.
+_previewed: ContextVar[Brand | None] = ContextVar("previewed", default=None)
+
+
+@contextmanager
+def previewing(brand: Brand) -> Iterator[None]:
+    """While this lasts, pages and mails that are made here say `brand`."""
+    token = _previewed.set(brand)
+    try:
+        yield
+    finally:
+        _previewed.reset(token)
 
 
 def current_brand() -> Brand:
     """The brand as it was a few seconds ago at most; while the database is away, the last that was known. Raises nothing."""
     global _known
+    if previewed := _previewed.get():
+        return previewed
     until, times, brand = _known
-    if time.monotonic() < until:
+    if brand and time.monotonic() < until:
         return brand
     try:
         row = BrandSettings.objects.select_related("logo", "icon", "code").defer(
@@ -76,15 +103,25 @@ def current_brand() -> Brand:
         brand = make_brand(row.filter(pk=ONLY_ROW).first())
     except DatabaseFailed as error:
         log.warning("the brand was not read: %s", error)
+        if brand is None:
+            return Brand()
     # One that was changed meanwhile is not to be taken for the new one.
     if _known[1] == times:
         _known = (time.monotonic() + KNOWN_SECONDS, times, brand)
     return brand
 
 
-def known_brand() -> Brand:
-    """The last that was known, without the database."""
+def known_brand() -> Brand | None:
+    """The last that was known, without the database; None where this process has read none yet."""
     return _known[2]
+
+
+def sender() -> str:
+    """From whom mails come: the address of DERPMGMT_EMAIL_FROM, under the brand's name once there is one."""
+    brand = current_brand()
+    if not brand.is_set:
+        return settings.DEFAULT_FROM_EMAIL
+    return formataddr((brand.name, parseaddr(settings.DEFAULT_FROM_EMAIL)[1]))
 
 
 def forget_brand() -> None:
@@ -107,8 +144,11 @@ def make_brand(row: BrandSettings | None) -> Brand:
         is_set=bool(row.name),
         slogan=row.slogan,
         logo_url=picture_url(row.logo),
+        logo_is_wide=row.logo is not None and row.logo.width > WIDE * row.logo.height,
         icon_url=picture_url(row.icon),
         accent=row.accent,
+        on_accent=str(colours.text_on(colours.read_colour(row.accent))) if row.accent else colours.WHITE,
+        style_url=reverse("brand-style", args=[colours.digest(row.accent)]) if row.accent else "",
         contacts=tuple(_contacts(row)),
         code_url=picture_url(row.code),
         code_text=row.code_text,
@@ -118,8 +158,8 @@ def make_brand(row: BrandSettings | None) -> Brand:
         police=row.police,
         police_url=_police_url(row.police),
         footer=row.footer,
-        terms_url=row.terms_url,
-        privacy_url=row.privacy_url,
+        terms_url=row.terms_url or (reverse("terms") if row.terms_text else ""),
+        privacy_url=row.privacy_url or (reverse("privacy") if row.privacy_text else ""),
     )
 
 

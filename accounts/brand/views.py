@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponse, HttpResponseNotFound
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotFound
+from django.shortcuts import render
 from django.urls import Resolver404, resolve
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_safe
 
-from accounts.brand import EXTENSIONS
-from accounts.brand.models import BrandPicture
+from accounts.brand import EXTENSIONS, colours
+from accounts.brand.models import ONLY_ROW, BrandPicture, BrandSettings
+from accounts.brand.papers import read_paper
 
 FOLDER = "/brand/"
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -40,3 +43,30 @@ def brand_picture(request: HttpRequest, digest: str, kind: str) -> HttpResponse:
     response["Cache-Control"] = FOR_EVER
     response["X-Content-Type-Options"] = "nosniff"
     return response
+
+
+@require_safe
+def brand_style(request: HttpRequest, digest: str) -> HttpResponse:
+    """The shades of an accent colour, which stands in the address."""
+    accent = f"#{digest.partition('-')[0]}"
+    try:
+        is_right = colours.digest(accent) == digest
+    except ValueError:
+        is_right = False
+    if not is_right:
+        return HttpResponseNotFound()
+    response = HttpResponse(colours.stylesheet(accent), content_type="text/css; charset=utf-8")
+    response["Cache-Control"] = FOR_EVER
+    return response
+
+
+PAPERS = {"terms": gettext_lazy("Terms of service"), "privacy": gettext_lazy("Privacy policy")}
+
+
+@require_safe
+def paper(request: HttpRequest, name: str) -> HttpResponse:
+    """The terms of service or the privacy policy, where their text is ours to show."""
+    text = BrandSettings.objects.filter(pk=ONLY_ROW).values_list(f"{name}_text", flat=True).first()
+    if not text:
+        raise Http404
+    return render(request, "accounts/paper.html", {"title": PAPERS[name], "blocks": read_paper(text)})

@@ -1,5 +1,6 @@
 """Changing the brand: who may, what is written down of it."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
@@ -7,13 +8,15 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.brand import forget_brand
-from accounts.brand.models import ONLY_ROW, BrandSettings
+from accounts.brand.models import ONLY_ROW, BrandPicture, BrandSettings
 from accounts.models import User
 from accounts.services.activity import log_operation
 from accounts.services.people import NotAllowed
 
 # Of these the log says that they changed, not how.
 LONG = {"terms_text", "privacy_text"}
+# So long an uploaded picture stays that nothing names.
+KEPT = timedelta(days=1)
 
 
 @transaction.atomic
@@ -32,10 +35,18 @@ def change_brand(*, by: User | None, **values: Any) -> BrandSettings:
     if changes:
         row.changed_at = timezone.now()
         row.save()
+        _forget_pictures(row)
         log_operation(by=by, action="brand.changed", target=row, changes=changes)
         forget_brand()
         transaction.on_commit(forget_brand)
     return row
+
+
+def _forget_pictures(row: BrandSettings) -> None:
+    """Delete those that nothing names; not at once, since a form that is open may still hold one."""
+    named = {picture for picture in (row.logo_id, row.icon_id, row.code_id) if picture}
+    old = BrandPicture.objects.filter(created_at__lt=timezone.now() - KEPT)
+    old.exclude(pk__in=named).delete()
 
 
 def _shown(value: Any) -> str:

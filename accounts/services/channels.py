@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
 from accounts import push, sms
+from accounts.brand import current_brand
 from accounts.models import Channel, User
 from accounts.services.activity import log_operation
 from derpmgmt.lib.crypto import keyed_hash
@@ -110,5 +111,5 @@ def send_test(*, channel: Channel) -> None:
         push.send(
             channel.address,
             title=pgettext("channel", "Test"),
-            text=_("This channel works: notices of derpmgmt arrive here."),
+            text=_("This channel works: notices of %(name)s arrive here.") % {"name": current_brand().name},
         )

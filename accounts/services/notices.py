@@ -29,6 +29,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from accounts import push, sms, wordlist
+from accounts.brand import current_brand, sender
 from accounts.models import Channel, Notice, User
 from accounts.services.activity import log_operation
 from derpmgmt.lib import queue
@@ -275,7 +276,13 @@ def render(notice: Notice) -> Words:
         for name, value in notice.context.items()
     }
     with translation.override(notice.language):
-        context = {**given, "user": notice.user, "notice": notice, "panel_url": settings.PUBLIC_URL}
+        context = {
+            **given,
+            "user": notice.user,
+            "notice": notice,
+            "brand": current_brand(),
+            "panel_url": settings.PUBLIC_URL,
+        }
         name = f"notices/{notice.kind}"
         context["subject"] = subject = " ".join(render_to_string(f"{name}_subject.txt", context).split())
         text = render_to_string(f"{name}_message.txt", context).strip() + "\n"
@@ -354,7 +361,7 @@ def _message(notice: Notice, words: Words) -> EmailMultiAlternatives:
     message = EmailMultiAlternatives(
         words.subject,
         words.text,
-        settings.DEFAULT_FROM_EMAIL,
+        sender(),
         [notice.address],
         # The same for every try, so that a mail system that gets it twice can tell. RFC 3834: nobody's machine shall answer.
         headers={

@@ -203,7 +203,7 @@ def _post(target: Target, addresses: list[str], body: bytes, deadline: float) ->
         connection.sock = wire
         headers = {
             "Host": target.authority,
-            "User-Agent": "derpmgmt",
+            "User-Agent": "private-derp",
             "Content-Type": "application/json",
             "Connection": "close",
         }

@@ -117,7 +117,7 @@ class MapDownload(MapVersion):
     """A map as a file."""
 
     acl_file: str = Field(description="The file's bytes (UTF-8) in base64.")
-    file_name: str = Field(examples=["derpmgmt-v3.hujson"])
+    file_name: str = Field(examples=["derpmap-v3.hujson"])
     format: Format
     content_type: str = Field(examples=["application/json"])
 

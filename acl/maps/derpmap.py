@@ -26,7 +26,8 @@ DEFAULT_MAP_URL = "https://controlplane.tailscale.com/derpmap/default"
 # From this version on Headscale keeps its map when an address fails (and does not start then); before, it loses regions.
 HEADSCALE_KEEPS_SINCE = "0.27"
 # Where the texts advise to put Headscale's file.
-HEADSCALE_PATH = "/etc/headscale/derpmgmt.yaml"
+HEADSCALE_PATH = "/etc/headscale/private-derp.yaml"
+CRON_PATH = "/etc/cron.d/private-derp"
 # What whoever reads a map gets when there is none: every reader takes our regions out and keeps those of others.
 EMPTY_MAP: dict[str, Any] = {"Regions": {}}
 
@@ -185,10 +186,11 @@ def _comment(mark: str, lines: Iterable[str]) -> str:
     return "".join(f"{mark} {one_line(line)}\n" for line in lines)
 
 
-def _common_comments(version: int, ends_at: datetime) -> list[str]:
+def _common_comments(version: int, ends_at: datetime, brand: str) -> list[str]:
     moment = ends_at.isoformat(" ", "minutes")
     return [
-        _("Your private DERP relays (derpmgmt), map version %(version)s.") % {"version": version},
+        _("Your private DERP relays (%(brand)s), map version %(version)s.")
+        % {"brand": brand, "version": version},
         _(
             "Valid until %(moment)s, as long as your rental is active; take the next version from the panel then."
         )
@@ -200,13 +202,14 @@ def _common_comments(version: int, ends_at: datetime) -> list[str]:
     ]
 
 
-def to_hujson_key(derp_map: dict[str, Any], *, version: int, ends_at: datetime) -> str:
+def to_hujson_key(derp_map: dict[str, Any], *, version: int, ends_at: datetime, brand: str) -> str:
     """The key `"derpMap"` with a comma behind it, to be pasted into an existing policy file right after its first `{`.
 
-    There the comma is right whatever follows: HuJSON allows it before `}` too. `ends_at` is printed in its own time zone.
+    There the comma is right whatever follows: HuJSON allows it before `}` too. `ends_at` is printed in its own time zone;
+    `brand` says whose relays these are.
     """
     comments = [
-        *_common_comments(version, ends_at),
+        *_common_comments(version, ends_at, brand),
         _("Paste into: Tailscale admin console > Access controls > JSON editor, right after the first {"),
         _('If your file has a "derpMap" already: replace it, or add these regions to its "Regions".'),
         _(
@@ -217,7 +220,7 @@ def to_hujson_key(derp_map: dict[str, Any], *, version: int, ends_at: datetime) 
     return f'{_comment("//", comments)}"derpMap": {_dump(derp_map)},\n'
 
 
-def to_hujson(derp_map: dict[str, Any], *, version: int, ends_at: datetime) -> str:
+def to_hujson(derp_map: dict[str, Any], *, version: int, ends_at: datetime, brand: str) -> str:
     """A file of its own: an object with `"derpMap"`. It opens with the warning that it does not replace a policy file."""
     warning = _comment(
         "//",
@@ -226,14 +229,14 @@ def to_hujson(derp_map: dict[str, Any], *, version: int, ends_at: datetime) -> s
             _("Copy the lines between the first { and the last } into your file, right after its first {"),
         ],
     )
-    key = to_hujson_key(derp_map, version=version, ends_at=ends_at)
+    key = to_hujson_key(derp_map, version=version, ends_at=ends_at, brand=brand)
     return f"{warning}{{\n{''.join(f'  {line}' for line in key.splitlines(keepends=True))}}}\n"
 
 
-def to_headscale_yaml(derp_map: dict[str, Any], *, version: int, ends_at: datetime) -> str:
+def to_headscale_yaml(derp_map: dict[str, Any], *, version: int, ends_at: datetime, brand: str) -> str:
     """The map as a file for Headscale's `derp.paths`: keys in lower case, region IDs as numbers."""
     comments = [
-        *_common_comments(version, ends_at),
+        *_common_comments(version, ends_at, brand),
         _("Save as %(path)s, name it in Headscale's config.yaml under derp: paths:, and restart Headscale.")
         % {"path": HEADSCALE_PATH},
         _("Keep the default address under derp: urls: (%(url)s): without any relay Headscale does not start.")
@@ -263,12 +266,14 @@ def to_json(derp_map: dict[str, Any]) -> str:
     return _dump(derp_map) + "\n"
 
 
-def render_map(derp_map: dict[str, Any], file_format: MapFormat, *, version: int, ends_at: datetime) -> str:
-    """The map as a file in `file_format`."""
+def render_map(
+    derp_map: dict[str, Any], file_format: MapFormat, *, version: int, ends_at: datetime, brand: str
+) -> str:
+    """The map as a file in `file_format`; `brand` says in its comments whose relays these are."""
     if file_format is MapFormat.HUJSON:
-        return to_hujson(derp_map, version=version, ends_at=ends_at)
+        return to_hujson(derp_map, version=version, ends_at=ends_at, brand=brand)
     if file_format is MapFormat.YAML:
-        return to_headscale_yaml(derp_map, version=version, ends_at=ends_at)
+        return to_headscale_yaml(derp_map, version=version, ends_at=ends_at, brand=brand)
     return to_json(derp_map)
 
 
@@ -295,7 +300,7 @@ def to_headscale_timer(address: str) -> str:
     Only a successful answer that is a map takes the place of the file before, in one step; passing failures are text.
     """
     return (
-        "# /etc/cron.d/derpmgmt\n"
+        f"# {CRON_PATH}\n"
         "SHELL=/bin/sh\n"
         f"MAP={HEADSCALE_PATH}\n"
         f"URL={address}?format=headscale\n"

@@ -15,7 +15,14 @@ from django_htmx.middleware import HtmxDetails
 from accounts.models import User
 from accounts.requests import SignedInRequest
 from acl.maps import services
-from acl.maps.derpmap import DEFAULT_MAP_URL, HEADSCALE_KEEPS_SINCE, HEADSCALE_PATH, OLDEST_CLIENT, MapFormat
+from acl.maps.derpmap import (
+    CRON_PATH,
+    DEFAULT_MAP_URL,
+    HEADSCALE_KEEPS_SINCE,
+    HEADSCALE_PATH,
+    OLDEST_CLIENT,
+    MapFormat,
+)
 from acl.maps.forms import RegionIdForm, ShownForm
 from acl.maps.models import AclEvent, LiveUrl, MapRegion
 from acl.maps.tables import MapHistoryTable
@@ -191,6 +198,7 @@ def live_show(request: SignedInRequest) -> HttpResponse:
             "has_rental": rental is not None,
             "headscale_path": HEADSCALE_PATH,
             "default_map_url": DEFAULT_MAP_URL,
+            "cron_path": CRON_PATH,
             "keeps_since": HEADSCALE_KEEPS_SINCE,
         },
     )

@@ -127,7 +127,7 @@ def history_export(request: SignedInRequest, kind: str, file_format: str) -> Htt
         raise Http404
     consume(request, group="history", key=str(request.user.pk), rate=EXPORT_RATE)
     headings = _TIMELINE_HEADINGS if kind == ALL else SOURCES[kind].headings
-    data = tablib.Dataset(headers=[str(heading) for heading in headings], title="derpmgmt")
+    data = tablib.Dataset(headers=[str(heading) for heading in headings], title="history")
     for number, line in enumerate(_exported(request.user, request.user, kind)):
         if number == MOST_EXPORTED:
             text = gettext("What is older is left out: a file holds %(count)d lines.") % {"count": number}
@@ -138,7 +138,7 @@ def history_export(request: SignedInRequest, kind: str, file_format: str) -> Htt
     if file_format == "csv":
         # The mark lets spreadsheet programs read the headings as UTF-8.
         content = ("\ufeff" + content).encode()
-    name = f"derpmgmt-{kind}-{timezone.localdate():%Y%m%d}.{file_format}"
+    name = f"history-{kind}-{timezone.localdate():%Y%m%d}.{file_format}"
     return HttpResponse(
         content,
         content_type=_FILES[file_format],

@@ -18,7 +18,6 @@ from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -272,8 +271,8 @@ def _change(place: _Place, act: Callable[[Any, str], object]) -> None:
         log.warning("a mail's place was not given back, Redis is away: %s", error)
 
 
-def send_test_mail(address: str) -> None:
-    """Send a few words to `address`, to see whether the settings are right. Raises `MailFailed`, `MailLimited`."""
-    text = _("This is a test by an operator of derpmgmt. Mail works.")
-    message = EmailMessage(_("Test of the mail settings"), text, settings.DEFAULT_FROM_EMAIL, [address])
+def send_test_mail(address: str, *, sender: str) -> None:
+    """Send a few words from `sender` to `address`, to see whether the settings are right. Raises `MailFailed`, `MailLimited`."""
+    text = _("This is a test by an operator of the panel. Mail works.")
+    message = EmailMessage(_("Test of the mail settings"), text, sender, [address])
     deliver(message, is_asked=True)

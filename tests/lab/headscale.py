@@ -35,7 +35,7 @@ from tests.panel.running import Folder, wait_for
 VERSIONS = ("0.26.1", "0.27.1", "0.28.0")
 PUBLIC_PORT, TLS_PORT = 8090, 8443
 INSIDE = "--inside"
-FILE, CRON = Path(derpmap.HEADSCALE_PATH), Path("/etc/cron.d/derpmgmt")
+FILE, CRON = Path(derpmap.HEADSCALE_PATH), Path(derpmap.CRON_PATH)
 # What Tailscale's own address answers here.
 DEFAULT = b'{"Regions": {"1": {"RegionID": 1, "RegionCode": "t", "RegionName": "Tailscale", "Nodes": []}}}'
 DEFAULT_ID = 1

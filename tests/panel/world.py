@@ -10,6 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts import services as accounts
+from accounts.brand.models import ONLY_ROW, BrandSettings
 from accounts.models import PutOff, User
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.maps.models import AclConfig, AclEvent, LiveUrl, MapRegion
@@ -57,6 +58,8 @@ def enter(role: str, *, has_factor: bool) -> Client:
 
 def row_of(rental: Rental, model: type[Model]) -> Model:
     """A row of that table, one of `rental` where rows belong to one."""
+    if model is BrandSettings:
+        return BrandSettings.objects.get_or_create(pk=ONLY_ROW)[0]
     if model is PutOff:
         return PutOffFactory(row=rental.pk)
     own: dict[type[Model], Callable[[], Model | None]] = {

@@ -9,6 +9,7 @@ from django.core.validators import validate_email
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from accounts.brand import sender
 from derpmgmt.lib.commands import PanelCommand
 from derpmgmt.lib.mail import MailFailed, MailLimited, send_test_mail
 
@@ -23,7 +24,7 @@ class Command(PanelCommand):
         address = options["address"]
         try:
             validate_email(address)
-            send_test_mail(address)
+            send_test_mail(address, sender=sender())
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from error
         except MailLimited as limited:
@@ -33,7 +34,7 @@ class Command(PanelCommand):
             if settings.EMAIL_URL:
                 text = f"{text}\n" + _("The mail server is %(server)s.") % {"server": _transport()}
             raise CommandError(text) from failure
-        row = {"address": address, "sender": settings.DEFAULT_FROM_EMAIL, "by": _transport()}
+        row = {"address": address, "sender": sender(), "by": _transport()}
         self.emit_one(row, {"address": _("Sent to"), "sender": _("From"), "by": _("By")})
         if not settings.EMAIL_URL:
             self.say(_("DERPMGMT_EMAIL_URL is not set: mail does not leave this machine."))

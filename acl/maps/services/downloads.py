@@ -10,6 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy, gettext_noop
 
+from accounts.brand import current_brand
 from accounts.models import User
 from accounts.services import log_operation
 from acl.maps import derpmap
@@ -160,10 +161,14 @@ def hand_out_map(
         browser=browser,
     )
     return MapFile(
-        name=f"derpmgmt-v{config.version}.{file_format.value}",
+        name=f"derpmap-v{config.version}.{file_format.value}",
         content_type=derpmap.CONTENT_TYPES[file_format],
         text=derpmap.render_map(
-            derp_map, file_format, version=config.version, ends_at=timezone.localtime(config.ends_at)
+            derp_map,
+            file_format,
+            version=config.version,
+            ends_at=timezone.localtime(config.ends_at),
+            brand=current_brand().name,
         ),
         config=config,
         derp_map=derp_map,

@@ -6,6 +6,7 @@ from datetime import datetime
 from django.utils import timezone
 from django.utils.translation import gettext
 
+from accounts.brand import current_brand
 from acl.maps import derpmap
 from acl.maps.derpmap import MapFormat
 from acl.maps.models import AclConfig, LiveUrl, MapRegion
@@ -52,19 +53,19 @@ def describe_map(*, rental: Rental | None, now: datetime) -> MapPanel:
         config = check_download(rental=rental, now=now)
     except DownloadRefused as refusal:
         return MapPanel(refusal=str(refusal))
-    ends_at = timezone.localtime(config.ends_at)
+    ends_at, brand = timezone.localtime(config.ends_at), current_brand().name
     tabs = (
         MapTab(
             MapFormat.HUJSON,
             gettext("Tailscale (official)"),
             gettext("Goes into your policy file, right after its first {."),
-            derpmap.to_hujson_key(config.derp_map, version=config.version, ends_at=ends_at),
+            derpmap.to_hujson_key(config.derp_map, version=config.version, ends_at=ends_at, brand=brand),
         ),
         MapTab(
             MapFormat.YAML,
             gettext("Headscale"),
             gettext("A file for derp: paths: in Headscale's config.yaml."),
-            derpmap.to_headscale_yaml(config.derp_map, version=config.version, ends_at=ends_at),
+            derpmap.to_headscale_yaml(config.derp_map, version=config.version, ends_at=ends_at, brand=brand),
         ),
         MapTab(
             MapFormat.JSON,

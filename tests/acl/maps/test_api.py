@@ -186,7 +186,7 @@ def test_it_is_downloaded_by_its_code_and_by_the_user_name(
     assert by_code.json() == by_name.json()
     body = by_code.json()
     text = base64.b64decode(body["acl_file"]).decode()
-    assert (body["file_name"], body["format"], body["version"]) == (f"derpmgmt-{name}", file_format, 1)
+    assert (body["file_name"], body["format"], body["version"]) == (f"derpmap-{name}", file_format, 1)
     if file_format == "headscale":
         assert len(yaml.safe_load(text)["regions"]) == 3
     assert all(relay.certificate_sha256 in text for relay in rental.relays.all())

@@ -20,6 +20,7 @@ SHANGHAI = MapNode(901, 1, "sh", "上海", 31.23, 121.47, "203.0.113.1", 20000, 
 GUANGZHOU = MapNode(902, 2, "gz", "广州", None, None, "203.0.113.2", 20002, 20003, "cd" * 32)
 NODES = [GUANGZHOU, SHANGHAI]
 LABELS: dict[str, Any] = {
+    "brand": "derpmgmt",
     "version": 3,
     "ends_at": datetime(2026, 12, 24, 21, 30, tzinfo=timezone(timedelta(hours=8))),
 }

@@ -63,7 +63,7 @@ def test_map_is_a_file_and_logged_when_downloaded(
 ) -> None:
     answer = download(browser, file_format)
     assert answer.status_code == 200
-    assert answer.headers["Content-Disposition"] == f'attachment; filename="derpmgmt-v1.{file_format}"'
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="derpmap-v1.{file_format}"'
     assert answer.headers["Cache-Control"] == "private, no-store"
     config = services.active_config(rental)
     assert config
