@@ -24,8 +24,6 @@ from accounts.models import User
 from derpmgmt import api
 from derpmgmt.lib import limits
 from derpmgmt.lib.api import waiting
-from fleet import adding
-from fleet import api as fleet_api
 from fleet.ssh import HostKey
 from tests.api import Api
 from tests.factories import UserFactory, WholeRentalFactory
@@ -102,8 +100,8 @@ def test_nothing_is_answered_that_the_description_does_not_have(
     # Nor is waited for, within a transaction that no worker sees.
     monkeypatch.setattr(waiting, "_waiting", threading.Semaphore(0))
     # Nobody connects to addresses that were made up.
-    for module in (adding, fleet_api):
-        monkeypatch.setattr(module, "read_host_key", lambda *_: HostKey.from_line(HOST_KEY))
+    for module in ("fleet.ssh.transport", "fleet.api"):
+        monkeypatch.setattr(f"{module}.read_host_key", lambda *_: HostKey.from_line(HOST_KEY))
     asker, keys = asking(role), primary_keys()
     tried = 0
     for operation in OPERATIONS:
