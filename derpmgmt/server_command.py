@@ -41,7 +41,10 @@ def _read_key(path: Path) -> str:
         raise CommandRefused(
             _("%(path)s cannot be read: %(reason)s") % values, code="key_unreadable"
         ) from error
+    from fleet.ssh import load_private_key
+
     try:
+        load_private_key(text)  # an empty file too
         return adding.tidy_key(text)
     except RemoteError as error:
         raise CommandError(f"{path}: {error}") from error
@@ -140,6 +143,17 @@ class ServerCommand(PanelCommand):
                 details={"names": names},
             )
         return found[0]
+
+    @staticmethod
+    def reason_of(server: Server, check: ServerCheck | None) -> str:
+        """Why a server is in its state: of one that is being added, what its checks found."""
+        if server.status != Server.Status.NEW:
+            return server.reason
+        if not server.host_key:
+            return _("Its host key waits to be confirmed.")
+        if check is None:
+            return _("It has not been checked yet.")
+        return _("It is being checked.") if check.is_open else check.reason
 
     def read_credential(
         self, options: dict[str, Any], name: str, server: Server | None

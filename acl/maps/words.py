@@ -9,6 +9,7 @@ declare(
         "map.renewed": _("New version of the map by hand"),
         "map.region_changed": _("Region ID changed"),
         "live_url.created": _("Live URL made"),
+        "live_url.revealed": _("Live URL shown to an operator"),
         "live_url.revoked": _("Live URL revoked"),
     },
     notices={

@@ -5,23 +5,37 @@ import re
 import sys
 import traceback
 import unicodedata
-from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NoReturn
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management import ManagementUtility, execute_from_command_line, get_commands
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
-from django.db.migrations.executor import MigrationExecutor
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from derpmgmt.lib.arguments import hide_djangos_options, number
 from derpmgmt.lib.refusals import Refusal
 
+# A list shows so many rows, and at most these.
+ROWS, MOST_ROWS = 50, 10_000
+_LAST_NUMBER = 2**63 - 1
+
 Row = Mapping[str, Any]
+
+
+class _Console:
+    """Whoever runs commands on the panel's machine, for `visible_to`: they may see what operators see."""
+
+    pk = None
+    is_authenticated = is_active = is_staff = is_superuser = True
+
+
+CONSOLE: Any = _Console()
 
 
 class CommandRefused(CommandError):
@@ -124,6 +138,8 @@ def _refuse_arguments(message: str) -> NoReturn:
 
 def _describe_database_error(error: DatabaseError | InterfaceError) -> CommandRefused:
     """The failure for a database without this version's tables, or that does not answer; raises `error` again where it is our mistake."""
+    from django.db.migrations.executor import MigrationExecutor  # only now: it loads every migration
+
     try:
         executor = MigrationExecutor(connection)
         is_behind = bool(executor.migration_plan(list(executor.loader.graph.leaf_nodes())))
@@ -164,25 +180,14 @@ def _pad(text: str, width: int) -> str:
     return text + " " * (width - _width(text))
 
 
-def parse_day(text: str) -> date:
-    """The day that somebody typed; raises `CommandError`."""
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").date()
-    except ValueError as error:
-        raise CommandError(
-            _(
-                "“%(text)s” is no day. A day looks like 2026-12-31 and is one of the panel's time zone, %(zone)s."
-            )
-            % {"text": text, "zone": settings.TIME_ZONE}
-        ) from error
-
-
 class TranslatedCommand(BaseCommand):
-    """A command whose `help` is a lazy translation."""
+    """A command whose `help` is a lazy translation, and explains our own options."""
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         self.help = str(self.help)  # argparse measures it, and a lazy text has no length
-        return super().create_parser(prog_name, subcommand, **kwargs)
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        hide_djangos_options(parser)
+        return parser
 
 
 class PanelCommand(TranslatedCommand):
@@ -270,6 +275,12 @@ class PanelCommand(TranslatedCommand):
         for key, heading in columns.items():
             self.stdout.write(f"{_pad(str(heading), width)}  {_cell(row[key])}")
 
+    def emit_part(self, title: Any, rows: Sequence[Row], columns: Mapping[str, Any]) -> None:
+        """Print a table under what `emit_one` printed, with a heading; nothing with `--json`, where the one row has them all."""
+        if not self.as_json:
+            self.stdout.write(f"\n{title}")
+            self.emit(rows, columns)
+
     def say(self, text: str) -> None:
         """Tell a person how it goes, on standard error, so that standard output stays clean for scripts."""
         self.stderr.write(text, str)  # str: Django would print it in the red of errors
@@ -277,3 +288,38 @@ class PanelCommand(TranslatedCommand):
 
     def _dump(self, value: Any) -> None:
         self.stdout.write(json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False, indent=2))
+
+
+class ListCommand(PanelCommand):
+    """A command that lists rows, the newest first, a page at a time: it reads no more than it prints."""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--limit",
+            metavar="N",
+            type=number(1, MOST_ROWS),
+            default=ROWS,
+            help=_("at most so many rows (%(rows)d)") % {"rows": ROWS},
+        )
+        parser.add_argument(
+            "--before",
+            metavar="ID",
+            type=number(1, _LAST_NUMBER),
+            help=_("only rows older than this one; the next page begins after the last ID of this one"),
+        )
+
+    def emit_page(
+        self,
+        rows: QuerySet[Any],
+        describe: Callable[[Any], Row],
+        columns: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Print the page of `rows` that the options name, and say where the next one begins, if there is one."""
+        if options["before"] is not None:
+            rows = rows.filter(pk__lt=options["before"])
+        limit = options["limit"]
+        found = list(rows.order_by("-pk")[: limit + 1])
+        self.emit([describe(row) for row in found[:limit]], columns)
+        if len(found) > limit:
+            self.say(_("There are more: --before %(id)s shows the next ones.") % {"id": found[limit - 1].pk})

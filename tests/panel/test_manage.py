@@ -344,4 +344,5 @@ def test_commands_that_destroy_something_ask_and_no_others() -> None:
         for name, app in get_commands().items()
         if isinstance(command := load_command_class(app, name), PanelCommand)
     }
-    assert {name for name, command in ours.items() if command.destroys} == {"account_close", "server_remove"}
+    destroying = {name for name, command in ours.items() if command.destroys}
+    assert destroying == {"account_close", "serial_recall", "server_remove"}

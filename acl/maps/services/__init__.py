@@ -22,6 +22,7 @@ from acl.maps.services.live_urls import (
     publish_live_urls,
     read_copy,
     record_fetches,
+    reveal_live_url,
     revoke_live_url,
 )
 from acl.maps.services.map_news import PasteNote, describe_paste, due_news, due_reminders, remind, tell_change

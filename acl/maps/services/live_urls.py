@@ -46,7 +46,7 @@ def live_address(url: LiveUrl) -> str:
 
 @transaction.atomic
 def create_live_url(
-    *, rental: Rental, by: User, instead_of: int | None = None, ip: str | None = None
+    *, rental: Rental, by: User | None, instead_of: int | None = None, ip: str | None = None
 ) -> LiveUrl:
     """Make the rental's live URL; the one with the primary key `instead_of` is revoked (None: there is none yet).
 
@@ -63,6 +63,18 @@ def create_live_url(
     log_operation(by=by, action="live_url.created", target=url, subject=rental.user, ip=ip)
     transaction.on_commit(partial(_publish, url.secret_hash))
     return url
+
+
+def reveal_live_url(*, rental: Rental, by: User | None, ip: str | None = None) -> tuple[LiveUrl, bool]:
+    """The rental's live URL, secret included, for an operator, and whether it was made now because there was none; logged.
+
+    Raises `DownloadRefused` when the rental is closed, and `ChangedMeanwhile`.
+    """
+    url = LiveUrl.objects.filter(rental=rental, revoked_at=None).first()
+    if url is None:
+        return create_live_url(rental=rental, by=by, ip=ip), True
+    log_operation(by=by, action="live_url.revealed", target=url, subject=rental.user, ip=ip)
+    return url, False
 
 
 @transaction.atomic

@@ -4,17 +4,9 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from containers.console import relay_state
 from containers.models import Relay
 from derpmgmt.lib.commands import PanelCommand
-
-
-def _state(relay: Relay) -> str:
-    """The state as a word; a relay is not said to run while its server or its last test says otherwise."""
-    if relay.status == Relay.Status.RUNNING and relay.server.silent_since:
-        return _("the server does not answer")
-    if relay.status == Relay.Status.RUNNING and relay.last_health and not relay.last_health.is_ok:
-        return _("test failed")
-    return str(relay.get_status_display())
 
 
 class Command(PanelCommand):
@@ -45,7 +37,7 @@ class Command(PanelCommand):
                 "derp_port": relay.derp_port,
                 "stun_port": relay.stun_port,
                 "status": relay.status,
-                "state": _state(relay),
+                "state": relay_state(relay),
                 "failing_since": relay.failing_since,
                 "server_silent_since": relay.server.silent_since,
                 "proven_at": relay.proven_at,

@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import services
+from accounts.console import find_person
 from accounts.models import User
 from containers.models import Relay
 from derpmgmt.lib.commands import PanelCommand
@@ -26,7 +27,7 @@ class Command(PanelCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        user = self._find(options["email"])
+        user = find_person(options["email"])
         if user.closing_at is None and user.closed_at is None:
             self.confirm(
                 user.email,
@@ -67,16 +68,6 @@ class Command(PanelCommand):
                 "left_text": _("Still to be done"),
             },
         )
-
-    def _find(self, email: str) -> User:
-        """The account that has the address, else the one closed last of those that had it; raises `CommandError`."""
-        user = User.objects.filter(email=email.strip().lower()).first()
-        if user is None:
-            former = User.objects.filter(former_email_hash=services.hash_address(email))
-            user = former.order_by("-closing_at").first()
-        if user is None:
-            raise CommandError(_("There is no account with the address %(email)s.") % {"email": email})
-        return user
 
     def _sentences(self, user: User, is_new: bool, servers: list[str]) -> Iterator[str]:
         if user.closed_at:

@@ -4,7 +4,7 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from derpmgmt.lib.commands import parse_day
+from derpmgmt.lib.arguments import parse_day
 from derpmgmt.rental_command import RentalCommand
 from serials.rentals.forms import end_of_day
 from serials.rentals.services import renew_rental

@@ -10,17 +10,6 @@ from derpmgmt.server_command import ServerCommand
 from fleet.models import Server
 
 
-def _reason(server: Server, check: ServerCheck | None) -> str:
-    """Why a server is in its state: of one that is being added, what its checks found."""
-    if server.status != Server.Status.NEW:
-        return server.reason
-    if not server.host_key:
-        return _("Its host key waits to be confirmed.")
-    if check is None:
-        return _("It has not been checked yet.")
-    return _("It is being checked.") if check.is_open else check.reason
-
-
 class Command(ServerCommand):
     """The servers and how they are."""
 
@@ -56,7 +45,7 @@ class Command(ServerCommand):
                 "name": server.name,
                 "status": server.status,
                 "state": server.get_status_display(),
-                "reason": _reason(server, latest.get(server.pk)),
+                "reason": self.reason_of(server, latest.get(server.pk)),
                 "words": check.detail if (check := latest.get(server.pk)) else "",
                 "region": server.region.code,
                 "region_name": server.region.name,

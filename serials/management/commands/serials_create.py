@@ -5,7 +5,8 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from derpmgmt.lib.commands import PanelCommand, parse_day
+from derpmgmt.lib.arguments import parse_day
+from derpmgmt.lib.commands import PanelCommand
 from fleet.models import Server
 from serials.numbers import codes, services
 

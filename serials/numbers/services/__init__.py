@@ -20,6 +20,7 @@ from serials.numbers.services.redeeming import (
     look_up_serial,
     preview_redemption,
     redeem_serial,
+    serial_of,
 )
 from serials.numbers.services.refusals import (
     AlreadyRedeemed,

@@ -50,14 +50,20 @@ def find_serial(code: str, *, user: User | None = None) -> SerialNumber:
     `user` lets a serial number that they redeemed themselves be told from one that somebody else used. Raises `SerialMistyped`,
     `SerialUnknown`, `SerialUsed` (`AlreadyRedeemed`), `SerialExpired`, `SerialRecalled` or `SerialUnpaid`.
     """
+    serial = serial_of(code)
+    if refusal := _refusal(serial, user, timezone.now()):
+        raise refusal
+    return serial
+
+
+def serial_of(code: str) -> SerialNumber:
+    """The serial number of a typed code, in whatever state, with its batch and redemption. Raises `SerialMistyped`, `SerialUnknown`."""
     if not codes.is_well_typed(code):
         raise SerialMistyped
     by_hash = SerialNumber.objects.filter(code_hash=code_hash(codes.normalize(code)))
     serial = by_hash.select_related("batch", "redemption__rental").first()
     if serial is None:
         raise SerialUnknown
-    if refusal := _refusal(serial, user, timezone.now()):
-        raise refusal
     return serial
 
 
@@ -70,13 +76,9 @@ def look_up_serial(
     `SerialMistyped`, `SerialUnknown`, which are written to the activity log.
     """
     try:
-        if not codes.is_well_typed(code):
-            raise SerialMistyped
-        by_hash = SerialNumber.objects.filter(code_hash=code_hash(codes.normalize(code)))
-        serial = by_hash.select_related("batch", "redemption__rental").first()
-        refusal = _refusal(serial, user, timezone.now()) if serial else None
-        is_others = type(refusal) is SerialUsed and not user.is_staff
-        if serial is None or is_others:
+        serial = serial_of(code)
+        refusal = _refusal(serial, user, timezone.now())
+        if type(refusal) is SerialUsed and not user.is_staff:
             raise SerialUnknown
     except SerialRefused as refused:
         _log_refusal(refused, code=code, user=user, by=user, ip=ip)
