@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from django.utils.translation import gettext_lazy as _
-
 from containers.gate import KIND_GATE, gate_labels, gate_name
 from containers.image import LABEL_CONTENT, ImageArchive
+from containers.problems import ContainerStopped
 from containers.spec import (
     KIND_RELAY,
     LABEL_KIND,
@@ -29,8 +28,8 @@ from containers.spec import (
     relay_labels,
     relay_name,
 )
-from fleet.engine import Engine, EngineError, engine_errors, explain
-from fleet.ssh import RemoteError
+from fleet.engine import Engine, engine_errors
+from fleet.engine_errors import EngineError, explain
 
 SETTLE_SECONDS = 0.1
 """How long a container must have stayed up: derper and nginx read flags and files at once, and end when they dislike them."""
@@ -43,14 +42,6 @@ _COMPARED = ("Image", "Cmd", "User", "StopSignal", "Labels")
 # Limits that a host's kernel may not know: the Engine then warns and keeps them unset.
 _LIMITS = ("Memory", "MemorySwap", "PidsLimit")
 _UNSET = (None, 0, -1)
-
-
-class ContainerStopped(RemoteError):
-    """A relay's or gate's container did not stay up after its start; `detail` is the end of its log."""
-
-    code = "crashed"
-    sentence = _("The relay stopped right after its start.")
-    gate_sentence = _("The gate stopped right after its start.")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from django.utils.translation import gettext_lazy as _
 
 from containers.deploy import LOG_LINES, end_of
 from containers.gate import gate_name
-from fleet.engine import Engine, EngineError, engine_errors
+from fleet.engine import Engine, engine_errors
+from fleet.engine_errors import EngineError
 from fleet.ssh import RemoteError
 
 _RELOAD_SECONDS = 5.0

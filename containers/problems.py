@@ -18,6 +18,14 @@ class ServerResting(RemoteError):
     sentence = _("The server did not answer lately; it is tried again in a while.")
 
 
+class ContainerStopped(RemoteError):
+    """A relay's or gate's container did not stay up after its start; `detail` is the end of its log."""
+
+    code = "crashed"
+    sentence = _("The relay stopped right after its start.")
+    gate_sentence = _("The gate stopped right after its start.")
+
+
 class ProbeFailed(RemoteError):
     """The relay runs but did not carry a packet; the code is the test's cause."""
 

@@ -12,4 +12,4 @@ class FleetConfig(AppConfig):
 
     def ready(self) -> None:
         """Every process can say what every stored code means."""
-        declare_later("fleet.engine", "fleet.machine", "fleet.ssh.errors")
+        declare_later("fleet.ssh.errors", "fleet.engine_errors", "fleet.machine")

@@ -8,7 +8,8 @@ from functools import cache
 
 from derpmgmt.lib.queue import serving
 from fleet import identity, services
-from fleet.engine import Engine, EngineError, open_engine
+from fleet.engine import Engine, open_engine
+from fleet.engine_errors import EngineError
 from fleet.machine import Machine, SameMachine, read_machine
 from fleet.models import Server
 from fleet.ssh import Connection, ConnectionPool, Endpoint, RemoteError, TimedOut, Unreachable

@@ -20,7 +20,8 @@ from derpmgmt.lib.jobs import Heartbeat, worker_name
 from derpmgmt.lib.problems import INTERNAL, Problem
 from fleet import services as fleet_services
 from fleet.contact import contact
-from fleet.engine import Engine, EngineError, engine_errors
+from fleet.engine import Engine, engine_errors
+from fleet.engine_errors import EngineError
 from fleet.models import CONTACT, Server
 from fleet.ssh import RemoteError
 

@@ -24,7 +24,8 @@ from derpmgmt.lib.problems import INTERNAL, Problem
 from fleet import facts
 from fleet import services as fleet_services
 from fleet.contact import contact
-from fleet.engine import Engine, EngineError, engine_errors, port_in
+from fleet.engine import Engine, engine_errors
+from fleet.engine_errors import EngineError, port_in
 from fleet.models import Server
 from fleet.ssh import RemoteError
 

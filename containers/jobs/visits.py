@@ -18,7 +18,7 @@ from derpmgmt.lib.jobs import worker_name
 from fleet import facts
 from fleet import services as fleet_services
 from fleet.contact import contact
-from fleet.engine import EngineError
+from fleet.engine_errors import EngineError
 from fleet.models import Server
 from fleet.ssh import RemoteError
 

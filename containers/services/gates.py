@@ -19,9 +19,9 @@ from django.utils.translation import gettext_noop
 
 from accounts.models import User
 from accounts.services import log_operation
-from containers.deploy import ContainerStopped
 from containers.gate import Entry, GateSpec, render_list
 from containers.models import LIST_RETRY, RETRY, Gate, Relay
+from containers.problems import ContainerStopped
 from containers.services.images import NoGateImage, NoImage, NoImageForMachine
 from derpmgmt.lib import queue
 from derpmgmt.lib.crypto import keyed_hash

@@ -35,13 +35,13 @@ def declare_later(*modules: str) -> None:
 def declare_all() -> None:
     """Import what was to be imported later."""
     while _later:
-        import_module(_later.pop())
+        import_module(_later.pop(0))
 
 
 def sentence_of(code: str) -> str | Promise:
     """The sentence of a code, with places for values; empty for a code that nobody declared."""
-    if code and code not in _SENTENCES:
-        declare_all()
+    while code and code not in _SENTENCES and _later:
+        import_module(_later.pop(0))
     return _SENTENCES.get(code, "")
 
 

@@ -16,7 +16,6 @@ import pytest
 
 from containers.certificates import make_certificate
 from containers.deploy import (
-    ContainerStopped,
     Found,
     ensure_image,
     make_so,
@@ -28,6 +27,7 @@ from containers.deploy import (
     remove_relay,
 )
 from containers.image import ImageArchive
+from containers.problems import ContainerStopped
 from containers.spec import RelaySpec
 from fleet.engine import Engine, engine_errors
 from fleet.ssh import RemoteError

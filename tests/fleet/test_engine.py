@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet.engine import EngineError, engine_errors, explain, open_engine, port_in
+from fleet.engine import engine_errors, open_engine
+from fleet.engine_errors import EngineError, explain, port_in
 from fleet.ssh import Connection, ForwardingRefused, TimedOut
 from tests.fleet.ssh_host import SshHost, ssh_host
 

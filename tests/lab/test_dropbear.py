@@ -7,7 +7,8 @@ import asyncssh
 import pytest
 
 from fleet import ssh
-from fleet.engine import EngineError, open_engine
+from fleet.engine import open_engine
+from fleet.engine_errors import EngineError
 from fleet.facts import read_facts
 from fleet.ssh import Connection, Endpoint, read_host_key
 from tests.lab.sshd import PASSWORD, Sshd, dropbear

@@ -35,7 +35,8 @@ from containers.gate import (
 from containers.gate_image import build_gate_image, find_nginx
 from containers.gate_list import ListNotTaken, activate_list
 from containers.image import ImageArchive
-from fleet.engine import Engine, EngineError, engine_errors, open_engine
+from fleet.engine import Engine, engine_errors, open_engine
+from fleet.engine_errors import EngineError
 from fleet.ssh import Connection, Endpoint, RemoteError
 from tests.lab.gate_panel import Answer, Panel, ask, connect, make_tls, question, running_panel
 from tests.lab.host import Host as LabHost

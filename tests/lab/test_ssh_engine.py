@@ -12,7 +12,8 @@ import docker.errors
 import pytest
 
 from fleet import ssh
-from fleet.engine import Engine, EngineError, engine_errors, open_engine
+from fleet.engine import Engine, engine_errors, open_engine
+from fleet.engine_errors import EngineError
 from fleet.facts import read_facts
 from fleet.ssh import Connection, ConnectionPool, HostKey, read_host_key
 from tests.lab.host import Host

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from fleet import ssh
-from fleet.engine import EngineError, open_engine
+from fleet.engine import open_engine
+from fleet.engine_errors import EngineError
 from fleet.facts import read_facts
 from fleet.ssh import Connection, read_host_key, transport
 from tests.lab.sshd import PASSWORD, StartSshd

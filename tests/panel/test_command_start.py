@@ -55,7 +55,10 @@ def loaded(folder: Folder, *arguments: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
-@pytest.mark.parametrize("name", ["server_list", "relay_list", "user_create --help", "help"])
+@pytest.mark.parametrize(
+    "name",
+    ["server_list", "relay_list", "user_list", "serial_list", "activity_log", "user_create --help", "help"],
+)
 def test_a_command_loads_nothing_of_the_web_or_the_servers(folder: Folder, name: str) -> None:
     modules = loaded(folder, *name.split())
     assert not modules & HEAVY

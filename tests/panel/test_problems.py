@@ -19,8 +19,8 @@ from containers.steps import step_name
 from derpmgmt.lib import problems
 from derpmgmt.lib.problems import INTERNAL, Problem, declare, explain
 from fleet import services as fleet
-from fleet.engine import SENTENCES as ENGINE_SENTENCES
-from fleet.engine import EngineError
+from fleet.engine_errors import SENTENCES as ENGINE_SENTENCES
+from fleet.engine_errors import EngineError
 from fleet.models import Server
 from fleet.ssh import HostKeyChanged, RemoteError, TimedOut, Unreachable
 from fleet.ssh.errors import SENTENCES

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from derpmgmt.sandbox.fleet import Sandbox
-from fleet.engine import Engine, EngineError, engine_errors, open_engine
+from fleet.engine import Engine, engine_errors, open_engine
+from fleet.engine_errors import EngineError
 from fleet.ssh import Connection
 from tests.sandbox.conversation import converse
 from tests.sandbox.gate_talk import PROGRAM

@@ -12,7 +12,8 @@ import pytest
 from containers.deploy import ensure_image
 from containers.image import build_placeholder
 from derpmgmt.sandbox.fleet import Sandbox
-from fleet.engine import Engine, EngineError, engine_errors, open_engine
+from fleet.engine import Engine, engine_errors, open_engine
+from fleet.engine_errors import EngineError
 from fleet.facts import FACTS_SCRIPT, read_facts
 from fleet.ssh import (
     AuthenticationFailed,

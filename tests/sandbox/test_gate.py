@@ -16,7 +16,8 @@ from containers.gate_image import build_gate_placeholder
 from containers.gate_list import ListNotTaken, activate_list
 from containers.spec import NETWORK
 from derpmgmt.sandbox.fleet import Sandbox
-from fleet.engine import Engine, EngineError, engine_errors
+from fleet.engine import Engine, engine_errors
+from fleet.engine_errors import EngineError
 from tests.sandbox.panel import REFUSE, Panel
 from tests.sandbox.parts import PANEL, Relay, connect, make_relay
 from tests.sandbox.talk import tar_of
