@@ -6,6 +6,7 @@ from typing import Any
 
 from django.utils import timezone
 from django.utils.functional import Promise
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from containers.decisions import SLOTS
@@ -62,6 +63,13 @@ class RelayCard:
     is_testing: bool = False
     is_new: bool = False
     day: Day | None = None
+
+    @property
+    def name(self) -> str:
+        """What the customer knows the relay as: its region and place."""
+        if self.relay is None:
+            return gettext("Relay %(number)s") % {"number": self.slot}
+        return f"{self.relay.server.region.name} {self.slot}"
 
     @property
     def is_proven(self) -> bool:
@@ -134,17 +142,63 @@ def describe_relays(rental: Rental, now: datetime, *, seen: str = "", looks: str
     """
     cards = relay_cards(rental, now)
     states = "-".join(f"{card.slot}{card.state}{'t' if card.is_testing else ''}" for card in cards)
+    is_unproven = rental.waiting_since is not None and not any(
+        card.relay and card.relay.status == Relay.Status.RUNNING for card in cards
+    )
     number = int(looks) + 1 if looks.isdecimal() and len(looks) < 7 and seen == states else 0
     return {
         "seen": states,
         "looks": number,
         "pause_ms": round(1000 * pause_after(number)),
         "cards": cards,
+        "overall": describe_overall(cards, is_unproven=is_unproven),
         "is_live": any(card.is_live for card in cards),
         "is_short": any(card.state == "waiting" for card in cards),
-        "is_unproven": rental.waiting_since is not None
-        and not any(card.relay and card.relay.status == Relay.Status.RUNNING for card in cards),
     }
+
+
+@dataclass(frozen=True)
+class Overall:
+    """All relays of a customer in one word, with a sentence; `colour` is one of those of a state's badge."""
+
+    colour: str
+    word: str
+    sentence: str
+
+
+def describe_overall(cards: list[RelayCard], *, is_unproven: bool = False) -> Overall:
+    """The worst first: what is wrong by name, then what is being made, then what waits for a server; else that all is well.
+
+    `is_unproven` says that the customer's time has not begun to count, since none of the relays has carried a packet yet.
+    """
+    wrong = [card for card in cards if card.colour in {"orange", "red"}]
+    good = [card for card in cards if card.colour == "green"]
+    if wrong:
+        named = gettext("; ").join(
+            gettext("%(relay)s: %(state)s") % {"relay": card.name, "state": card.label} for card in wrong
+        )
+        if good:
+            text = gettext(
+                "%(named)s. Your devices use the others meanwhile; there is nothing for you to do."
+            )
+            return Overall("orange", gettext("Partly down"), text % {"named": named})
+        text = gettext("%(named)s. It is tried again by itself; there is nothing for you to do.")
+        return Overall("red", gettext("Down"), text % {"named": named})
+    if is_unproven:
+        text = gettext(
+            "Your relays are being made. The time until the first one is proven is given back to you."
+        )
+        return Overall("blue", gettext("being prepared"), text)
+    if any(card.state == "preparing" for card in cards):
+        text = gettext("%(good)d of %(all)d relays are ready; the others are being made.")
+        return Overall("blue", gettext("being prepared"), text % {"good": len(good), "all": len(cards)})
+    if len(good) < len(cards):
+        text = gettext(
+            "At the moment there are fewer than three servers for you. What is possible runs already; the rest follows by itself, "
+            "and you need do nothing."
+        )
+        return Overall("orange", gettext("Incomplete"), text)
+    return Overall("green", gettext("All well"), gettext("All three relays carry packets."))
 
 
 def _card(

@@ -24,4 +24,5 @@ def relay_probe(request: SignedInRequest, pk: int) -> HttpResponse:
     ask_probe(relay=relay, now=timezone.now())
     if not request.htmx:
         return redirect("home")
-    return render(request, "containers/_relays.html", describe_relays(rental, timezone.now()))
+    parts = describe_relays(rental, timezone.now())
+    return render(request, "containers/_relays.html", parts | {"is_part": True})

@@ -100,7 +100,7 @@ def home_relays(request: SignedInRequest) -> HttpResponse:
     parts = _parts(request.user, seen=request.GET.get("seen", ""), looks=request.GET.get("looks", ""))
     if not parts["rental"] or not parts["is_entitled"]:
         return HttpResponseClientRefresh()
-    response = render(request, "containers/_relays.html", parts)
+    response = render(request, "containers/_relays.html", parts | {"is_part": True})
     config = parts["map"].config
     if str(config.version if config else "") != request.GET.get("map", ""):
         trigger_client_event(response, "map-changed")

@@ -90,7 +90,9 @@
       // What the browser says of itself when a selection is copied, as below.
       source.dispatchEvent(new Event("copy", { bubbles: true }));
     } catch {
-      // Without TLS there is no clipboard: leave the text selected, ready for Ctrl-C.
+      // Without TLS there is no clipboard: leave the text selected, ready for Ctrl-C. What is folded cannot be selected.
+      const fold = source.previousElementSibling;
+      if (fold?.matches("details")) fold.open = true;
       const range = document.createRange();
       range.selectNodeContents(source);
       const selection = window.getSelection();

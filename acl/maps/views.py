@@ -106,9 +106,9 @@ def map_copied(request: SignedInRequest, file_format: str) -> HttpResponse:
 
 
 @login_required
-@posted_from("home")
+@posted_from("acl:map-history")
 def region_change(request: HtmxRequest, pk: int) -> HttpResponse:
-    """Another region ID for one relay: answers htmx with the map's part of the page, others with the home page.
+    """Another region ID for one relay: answers htmx with what stands above the list of versions, others with the whole page.
 
     What is refused stays in its field, with the reason below it.
     """
@@ -130,14 +130,11 @@ def region_change(request: HtmxRequest, pk: int) -> HttpResponse:
             error = str(refusal)
     else:
         error = str(form.errors["region_id"][0])
-    if not error and not request.htmx:
-        messages.success(request, _("The region ID was changed. Paste the new version of the map."))
-        return redirect("home")
-    parts: dict[str, Any] = {"map": services.describe_map(rental=row.rental, now=timezone.now())}
     if error:
         typed = request.POST.get("region_id", "")
-        parts |= {"region_error": error, "region_failed": row.pk, "region_typed": typed}
-    return render(request, "acl/maps/_map.html" if request.htmx else "acl/maps/region_refused.html", parts)
+        return _show_versions(request, region_error=error, region_failed=row.pk, region_typed=typed)
+    messages.success(request, _("The region ID was changed. Paste the new version of the map."))
+    return _show_versions(request) if request.htmx else redirect("acl:map-history")
 
 
 @login_required
@@ -159,15 +156,22 @@ def map_howto(request: SignedInRequest) -> HttpResponse:
 
 @login_required
 @require_GET
-def map_history(request: SignedInRequest) -> HttpResponse:
-    """The customer's versions and downloads, newest first."""
+def map_history(request: HtmxRequest) -> HttpResponse:
+    """The version that counts and what may be done with it; the customer's versions and downloads, newest first."""
+    return _show_versions(request)
+
+
+def _show_versions(request: HtmxRequest, **region: Any) -> HttpResponse:
+    version = services.describe_version(rental=_own_rental(request), now=timezone.now())
+    if request.htmx and request.method == "POST":
+        return render(request, "acl/maps/_version.html", {"version": version, **region})
     table = MapHistoryTable(AclEvent.objects.filter(rental__user=_person(request)))
     show_page(request, table, rows=HISTORY_ROWS)
-    return render(request, "acl/maps/map_history.html", {"table": table})
+    return render(request, "acl/maps/map_history.html", {"table": table, "version": version, **region})
 
 
 @login_required
-@posted_from("home")
+@posted_from("acl:map-history")
 def map_renew(request: SignedInRequest) -> HttpResponse:
     """A new version by the customer's own hand."""
     consume(request, group="map_renew", key=str(request.user.pk), rate=services.RENEW_RATE)
@@ -181,7 +185,7 @@ def map_renew(request: SignedInRequest) -> HttpResponse:
         messages.error(request, str(refusal))
     else:
         messages.success(request, _("Version %(version)s of your map is made.") % {"version": config.version})
-    return redirect("home")
+    return redirect("acl:map-history")
 
 
 @login_required

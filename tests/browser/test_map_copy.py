@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Demo, Window
+from tests.browser.conftest import PHONE, Demo, Window
 from tests.panel.running import wait_for
 
 pytestmark = pytest.mark.lab
@@ -75,24 +75,33 @@ def test_shown_version_is_told_however_it_is_copied(demo: Demo, page: Page) -> N
     wait_for(lambda: taken() == expected, "the new version is told as such")
 
 
-def test_what_is_being_typed_stays_until_the_map_may_be_shown_anew(demo: Demo, page: Page) -> None:
+def test_folded_text_of_a_phone_is_copied_and_stays_open_until_it_may_be_shown_anew(
+    demo: Demo, page: Page
+) -> None:
     def look_again() -> None:
         with page.expect_response("**/home/relays/**"):
             page.clock.run_for(21_000)
 
+    page.set_viewport_size(PHONE)
     page.clock.install()
     page.reload()
-    shown = int(page.locator("#map-shown").input_value())
-    page.locator("#derp-map summary").click()
-    field = page.locator("#derp-map input[name=region_id]").first
-    field.fill("97")
-    demo.folder.python(RENEW.format(demo.record["logins"]["customer"]["email"]))
+    text, shown = page.locator("#map-text-hujson"), int(page.locator("#map-shown").input_value())
+    expect(text).to_be_hidden()
+    page.locator("[data-copy='#map-text-hujson']").click()
+    assert page.evaluate("navigator.clipboard.readText()") == text.text_content()
+    expect(text).to_be_hidden()
 
+    # Without a clipboard it is unfolded, so that it can be selected.
+    page.evaluate(NO_CLIPBOARD)
+    page.locator("[data-copy='#map-text-hujson']").click()
+    expect(text).to_be_visible()
+    demo.folder.python(RENEW.format(demo.record["logins"]["customer"]["email"]))
     look_again()
     page.wait_for_timeout(500)
-    expect(field).to_have_value("97")
-    expect(field).to_be_visible()
+    expect(text).to_be_visible()
+    assert text.get_attribute("data-shown") == str(shown)
 
-    page.locator("#derp-map summary").click()
+    page.locator("#map-pane-hujson summary").click()
+    expect(text).to_be_hidden()
     look_again()
     expect(page.locator("#map-shown")).to_have_value(str(shown + 1))

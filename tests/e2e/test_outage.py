@@ -154,8 +154,6 @@ def test_what_a_weeks_outage_left_undone_is_done_once(fleet: Fleet, work: Any) -
         assert told_since(before) == {
             "ending": {"rental_ended": 1},
             "near": {"rental_ending": 1},
-            "renewed": {"map_changed": 1},
-            "lapsing": {"map_changed": 1},
             "certified": {"map_changed": 1},
             "warned": {"account_closing": 1},
             "unwarned": {"account_closing": 1},

@@ -100,10 +100,10 @@ def test_the_language_changes_on_the_page_where_a_button_was_refused(rental: Ren
     page = client.post(path, {"region_id": "x"})
     assert f'name="next" value="{path}"' in page.content.decode()
     response = client.post("/account/language/", {"language": "en", "next": path})
-    assert response["Location"] == "/home/"
+    assert response["Location"] == "/map/history/"
     assert client.get(response["Location"]).status_code == 200
     response = client.post("/account/language/", {"language": "en"}, HTTP_REFERER=f"http://testserver{path}")
-    assert response["Location"] == "/home/"
+    assert response["Location"] == "/map/history/"
     response = client.post("/account/language/", {"language": "en", "next": "/devices/?q=nas"})
     assert response["Location"] == "/devices/?q=nas"
     response = client.post("/account/language/", {"language": "en", "next": "https://evil.example/"})

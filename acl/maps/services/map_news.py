@@ -3,7 +3,8 @@
 What a customer has pasted is known only as far as they took it from the panel. Whoever got it otherwise (from the operator, by a
 browser that reported nothing) took no version: they are told which version is the newest that lacks something.
 
-Relays that only went ask for nothing, and no mail goes out for them alone: what was pasted leads to all the others. A place whose
+A mail goes out only where something is to be pasted: not for a version that leads to the same relays as before, nor to who has a program
+that follows their live URL, nor for relays that only went, since what was pasted leads to all the others. A place whose
 relay changed has to be pasted before the old relay goes: whoever has not, and is known to, is told again the day before.
 """
 
@@ -181,39 +182,31 @@ def remind(*, config_pk: int, now: datetime) -> bool:
     # Told of this change less than a day ago, as where the grace is short, they know.
     if not note.must_paste or (config.told_at and config.told_at > now - _REMINDS_BEFORE):
         return False
-    _notify(config, note, note.changes, note.since, key=":again")
+    _notify(config, note, key=":again")
     return True
 
 
 @transaction.atomic
 def tell_change(*, config_pk: int, now: datetime) -> bool:
-    """Tell a customer of a new version of their map; False when it needs no telling. Each version is told once.
+    """Tell a customer that they have to paste a new version of their map; False when they need not. Each version is told once.
 
     A first version is not told: its customer sees it on the page where they wait for it. When they took one that was followed before
-    it had been quiet, they are told what it lacks. Nor is told that relays only went.
+    it had been quiet, they are told what it lacks. Whoever took none hears of a version that leads elsewhere than the one before.
     """
     if not AclConfig.objects.filter(pk=config_pk, is_active=True, told_at=None).update(told_at=now):
         return False
     config = AclConfig.objects.select_related("rental__user").get(pk=config_pk)
     url = LiveUrl.objects.filter(rental=config.rental_id, revoked_at=None).defer("secret").first()
     note = describe_paste(config=config, url=url, now=now)
-    changes, since = note.changes, note.since
     if not note.must_paste:
-        before = _told_before(config).first()
-        if before is None:
+        before = _told_before(config).first() if note.may_paste else None
+        if before is None or not _is_needed(compare_maps(before.derp_map, config.derp_map)):
             return False
-        news = compare_maps(before.derp_map, config.derp_map)
-        if news and not _is_needed(news):
-            return False
-        if not note.may_paste:
-            changes, since = news, before.version
-    _notify(config, note, changes, since)
+    _notify(config, note)
     return True
 
 
-def _notify(
-    config: AclConfig, note: PasteNote, changes: tuple[Change, ...], since: int | None, key: str = ""
-) -> None:
+def _notify(config: AclConfig, note: PasteNote, key: str = "") -> None:
     notify(
         user=config.rental.user,
         kind="map_changed",
@@ -221,13 +214,11 @@ def _notify(
         context={
             "version": config.version,
             "valid_until": config.ends_at.isoformat(),
-            "old_version": since,
-            "changes": [asdict(change) for change in changes],
+            "old_version": note.since,
+            "changes": [asdict(change) for change in note.changes],
             "taken": note.taken,
             "must_paste": note.must_paste,
             "may_paste": note.may_paste,
-            "has_leftovers": note.has_leftovers,
-            "is_live": note.is_live,
             "may_be_live": note.may_be_live,
             "old_until": note.old_until.isoformat() if note.old_until else None,
             "url": f"{settings.PUBLIC_URL}{reverse('home')}#derp-map",

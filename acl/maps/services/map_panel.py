@@ -37,14 +37,19 @@ class MapRegionLine:
 
 @dataclass(frozen=True)
 class MapPanel:
-    """All that a page says about a customer's map: either `config`, `tabs`, `regions` and `paste`, or the `refusal`."""
+    """All that a page says about a customer's map: either `config`, `tabs` and `paste`, or the `refusal`."""
 
     config: AclConfig | None = None
     paste: PasteNote | None = None
     live: LiveUrl | None = None
     refusal: str = ""
     tabs: tuple[MapTab, ...] = ()
-    regions: tuple[MapRegionLine, ...] = ()
+
+    @property
+    def regions(self) -> list[dict[str, str]]:
+        """`name` and `code` of each relay in the map, as clients print them."""
+        regions = self.config.derp_map["Regions"].values() if self.config else ()
+        return [{"name": region["RegionName"], "code": region["RegionCode"]} for region in regions]
 
 
 def describe_map(*, rental: Rental | None, now: datetime) -> MapPanel:
@@ -74,18 +79,35 @@ def describe_map(*, rental: Rental | None, now: datetime) -> MapPanel:
             derpmap.to_json(config.derp_map),
         ),
     )
-    regions = config.derp_map["Regions"]
-    lines = tuple(
-        MapRegionLine(
-            row, regions[str(row.region_id)]["RegionName"], regions[str(row.region_id)]["RegionCode"]
-        )
-        for row in MapRegion.objects.filter(
-            rental=config.rental_id, region_id__in=[int(key) for key in regions]
-        )
-    )
     live = LiveUrl.objects.filter(rental=config.rental_id, revoked_at=None).defer("secret").first()
     paste = describe_paste(config=config, url=live, now=now)
-    return MapPanel(config=config, paste=paste, live=live, tabs=tabs, regions=lines)
+    return MapPanel(config=config, paste=paste, live=live, tabs=tabs)
+
+
+@dataclass(frozen=True)
+class VersionPanel:
+    """What may be done with a customer's map: either the version that counts with the `regions` in it, or the `refusal`."""
+
+    config: AclConfig | None = None
+    refusal: str = ""
+    regions: tuple[MapRegionLine, ...] = ()
+
+
+def describe_version(*, rental: Rental | None, now: datetime) -> VersionPanel:
+    """What stands above the list of versions; few, fixed queries."""
+    try:
+        config = check_download(rental=rental, now=now)
+    except DownloadRefused as refusal:
+        return VersionPanel(refusal=str(refusal))
+    regions = config.derp_map["Regions"]
+    rows = MapRegion.objects.filter(rental=config.rental_id, region_id__in=[int(key) for key in regions])
+    lines = ((row, regions[str(row.region_id)]) for row in rows)
+    return VersionPanel(
+        config,
+        regions=tuple(
+            MapRegionLine(row, region["RegionName"], region["RegionCode"]) for row, region in lines
+        ),
+    )
 
 
 @dataclass(frozen=True)

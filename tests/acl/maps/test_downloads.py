@@ -108,7 +108,7 @@ def test_map_is_refused_and_logged_when(browser: Client, rental: Rental, code: s
         "198.51.100.7",
     )
     panel = services.describe_map(rental=rental, now=timezone.now())
-    assert (panel.config, panel.tabs, panel.regions) == (None, (), ())
+    assert (panel.config, panel.tabs, panel.regions) == (None, (), [])
     assert panel.refusal == str(refused.value)
     assert len(taken()) == 1
     page = browser.get(reverse("acl:map-howto"))

@@ -239,7 +239,7 @@ def test_new_version_is_made_when_the_customer_asks(client: Client, rental: Rent
 
 def test_one_version_is_made_when_the_button_is_pressed_twice(client: Client, rental: Rental) -> None:
     client.force_login(rental.user)
-    page = client.get(reverse("home-map"))
+    page = client.get(reverse("acl:map-history"))
     (form,) = re.findall(r"<form[^>]*map/renew.*?</form>", page.text)
     assert "data-once" in form
     assert 'name="shown" value="1"' in form

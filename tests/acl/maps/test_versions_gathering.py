@@ -129,7 +129,7 @@ def test_another_pin_is_told_at_once_while_a_relay_comes_up() -> None:
     assert refresh(rental)
 
 
-def test_customer_is_told_once_when_his_relays_return_one_by_one() -> None:
+def test_nobody_is_written_to_when_his_relays_return_one_by_one() -> None:
     begin, rental = timezone.now(), RentalFactory()
     relays = [RelayFactory(rental=rental, slot=slot) for slot in (1, 2, 3)]
     assert refresh(rental)
@@ -148,5 +148,5 @@ def test_customer_is_told_once_when_his_relays_return_one_by_one() -> None:
         for _time in range(2):
             clock.shift(timedelta(minutes=3))
             jobs.sweep_maps()
-    (notice,) = Notice.objects.filter(kind="map_changed")
-    assert (notice.context["version"], notice.context["changes"]) == (2, [])
+    # What they may have pasted before leads to the same relays.
+    assert not Notice.objects.filter(kind="map_changed").exists()
