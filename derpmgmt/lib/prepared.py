@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db import connection
 from django.db.models import QuerySet
+from django.db.models.query import get_related_populators
 
 # What stands in the place of a value while the SQL is made, and is nobody's value.
 _FIRST_NUMBER = 7_310_000_000_000_000_001
@@ -20,7 +21,7 @@ class Prepared:
     """A query as `build` makes it from what is given: `shape` decides about its SQL, `values` (integers, moments) stand in it.
 
     `build(*shape, **values)` is called once for each shape, with stand-ins for the values; it must put each of them into the query and may
-    look at none. The queryset has `.values(…)`, or gives whole rows of its own model alone.
+    look at none. The queryset has `.values(…)`, or gives rows of its model, with what it selects of related ones.
     """
 
     def __init__(self, build: Callable[..., QuerySet[Any, Any]]) -> None:
@@ -61,12 +62,18 @@ class _Made:
             for convert in converters
         ]
         self._is_values = rows._fields is not None  # type: ignore[attr-defined]
-        self._model = rows.model
-        self._names = (
-            list(rows.query.selected or (*rows.query.values_select, *rows.query.annotation_select))
-            if self._is_values
-            else [column.target.attname for column, *_rest in compiler.select]
-        )
+        if self._is_values:
+            self._names = list(
+                rows.query.selected or (*rows.query.values_select, *rows.query.annotation_select)
+            )
+            return
+        # As Django's own ModelIterable does.
+        info = compiler.klass_info
+        self._model, own = info["model"], info["select_fields"]
+        self._own = slice(own[0], own[-1] + 1)
+        self._names = [column.target.attname for column, *_rest in compiler.select[self._own]]
+        self._related = get_related_populators(info, compiler.select, connection.alias)
+        self._annotated = list(compiler.annotation_col_map.items())
 
     def read(self, values: dict[str, int | datetime]) -> list[Any]:
         with connection.cursor() as cursor:
@@ -77,7 +84,15 @@ class _Made:
         rows = [self._convert(list(row)) for row in found]
         if self._is_values:
             return [dict(zip(self._names, row, strict=True)) for row in rows]
-        return [self._model.from_db(connection.alias, self._names, row) for row in rows]
+        return [self._build(row) for row in rows]
+
+    def _build(self, row: list[Any]) -> Any:
+        made = self._model.from_db(connection.alias, self._names, row[self._own])
+        for related in self._related:
+            related.populate(row, made)
+        for name, at in self._annotated:
+            setattr(made, name, row[at])
+        return made
 
     def _convert(self, row: list[Any]) -> list[Any]:
         for at, convert, expression in self._converters:

@@ -45,6 +45,30 @@ def test_whole_rows_are_objects_of_their_model() -> None:
         assert found.is_authenticated
 
 
+def test_what_is_selected_of_related_rows_comes_along(django_assert_num_queries: Any) -> None:
+    about = UserFactory()
+    NoticeFactory(user=UserFactory(), kind="x", key="k", context={})
+    NoticeFactory(user=about, kind="x", key="l", context={})
+
+    def build(pk: int) -> Any:
+        return (
+            Notice.objects.filter(user__gte=pk)
+            .select_related("user")
+            .defer("context", "user__password")
+            .annotate(many=Count("user__notices"))
+            .order_by("pk")
+        )
+
+    query = Prepared(build)
+    query.read(pk=about.pk)
+    with django_assert_num_queries(1):
+        found = query.read(pk=about.pk)
+        shown = [(row.pk, row.key, row.user.email, row.many) for row in found]
+    assert shown == [(row.pk, row.key, row.user.email, row.many) for row in build(about.pk)]
+    assert [row.get_deferred_fields() for row in found] == [{"context"}, {"context"}]
+    assert found[0].user.get_deferred_fields() == {"password"}
+
+
 def test_a_value_that_the_query_leaves_out_is_a_mistake() -> None:
     with pytest.raises(AssertionError, match="other"):
         Prepared(lambda pk, other: User.objects.filter(pk=pk)).read(pk=1, other=2)  # noqa: ARG005
