@@ -232,7 +232,9 @@ def _nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process knows for a second would be of another test's rows."""
     from accounts import brand
     from containers import server_api
+    from derpmgmt.lib.kept import Kept
 
+    Kept.forget_all()
     monkeypatch.setattr(server_api, "_counted", (float("-inf"), {}))
     # None is set, until a test sets one.
     monkeypatch.setattr(brand, "_known", (float("inf"), 0, brand.Brand()))

@@ -72,7 +72,7 @@ class _Made:
         self._model, own = info["model"], info["select_fields"]
         self._own = slice(own[0], own[-1] + 1)
         self._names = [column.target.attname for column, *_rest in compiler.select[self._own]]
-        self._related = get_related_populators(info, compiler.select, connection.alias)
+        self._related = get_related_populators(info, compiler.select, connection.alias)  # type: ignore[call-arg]
         self._annotated = list(compiler.annotation_col_map.items())
 
     def read(self, values: dict[str, int | datetime]) -> list[Any]:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from django.db.models import DateTimeField, F, Q, QuerySet, Value
-from django.db.models.functions import Coalesce
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from ninja import Query
@@ -86,16 +85,10 @@ class Pausing(Input):
     reason: Line = Field("", description="The customer is told.", examples=["payment in dispute"])
 
 
-def _open(spans: QuerySet[RentalSpan], now: Any) -> QuerySet[RentalSpan]:
-    """What rules now, or when the pause began, and what follows; after the end the last one."""
-    at = Coalesce("rental__paused_at", Value(now, DateTimeField()))
-    return spans.filter(Q(ends_at__gt=at) | Q(ends_at=F("rental__ends_at"))).order_by("starts_at")
-
-
 def describe_rental(found: Rental, now: datetime, spans: Sequence[RentalSpan] | None = None) -> RentalShown:
     """The rental as the API shows it; one query, for the spans, unless they are given."""
     at = found.paused_at or now
-    rows = _open(found.spans.all(), now) if spans is None else spans
+    rows = services.open_spans(found.spans.all(), now) if spans is None else spans
     is_running = found.is_entitled(now)
     is_in_grace = is_running and found.ends_at is not None and found.ends_at <= now
     return RentalShown(
@@ -110,13 +103,8 @@ def describe_rental(found: Rental, now: datetime, spans: Sequence[RentalSpan] | 
         paused_at=found.paused_at,
         closed_at=found.closed_at,
         waiting_since=found.waiting_since,
-        spans=[_describe_span(row, is_current=_rules(row, found, at, is_in_grace)) for row in rows],
+        spans=[_describe_span(row, is_current=services.rules(row, found, now)) for row in rows],
     )
-
-
-def _rules(span: RentalSpan, found: Rental, at: datetime, is_in_grace: bool) -> bool:
-    """As `services.ruling_spans`."""
-    return span.starts_at <= at < span.ends_at or (is_in_grace and span.ends_at == found.ends_at)
 
 
 def _describe_span(span: RentalSpan, *, is_current: bool) -> SpanShown:
@@ -141,7 +129,7 @@ _OF_SPAN = [field.attname for field in RentalSpan._meta.concrete_fields]
 
 
 def _with_spans(spans: QuerySet[RentalSpan], wanted: int, now: Any) -> Any:
-    rows = _open(spans.filter(rental__user=wanted), now)
+    rows = services.open_spans(spans.filter(rental__user=wanted), now)
     return rows.values(*_OF_SPAN, *(f"rental__{name}" for name in _OF_RENTAL))
 
 

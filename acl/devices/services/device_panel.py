@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.core.paginator import Page, Paginator
+from django.db import connection
 from django.db.models import Count, Max, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils.translation import ngettext
@@ -16,11 +17,13 @@ from acl.devices.models import Device, DevicePolicy
 from acl.devices.presence import Presence, Reading, last_reading
 from acl.devices.services.devices import WINDOWS
 from acl.devices.services.enrolment import proven_at
-from acl.devices.services.places import device_limit, may_open, placed, window_until
+from acl.devices.services.places import allows_open, limit_of, window_of
 from containers.models import Relay
 from derpmgmt.lib.places import place_of
+from derpmgmt.lib.prepared import Prepared
 from fleet.models import Region
 from serials.rentals.models import Rental
+from serials.rentals.services import Standing, current_span
 
 # Devices on a page of a list; with more than these there is a search.
 ROWS = 20
@@ -136,38 +139,64 @@ class DeviceLists:
     revoked: "Page[Line]"
 
 
-def describe_state(*, rental: Rental, now: datetime, page: Any = 1) -> DeviceState:
-    """Places, rules and who is connected; `page` of the latter."""
-    is_entitled = rental.is_entitled(now)
-    policy = DevicePolicy.objects.filter(rental=rental).first()
-    counts = Device.objects.filter(rental=rental).aggregate(
-        approved=Count("pk", filter=Q(status=Device.Status.APPROVED)),
-        pending=Count("pk", filter=Device.waiting(now)),
-        revoked=Count("pk", filter=Q(status=Device.Status.REVOKED)),
-        on_trial=Count("pk", filter=Device.on_trial(now)),
-        newest=Max("pk"),
-        trial=Max("trial_until"),
-        approved_at=Max("approved_at"),
-        revoked_at=Max("revoked_at"),
+_COUNTS = ("approved", "pending", "revoked", "on_trial")
+_POLICY = [field.attname for field in DevicePolicy._meta.concrete_fields]
+# How many devices there are of each kind, with what the customer decided; no row where there is no device.
+_SUMMARY = Prepared(
+    lambda rental, now: (
+        Device.objects.filter(rental=rental)
+        .order_by()
+        .values(*(f"rental__device_policy__{name}" for name in _POLICY))
+        .annotate(
+            approved=Count("pk", filter=Q(status=Device.Status.APPROVED)),
+            pending=Count("pk", filter=Device.waiting(now)),
+            revoked=Count("pk", filter=Q(status=Device.Status.REVOKED)),
+            on_trial=Count("pk", filter=Device.on_trial(now)),
+            placed=Count("pk", filter=Device.placed(now)),
+            newest=Max("pk"),
+            trial=Max("trial_until"),
+            approved_at=Max("approved_at"),
+            revoked_at=Max("revoked_at"),
+        )
     )
-    until = window_until(rental, policy)
-    allows = may_open(rental, now)
+)
+
+
+def _summarize(rental: Rental, now: datetime) -> tuple[DevicePolicy | None, dict[str, Any]]:
+    """What the customer decided, and the figures of `_SUMMARY`."""
+    for row in _SUMMARY.read(rental=rental.pk, now=now):
+        decided = [row.pop(f"rental__device_policy__{name}") for name in _POLICY]
+        policy = DevicePolicy.from_db(connection.alias, _POLICY, decided) if decided[0] else None
+        return policy, row
+    nothing = dict.fromkeys((*_COUNTS, "placed"), 0) | {"revoked_at": None}
+    return DevicePolicy.objects.filter(rental=rental).first(), nothing
+
+
+def describe_state(
+    *, rental: Rental, now: datetime, page: Any = 1, standing: Standing | None = None
+) -> DeviceState:
+    """Places, rules and who is connected; `page` of the latter, None = only how many. `standing` saves a query to whoever has it."""
+    is_entitled = rental.is_entitled(now)
+    policy, found = _summarize(rental, now)
+    until = window_of(rental, policy)
+    span = standing.span if standing else current_span(rental, now)
     reading = last_reading(rental) if is_entitled else None
-    present = _present(rental, reading) if is_entitled else {}
+    present = _present(rental, reading, found["revoked_at"]) if is_entitled else {}
     silent = _names_of(rental, reading.silent) if reading else ()
     shown = sorted(present or (), key=lambda key: (-(present or {})[key].since.timestamp(), key))
-    connected: Page[Any] = Paginator(shown, ROWS).get_page(page)
-    connected.object_list = _connected(rental, connected.object_list, present or {})
-    seen = repr((sorted(counts.items(), key=str), shown, silent, counts["on_trial"] and now)).encode()
+    connected: Page[Any] = Paginator(shown, ROWS).get_page(page or 1)
+    if page is not None:
+        connected.object_list = _connected(rental, connected.object_list, present or {})
+    seen = repr((sorted(found.items(), key=str), shown, silent, found["on_trial"] and now)).encode()
     return DeviceState(
         now=now,
         policy=policy,
         is_entitled=is_entitled,
-        limit=device_limit(rental, now),
-        used=placed(rental, now).count(),
+        limit=limit_of(span),
+        used=found["placed"],
         until=until if is_entitled and until > now else None,
-        may_open=allows,
-        counts={name: counts[name] for name in ("approved", "pending", "revoked", "on_trial")},
+        may_open=allows_open(span),
+        counts={name: found[name] for name in _COUNTS},
         present=present,
         silent=silent,
         connected=connected,
@@ -175,14 +204,17 @@ def describe_state(*, rental: Rental, now: datetime, page: Any = 1) -> DeviceSta
     )
 
 
-def _present(rental: Rental, reading: Reading | None) -> Mapping[str, Presence] | None:
+def _present(
+    rental: Rental, reading: Reading | None, revoked_at: datetime | None
+) -> Mapping[str, Presence] | None:
     """Who is connected, without those who were revoked so lately that they were read before they were cut."""
     if reading is None or not reading.is_known:
         return None
-    lately = Device.objects.filter(
-        rental=rental, status=Device.Status.REVOKED, revoked_at__gt=reading.at - _CUT_TAKES
-    )
-    cut = set(lately.values_list("node_key", flat=True)) if reading.present else ()
+    begin = reading.at - _CUT_TAKES
+    if not reading.present or revoked_at is None or revoked_at <= begin:
+        return reading.present
+    lately = Device.objects.filter(rental=rental, status=Device.Status.REVOKED, revoked_at__gt=begin)
+    cut = set(lately.values_list("node_key", flat=True))
     return {key: there for key, there in reading.present.items() if key not in cut}
 
 
@@ -217,6 +249,19 @@ def describe_lists(
     )
 
 
+def _waiting(devices: "QuerySet[Device]", now: datetime) -> "QuerySet[Device]":
+    return devices.filter(Device.waiting(now) | Device.on_trial(now)).order_by("-last_seen_at", "-pk")
+
+
+_WAITING = Prepared(
+    lambda most, rental, now: (
+        _waiting(Device.objects.filter(rental=rental), now)
+        .select_related("last_relay__server__region")
+        .defer(*(f"last_relay__{name}" for name in Relay.SECRETS))[:most]
+    )
+)
+
+
 def describe_waiting(
     *,
     rental: Rental,
@@ -226,11 +271,22 @@ def describe_waiting(
     most: int = MOST_WAITING,
 ) -> tuple[Line, ...]:
     """Those who wait for their customer's word, and those on trial, the latest first."""
-    rows = Device.objects.filter(rental=rental) if devices is None else devices
-    shown = rows.filter(Device.waiting(state.now) | Device.on_trial(state.now))
-    waiting = list(shown.order_by("-last_seen_at", "-pk")[:most])
+    if not state.counts["pending"] and not state.counts["on_trial"]:
+        return ()
+    if devices is None:
+        waiting = _WAITING.read(most, rental=rental.pk, now=state.now)
+        relays = {
+            device.last_relay_id: _name(
+                device.last_relay.server.region, device.last_relay.slot or device.last_relay.return_slot
+            )
+            for device in waiting
+            if device.last_relay
+        }
+    else:
+        waiting = list(_waiting(devices, state.now)[:most])
     relays = relay_names(rental) if relays is None else relays
-    alike = _alike(rental, waiting)
+    # Where it is not known who is connected, none is guessed.
+    alike = _alike(rental, waiting) if state.all_present is not None else []
     return tuple(
         replace(
             _line(device, relays, state.present),
@@ -266,10 +322,11 @@ def relay_names(rental: Rental) -> dict[int, str]:
     rows = Relay.objects.filter(rental=rental).values_list(
         "pk", Coalesce("slot", "return_slot"), "server__region__name_zh", "server__region__name_en"
     )
-    return {
-        pk: " ".join(filter(None, [Region(name_zh=chinese, name_en=english).name, str(slot or "")]))
-        for pk, slot, chinese, english in rows
-    }
+    return {pk: _name(Region(name_zh=chinese, name_en=english), slot) for pk, slot, chinese, english in rows}
+
+
+def _name(region: Region, slot: int | None) -> str:
+    return " ".join(filter(None, [region.name, str(slot or "")]))
 
 
 def _connected(rental: Rental, keys: Iterable[str], present: Mapping[str, Presence]) -> list[Line]:

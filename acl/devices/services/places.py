@@ -11,7 +11,11 @@ from serials.rentals.services import current_span
 
 def device_limit(rental: Rental, now: datetime) -> int:
     """How many devices the rental allows now; 0 when it has no time."""
-    span = current_span(rental, now)
+    return limit_of(current_span(rental, now))
+
+
+def limit_of(span: RentalSpan | None) -> int:
+    """How many devices are allowed while that span rules, or none does."""
     return span.device_limit if span else 0
 
 
@@ -31,12 +35,15 @@ def places_left(rental: Rental, now: datetime) -> int:
 
 
 def window_until(rental: Rental, policy: DevicePolicy | None = None) -> datetime:
-    """Until when new devices are approved by themselves; may be past. `policy` saves a query to whoever has it.
+    """Until when new devices are approved by themselves; may be past. `policy` saves a query to whoever has it."""
+    return window_of(rental, policy or DevicePolicy.objects.filter(rental=rental).first())
 
-    Without a decision of the customer's it is `DevicePolicy.ENROL_FOR` from the first activation.
+
+def window_of(rental: Rental, policy: DevicePolicy | None) -> datetime:
+    """As `window_until`, by what the customer decided.
+
+    Without a decision of theirs it is `DevicePolicy.ENROL_FOR` from the first activation.
     """
-    if policy is None:
-        policy = DevicePolicy.objects.filter(rental=rental).first()
     if policy is None:
         return rental.created_at + DevicePolicy.ENROL_FOR
     return policy.enrol_until or rental.created_at
@@ -44,7 +51,11 @@ def window_until(rental: Rental, policy: DevicePolicy | None = None) -> datetime
 
 def may_open(rental: Rental, now: datetime) -> bool:
     """Whether what was sold allows device checking to be switched off."""
-    span = current_span(rental, now)
+    return allows_open(current_span(rental, now))
+
+
+def allows_open(span: RentalSpan | None) -> bool:
+    """Whether device checking may be switched off while that span rules, or none does."""
     return span is not None and span.may_open
 
 

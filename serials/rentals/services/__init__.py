@@ -22,14 +22,18 @@ from serials.rentals.services.refusals import (
 )
 from serials.rentals.services.spans import (
     PLAN_AGAIN,
+    Standing,
     Terms,
     bound_servers,
     credit_waiting_time,
     current_span,
     is_paid,
     lock_rental,
+    open_spans,
     read_schedule,
+    read_standing,
     record_plan,
     request_plan,
+    rules,
     write_schedule,
 )

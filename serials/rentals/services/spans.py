@@ -8,11 +8,13 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import DateTimeField, F, Q, QuerySet, Value
+from django.db.models.functions import Coalesce
 
 from accounts.models import User
 from accounts.services import log_operation
 from derpmgmt.lib import queue
+from derpmgmt.lib.prepared import Prepared
 from serials.rentals import reminders, schedule
 from serials.rentals.models import Entitlement, Redemption, Rental, RentalSpan
 
@@ -193,6 +195,46 @@ def ruling_spans(rental: Rental, now: datetime) -> QuerySet[RentalSpan]:
 def current_span(rental: Rental, now: datetime) -> RentalSpan | None:
     """The span that rules at `now` (`ruling_spans`); None when the rental has no time."""
     return ruling_spans(rental, now).first()
+
+
+def open_spans(spans: QuerySet[RentalSpan], now: Any) -> QuerySet[RentalSpan]:
+    """Of these what rules now, or when the pause began, and what follows; after the end the last one."""
+    at = Coalesce("rental__paused_at", Value(now, DateTimeField()))
+    return spans.filter(Q(ends_at__gt=at) | Q(ends_at=F("rental__ends_at"))).order_by("starts_at")
+
+
+def rules(span: RentalSpan, rental: Rental, now: datetime) -> bool:
+    """Whether `ruling_spans` has it."""
+    at = rental.paused_at or now
+    is_in_grace = rental.ends_at is not None and rental.ends_at <= at and rental.is_entitled(at)
+    return span.ends_at == rental.ends_at if is_in_grace else span.starts_at <= at < span.ends_at
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A rental as it stands now: the span that rules it (`current_span`), and whether that `is_paid`."""
+
+    rental: Rental
+    span: RentalSpan | None
+    is_paid: bool
+
+
+_SPANS_OF = Prepared(
+    lambda owner, now: open_spans(RentalSpan.objects.filter(rental__user=owner), now).select_related(
+        "rental", "redemption"
+    )
+)
+
+
+def read_standing(*, user: User, now: datetime) -> Standing | None:
+    """That person's rental as it stands; None when they have none. One query, two where no time was given yet."""
+    spans = _SPANS_OF.read(owner=user.pk, now=now)
+    rental = spans[0].rental if spans else Rental.objects.filter(user=user).first()
+    if rental is None:
+        return None
+    rental.user = user
+    span = next((span for span in spans if rules(span, rental, now)), None)
+    return Standing(rental, span, span is not None and span.redemption.unpaid_since is None)
 
 
 def bound_servers(rental: Rental, now: datetime) -> set[int] | None:
