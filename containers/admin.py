@@ -98,7 +98,9 @@ class RelayAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("tests of the last 24 hours"))
     def day(self, row: Relay) -> str:
-        return render_to_string("containers/_day.html", {"day": relay_days([row.pk], timezone.now())[row.pk]})
+        return render_to_string(
+            "containers/_day.html", {"day": relay_days({row.pk: row.last_health_id}, timezone.now())[row.pk]}
+        )
 
     @admin.display(description=gettext_lazy("what to do"))
     def remedy(self, row: Relay) -> str:

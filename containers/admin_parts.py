@@ -88,7 +88,7 @@ def _customers_relays(rental: Rental, request: HttpRequest) -> SafeString:
     own = _relays(request).filter(rental=rental)
 
     def standing(found: list[Relay]) -> Iterable[Iterable[Any]]:
-        days = relay_days([relay.pk for relay in found], timezone.now())
+        days = relay_days({relay.pk: relay.last_health_id for relay in found}, timezone.now())
         for relay in found:
             place = relay.slot or (_("retiring") if relay.retiring_since else "")
             yield (
@@ -117,7 +117,7 @@ def _servers_relays(server: Server, request: HttpRequest) -> SafeString:
     now = timezone.now()
 
     def cells(found: list[Relay]) -> Iterable[Iterable[Any]]:
-        days = relay_days([relay.pk for relay in found], now)
+        days = relay_days({relay.pk: relay.last_health_id for relay in found}, now)
         for relay in found:
             yield (
                 link_to(relay, f"#{relay.pk} · {relay.derp_port}"),

@@ -15,6 +15,7 @@ from containers.models import Deployment, Relay, RelayHealth
 from containers.services.proving import reaches_nothing
 from containers.steps import format_seconds
 from containers.ticks import Day, relay_days
+from derpmgmt.lib.prepared import Prepared
 from fleet.models import Server
 from serials.rentals.models import Rental
 
@@ -95,22 +96,27 @@ class RelayCard:
         return CAUSES.get(self.health.cause, "") if self.health else ""
 
 
-def relay_cards(rental: Rental, now: datetime) -> list[RelayCard]:
-    """One card for each of the three places, in their order; a fixed number of queries however many deployments there were."""
-    relays = {
-        relay.slot: relay
-        for relay in Relay.objects.wanted()
+_RELAYS = Prepared(
+    lambda rental: (
+        Relay.objects.wanted()
         .filter(rental=rental)
         .select_related("server__region", "last_health")
-    }
-    under_way = {
-        deployment.relay_id: deployment
-        for deployment in Deployment.objects.open().filter(relay__rental=rental, relay__slot__isnull=False)
-    }
-    replaced = (
-        Relay.objects.filter(rental=rental, status=Relay.Status.REMOVING).exclude(failure_code="").exists()
+        .defer(*Relay.SECRETS)
     )
-    days = relay_days([relay.pk for relay in relays.values()], now)
+)
+
+
+def relay_cards(rental: Rental, now: datetime) -> list[RelayCard]:
+    """One card for each of the three places, in their order; a fixed number of queries however many deployments there were."""
+    relays = {relay.slot: relay for relay in _RELAYS.read(rental=rental.pk)}
+    under_way: dict[int, Deployment] = {}
+    replaced = False
+    if any(relay.status != Relay.Status.RUNNING for relay in relays.values()):
+        making = Deployment.objects.open().filter(relay__rental=rental, relay__slot__isnull=False)
+        under_way = {deployment.relay_id: deployment for deployment in making}
+        gone = Relay.objects.filter(rental=rental, status=Relay.Status.REMOVING).exclude(failure_code="")
+        replaced = gone.exists()
+    days = relay_days({relay.pk: relay.last_health_id for relay in relays.values()}, now)
     is_planned = rental.waiting_since is None or now - rental.waiting_since > _PLAN_PATIENCE
     is_cut_off = any(relay.server.silent_since for relay in relays.values()) and reaches_nothing()
     return [

@@ -1,15 +1,19 @@
 """The last day of relays as rows of ticks: what their tests found, half hour by half hour."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from django.utils import timezone
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import get_language, ngettext
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
 from containers.models import RelayHealth
+from derpmgmt.lib.kept import Kept
 
 TICK = timedelta(minutes=30)
 TICKS = 48
@@ -32,14 +36,33 @@ class Day:
     passed: int
     tests: int
 
+    @cached_property
+    def strip(self) -> SafeString:
+        """The ticks as a page has them."""
+        return format_html_join(
+            "", '<span class="is-{}" title="{}"></span>', ((tick.state, tick.title) for tick in self.ticks)
+        )
 
-def relay_days(relay_pks: Collection[int], now: datetime) -> dict[int, Day]:
-    """The last day of each relay; one query however many they are."""
-    found: dict[int, list[tuple[datetime, bool]]] = defaultdict(list)
-    rows = RelayHealth.objects.filter(relay__in=relay_pks, at__gt=_begin(now), at__lte=now)
-    for pk, at, is_ok in rows.order_by().values_list("relay_id", "at", "is_ok"):
-        found[pk].append((at, is_ok))
-    return {pk: _day(found[pk], now) for pk in relay_pks}
+
+# A relay's day changes with its last test, and every half hour.
+_DAYS: Kept[Day] = Kept(3000)
+
+
+def relay_days(last_tests: Mapping[int, int | None], now: datetime) -> dict[int, Day]:
+    """The last day of each relay, by its primary key; `last_tests` are those of their last tests. One query at most."""
+    keys = {pk: (pk, last, _begin(now), get_language()) for pk, last in last_tests.items()}
+    known = {pk: day for pk, key in keys.items() if (day := _DAYS.find(key))}
+    missing = [pk for pk in last_tests if pk not in known]
+    tests: dict[int, list[tuple[datetime, bool]]] = defaultdict(list)
+    if missing:
+        rows = RelayHealth.objects.filter(relay__in=missing, at__gt=_begin(now), at__lte=now)
+        for pk, at, is_ok in rows.order_by().values_list("relay_id", "at", "is_ok"):
+            tests[pk].append((at, is_ok))
+    for pk in missing:
+        known[pk] = day = _day(tests[pk], now)
+        if last_tests[pk] is not None:
+            _DAYS.keep(keys[pk], day)
+    return known
 
 
 def server_day(server_pk: int, now: datetime) -> Day:

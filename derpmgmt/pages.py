@@ -22,9 +22,10 @@ from acl.maps.services import describe_map
 from containers.progress import describe_relays
 from derpmgmt.appearance import read_theme
 from derpmgmt.lib.mail import LIMIT, WINDOW
+from derpmgmt.lib.prepared import Prepared
 from derpmgmt.lib.way_back import part_of
-from serials.rentals.models import Rental
-from serials.rentals.services import current_pause, current_span
+from serials.rentals.models import Redemption
+from serials.rentals.services import Standing, current_pause, read_standing
 
 # From then on the page says that the end is near.
 ENDING_SOON = timedelta(days=7)
@@ -43,13 +44,25 @@ def front(request: HttpRequest) -> HttpResponse:
     return render(request, "front.html")
 
 
+# What moved a rental's end, the latest first, with what was redeemed.
+_HISTORY = Prepared(
+    lambda rental: (
+        Redemption.objects.filter(rental=rental)
+        .select_related("serial")
+        .only("kind", "at", "old_ends_at", "new_ends_at", "serial__code_end")
+        .order_by("-pk")[:HISTORY_ROWS]
+    )
+)
+
+
 def _parts(user: User, *, seen: str = "", looks: str = "") -> dict[str, Any]:
     """What the customer's home shows, from every room; a fixed number of queries."""
     now = timezone.now()
-    rental = Rental.objects.filter(user=user).first()
-    if rental is None:
+    standing = read_standing(user=user, now=now)
+    if standing is None:
         return {"rental": None}
-    history = list(rental.redemptions.select_related("serial")[:HISTORY_ROWS])
+    rental, span = standing.rental, standing.span
+    history = _HISTORY.read(rental=rental.pk)
     if not rental.is_entitled(now):
         pause, closes_at = current_pause(rental), rental.closes_at
         return {
@@ -60,11 +73,11 @@ def _parts(user: User, *, seen: str = "", looks: str = "") -> dict[str, Any]:
             # Past only where something still holds the closing up.
             "closes_at": closes_at and max(closes_at, now),
         }
-    panel = describe_map(rental=rental, now=now)
-    span = current_span(rental, now)
+    panel = describe_map(rental=rental, now=now, standing=standing)
     # In the grace after the end all of the last span is used.
     share = min((now - span.starts_at) / (span.ends_at - span.starts_at), 1) if span else 0
     return {
+        "standing": standing,
         "rental": rental,
         "is_entitled": True,
         "is_in_grace": rental.ends_at is not None and rental.ends_at <= now,
@@ -76,10 +89,11 @@ def _parts(user: User, *, seen: str = "", looks: str = "") -> dict[str, Any]:
     }
 
 
-def _devices(rental: Rental) -> dict[str, Any]:
+def _devices(standing: Standing) -> dict[str, Any]:
     """Devices in brief: how many are connected, and who waits for approval."""
+    rental = standing.rental
     ask_presence(rental_pk=rental.pk)
-    state = describe_state(rental=rental, now=timezone.now())
+    state = describe_state(rental=rental, now=timezone.now(), page=None, standing=standing)
     return {"state": state, "waiting": describe_waiting(rental=rental, state=state, most=WAITING_ROWS)}
 
 
@@ -88,7 +102,7 @@ def home(request: SignedInRequest) -> HttpResponse:
     """The customer's home page: their rental, their relays, their map, their devices in brief."""
     parts = _parts(request.user)
     if parts["rental"] and parts["is_entitled"]:
-        parts |= _devices(parts["rental"]) | {"is_first": True}
+        parts |= _devices(parts["standing"]) | {"is_first": True}
     return render(request, "home.html", parts)
 
 
@@ -123,10 +137,11 @@ def home_map(request: SignedInRequest) -> HttpResponse:
 @part_of("home")
 def home_devices(request: SignedInRequest) -> HttpResponse:
     """The devices in brief alone, asked for by the page itself."""
-    rental = Rental.objects.filter(user=request.user).first()
-    if rental is None or not rental.is_entitled(timezone.now()):
+    now = timezone.now()
+    standing = read_standing(user=request.user, now=now)
+    if standing is None or not standing.rental.is_entitled(now):
         return HttpResponseClientRefresh()
-    return render(request, "home/_devices.html", _devices(rental))
+    return render(request, "home/_devices.html", _devices(standing))
 
 
 def too_many_requests(request: HttpRequest, *, wait_seconds: int = 0) -> HttpResponse:

@@ -20,18 +20,26 @@ class Kept(Generic[T]):
         self._turn = threading.Lock()
         self._all.add(self)  # type: ignore[arg-type]
 
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was made under that key; made now where it was not, or is forgotten."""
+    def find(self, key: Hashable) -> T | None:
+        """What is kept under that key; None where there is nothing, or it is forgotten."""
         with self._turn:
-            if key in self._found:
-                self._found.move_to_end(key)
-                return self._found[key]
-        made = make()
+            if key not in self._found:
+                return None
+            self._found.move_to_end(key)
+            return self._found[key]
+
+    def keep(self, key: Hashable, made: T) -> T:
+        """`made`, kept under that key."""
         with self._turn:
             self._found[key] = made
             if len(self._found) > self._most:
                 self._found.popitem(last=False)
         return made
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is kept under that key, or is made now."""
+        found = self.find(key)
+        return self.keep(key, make()) if found is None else found
 
     @classmethod
     def forget_all(cls) -> None:

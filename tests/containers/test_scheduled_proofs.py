@@ -170,7 +170,7 @@ def test_the_last_day_is_drawn_half_hour_by_half_hour(rental: Rental) -> None:
         RelayHealthFactory(relay=relay, at=NOW + 29 * MINUTE - minutes * MINUTE, is_ok=is_ok)
     now = NOW + 29 * MINUTE
     with translation.override("en"):
-        day = relay_days([relay.pk], now)[relay.pk]
+        day = relay_days({relay.pk: None}, now)[relay.pk]
         assert day == server_day(relay.server_id, now)
         assert len(day.ticks) == TICKS
         assert [tick.state for tick in day.ticks[-3:]] == ["mixed", "failed", "ok"]
@@ -179,10 +179,11 @@ def test_the_last_day_is_drawn_half_hour_by_half_hour(rental: Rental) -> None:
         assert day.ticks[-1].title == "20:00–20:30 2 passed, 0 failed"
         assert day.sentence == "Last 24 hours: 4 of 6 tests passed"
         assert (
-            relay_days([relay.pk], now + timedelta(days=3))[relay.pk].sentence == "Last 24 hours: not tested"
+            relay_days({relay.pk: None}, now + timedelta(days=3))[relay.pk].sentence
+            == "Last 24 hours: not tested"
         )
     with translation.override("zh-hans"):
-        assert relay_days([relay.pk], now)[relay.pk].sentence == "最近 24 小时：检测 6 次，通过 4 次"
+        assert relay_days({relay.pk: None}, now)[relay.pk].sentence == "最近 24 小时：检测 6 次，通过 4 次"
 
 
 @pytest.mark.django_db
@@ -194,12 +195,12 @@ def test_ticks_cost_one_query_and_stand_on_the_card_and_in_the_admin(
 
     from tests.panel.world import enter
 
-    relays = list(rental.relays.wanted())
-    for relay in relays:
+    for relay in rental.relays.wanted():
         for _time in range(3):
             test_relay(relay, passes=True)
+    relays = list(rental.relays.wanted())
     with django_assert_num_queries(1):
-        relay_days([relay.pk for relay in relays], timezone.now())
+        relay_days({relay.pk: relay.last_health_id for relay in relays}, timezone.now())
     client = Client()
     client.force_login(rental.user)
     page = client.get(reverse("home-relays")).content.decode()
@@ -210,3 +211,27 @@ def test_ticks_cost_one_query_and_stand_on_the_card_and_in_the_admin(
     assert page.count('class="proof-ticks"') == 1
     page = staff.get(reverse("admin:fleet_server_change", args=[relays[0].server_id])).content.decode()
     assert page.count('class="proof-ticks"') == 2
+
+
+@pytest.mark.django_db
+def test_a_day_is_counted_anew_when_there_was_another_test_or_the_half_hour_is_over(
+    rental: Rental, django_assert_num_queries: Any
+) -> None:
+    relay = rental.relays.get(slot=1)
+
+    def read(now: datetime) -> tuple[int, int, str]:
+        day = relay_days({relay.pk: rental.relays.get(slot=1).last_health_id}, now)[relay.pk]
+        assert day.strip.count("<span") == TICKS
+        return day.passed, day.tests, day.sentence
+
+    with translation.override("en"):
+        test_relay(relay, passes=True)
+        now = timezone.now()
+        first = read(now)
+        with django_assert_num_queries(1):  # the relay itself
+            assert read(now) == first == (1, 1, "Last 24 hours: 1 of 1 test passed")
+        test_relay(relay, passes=False)
+        assert read(timezone.now()) == (1, 2, "Last 24 hours: 1 of 2 tests passed")
+        assert read(now + timedelta(days=2))[:2] == (0, 0)
+        with translation.override("zh-hans"):
+            assert "最近" in read(timezone.now())[2]

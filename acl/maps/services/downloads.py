@@ -84,8 +84,11 @@ class MapFile:
     code: "MapCode"
 
 
-def check_rights(*, rental: Rental | None, now: datetime) -> Rental:
-    """The rental when it has a right to a map now; raises `DownloadRefused` with the reason when not."""
+def check_rights(*, rental: Rental | None, now: datetime, paid: bool | None = None) -> Rental:
+    """The rental when it has a right to a map now; raises `DownloadRefused` with the reason when not.
+
+    `paid`, what `is_paid` says, saves a query to whoever knows it.
+    """
     if rental is None:
         raise DownloadRefused("no_rental")
     if rental.closed_at:
@@ -94,14 +97,18 @@ def check_rights(*, rental: Rental | None, now: datetime) -> Rental:
         raise DownloadRefused("paused")
     if not rental.is_entitled(now):
         raise DownloadRefused("expired")
-    if not is_paid(rental, now):
+    if not (is_paid(rental, now) if paid is None else paid):
         raise DownloadRefused("unpaid")
     return rental
 
 
 def check_download(*, rental: Rental | None, now: datetime) -> AclConfig:
     """The version that may be handed out now; raises `DownloadRefused` with the reason when none may."""
-    config = active_config(check_rights(rental=rental, now=now))
+    return check_version(active_config(check_rights(rental=rental, now=now)), now)
+
+
+def check_version(config: AclConfig | None, now: datetime) -> AclConfig:
+    """The active version, when it may be handed out to whoever has a right to it; raises `DownloadRefused` when not."""
     if config is None:
         raise DownloadRefused("no_map")
     if config.ends_at <= now:

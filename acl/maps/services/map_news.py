@@ -10,6 +10,7 @@ relay changed has to be pasted before the old relay goes: whoever has not, and i
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -104,20 +105,23 @@ def is_live(url: LiveUrl | None, now: datetime) -> bool:
     )
 
 
+def taken_versions(*, rental_pk: int, owner_pk: int) -> QuerySet[AclEvent, Any]:
+    """The versions that the rental's customer took themselves as a whole, the last first."""
+    taken = AclEvent.objects.filter(
+        rental=rental_pk, kind=AclEvent.Kind.DOWNLOADED, by=owner_pk, version__isnull=False
+    )
+    return taken.exclude(reason=PARTIAL).order_by("-pk").values_list("version", flat=True)
+
+
 def describe_paste(*, config: AclConfig, url: LiveUrl | None, now: datetime) -> PasteNote:
     """What `config` means for what the customer has pasted; four queries at most."""
-    taken = (
-        AclEvent.objects.filter(
-            rental=config.rental_id,
-            kind=AclEvent.Kind.DOWNLOADED,
-            by__rental=config.rental_id,
-            version__isnull=False,
-        )
-        .exclude(reason=PARTIAL)
-        .order_by("-pk")
-        .values_list("version", flat=True)
-        .first()
-    )
+    owner_pk = config.rental.user_id
+    taken = taken_versions(rental_pk=config.rental_id, owner_pk=owner_pk).first()
+    return weigh_paste(config=config, url=url, now=now, taken=taken)
+
+
+def weigh_paste(*, config: AclConfig, url: LiveUrl | None, now: datetime, taken: int | None) -> PasteNote:
+    """As `describe_paste`, of a customer who took version `taken` last; three queries at most."""
     old = None
     if taken is None:
         old = _last_lacking(config, now)

@@ -2,18 +2,24 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
+from django.db import connection
+from django.db.models import F, FilteredRelation, Q, Subquery
 from django.utils import timezone
-from django.utils.translation import gettext
+from django.utils.translation import get_language, gettext
 
 from accounts.brand import current_brand
 from acl.maps import derpmap
 from acl.maps.derpmap import MapFormat
 from acl.maps.models import AclConfig, LiveUrl, MapRegion
-from acl.maps.services.downloads import DownloadRefused, check_download
+from acl.maps.services.downloads import DownloadRefused, check_download, check_rights, check_version
 from acl.maps.services.live_urls import live_address
-from acl.maps.services.map_news import PasteNote, describe_paste
+from acl.maps.services.map_news import PasteNote, taken_versions, weigh_paste
+from derpmgmt.lib.kept import Kept
+from derpmgmt.lib.prepared import Prepared
 from serials.rentals.models import Rental
+from serials.rentals.services import Standing
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,47 @@ class MapPanel:
         return [{"name": region["RegionName"], "code": region["RegionCode"]} for region in regions]
 
 
-def describe_map(*, rental: Rental | None, now: datetime) -> MapPanel:
-    """What `acl/maps/_map.html` shows, under the same conditions as a download but without a record; few, fixed queries."""
+_LIVE = ("id", "rental_id", "created_at", "last_fetched_at")
+# The version that counts, with the live URL and the version that the customer took last.
+_ACTIVE = Prepared(
+    lambda rental, owner: AclConfig.objects.filter(rental=rental, is_active=True).annotate(
+        url=FilteredRelation("rental__live_urls", condition=Q(rental__live_urls__revoked_at__isnull=True)),
+        **{f"live_{name}": F(f"url__{name}") for name in _LIVE},
+        taken=Subquery(taken_versions(rental_pk=rental, owner_pk=owner)[:1]),
+    )
+)
+# The three forms of a version, and what leads them in.
+_TABS: Kept[tuple[MapTab, ...]] = Kept(500)
+
+
+def describe_map(*, rental: Rental | None, now: datetime, standing: Standing | None = None) -> MapPanel:
+    """What `acl/maps/_map.html` shows, under the same conditions as a download but without a record; few, fixed queries.
+
+    `standing` saves one to whoever has it.
+    """
     try:
-        config = check_download(rental=rental, now=now)
+        rental = check_rights(rental=rental, now=now, paid=standing.is_paid if standing else None)
+        found = _ACTIVE.read(rental=rental.pk, owner=rental.user_id)
+        config: Any = check_version(found[0] if found else None, now)
     except DownloadRefused as refusal:
         return MapPanel(refusal=str(refusal))
-    ends_at, brand = timezone.localtime(config.ends_at), current_brand().name
-    tabs = (
+    live = None
+    if config.live_id is not None:
+        live = LiveUrl.from_db(connection.alias, _LIVE, [getattr(config, f"live_{name}") for name in _LIVE])
+    brand = current_brand().name
+    key = (repr(config.derp_map), config.version, config.ends_at, brand, get_language())
+    paste = weigh_paste(config=config, url=live, now=now, taken=config.taken)
+    return MapPanel(
+        config=config,
+        paste=paste,
+        live=live,
+        tabs=_TABS.get(key, lambda: _tabs(config, brand)),
+    )
+
+
+def _tabs(config: AclConfig, brand: str) -> tuple[MapTab, ...]:
+    ends_at = timezone.localtime(config.ends_at)
+    return (
         MapTab(
             MapFormat.HUJSON,
             gettext("Tailscale (official)"),
@@ -79,9 +118,6 @@ def describe_map(*, rental: Rental | None, now: datetime) -> MapPanel:
             derpmap.to_json(config.derp_map),
         ),
     )
-    live = LiveUrl.objects.filter(rental=config.rental_id, revoked_at=None).defer("secret").first()
-    paste = describe_paste(config=config, url=live, now=now)
-    return MapPanel(config=config, paste=paste, live=live, tabs=tabs)
 
 
 @dataclass(frozen=True)
