@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 WHITE, BLACK = "#ffffff", "#000000"
-# What Tabler's dark theme has for cards, the lightest of its grounds.
+# No ground of Tabler's dark theme on which words stand is lighter.
 DARK_GROUND = "#1f2937"
 READABLE = 4.5
 # Text in a shade of the accent also stands on tints, which are nearer to it than white is.

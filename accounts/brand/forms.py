@@ -9,6 +9,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.core.validators import URLValidator
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
+from django.utils.text import format_lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -17,6 +18,8 @@ from accounts.brand.models import BrandPicture, BrandSettings
 from accounts.brand.pictures import LIMITS, PictureRefused, keep_picture, read_picture
 
 LONGEST_PAPER = 50_000
+# Names, not words to be translated.
+ICP_EXAMPLE, POLICE_EXAMPLE = "京ICP备12345678号-1", "京公网安备11010502030001号"
 
 
 @dataclass
@@ -45,7 +48,9 @@ class PictureInput(forms.FileInput):
             value = getattr(value.file, "taken_as", "") or ("" if value.is_removed else value.kept)
         picture = BrandPicture.objects.defer("data").filter(pk=value).first() if value else None
         context = {"name": name, "picture": picture, "url": picture_url(picture)}
-        context["input"] = super().render(name, None, attrs, renderer)
+        words = _("The file is too large: up to %(most)d KB are taken.")
+        words %= {"most": int(self.attrs["data-most-bytes"]) // 1000}
+        context["input"] = super().render(name, None, {**(attrs or {}), "data-too-large": words}, renderer)
         return render_to_string("accounts/widgets/picture.html", context)
 
 
@@ -62,8 +67,6 @@ class PictureField(forms.Field):
         return {
             "accept": "image/png,image/jpeg,image/webp",
             "data-most-bytes": str(self.limits.most_bytes),
-            "data-too-large": _("The file is too large: up to %(most)d KB are taken.")
-            % {"most": self.limits.most_bytes // 1000},
         }
 
     def clean(self, value: Upload) -> BrandPicture | None:
@@ -162,8 +165,12 @@ class BrandForm(forms.ModelForm[BrandSettings]):
                 "What customers read wherever the panel says its name: pages, mails, authenticator apps, maps."
             ),
             "slogan": gettext_lazy("One line below the name in the footer."),
-            "icp": gettext_lazy("As 京ICP备12345678号-1; leads to beian.miit.gov.cn."),
-            "police": gettext_lazy("As 京公网安备11010502030001号; leads to the police's page about it."),
+            "icp": format_lazy(
+                gettext_lazy("As {example}; leads to beian.miit.gov.cn."), example=ICP_EXAMPLE
+            ),
+            "police": format_lazy(
+                gettext_lazy("As {example}; leads to the police's page about it."), example=POLICE_EXAMPLE
+            ),
             "footer": gettext_lazy("For example who stands behind it: © 2026 …"),
         }
 
@@ -185,9 +192,8 @@ class BrandForm(forms.ModelForm[BrandSettings]):
     def clean_police(self) -> str:
         number = str(self.cleaned_data["police"])
         if number and not re.search(r"(?<!\d)\d{14}(?!\d)", number):
-            raise forms.ValidationError(
-                _("A police filing number holds 14 digits, as 京公网安备11010502030001号.")
-            )
+            words = _("A police filing number holds 14 digits, as: %(example)s")
+            raise forms.ValidationError(words % {"example": POLICE_EXAMPLE})
         return number
 
     def clean(self) -> dict[str, Any]:

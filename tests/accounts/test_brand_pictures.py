@@ -2,14 +2,23 @@
 
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.utils import translation
 
 from accounts.brand.pictures import LIMITS, Limits, PictureRefused, read_picture
 
 PICTURES = Path(__file__).parent / "pictures"
+pytestmark = pytest.mark.usefixtures("_english")
 ANY = Limits(most_bytes=1_000_000, fewest=1, most=2000, longest=100)
+
+
+@pytest.fixture
+def _english() -> Iterator[None]:
+    with translation.override("en"):
+        yield
 
 
 def bytes_of(name: str) -> bytes:

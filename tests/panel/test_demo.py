@@ -6,15 +6,19 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from allauth.mfa.models import Authenticator
+from django.test import Client
 
+from accounts.brand import current_brand
 from accounts.models import User
-from accounts.services import change_user, close_account
+from accounts.services import change_brand, change_user, close_account
 from derpmgmt import demo
+from derpmgmt.demo_brand import seed_brand
 from serials.numbers.models import SerialNumber
 from serials.numbers.services import find_serial
 from tests.panel.running import ROOT, Folder, Running, wait_for
@@ -270,3 +274,20 @@ def test_a_panel_does_not_inherit_the_demo_when_one_ran_in_its_folder(tmp_path: 
     (folder.path / "demo").mkdir(parents=True)
     seen = folder.python("from django.conf import settings; print(settings.VAR_DIR, settings.IS_DEMO)")
     assert seen == f"{folder.path} False"
+
+
+@pytest.mark.django_db
+def test_the_demo_goes_by_a_whole_brand_which_stays_as_it_is_left(client: Client) -> None:
+    seed_brand()
+    brand = current_brand()
+    assert all(getattr(brand, field.name) for field in fields(brand) if field.name != "logo_is_wide")
+    for address in (brand.logo_url, brand.icon_url, brand.code_url):
+        picture = client.get(address)
+        assert (picture.status_code, picture["Content-Type"]) == (200, "image/png")
+    for address in ("/terms/", "/privacy/", "/accounts/signup/", "/"):
+        page = client.get(address).content.decode()
+        assert "鹊桥中继" in page
+        assert "derpmgmt" not in page.replace("/static/", "")
+    change_brand(by=None, name="Mine", logo=None)
+    seed_brand()
+    assert (current_brand().name, current_brand().logo_url) == ("Mine", "")

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy
 from containers.gate_image import find_nginx
 from containers.image import ImageError, compile_derper
 from derpmgmt import demo
+from derpmgmt.demo_brand import seed_brand
 from derpmgmt.lib import env
 from derpmgmt.lib.files import write_private
 from derpmgmt.lib.processes import Program
@@ -53,6 +54,7 @@ class Demo(Panel):
 
     def settle(self) -> None:
         demo.seed_people()
+        seed_brand()
         try:
             demo.seed_images(self._derper, lambda: find_nginx() if self._is_lab else None)
         except ImageError as error:
