@@ -59,7 +59,7 @@ class Command(ListCommand):
             people,
             _describe,
             {"id": "ID", "email": _("E-mail address"), "username": _("User name"), "role_text": _("Role"),
-             "state_text": _("State"), "has_second_factor": _("Two steps"), "joined_at": _("Signed up"),
+             "state_text": _("State"), "has_second_factor": _("Two steps"), "joined_at": _("Registered"),
              "last_sign_in_at": _("Last sign-in")},
             options,
         )  # fmt: skip

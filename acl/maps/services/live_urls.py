@@ -40,7 +40,7 @@ def secret_hash(secret: str) -> str:
 
 
 def live_address(url: LiveUrl) -> str:
-    """The whole address, secret included: for its owner's eyes only."""
+    """The whole address, secret included: for its owner, and for operators by `reveal_live_url`."""
     return f"{settings.PUBLIC_URL}{PREFIX}{url.secret}.json"
 
 
