@@ -18,8 +18,10 @@ def main() -> None:
     # one keyword of ssh_config, structlog's for coloured tracebacks.
     for name in ("invoke", "rich"):
         sys.modules.setdefault(name, None)  # type: ignore[call-overload]
-    # What is imported stays: to look through it for garbage, again and again and once more at the end, takes a quarter of a command's time.
-    gc.disable()
+    # What is imported stays: to look through it for garbage, again and again and once more at the end, takes a quarter of a command's
+    # time. In a panel, whose processes share it, the garbage would stay too.
+    if sys.argv[1:2] not in (["up"], ["demo"]):
+        gc.disable()
     import django
     from django.core.exceptions import ImproperlyConfigured
     from django.utils import translation
@@ -33,8 +35,9 @@ def main() -> None:
         translation.activate(terminal_language())
         from derpmgmt.own_keys import check_keys_for
 
-        gc.freeze()
-        gc.enable()
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
         check_keys_for(sys.argv)
         run_command_line(sys.argv)
         sys.stdout.flush()

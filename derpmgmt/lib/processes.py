@@ -179,7 +179,6 @@ class Supervisor:
         for descriptor in (self._wake_read, self._wake_write):
             os.set_blocking(descriptor, False)
         self.groups = Groups(group_write)
-        gc.unfreeze()  # manage.py froze what it had loaded, garbage too
         gc.collect()
         gc.freeze()  # or every child's first collection would copy the memory it shares with the supervisor
         self._reaper = self._fork(
