@@ -21,6 +21,7 @@ from acl.devices.services.device_panel import describe_state, describe_waiting
 from acl.maps.services import describe_map
 from containers.progress import describe_relays
 from derpmgmt.appearance import read_theme
+from derpmgmt.first_run import describe_first_run
 from derpmgmt.lib.mail import LIMIT, WINDOW
 from derpmgmt.lib.prepared import Prepared
 from derpmgmt.lib.way_back import part_of
@@ -103,6 +104,8 @@ def home(request: SignedInRequest) -> HttpResponse:
     parts = _parts(request.user)
     if parts["rental"] and parts["is_entitled"]:
         parts |= _devices(parts["standing"]) | {"is_first": True}
+        if not parts["state"].is_set_up and not parts["state"].is_open:
+            parts["first_run"] = describe_first_run(rental=parts["rental"], now=timezone.now())
     return render(request, "home.html", parts)
 
 
@@ -142,6 +145,19 @@ def home_devices(request: SignedInRequest) -> HttpResponse:
     if standing is None or not standing.rental.is_entitled(now):
         return HttpResponseClientRefresh()
     return render(request, "home/_devices.html", _devices(standing))
+
+
+@login_required
+@require_GET
+@part_of("home")
+def home_first_run(request: SignedInRequest) -> HttpResponse:
+    """The steps until the first device is in alone, asked for by the page itself."""
+    now = timezone.now()
+    standing = read_standing(user=request.user, now=now)
+    if standing is None or not standing.rental.is_entitled(now):
+        return HttpResponseClientRefresh()
+    first_run = describe_first_run(rental=standing.rental, now=now)
+    return render(request, "home/_first_run.html", {"first_run": first_run})
 
 
 def too_many_requests(request: HttpRequest, *, wait_seconds: int = 0) -> HttpResponse:

@@ -17,6 +17,7 @@ urlpatterns = [
     path("home/relays/", pages.home_relays, name="home-relays"),
     path("home/map/", pages.home_map, name="home-map"),
     path("home/devices/", pages.home_devices, name="home-devices"),
+    path("home/first-run/", pages.home_first_run, name="home-first-run"),
     path("history/", history.history, name="history"),
     path("history/<slug:kind>.<slug:file_format>", history.history_export, name="history-export"),
     path("account/", include("accounts.urls")),

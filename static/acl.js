@@ -20,6 +20,8 @@
       body: new URLSearchParams({ shown: map.dataset.shown }),
       credentials: "same-origin",
       keepalive: true,
-    }).catch(() => {}); // the copy has worked all the same
+    })
+      .then(() => document.body.dispatchEvent(new Event("map-taken")))
+      .catch(() => {}); // the copy has worked all the same
   });
 })();

@@ -147,6 +147,11 @@ class Device(models.Model):
         is_over = Q(trial_until__isnull=True) | Q(trial_until__lte=now)
         return Q(is_over, status=cls.Status.PENDING, left_at__isnull=True)
 
+    @classmethod
+    def came_in(cls) -> Q:
+        """Those that knocked and were approved at some time, whatever became of them."""
+        return Q(approved_at__isnull=False, last_seen_at__isnull=False)
+
     def is_on_trial(self, now: datetime) -> bool:
         """As `on_trial`."""
         return self.status == self.Status.PENDING and self.trial_until is not None and self.trial_until > now

@@ -65,7 +65,7 @@ class DeviceState:
     """What stands above the lists. `present` is None when nobody knows who is connected; `until` is the end of the window.
 
     `silent` are the names of the relays that did not answer: who is connected to them alone is missing from `present`. `mark` is
-    another one whenever the lists may be.
+    another one whenever the lists may be. `is_set_up` says that a device came in at some time.
     """
 
     now: datetime
@@ -75,6 +75,7 @@ class DeviceState:
     used: int
     until: datetime | None
     may_open: bool
+    is_set_up: bool
     counts: Mapping[str, int]
     present: Mapping[str, Presence] | None
     silent: tuple[str, ...]
@@ -153,6 +154,7 @@ _SUMMARY = Prepared(
             revoked=Count("pk", filter=Q(status=Device.Status.REVOKED)),
             on_trial=Count("pk", filter=Device.on_trial(now)),
             placed=Count("pk", filter=Device.placed(now)),
+            came_in=Count("pk", filter=Device.came_in()),
             newest=Max("pk"),
             trial=Max("trial_until"),
             approved_at=Max("approved_at"),
@@ -168,7 +170,7 @@ def _summarize(rental: Rental, now: datetime) -> tuple[DevicePolicy | None, dict
         decided = [row.pop(f"rental__device_policy__{name}") for name in _POLICY]
         policy = DevicePolicy.from_db(connection.alias, _POLICY, decided) if decided[0] else None
         return policy, row
-    nothing = dict.fromkeys((*_COUNTS, "placed"), 0) | {"revoked_at": None}
+    nothing = dict.fromkeys((*_COUNTS, "placed", "came_in"), 0) | {"revoked_at": None}
     return DevicePolicy.objects.filter(rental=rental).first(), nothing
 
 
@@ -196,6 +198,7 @@ def describe_state(
         used=found["placed"],
         until=until if is_entitled and until > now else None,
         may_open=allows_open(span),
+        is_set_up=found["came_in"] > 0,
         counts={name: found[name] for name in _COUNTS},
         present=present,
         silent=silent,
