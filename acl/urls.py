@@ -26,6 +26,7 @@ urlpatterns = [
     path("devices/<int:pk>/ignore/", device_views.device_ignore, name="device-ignore"),
     path("devices/<int:pk>/revoke/", device_views.device_revoke, name="device-revoke"),
     path("devices/<int:pk>/rename/", device_views.device_rename, name="device-rename"),
+    path("devices/rules/", rule_views.rule_list, name="rule-list"),
     path("devices/window/open/", rule_views.window_open, name="window-open"),
     path("devices/window/close/", rule_views.window_close, name="window-close"),
     path("devices/checking/stop/", rule_views.checking_stop, name="checking-stop"),

@@ -1,20 +1,17 @@
-// Parts of a page that fetch themselves again wait while somebody has something open in them; the list of revoked devices, which
-// is long, stays as it is meanwhile. Everything works without this.
+// Parts of a page that fetch themselves again wait while somebody has something open or half typed in them; the lists of devices
+// that are kept out, which are long, stay as they are meanwhile. Everything works without this.
 (() => {
   "use strict";
 
   document.addEventListener("htmx:beforeRequest", (event) => {
     const part = event.target;
     if (!(part instanceof HTMLElement) || !("quiet" in part.dataset)) return;
-    if (part.querySelector("details[open]:not(.device-revoked), input:focus")) event.preventDefault();
+    const isTyping = [...part.querySelectorAll("input:not([type=hidden])")].some((field) => field.value !== field.defaultValue);
+    if (isTyping || part.querySelector("details[open]:not(.device-out), input:focus")) event.preventDefault();
   });
 
-  const revoked = () => document.querySelector("details.device-revoked");
-  let wasOpen;
-  document.addEventListener("htmx:beforeSwap", () => {
-    wasOpen = revoked()?.open;
-  });
-  document.addEventListener("htmx:afterSwap", () => {
-    if (wasOpen !== undefined && revoked()) revoked().open = wasOpen;
-  });
+  const lists = () => document.querySelectorAll("details.device-out");
+  const open = new Map();
+  document.addEventListener("htmx:beforeSwap", () => { for (const list of lists()) open.set(list.id, list.open); });
+  document.addEventListener("htmx:afterSwap", () => { for (const list of lists()) if (open.has(list.id)) list.open = open.get(list.id); });
 })();

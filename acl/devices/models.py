@@ -74,7 +74,7 @@ class Device(models.Model):
     class Source(models.TextChoices):
         PASTED = "pasted", _("added by hand")
         ENROLLED = "enrolled", _("approved automatically")
-        APPROVED = "approved", _("knocked and approved")
+        APPROVED = "approved", _("approved on request")
         VERIFY_URL = "verify-url", _("known to the own verify address")
 
     rental = models.ForeignKey(Rental, models.PROTECT, related_name="devices", verbose_name=_("rental"))

@@ -28,6 +28,15 @@ from serials.rentals.models import Rental
 VERIFY_RATE = "10/10m"
 
 
+@login_required
+@require_GET
+def rule_list(request: SignedInRequest) -> HttpResponse:
+    """Which rules hold about devices, each with the way to change it."""
+    rental = own_rental(request)
+    state = describe_state(rental=rental, now=timezone.now()) if rental else None
+    return render(request, "acl/devices/rule_list.html", {"state": state})
+
+
 # The window
 
 
@@ -48,7 +57,7 @@ def window_open(request: SignedInRequest) -> HttpResponse:
     except services.DeviceRefused as refusal:
         return refuse(request, refusal)
     messages.success(
-        request, _("New devices are approved by themselves now: switch Tailscale off and on there.")
+        request, _("New devices are approved automatically now: turn Tailscale off and on there.")
     )
     return go_back(request)
 
@@ -58,7 +67,7 @@ def window_open(request: SignedInRequest) -> HttpResponse:
 def window_close(request: SignedInRequest) -> HttpResponse:
     """Approve no new device by itself any more."""
     services.close_window(rental=rental_or_404(request), by=request.user, ip=client_ip(request))
-    messages.success(request, _("New devices wait for your word again."))
+    messages.success(request, _("New devices wait for your approval again."))
     return go_back(request)
 
 
@@ -79,7 +88,7 @@ def checking_stop(request: SignedInRequest) -> HttpResponse:
         services.set_open(rental=rental, is_open=True, by=request.user, ip=client_ip(request))
     except services.DeviceRefused as refusal:
         return refuse(request, refusal)
-    messages.warning(request, _("Device checking is off: everybody who knows an address gets in."))
+    messages.warning(request, _("Device checking is off: anyone who knows an address can use your relays."))
     return go_back(request)
 
 
@@ -92,7 +101,9 @@ def checking_start(request: SignedInRequest) -> HttpResponse:
         services.set_open(rental=rental, is_open=False, by=request.user, ip=client_ip(request))
     except services.DeviceRefused as refusal:
         return refuse(request, refusal)
-    messages.success(request, _("Devices are checked again. Whoever is not approved is being disconnected."))
+    messages.success(
+        request, _("Devices are checked again. Those that are not approved are being disconnected.")
+    )
     return go_back(request)
 
 
@@ -153,7 +164,7 @@ def verify_remove(request: SignedInRequest) -> HttpResponse:
     except services.DeviceRefused as refusal:
         messages.error(request, str(refusal))
     else:
-        messages.success(request, _("Your own address is not asked any more."))
+        messages.success(request, _("Your own address is no longer asked."))
     return redirect("acl:verify-show")
 
 

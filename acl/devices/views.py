@@ -23,7 +23,13 @@ from acl.devices.models import Admission, Device
 from acl.devices.node_keys import NewDevice
 from acl.devices.presence import ask_presence
 from acl.devices.sentences import say_added, say_approved, say_left_out
-from acl.devices.services.device_panel import DeviceState, describe_lists, describe_state, relay_names
+from acl.devices.services.device_panel import (
+    DeviceState,
+    describe_device,
+    describe_lists,
+    describe_state,
+    relay_names,
+)
 from acl.devices.tables import AdmissionTable
 from containers.derp.keys import format_node_key
 from derpmgmt.lib.address import client_ip
@@ -35,7 +41,7 @@ from serials.rentals.models import Rental
 ADMISSION_ROWS = 50
 _PK = re.compile(r"[0-9]{1,18}")
 # What says which part of the lists a page shows: search words, and the page of each list.
-_WHERE = ("q", "page", "connected", "revoked")
+_WHERE = ("q", "page", "connected", "revoked", "refused")
 
 
 def own_rental(request: SignedInRequest) -> Rental | None:
@@ -104,6 +110,7 @@ def _parts(request: SignedInRequest, rental: Rental) -> dict[str, Any]:
         words=words,
         page=where.get("page", 1),
         revoked_page=where.get("revoked", 1),
+        refused_page=where.get("refused", 1),
     )
     return {
         "rental": rental,
@@ -238,7 +245,11 @@ def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
         return refuse(request, services.NotWaiting())
     try:
         device = services.approve_device(
-            device=device, by=request.user, replaces=replaces, ip=client_ip(request)
+            device=device,
+            by=request.user,
+            replaces=replaces,
+            name=request.POST.get("name", ""),
+            ip=client_ip(request),
         )
     except services.DeviceRefused as refusal:
         return refuse(request, refusal)
@@ -249,12 +260,14 @@ def device_approve(request: SignedInRequest, pk: int) -> HttpResponse:
 @login_required
 @posted_from("acl:device-list")
 def device_ignore(request: SignedInRequest, pk: int) -> HttpResponse:
-    """Keep a device out that waits, and do not ask again."""
+    """Refuse a device that waits: it is not asked about again, and stands in a list of its own."""
     device = own_device(request, pk)
     if device is None or not services.ignore_device(device=device, by=request.user, ip=client_ip(request)):
         return refuse(request, services.NotWaiting())
     messages.success(
-        request, _("%(device)s stays out. You find it among the revoked ones.") % {"device": device}
+        request,
+        _("%(device)s was refused and stays out. You can still let it in: it is listed under “Refused”.")
+        % {"device": device},
     )
     return go_back(request)
 
@@ -285,15 +298,26 @@ def device_revoke(request: SignedInRequest, pk: int) -> HttpResponse:
 @login_required
 @posted_from("acl:device-list")
 def device_rename(request: SignedInRequest, pk: int) -> HttpResponse:
-    """Give a device another name."""
+    """Give a device another name: answers htmx with the device's line, others with the list."""
     device = own_device(request, pk)
     if device is None:
+        if request.headers.get("HX-Request"):
+            return HttpResponseClientRefresh()
         messages.error(request, _("This device is gone."))
-    else:
-        services.rename_device(
-            device=device, name=request.POST.get("name", ""), by=request.user, ip=client_ip(request)
-        )
-    return go_back(request)
+        return go_back(request)
+    services.rename_device(
+        device=device, name=request.POST.get("name", ""), by=request.user, ip=client_ip(request)
+    )
+    if not request.headers.get("HX-Request"):
+        return go_back(request)
+    device.refresh_from_db()
+    state = describe_state(rental=device.rental, now=timezone.now())
+    context = {
+        "line": describe_device(rental=device.rental, state=state, device=device),
+        "state": state,
+        "back": clean_where(QueryDict(request.POST.get("back", ""))).urlencode(),
+    }
+    return render(request, "acl/devices/_device_line.html", context)
 
 
 # Who asked to be let in

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.lab
 
 PAGE = """<!doctype html><meta charset="utf-8"><script src="/htmx.js"></script><script src="/devices.js" defer></script>"""
 LISTS = """<section id="device-lists" data-quiet hx-get="/lists" hx-trigger="devices-changed from:body" hx-swap="outerHTML">
-<b>%d</b><details class="device-revoked"><summary>Revoked</summary><p>old laptop</p></details></section>"""
+<b>%d</b><details class="device-out" id="device-out-revoked"><summary>Revoked</summary><p>old laptop</p></details></section>"""
 
 
 def test_the_revoked_devices_stay_unfolded_when_the_lists_are_fetched_again(chromium: Browser) -> None:

@@ -30,7 +30,7 @@ HOSTILE = {"beyond": BEYOND, "odd": "-1\x00\ud7ff'\"<&;%00" + "a " * 3000}
 # What the panel's own pages and the admin's lists read from an address.
 NAMES = (
     "page", "per_page", "sort", "order_by", "cursor", "p", "o", "q", "all", "_facets", "_to_field", "_popup", "e", "limit",
-    "offset", "kind", "view", "connected", "revoked", "answer", "key", "mark", "map", "next", "code", "term", "object_id",
+    "offset", "kind", "view", "connected", "revoked", "refused", "answer", "key", "mark", "map", "next", "code", "term", "object_id",
     "format", "language", "back", "replaces", "shown", "id", "pk",
     "tab", "spans", "gone", "versions", "deployments", "_changelist_filters", "what", "print",
 )  # fmt: skip
@@ -87,7 +87,7 @@ def test_a_customers_lists_show_a_page_when_its_number_is_beyond_any(rental: Ren
         "/devices/admissions/?",
     ):
         for value in (BEYOND, ENDLESS, "0", "-7", "2147483648", "1.5", "x"):
-            values = dict.fromkeys(("page", "connected", "revoked", "per_page"), value)
+            values = dict.fromkeys(("page", "connected", "revoked", "refused", "per_page"), value)
             assert client.get(path + urlencode(values)).status_code == 200, path
 
 

@@ -26,7 +26,7 @@ from serials.rentals.models import Rental
 from serials.rentals.services import Standing, current_span
 
 # Devices on a page of a list; with more than these there is a search.
-ROWS = 20
+ROWS = 25
 # Waiting devices that are shown, those on trial among them.
 MOST_WAITING = 70
 # Connected devices that are left out of the list of approved ones because they stand above it.
@@ -64,7 +64,8 @@ class Line:
 class DeviceState:
     """What stands above the lists. `present` is None when nobody knows who is connected; `until` is the end of the window.
 
-    `silent` are the names of the relays that did not answer: who is connected to them alone is missing from `present`. `mark` is
+    `silent` are the names of the relays that did not answer: who is connected to them alone is missing from `present`. `connected`
+    are those of it that do not stand among the waiting ones; only as many as there are, where no page was asked for. `mark` is
     another one whenever the lists may be. `is_set_up` says that a device came in at some time.
     """
 
@@ -133,11 +134,13 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class DeviceLists:
-    """The lists below: approved devices that are not connected now, those who wait, revoked ones."""
+    """The lists below: approved devices that are not connected now, those who wait, those kept out: `revoked` were let in once,
+    `refused` never."""
 
     approved: "Page[Line]"
     waiting: tuple[Line, ...]
     revoked: "Page[Line]"
+    refused: "Page[Line]"
 
 
 _COUNTS = ("approved", "pending", "revoked", "on_trial")
@@ -185,11 +188,16 @@ def describe_state(
     reading = last_reading(rental) if is_entitled else None
     present = _present(rental, reading, found["revoked_at"]) if is_entitled else {}
     silent = _names_of(rental, reading.silent) if reading else ()
-    shown = sorted(present or (), key=lambda key: (-(present or {})[key].since.timestamp(), key))
+    # Who waits stands there, connected or not.
+    waits = _waiting(Device.objects.filter(rental=rental), now).values_list("node_key", flat=True)
+    is_asked = present and page is not None and (found["pending"] or found["on_trial"])
+    asking = frozenset(waits[:MOST_WAITING] if is_asked else ())
+    there = present or {}
+    shown = sorted(there.keys() - asking, key=lambda key: (-there[key].since.timestamp(), key))
     connected: Page[Any] = Paginator(shown, ROWS).get_page(page or 1)
     if page is not None:
-        connected.object_list = _connected(rental, connected.object_list, present or {})
-    seen = repr((sorted(found.items(), key=str), shown, silent, found["on_trial"] and now)).encode()
+        connected.object_list = _connected(rental, connected.object_list, there)
+    seen = repr((sorted(found.items(), key=str), sorted(there), silent, found["on_trial"] and now)).encode()
     return DeviceState(
         now=now,
         policy=policy,
@@ -228,17 +236,27 @@ def _names_of(rental: Rental, relay_pks: Collection[int]) -> tuple[str, ...]:
 
 
 def describe_lists(
-    *, rental: Rental, state: DeviceState, words: str = "", page: Any = 1, revoked_page: Any = 1
+    *,
+    rental: Rental,
+    state: DeviceState,
+    words: str = "",
+    page: Any = 1,
+    revoked_page: Any = 1,
+    refused_page: Any = 1,
 ) -> DeviceLists:
-    """The lists below `state`, all of them or only what `words` are found in: name, node key, address."""
+    """The lists below `state`, all of them or only what `words` are found in: name, node key, address.
+
+    Each device stands once on the page: who is connected is left out here, unless it is searched for, or waits.
+    """
     found = _search(Device.objects.filter(rental=rental), words)
     relays = relay_names(rental)
     approved = found.filter(status=Device.Status.APPROVED)
-    # Who is searched for is shown here too, connected or not.
+    kept_out = found.filter(status=Device.Status.REVOKED).order_by("-revoked_at", "-pk")
+    # Nobody is shown above while words are searched for.
     if not words and state.present:
-        approved = approved.exclude(node_key__in=list(state.present)[:_MOST_LEFT_OUT])
+        above = list(state.present)[:_MOST_LEFT_OUT]
+        approved, kept_out = approved.exclude(node_key__in=above), kept_out.exclude(node_key__in=above)
     approved = approved.order_by(Coalesce("last_seen_at", "approved_at", "created_at").desc(), "pk")
-    revoked = found.filter(status=Device.Status.REVOKED).order_by("-revoked_at", "-pk")
 
     def paged(rows: QuerySet[Device], number: Any) -> "Page[Any]":
         part: Page[Any] = Paginator(rows, ROWS).get_page(number)
@@ -248,7 +266,8 @@ def describe_lists(
     return DeviceLists(
         approved=paged(approved, page),
         waiting=describe_waiting(rental=rental, state=state, devices=found, relays=relays),
-        revoked=paged(revoked, revoked_page),
+        revoked=paged(kept_out.filter(approved_at__isnull=False), revoked_page),
+        refused=paged(kept_out.filter(approved_at=None), refused_page),
     )
 
 
@@ -300,6 +319,13 @@ def describe_waiting(
         )
         for device in waiting
     )
+
+
+def describe_device(*, rental: Rental, state: DeviceState, device: Device) -> Line:
+    """One approved device as it stands in its list, or among those that are connected."""
+    if state.present and device.node_key in state.present:
+        return _connected(rental, [device.node_key], state.present)[0]
+    return _line(device, relay_names(rental), state.present)
 
 
 def describe_holders(*, rental: Rental, state: DeviceState, page: Any = 1) -> "Page[Line]":

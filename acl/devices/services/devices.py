@@ -145,9 +145,16 @@ def add_devices(
 
 @transaction.atomic
 def approve_device(
-    *, device: Device, by: User | None, replaces: Device | None = None, ip: str | None = None
+    *,
+    device: Device,
+    by: User | None,
+    replaces: Device | None = None,
+    name: str = "",
+    ip: str | None = None,
 ) -> Device:
     """Let a device in that knocked, or one that was revoked; with `replaces` in the place and under the name of that one.
+
+    `name`, of what can be printed of it, becomes its name; "" leaves the one it has.
 
     Harmless for one that is approved, whose old self is kept out all the same. Raises `LimitReached`, `AccountInactive`, and
     `NotWaiting` when it, or what it is to replace, is gone.
@@ -160,6 +167,7 @@ def approve_device(
     is_approved = row.status == Device.Status.APPROVED
     if is_approved and replaces is None:
         return row
+    row.name = clean_name(name) or row.name
     if replaces is not None:
         old = Device.objects.filter(pk=replaces.pk, rental=rental).exclude(pk=row.pk).first()
         if is_approved and old is not None and old.status == Device.Status.REVOKED:

@@ -124,8 +124,8 @@ def test_nobody_elses_devices_are_named_or_moved(browser: Client, full: Rental) 
 
 
 def test_many_devices_are_offered_page_by_page(browser: Client, rental: Rental, relay: Relay) -> None:
-    RentalSpan.objects.update(device_limit=25)
-    for number in range(25):
+    RentalSpan.objects.update(device_limit=30)
+    for number in range(30):
         approve(
             rental,
             f"{number + 1:064x}",
@@ -134,7 +134,7 @@ def test_many_devices_are_offered_page_by_page(browser: Client, rental: Rental, 
         )
     waiting = refuse(rental, relay, A)
     first = words(show(browser, GIVE, to=waiting.pk))
-    assert "box-24" in first
+    assert "box-29" in first
     assert "box-00" not in first
     page = show(browser, GIVE, to=waiting.pk, page=2)
     assert "box-00" in words(page)

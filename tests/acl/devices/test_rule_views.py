@@ -31,7 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_the_window_counts_down_and_closes(browser: Client, rental: Rental) -> None:
     start = timezone.now()
     with time_machine.travel(start, tick=False):
-        assert "approved by themselves now" in press(browser, "acl:window-open", minutes=10)
+        assert "approved automatically now" in press(browser, "acl:window-open", minutes=10)
         assert "Automatic approval: 10 min 0 s left" in words(show(browser))
     with time_machine.travel(start + timedelta(seconds=48), tick=False):
         assert "Automatic approval: 9 min 12 s left" in words(show(browser, "acl:device-state"))
@@ -39,7 +39,7 @@ def test_the_window_counts_down_and_closes(browser: Client, rental: Rental) -> N
         assert "Approve new devices automatically for" in show(browser)
     press(browser, "acl:window-open", minutes=240)
     for _ in range(2):
-        assert "wait for your word again" in press(browser, "acl:window-close")
+        assert "wait for your approval again" in press(browser, "acl:window-close")
     press(browser, "acl:window-open", minutes=1440)
     assert DevicePolicy.objects.get().enrol_until is None
 
@@ -51,7 +51,7 @@ def test_checking_is_switched_off_only_by_who_says_that_he_is_sure(
     browser: Client, rental: Rental, relay: Relay
 ) -> None:
     page = words(show(browser, "acl:checking-stop"))
-    assert "strangers find them within days" in page
+    assert "strangers find yours within days" in page
     assert "Tick the box" in press(browser, "acl:checking-stop", sure="")
     assert not DevicePolicy.objects.get().is_open
     for _ in range(2):
@@ -98,8 +98,8 @@ def test_the_own_address_is_tested_kept_and_shown_masked(
     text = press(browser, "acl:verify-set", url=ADDRESS)
     assert "https://hs.example.com/… answers as it should" in text
     assert DevicePolicy.objects.get().verify_url == ADDRESS
-    assert "https://hs.example.com/…" in show(browser)
-    for name in (LIST, "acl:verify-show"):
+    assert "Unknown devices are looked up at https://hs.example.com/…" in show(browser, "acl:rule-list")
+    for name in (LIST, "acl:rule-list", "acl:verify-show"):
         assert "s3cret" not in show(browser, name)
     DevicePolicy.objects.update(
         verify_problem="Nothing answers at the address in time.", verify_asked_at=timezone.now()
@@ -110,7 +110,7 @@ def test_the_own_address_is_tested_kept_and_shown_masked(
     assert "Devices that came in by it stay approved." in asked
     assert DevicePolicy.objects.get().verify_url == ADDRESS
     for _ in range(2):
-        assert "not asked any more" in press(browser, "acl:verify-remove")
+        assert "no longer asked" in press(browser, "acl:verify-remove")
     assert DevicePolicy.objects.get().verify_url == ""
 
 
