@@ -458,7 +458,7 @@ def test_home_shows_devices_in_brief_with_the_buttons(browser: Client, rental: R
     connect(rental, relay, A)
     for name in ("home", "home-devices"):
         text = words(show(browser, name))
-        assert "Connected now 1 Places 1 / 10 Waiting for your word 1" in text, name
+        assert "Connected now 1 Places 1 / 10 Waiting for you 1" in text, name
         assert "203.0.113.9 wants to use Shanghai 2" in text, name
     response = browser.post(reverse("acl:device-approve", args=[waiting.pk]), {"back": "home"})
     assert response["Location"] == reverse("home")
