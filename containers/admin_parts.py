@@ -9,6 +9,7 @@ from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -17,7 +18,9 @@ from accounts.acts import Link
 from accounts.models import User
 from accounts.tabs import Said, Tab, link_to, show_facts, show_table
 from containers.models import Deployment, Gate, Relay, RelayQuerySet, ServerCheck
+from containers.server_acts import outcome_sentences
 from containers.services import gates
+from containers.services.leaving import Leaving, foresee_leaving
 from containers.state_badges import gate_state, relay_state, state_badge, test_words
 from containers.steps import format_seconds, step_name
 from containers.ticks import Day, relay_days, server_day
@@ -73,6 +76,8 @@ def tabs(row: Any) -> Iterator[Tab]:
     elif isinstance(row, Server):
         yield Tab("relays", _("Relays"), partial(_servers_relays, row))
         yield Tab("checks", _("Checks"), partial(_servers_checks, row))
+        if row.status != Server.Status.RETIRED:
+            yield Tab("leaving", _("Draining"), partial(_leaving, row))
 
 
 def _relays(request: HttpRequest) -> RelayQuerySet:
@@ -188,6 +193,42 @@ def _servers_checks(server: Server, request: HttpRequest) -> SafeString:
             deployed, page="deployments",
         )
     )  # fmt: skip
+
+
+def _leaving(server: Server, request: HttpRequest) -> SafeString:
+    """What draining the server does, or would do, to whom."""
+    found = foresee_leaving(server=server, now=timezone.now())
+
+    def cells(rows: list[Leaving]) -> Iterable[Iterable[Any]]:
+        for leaving in rows:
+            relay = leaving.relay
+            yield (
+                link_to(relay, f"#{relay.pk} · {relay.derp_port}"),
+                link_to(relay.rental.user, tab="relays") if relay.rental else _("throw-away"),
+                relay_state(relay), _what_becomes(leaving),
+                format_html("{} · {}", link_to(leaving.to), leaving.to.region.name) if leaving.to else "",
+            )  # fmt: skip
+
+    notes = [
+        _("A server is removed once it holds no relay: what is listed here has to be gone first."),
+        *outcome_sentences(found),
+    ]
+    note = format_html_join("", "<p>{}</p>", ((text,) for text in notes))
+    headings = [_("relay"), _("customer"), _("state"), _("what becomes of it"), _("where")]
+    title = _("Being drained") if server.status == Server.Status.DRAINING else _("What draining would do")
+    # Those that have nowhere to go stand first: each is somebody's.
+    return show_table(
+        request, title, sorted(found, key=lambda one: not one.stays), headings, cells, note=note
+    )
+
+
+def _what_becomes(leaving: Leaving) -> str | SafeString:
+    if leaving.stays:
+        words = _("stays: no other server has room for it")
+        return format_html('<span class="panel-state is-red">{}</span>', words)
+    if leaving.to is None:
+        return _("goes by itself")
+    return _("is made anew") if leaving.obstacle is None else _("is being made anew already")
 
 
 def _job_state(job: JobRecord) -> SafeString:

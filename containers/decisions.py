@@ -274,6 +274,24 @@ def decide_release(state: State, relay_pk: int) -> tuple[Action, ...] | Obstacle
     return _replacement(relay, chosen[0][0]) if chosen else Obstacle.NO_ROOM
 
 
+def decide_leaving(server: int, standing: Iterable[tuple[int, State]]) -> list[tuple[Action, ...] | Obstacle]:
+    """What becomes of relays (pks), each with its rental's state, when nothing may stand on `server` any more: one after another,
+    each has the room that those before it leave (`decide_release`)."""
+    filled: dict[int, ServerView] = {}
+    found = []
+    for relay_pk, state in standing:
+        views = tuple(filled.get(view.pk, view) for view in state.servers if view.pk != server)
+        decision = decide_release(replace(state, servers=views), relay_pk)
+        found.append(decision)
+        made = (
+            {action.server for action in decision if isinstance(action, Create)}
+            if isinstance(decision, tuple)
+            else set()
+        )
+        filled |= {view.pk: view.with_one_more() for view in views if view.pk in made}
+    return found
+
+
 def _replacement(relay: RelayView, server: int) -> tuple[Action, ...]:
     """Another relay in the place of one: beside it until it is proven, where the old one ever carried a packet."""
     if relay.is_proven:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class ServerView:
     def has_room(self) -> bool:
         """Whether one more relay fits."""
         return self.relays < self.capacity and self.free_derp_ports > 0 and self.free_stun_ports > 0
+
+    def with_one_more(self) -> "ServerView":
+        """The same with one more relay."""
+        derp_ports, stun_ports = self.free_derp_ports - 1, self.free_stun_ports - 1
+        return replace(self, relays=self.relays + 1, free_derp_ports=derp_ports, free_stun_ports=stun_ports)
 
 
 def choose_servers(

@@ -3,10 +3,12 @@
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy
 
+from containers.models import ServerCheck
+from containers.server_acts import ALL_SERVER_ACTS
 from fleet.admin import ServerAdmin as BareServerAdmin
 from fleet.models import Server
 
@@ -17,8 +19,18 @@ class ServerAdmin(BareServerAdmin):
 
     list_display = ("name", "state", "region", "fill", "load", "address", "last_visit_at")
 
+    acts = ALL_SERVER_ACTS
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).annotate(relay_count=Count("relays", filter=Q(relays__live=1)))
+        open_checks = ServerCheck.objects.open().filter(server=OuterRef("pk"))
+        return (
+            super()
+            .get_queryset(request)
+            .select_related("region")
+            .annotate(
+                relay_count=Count("relays", filter=Q(relays__live=1)), has_open_check=Exists(open_checks)
+            )
+        )
 
     @admin.display(description=gettext_lazy("relays / capacity"), ordering="relay_count")
     def fill(self, server: Any) -> str:

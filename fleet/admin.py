@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.db.models import Count, QuerySet
@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts import wordlist
-from accounts.acts import Link
+from accounts.acts import Act, Link
 from accounts.admin_base import StaffAdmin
 from accounts.models import OperationLog
 from accounts.tabs import Said, Tab, TabsMixin, link_to, show_table
@@ -122,7 +122,7 @@ class ServerAdmin(TabsMixin, StaffAdmin):
     search_fields = ("name", "address", "ssh_host")
     list_select_related = ("region",)
     list_per_page = 50
-    acts = SERVER_ACTS
+    acts: ClassVar[tuple[Act, ...]] = SERVER_ACTS
     form_tab = ("settings", gettext_lazy("Settings"))
     readonly_fields = ("state", "key_fingerprint", "docker_version", "last_contact_at", "last_visit_at")
     fieldsets = (

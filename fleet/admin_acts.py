@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from django import forms
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
-from accounts.acts import Act, ActForm, Doing
+from accounts.acts import Act, ActForm, Doing, Ticked
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import LineFormField
 from fleet import services
@@ -30,6 +30,24 @@ def _explain_start(server: Server) -> Iterator[str]:
     yield _(
         "Nothing new is placed on %(server)s; the relays that stand there keep running. Customers get no mail when they fail meanwhile."
     ) % {"server": server}
+
+
+def _explain_starts(count: int) -> Iterator[str]:
+    text = ngettext(
+        "Nothing new is placed on %(count)d server; the relays that stand there keep running. Customers get no mail when they fail meanwhile.",
+        "Nothing new is placed on %(count)d servers; the relays that stand there keep running. Customers get no mail when they fail meanwhile.",
+        count,
+    )
+    yield text % {"count": count}
+
+
+def _explain_ends(count: int) -> Iterator[str]:
+    text = ngettext(
+        "New relays are placed on %(count)d server again.",
+        "New relays are placed on %(count)d servers again.",
+        count,
+    )
+    yield text % {"count": count}
 
 
 def _start(server: Server, doing: Doing) -> str:
@@ -70,13 +88,38 @@ SERVER_ACTS = (
         explain=_explain_start,
         form=MaintenanceForm,
         run=_start,
+        ticked=Ticked(
+            label=gettext_lazy("Start maintenance of the selected servers"),
+            explain=_explain_starts,
+            done=lambda count: (
+                ngettext(
+                    "%(count)d server is in maintenance: nothing new is placed on it.",
+                    "%(count)d servers are in maintenance: nothing new is placed on them.",
+                    count,
+                )
+                % {"count": count}
+            ),
+        ),
     ),
     Act(
         verb="end-maintenance",
         label=gettext_lazy("End maintenance"),
         fits=lambda server: server.status == Server.Status.MAINTENANCE,
+        otherwise=lambda server: _("%(server)s is not in maintenance.") % {"server": server},
         explain=lambda server: [_("New relays are placed on %(server)s again.") % {"server": server}],
         run=_end,
+        ticked=Ticked(
+            label=gettext_lazy("End maintenance of the selected servers"),
+            explain=_explain_ends,
+            done=lambda count: (
+                ngettext(
+                    "%(count)d server is in use again after maintenance.",
+                    "%(count)d servers are in use again after maintenance.",
+                    count,
+                )
+                % {"count": count}
+            ),
+        ),
     ),
     Act(
         verb="retire",

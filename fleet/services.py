@@ -175,6 +175,36 @@ def end_maintenance(*, server: Server, by: User | None) -> None:
 
 
 @transaction.atomic
+def start_draining(*, server: Server, by: User | None, reason: str = "") -> bool:
+    """Have its relays made elsewhere, as far as there is room; nothing new is placed on it. False when that is so already.
+
+    What moves them finds the server by its state. Raises `WrongState`.
+    """
+    reason = one_line(reason)
+    in_use = [Server.Status.HEALTHY, Server.Status.UNHEALTHY, Server.Status.MAINTENANCE]
+    moved = Server.objects.filter(pk=server.pk, status__in=in_use).update(
+        status=Server.Status.DRAINING, **(NO_REASON | {"status_reason": reason})
+    )
+    if not moved and not Server.objects.filter(pk=server.pk, status=Server.Status.DRAINING).exists():
+        raise WrongState(_("Only a server in use can be drained."))
+    if moved:
+        log_operation(by=by, action="server.draining_started", target=server, reason=reason)
+    return bool(moved)
+
+
+@transaction.atomic
+def end_draining(*, server: Server, by: User | None) -> None:
+    """Take the server back into use; relays that are on their way already go on. Raises `WrongState`."""
+    moved = Server.objects.filter(pk=server.pk, status=Server.Status.DRAINING).update(
+        status=Server.Status.HEALTHY, **NO_REASON, **CONTACT.cleared
+    )
+    if not moved:
+        raise WrongState(_("This server is not being drained."))
+    log_operation(by=by, action="server.draining_ended", target=server)
+    queue.announce("server_usable", server.pk)
+
+
+@transaction.atomic
 def retire_server(*, server: Server, by: User | None) -> None:
     """Remove a server that holds no relay: its row stays for the history, under a name and address that are free again.
 

@@ -15,6 +15,8 @@ declare(
         "server.accepted": _("Server accepted"),
         "server.maintenance_started": _("Maintenance started"),
         "server.maintenance_ended": _("Maintenance ended"),
+        "server.draining_started": _("Draining started"),
+        "server.draining_ended": _("Draining ended"),
         "server.retired": _("Server retired"),
         "server.silent": _("Server does not answer"),
         "server.answers": _("Server answers again"),

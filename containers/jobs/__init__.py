@@ -10,7 +10,13 @@ from containers.jobs.deployments import apply_queue, apply_relay, probe_relay
 from containers.jobs.gates import apply_gate, gate_queue, push_list
 from containers.jobs.plans import follow_server, plan_customer, plan_rental, plan_waiting
 from containers.jobs.proofs import prove_relays, prove_server, prune_health, sweep_outages
-from containers.jobs.rotations import check_certificates, retire_relay, rotate_certificates, sweep_retiring
+from containers.jobs.rotations import (
+    check_certificates,
+    drain_servers,
+    retire_relay,
+    rotate_certificates,
+    sweep_retiring,
+)
 from containers.jobs.server_checks import check_server, request_check
 from containers.jobs.sweeping import sweep
 from containers.jobs.visits import remove_orphans, visit_servers
@@ -36,4 +42,5 @@ TICKS = [
     every(60, check_certificates),
     every(60, rotate_certificates),
     every(60, sweep_retiring),
+    every(60, drain_servers),
 ]

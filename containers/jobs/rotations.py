@@ -12,9 +12,10 @@ from accounts.sweeps import try_row
 from accounts.works import Work, declare
 from containers.derp.presence import has_devices
 from containers.models import Relay
-from containers.services import relay_certificates, relays, rotation
+from containers.services import leaving, relay_certificates, relays, rotation
 from derpmgmt.lib import queue
 from derpmgmt.lib.sweeps import attempt
+from fleet.models import Server
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,16 @@ def rotate_certificates() -> None:
             successor = None
         if successor is None:
             rotation.record_unrotated(relay=relay, now=now)
+
+
+def drain_servers() -> None:
+    """Have relays made elsewhere for those on servers that are being drained, where there is room by now."""
+    for server in leaving.draining_servers():
+
+        def move(server: Server = server) -> None:
+            leaving.move_away(leaving.foresee_leaving(server=server, now=timezone.now()), by=None)
+
+        attempt(f"the draining of server {server.pk}", move)
 
 
 def sweep_retiring() -> None:

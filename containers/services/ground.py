@@ -1,8 +1,10 @@
 """Where a customer's relays stand and where they may be made: the rows, read for `containers.decisions`."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db.models import Q
 
@@ -11,7 +13,7 @@ from containers.decisions import PANEL_FAILURES, PORT_FAILURES, GoneView, RelayV
 from containers.models import Relay, RelayQuerySet
 from fleet.models import CONTACT, Server
 from serials.rentals.models import Rental
-from serials.rentals.services import bound_servers
+from serials.rentals.services import bound_servers, bound_servers_of
 
 # A server on which a customer's relay failed is not tried again for them within this time while others are left.
 AVOID_FOR = timedelta(minutes=10)
@@ -56,17 +58,16 @@ def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
     )
     standing = _read_standing(servers, now)
     ports = {server.pk: _free_ports(server, standing[server.pk]) for server in servers}
-    failed_lately = (
-        rental.relays.filter(failed_at__gt=now - AVOID_FOR)
-        .exclude(failure_code__in=["", *PORT_FAILURES, *PANEL_FAILURES])
-        .values_list("server_id", flat=True)
-    )
+    failed_lately = _failed_lately(rental.relays, now).values_list("server_id", flat=True)
     bound = bound_servers(rental, now)
     state = State(
         has_rights=True,
         relays=relays,
         gone=tuple(_gone_view(relay, standing[relay.server_id], now) for relay in gone),
-        servers=tuple(_server_view(server, standing[server.pk], ports[server.pk]) for server in servers),
+        servers=tuple(
+            _server_view(server, standing[server.pk], _count_ports(server, standing[server.pk]))
+            for server in servers
+        ),
         bound=None if bound is None else frozenset(bound),
         avoided=frozenset(failed_lately),
     )
@@ -75,10 +76,62 @@ def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
     return state, Ground(rows, {server.pk: server for server in servers}, ports, taken)
 
 
+def read_states(rentals: Collection[Rental], now: datetime) -> dict[int, State]:
+    """The states of many rentals (by pk) as they are read now, by a fixed number of queries; to foresee what would be decided.
+
+    Nothing is locked, and relays that are gone are left out.
+    """
+    pks = [rental.pk for rental in rentals]
+    relays, avoided = defaultdict(list), defaultdict(set)
+    for relay in _with_plan_fields(Relay.objects.live().filter(rental__in=pks)):
+        relays[relay.rental_id].append(_view(relay, now))
+    failed = _failed_lately(Relay.objects.filter(rental__in=pks), now)
+    for rental_pk, server_pk in failed.values_list("rental_id", "server_id"):
+        avoided[rental_pk].add(server_pk)
+    servers = list(Server.objects.usable().due_for_contact(now).order_by("pk"))
+    standing = _read_standing(servers, now)
+    views = tuple(
+        _server_view(server, standing[server.pk], _count_ports(server, standing[server.pk]))
+        for server in servers
+    )
+    bound = bound_servers_of(rentals, now)
+    return {
+        rental.pk: State(
+            has_rights=rental.has_rights(now),
+            relays=tuple(relays[rental.pk]),
+            servers=views,
+            bound=bound[rental.pk],
+            avoided=frozenset(avoided[rental.pk]),
+        )
+        for rental in rentals
+    }
+
+
+def _count_ports(server: Server, standing: list["_Standing"]) -> tuple[int, int]:
+    """How many DERP and STUN ports of a server are free."""
+    tcp = range(server.tcp_port_first, server.tcp_port_last + 1)
+    udp = range(server.udp_port_first, server.udp_port_last + 1)
+    return (
+        len(tcp) - len({row.derp_port for row in standing if row.derp_port in tcp}),
+        len(udp) - len({row.stun_port for row in standing if row.stun_port in udp}),
+    )
+
+
+def _failed_lately(relays: Any, now: datetime) -> Any:
+    """Those of a server's fault, on which their customer's next relay is not made while others are left."""
+    return relays.filter(failed_at__gt=now - AVOID_FOR).exclude(
+        failure_code__in=["", *PORT_FAILURES, *PANEL_FAILURES]
+    )
+
+
 def _relays(rental: Rental) -> RelayQuerySet:
-    """A rental's relays with what a plan looks at: not their keys, each of which would be decrypted."""
+    return _with_plan_fields(rental.relays)
+
+
+def _with_plan_fields(relays: Any) -> RelayQuerySet:
+    """Relays with what a plan looks at: not their keys, each of which would be decrypted."""
     # fmt: off
-    return rental.relays.select_related("server").only(
+    return relays.select_related("server").only(
         "rental_id", "slot", "status", "derp_port", "stun_port", "certificate_address", "certificate_ends_at", "failure_code", "failed_at",
         "proven_at", "return_slot", "replaces_id", "retiring_since", "server__region_id", "server__address", "server__capacity",
         "server__next_contact_at", "server__tcp_port_first", "server__tcp_port_last", "server__udp_port_first", "server__udp_port_last",
@@ -154,15 +207,13 @@ def _free_ports(server: Server, standing: list[_Standing]) -> tuple[int | None, 
     )
 
 
-def _server_view(
-    server: Server, standing: list[_Standing], ports: tuple[int | None, int | None]
-) -> placement.ServerView:
+def _server_view(server: Server, standing: list[_Standing], ports: tuple[int, int]) -> placement.ServerView:
     return placement.ServerView(
         pk=server.pk,
         region=str(server.region_id),
         capacity=server.capacity,
         relays=sum(row.is_live for row in standing),
-        free_derp_ports=int(ports[0] is not None),
-        free_stun_ports=int(ports[1] is not None),
+        free_derp_ports=ports[0],
+        free_stun_ports=ports[1],
         load=server.load_ratio,
     )

@@ -92,6 +92,8 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
         rentals.pause_rental(rental=rental, by=None)
     elif (model, verb) == (Server, "end-maintenance"):
         Server.objects.filter(pk=row.pk).update(status=Server.Status.MAINTENANCE)
+    elif (model, verb) == (Server, "end-draining"):
+        Server.objects.filter(pk=row.pk).update(status=Server.Status.DRAINING)
     elif (model, verb) == (Relay, "retry"):
         Relay.objects.filter(pk=row.pk).update(status=Relay.Status.FAILED)
     elif (model, verb) == (Relay, "move"):

@@ -119,6 +119,7 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
                 ("serials_serialbatch", "mark-unpaid"),
                 ("serials_serialnumber", "recall"),
                 ("acl_device", "revoke"),
+                ("fleet_server", "start-maintenance"),
             )
         },
         "admin:accounts_notice_list_act": {"verb": "mail-test"},

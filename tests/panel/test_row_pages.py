@@ -26,6 +26,7 @@ from tests.factories import (
     RelayFactory,
     RentalSpanFactory,
     ServerCheckFactory,
+    ServerFactory,
     UserFactory,
     WholeRentalFactory,
 )
@@ -34,7 +35,7 @@ from tests.panel import world
 pytestmark = pytest.mark.django_db
 
 CUSTOMERS = ("rental", "relays", "devices", "maps", "notices", "log", "account")
-SERVERS = ("relays", "checks", "log", "settings")
+SERVERS = ("relays", "checks", "leaving", "log", "settings")
 
 
 @pytest.fixture
@@ -298,3 +299,28 @@ def test_a_servers_page_has_its_tabs_and_says_how_it_stands(staff: Client, renta
     assert page_of(rental.user, "relays") in text
     other = rental.relays.get(slot=2)
     assert f'"{page_of(other)}"' not in text
+
+
+def test_many_servers_are_put_into_maintenance_with_one_reason(staff: Client, rental: Rental) -> None:
+    servers = [rental.relays.get(slot=slot).server for slot in (1, 2)]
+    rows = [server.pk for server in servers]
+    staff.post("/admin/fleet/server/ticked/start-maintenance/do/", {"row": rows, "reason": "new disks"})
+    for server in servers:
+        assert "new disks" in read(staff, page_of(server))
+    # Their customer reads that it is announced, as of a single one.
+    Server.objects.filter(pk__in=rows).update(silent_since=timezone.now())
+    cards = world.sign_in(rental.user).get("/home/relays/").content.decode()
+    assert cards.count("The server is in maintenance and does not answer") == 2
+
+
+def test_the_button_checks_at_once_and_says_so(staff: Client, rental: Rental) -> None:
+    server = rental.relays.get(slot=3).server
+    url = f"/admin/fleet/server/{server.pk}/check/do/"
+    assert f'<form method="post" action="{url}"' in read(staff, page_of(server))
+    before = ServerCheck.objects.filter(server=server).count()
+    assert f"{server} is being checked." in staff.post(url, follow=True).content.decode()
+    assert f"{server} is being checked already." in staff.post(url, follow=True).content.decode()
+    assert ServerCheck.objects.filter(server=server).count() == before + 1
+    assert url not in read(staff, page_of(server))
+    new = ServerFactory(whole=True, host_key="")
+    assert "/check/do/" not in read(staff, page_of(new))

@@ -16,10 +16,12 @@ from accounts.acts import Act
 from accounts.models import Notice, OperationLog, User
 from accounts.ticked import TickedMixin
 from acl.devices.models import Device
+from fleet import services as fleet
+from fleet.models import Server
 from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals.models import Rental
 from tests.accounts.ticking import confirm, do, said, tick
-from tests.factories import DeviceFactory, SerialBatchFactory, UserFactory, WholeRentalFactory
+from tests.factories import DeviceFactory, SerialBatchFactory, ServerFactory, UserFactory, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -72,6 +74,11 @@ def ready(rental: Rental, model: type[Model], verb: str) -> list[Any]:
         return SerialBatchFactory.create_batch(2, is_paid=verb == "mark-unpaid")
     if model is SerialNumber:
         return list(SerialBatchFactory(count=2).serials.all())
+    if model is Server:
+        servers = ServerFactory.create_batch(2, whole=True)
+        for server in servers if verb == "end-maintenance" else ():
+            fleet.start_maintenance(server=server, by=None)
+        return servers
     assert model is Device
     wanted = Device.Status.PENDING if verb == "approve" else Device.Status.APPROVED
     other = WholeRentalFactory()
@@ -234,6 +241,7 @@ def test_the_page_costs_the_same_for_many_rows(boss: Client, rental: Rental) -> 
     rows: dict[str, Callable[[], list[int]]] = {
         "/admin/acl/device/ticked/approve/do/": lambda: list(Device.objects.values_list("pk", flat=True)),
         "/admin/accounts/notice/ticked/again/do/": lambda: list(Notice.objects.values_list("pk", flat=True)),
+        "/admin/fleet/server/ticked/check/do/": lambda: list(Server.objects.values_list("pk", flat=True)),
         f"{USERS}ticked/ban/do/": lambda: list(User.objects.values_list("pk", flat=True)),
         "/admin/serials/serialnumber/ticked/recall/do/": lambda: list(
             SerialNumber.objects.values_list("pk", flat=True)

@@ -25,6 +25,7 @@ from serials.rentals.services.spans import (
     Standing,
     Terms,
     bound_servers,
+    bound_servers_of,
     credit_waiting_time,
     current_span,
     is_paid,

@@ -243,6 +243,16 @@ def bound_servers(rental: Rental, now: datetime) -> set[int] | None:
     return (set(span.servers.values_list("pk", flat=True)) or None) if span else None
 
 
+def bound_servers_of(rentals: Collection[Rental], now: datetime) -> dict[int, frozenset[int] | None]:
+    """As `bound_servers` for many rentals, by pk; two queries however many. Those that are paused have no time that runs: None."""
+    ruling = RentalSpan.objects.filter(rental__in=[rental.pk for rental in rentals], starts_at__lte=now)
+    ruling = ruling.filter(Q(ends_at__gt=now) | Q(ends_at=F("rental__ends_at")))
+    found: dict[int, frozenset[int] | None] = dict.fromkeys((rental.pk for rental in rentals), None)
+    for span in ruling.order_by("starts_at").prefetch_related("servers"):
+        found[span.rental_id] = frozenset(server.pk for server in span.servers.all()) or None
+    return found
+
+
 def is_paid(rental: Rental, now: datetime) -> bool:
     """Whether the time that runs at `now` is paid for: there is a span, and what granted it was not set back to unpaid."""
     return ruling_spans(rental, now).filter(redemption__unpaid_since=None).exists()
