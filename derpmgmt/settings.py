@@ -228,6 +228,8 @@ TEMPLATES = [
         "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
+            "builtins": ["derpmgmt.lib.constant_tags"],
+            "libraries": {"i18n": "derpmgmt.lib.constant_tags"},
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
@@ -333,7 +335,7 @@ STATICFILES_DIRS = [BASE_DIR / "static", Path(_ninja.submodule_search_locations[
 STATIC_ROOT = env.home() / "static"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "derpmgmt.lib.static_files.StaticFiles"},
 }
 WHITENOISE_USE_FINDERS = False
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
