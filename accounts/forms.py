@@ -3,6 +3,7 @@
 from typing import Any
 
 from allauth.account.adapter import get_adapter
+from allauth.account.forms import ConfirmEmailVerificationCodeForm
 from allauth.account.forms import SignupForm as AllauthSignupForm
 from allauth.core import context
 from allauth.mfa.adapter import get_adapter as get_mfa_adapter
@@ -26,25 +27,31 @@ from derpmgmt.lib.lines import LineFormField
 
 
 class SignupForm(AllauthSignupForm):
-    """Address, user name (suggested from the address by the page, or here when left empty) and one password."""
+    """Address and one password; the user name is made from the address, unless `asks_name`, as for programs."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, asks_name: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        name = self.fields["username"]
-        name.label = _("User name")
-        name.help_text = _("Made from your address; you may choose another.")
-        name.widget.attrs |= {
-            "placeholder": "",
-            "maxlength": "30",
-            "data-suggest-from": "id_email",
-            "autocapitalize": "none",
-        }
+        if not asks_name:
+            del self.fields["username"]
 
     def try_save(self, request: HttpRequest) -> Any:
         """For an address that is known no account is made, but the same work is done: the time must not tell which it was."""
         if self.account_already_exists:
             make_password(self.cleaned_data["password1"])
         return super().try_save(request)
+
+
+class MailedCodeForm(ConfirmEmailVerificationCodeForm):
+    """The code that was mailed to an address. allauth counts wrong ones in the session, which many requests at once read before one
+    writes it; so each code has its own count too, taken before it is compared: three tries out of a million codes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["code"].widget.attrs |= {"inputmode": "numeric", "placeholder": ""}
+
+    def clean_code(self) -> str:
+        tries.take_mailed_code(context.request, code=self.expected_code, email=self.email or "")
+        return str(super().clean_code())
 
 
 class AddKeyForm(AddWebAuthnForm):
@@ -79,6 +86,11 @@ class _OnceForm(BaseAuthenticateForm):
 
 class SecondFactorForm(_OnceForm, AuthenticateForm):
     """The code of somebody who signs in."""
+
+    @property
+    def kinds(self) -> set[str]:
+        """Which second factors this person has: "totp", "webauthn", "recovery_codes"."""
+        return set(Authenticator.objects.filter(user=self.user).values_list("type", flat=True))
 
 
 class SecondFactorAgainForm(_OnceForm, ReauthenticateForm):

@@ -12,6 +12,7 @@ from accounts import browsers
 from accounts.models import User
 from derpmgmt.lib import limits
 from derpmgmt.lib.address import client_network, wide_network
+from derpmgmt.lib.crypto import keyed_hash
 from derpmgmt.lib.limits import Limit
 
 
@@ -36,6 +37,8 @@ RESET = Kind("reset", "5/h", "5/h", "20/h", "60/h", "30/h")
 
 # A sign-up sends a mail to whatever address is typed: by network, and by address and network.
 _SIGN_UP = ("account_signup", "20/h", "5/h")
+# Tries at one mailed code, which is good for a quarter of an hour.
+_MAILED_CODE = "3/h"
 
 
 def _limits(request: HttpRequest, kind: Kind, email: str, user_pk: int | None) -> list[Limit]:
@@ -99,3 +102,13 @@ def count_sign_up(request: HttpRequest, email: str) -> None:
         counts.append(Limit(f"address:{email}:network:{wide_network(request)}", by_address))
     for limit in counts:
         limits.consume(request, group=group, key=limit.key, rate=limit.rate)
+
+
+def take_mailed_code(request: HttpRequest, *, code: str, email: str) -> None:
+    """Count one try at this very code, before it is compared: however many come at once, three are looked at.
+
+    An address gets five mails in ten minutes at most, so ninety codes of a million are tried in an hour: one chance in eleven
+    thousand, and what it opens is an account with somebody else's address. Raises `limits.TooManyRequests`.
+    """
+    key = keyed_hash("mailed code", f"{email} {code}")
+    limits.consume(request, group="mailed-code", key=key, rate=_MAILED_CODE)

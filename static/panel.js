@@ -2,16 +2,21 @@
 (() => {
   "use strict";
 
-  // data-suggest-from="id": an untouched field follows the local part of an e-mail address.
-  document.querySelectorAll("[data-suggest-from]").forEach((field) => {
-    const source = document.getElementById(field.dataset.suggestFrom);
-    let touched = field.value !== "";
-    field.addEventListener("input", () => { touched = field.value !== ""; });
-    source?.addEventListener("input", () => {
-      if (touched) return;
-      const name = source.value.split("@")[0].toLowerCase().normalize("NFKC").replace(/[^a-z0-9\u3400-\u4dbf\u4e00-\u9fff_.-]/g, "").slice(0, 24);
-      field.value = name.length > 1 ? name : "";
-    });
+  // The eye in a password's field shows what was typed.
+  const eye = document.getElementById("eye");
+  if (eye) document.querySelectorAll('input[type="password"]').forEach((field) => {
+    const box = document.createElement("div");
+    box.className = "panel-password";
+    field.before(box);
+    box.append(field, eye.content.cloneNode(true));
+    const button = box.querySelector("button");
+    const show = (isShown) => {
+      field.type = isShown ? "text" : "password";
+      button.setAttribute("aria-pressed", String(isShown));
+    };
+    button.addEventListener("click", () => show(field.type === "password"));
+    // Browsers keep what they take for text.
+    field.form?.addEventListener("submit", () => show(false));
   });
 
   // data-once on a form: a second click does not send it a second time.

@@ -86,7 +86,7 @@ def check_wanted(
 ) -> tuple[str, str]:
     """Address and user name in order, by the rules of the page on which people sign up. Raises `ValidationError` with all that is wrong."""
     with request_context(request):
-        form = SignupForm({"email": email, "username": username, "password1": password})
+        form = SignupForm({"email": email, "username": username, "password1": password}, asks_name=True)
         form.is_valid()
     wrong = {
         {"password1": "password"}.get(name, name): [str(text) for text in texts]

@@ -19,14 +19,11 @@ from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.refusals import Refusal
 from serials.numbers import codes, services, tries
 from serials.numbers.forms import LONGEST_TYPED, CodeForm, ConfirmForm
+from serials.numbers.keeping import KEPT
 from serials.numbers.models import SerialNumber
 from serials.numbers.wording import redeemed
 from serials.rentals import services as rentals
 from serials.rentals.wording import moves_on
-
-# The session keeps the pk of a serial number that this browser has typed rightly; so it outlives sign-up and sign-in, and no
-# code lies readable in the session table.
-KEPT = "serial"
 
 
 @never_cache

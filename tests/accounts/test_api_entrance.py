@@ -84,7 +84,7 @@ def test_the_mail_is_in_the_frame_of_the_others_in_both_languages() -> None:
     code = send_code()
     message = mail.outbox[-1]
     assert message.to == ["wei.zhang@example.com"]
-    assert message.subject == "Your code for signing up"
+    assert message.subject == f"{code} is your sign-up code"
     assert "letter-spacing:4px" in str(message.alternatives[0][0])
     assert code in str(message.alternatives[0][0])
     assert len(code) == 6

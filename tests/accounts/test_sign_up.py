@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -79,10 +80,45 @@ def test_answer_is_the_same_when_address_has_an_account(client: Client) -> None:
     assert "/accounts/password/reset/" in mail.outbox[0].body
 
 
-def test_free_name_is_offered_when_name_is_taken_in_other_case(client: Client) -> None:
+def test_nobody_is_asked_for_a_user_name_and_may_change_it_afterwards(client: Client) -> None:
     UserFactory(email="wei@example.com")
-    response = client.post("/accounts/signup/", {**FORM, "username": "WEI"})
-    assert "wei2" in response.context["form"].errors["username"][0]
+    assert 'name="username"' not in client.get("/accounts/signup/").text
+    client.post("/accounts/signup/", {**FORM, "email": "wei@example.org", "username": "ignored"})
+    client.post("/accounts/confirm-email/", {"code": mailed_code()})
+    user = User.objects.get(email="wei@example.org")
+    assert user.username == "wei2"
+    assert 'value="wei2"' in client.get("/account/").text
+    response = client.post("/account/", {"username": "WEI", "language": "en"})
+    assert "wei3" in response.context["form"].errors["username"][0]
+
+
+def test_the_code_is_six_digits_and_stands_in_the_mails_subject(client: Client) -> None:
+    client.post("/accounts/signup/", FORM)
+    code = mailed_code()
+    assert re.fullmatch(r"\d{6}", code)
+    assert code in mail.outbox[-1].subject
+    assert 'inputmode="numeric"' in client.get("/accounts/confirm-email/").text
+
+
+def test_a_code_is_tried_three_times_however_many_come_at_once(client: Client) -> None:
+    """The count in the session is no bound: each of these read it before any had written it."""
+    client.post("/accounts/signup/", FORM)
+    session = client.session
+    began = dict(session.items())
+    code = mailed_code()
+    statuses = []
+    for number in range(5):
+        session = client.session
+        session.update(began)
+        session.save()
+        wrong = f"{(int(code) + number + 1) % 10**6:06}"
+        statuses.append(client.post("/accounts/confirm-email/", {"code": wrong}).status_code)
+    assert statuses == [200, 200, 200, 429, 429]
+    session = client.session
+    session.update(began)
+    session.save()
+    assert client.post("/accounts/confirm-email/", {"code": code}).status_code == 429
+    assert not User.objects.get().emailaddress_set.get().verified
 
 
 @pytest.mark.parametrize(
