@@ -1,11 +1,12 @@
 """Buttons of the admin: each is declared once, says on a page of its own what will happen to whom, and calls one service."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -68,9 +69,9 @@ class Act:
     nothing left to do. A `Refusal` is shown as it is. `explain` says what will happen to whom, `hindrances` what stands in its way
     (the button is not there then). `fits` says whether the row's page has the button, and `otherwise` what is the case where it
     does not fit any more, as after a second click; without a word of it the service is left to say so. `is_at_once` is for what
-    does no harm: the row's page asks nothing; `is_danger` for what takes something away from somebody: the button is red. `after` is
-    where to go then, the row's page if it is not given. With `ticked` it can also be done to many rows of the list, all with what its
-    form says once: that form then knows no row.
+    does no harm: the row's page asks nothing; `is_danger` for what stops or ends something, or takes it away from somebody: its page
+    warns, and its button is red. `after` is where to go then, the row's page if it is not given. With `ticked` it can also be done
+    to many rows of the list, all with what its form says once: that form then knows no row.
     """
 
     verb: str
@@ -144,13 +145,15 @@ class ActsMixin(admin.ModelAdmin[Any]):
     def buttons(self, request: HttpRequest, row: Any) -> list[Button]:
         """The buttons that this person has at this row (None: the list)."""
         if row is not None:
-            return buttons_of(self.acts, row, staff_of(request))
-        url = f"admin:{self._stem}_list_act"
-        return [
-            Button(act.label_of(None), reverse(url, args=[act.verb]), act.is_at_once, act.is_danger)
-            for act in self.list_acts
-            if act.may(staff_of(request), None) and act.fits(None)
-        ]
+            found = buttons_of(self.acts, row, staff_of(request))
+        else:
+            url = f"admin:{self._stem}_list_act"
+            found = [
+                Button(act.label_of(None), reverse(url, args=[act.verb]), act.is_at_once, act.is_danger)
+                for act in self.list_acts
+                if act.may(staff_of(request), None) and act.fits(None)
+            ]
+        return [replace(button, url=self._with_filters(request, button.url)) for button in found]
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
@@ -183,6 +186,11 @@ class ActsMixin(admin.ModelAdmin[Any]):
                 return act
         raise Http404
 
+    def _with_filters(self, request: HttpRequest, url: str) -> str:
+        """The address with the filters of the list from which the person came, so that the way back leads to the same list."""
+        kept: Any = {"opts": self.opts, "preserved_filters": self.get_preserved_filters(request)}
+        return str(add_preserved_filters(kept, url))
+
     def _page_of(self, row: Any) -> str:
         if row is None:
             return reverse(f"admin:{self._stem}_changelist")
@@ -197,7 +205,7 @@ class ActsMixin(admin.ModelAdmin[Any]):
             raise PermissionDenied
         if not act.fits(row) and (words := act.otherwise(row)):
             messages.info(request, words)
-            return HttpResponseRedirect(self._page_of(row))
+            return self._go(request, self._page_of(row))
         form = act.form(request.POST if request.method == "POST" else None, row=row) if act.form else None
         hindrances, shown = list(act.hindrances(row)), None
         if request.method == "POST" and not hindrances and (form is None or form.is_valid()):
@@ -206,7 +214,7 @@ class ActsMixin(admin.ModelAdmin[Any]):
             except Refusal as refusal:
                 if form is None or not form.fields or not act.fits(self._now(request, row)):
                     messages.error(request, str(refusal))
-                    return HttpResponseRedirect(self._page_of(row))
+                    return self._go(request, self._page_of(row))
                 form.add_error(refusal.field if refusal.field in form.fields else None, str(refusal))
             else:
                 if not isinstance(done, Shown):
@@ -224,7 +232,8 @@ class ActsMixin(admin.ModelAdmin[Any]):
             "hindrances": hindrances,
             "shown": shown,
             "form": form,
-            "back_to": self._page_of(row),
+            "back_to": self._with_filters(request, self._page_of(row)),
+            "preserved_filters": self.get_preserved_filters(request),
         }
         return TemplateResponse(request, "admin/act.html", context)
 
@@ -239,4 +248,7 @@ class ActsMixin(admin.ModelAdmin[Any]):
             messages.info(request, act.otherwise(now))
         else:
             messages.success(request, done)
-        return HttpResponseRedirect(act.after(now) if act.after else self._page_of(now))
+        return self._go(request, act.after(now) if act.after else self._page_of(now))
+
+    def _go(self, request: HttpRequest, url: str) -> HttpResponse:
+        return HttpResponseRedirect(self._with_filters(request, url))

@@ -29,6 +29,7 @@ from accounts.models import Notice, OperationLog, PutOff, User
 from accounts.requests import staff_of
 from accounts.tabs import Said, Tab, TabsMixin, link_to, show_table
 from accounts.works import WORKS
+from derpmgmt.lib.moments import moment
 from derpmgmt.lib.problems import explain
 
 _COLOURS = {
@@ -143,9 +144,7 @@ class UserAdmin(TabsMixin, StaffAdmin):
             (
                 token.name,
                 ", ".join(token.scope_names),
-                f"{timezone.localtime(token.last_used_at):%Y-%m-%d %H:%M}"
-                if token.last_used_at
-                else _("never used"),
+                moment(token.last_used_at) or _("never used"),
             )
             for token in tokens.shown_tokens(user).valid(timezone.now())
         )

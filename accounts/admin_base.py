@@ -8,12 +8,16 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList, ChangeListSearchForm
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.utils.text import capfirst
 
+from accounts.columns import with_ages
 from accounts.ticked import TickedMixin
 from derpmgmt.lib.paging import MOST_ROWS
 
 # Each word of a search is a condition of its own, and databases take only so many of them.
 LONGEST_SEARCH = 200
+# About one screen, and few enough where each row is a card.
+ROWS = 25
 
 
 class _SearchForm(ChangeListSearchForm):
@@ -38,8 +42,22 @@ class StaffAdmin(TickedMixin):
     """Pages for admins and super admins alike (`User.has_perm`); nothing is deleted here, no list is without bound."""
 
     show_facets = admin.ShowFacets.NEVER
-    list_per_page = MOST_ROWS
+    list_per_page = ROWS
     list_max_show_all = MOST_ROWS
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        return with_ages(self.model, super().get_list_display(request))
+
+    def get_list_display_links(self, request: HttpRequest, list_display: Any) -> Any:
+        links = super().get_list_display_links(request, list_display)
+        return links and with_ages(self.model, links)
+
+    def get_sortable_by(self, request: HttpRequest) -> Any:
+        return with_ages(self.model, super().get_sortable_by(request))
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        title = capfirst(str(self.opts.verbose_name_plural))
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return _ChangeList

@@ -120,6 +120,7 @@ class TickedMixin(ActsMixin):
             "form": form,
             "is_danger": act.is_danger,
             "back_to": back_to,
+            "preserved_filters": self.get_preserved_filters(request),
         }
         return TemplateResponse(request, "admin/act.html", context)
 
@@ -173,7 +174,10 @@ class TickedMixin(ActsMixin):
     def _tell(self, request: HttpRequest, act: Act, outcome: Outcome, gone: int) -> None:
         assert act.ticked
         if outcome.done:
-            messages.success(request, act.ticked.done(len(outcome.done)))
+            names = [(act.ticked.name(row), "") for row in outcome.done[:SHOWN]]
+            if more := len(outcome.done) - len(names):
+                names.append((ngettext("and %(n)d more", "and %(n)d more", more) % {"n": more}, ""))
+            messages.success(request, _listed(act.ticked.done(len(outcome.done)), names))
         if outcome.idle:
             count = len(outcome.idle)
             text = ngettext(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import Case, SmallIntegerField, When
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -23,6 +24,17 @@ from containers.server_admin import ServerAdmin as ServerAdmin
 from containers.services import gates
 from containers.state_badges import gate_state, relay_state, test_words
 from containers.ticks import relay_days
+from derpmgmt.lib.moments import exact
+
+# What does not work stands first, what was removed last; by the relay's own columns, of which there are many rows.
+WORST_FIRST = Case(
+    When(status=Relay.Status.RELEASED, then=9),
+    When(status=Relay.Status.FAILED, then=0),
+    When(failing_since__isnull=False, then=1),
+    When(status=Relay.Status.RUNNING, then=3),
+    default=2,
+    output_field=SmallIntegerField(),
+)
 
 
 @admin.register(Relay)
@@ -54,12 +66,14 @@ class RelayAdmin(ReadOnlyAdmin):
         "server__address",
         "=derp_port",
     )
-    list_per_page = 50
     acts = RELAY_ACTS
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         """Also by why the last test failed, which is no filter of its own: its table is long."""
         return lookup == "last_health__cause__exact" or super().lookup_allowed(lookup, value, request)
+
+    def get_ordering(self, request: HttpRequest) -> Any:
+        return (WORST_FIRST, "-pk")
 
     fields = (
         "state",
@@ -92,7 +106,7 @@ class RelayAdmin(ReadOnlyAdmin):
     def relay(self, row: Relay) -> str:
         return f"#{row.pk} · {row.server.address}:{row.derp_port}"
 
-    @admin.display(description=gettext_lazy("state"), ordering="status")
+    @admin.display(description=gettext_lazy("state"), ordering=WORST_FIRST)
     def state(self, row: Relay) -> SafeString:
         return relay_state(row)
 
@@ -117,7 +131,7 @@ class RelayAdmin(ReadOnlyAdmin):
         return link_to(row.server)
 
     @admin.display(description=gettext_lazy("last test"))
-    def tested(self, row: Relay) -> str:
+    def tested(self, row: Relay) -> str | SafeString:
         return test_words(row.last_health)
 
     @admin.display(description=gettext_lazy("deployments"))
@@ -129,7 +143,7 @@ class RelayAdmin(ReadOnlyAdmin):
                 (
                     reverse("admin:containers_deployment_change", args=[item.pk]),
                     item.pk,
-                    f"{timezone.localtime(item.created_at):%Y-%m-%d %H:%M:%S}",
+                    exact(item.created_at),
                     item.get_status_display(),
                     item.reason,
                 )
@@ -161,7 +175,6 @@ class GateAdmin(ReadOnlyAdmin):
     list_filter = ("status", LateListFilter, "server__region")
     list_select_related = ("server",)
     search_fields = ("server__name", "server__address")
-    list_per_page = 50
     acts = GATE_ACTS
     fields = (
         "server",
@@ -193,6 +206,5 @@ class GateAdmin(ReadOnlyAdmin):
     def list_state(self, row: Gate) -> SafeString | str:
         if not row.is_list_late:
             return _("up to date") if row.list_delivered_at else "–"
-        since = f"{timezone.localtime(row.list_changed_at):%Y-%m-%d %H:%M:%S}"
-        text = _("changes not delivered since %(since)s") % {"since": since}
+        text = _("changes not delivered since %(since)s") % {"since": exact(row.list_changed_at)}
         return format_html('<span class="panel-state is-red">{}</span>', text)

@@ -42,7 +42,6 @@ class DeploymentAdmin(ReadOnlyAdmin):
     list_filter = ("status", "error_code")
     list_select_related = ("relay__server", "relay__rental__user")
     search_fields = ("relay__rental__user__email", "relay__server__name", "=relay__pk")
-    list_per_page = 50
     change_form_template = "admin/containers/deployment/change_form.html"
     fields = (
         "state",

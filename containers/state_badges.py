@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from containers.derp.probe import CAUSES
 from containers.models import Gate, Relay, RelayHealth
+from derpmgmt.lib.moments import age
 
 COLOURS = {
     "queued": "grey",
@@ -42,14 +42,13 @@ def relay_state(row: Relay) -> SafeString:
     return state_badge(row)
 
 
-def test_words(health: RelayHealth | None) -> str:
-    """What a relay's last test came to, and when; "–" where there was none."""
+def test_words(health: RelayHealth | None) -> str | SafeString:
+    """What a relay's last test came to, and how long ago; "–" where there was none."""
     if health is None:
         return "–"
-    when = f"{timezone.localtime(health.at):%m-%d %H:%M:%S}"
     if health.is_ok:
-        return f"✓ {when} · {health.packet_ms:.1f} ms"
-    return f"✗ {when} · {CAUSES.get(health.cause, health.cause)}"
+        return format_html("✓ {} · {} ms", age(health.at), f"{health.packet_ms:.1f}")
+    return format_html("✗ {} · {}", age(health.at), CAUSES.get(health.cause, health.cause))
 
 
 def gate_state(gate: Any) -> SafeString:

@@ -1,4 +1,4 @@
-"""The admin's site object: who gets in, and by which door."""
+"""The admin's site object: who gets in and by which door, and the pages that belong to no table."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils.decorators import method_decorator
 from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.translation import gettext as _
@@ -19,10 +19,13 @@ from django.views.decorators.cache import never_cache
 
 from accounts import services
 from accounts.matters import unknown_proxy
-from accounts.requests import used_second_factor
+from accounts.requests import staff_of, used_second_factor
+from derpmgmt.admin_tasks import navigation
 from derpmgmt.lib.address import is_proxy_unknown
+from derpmgmt.lib.finding import search
+from derpmgmt.lib.matters import Matter
 from derpmgmt.lib.way_back import page_of
-from derpmgmt.overview import admin_overview
+from derpmgmt.overview import admin_alerts, admin_overview
 
 # These tables are changed by services and by the person themselves, which log what they do; never row by row in the admin.
 HIDDEN_APPS = {"account", "auth", "mfa", "usersessions"}
@@ -43,7 +46,16 @@ class PanelAdminSite(admin.AdminSite):
 
     def get_urls(self) -> list[Any]:
         # No row of ours has a page of its own outside: what would lead to it answers 404, whatever table it is asked for.
-        return [url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"]
+        own = [
+            path("search/", self.admin_view(self.search), name="search"),
+            path("alerts/", self.admin_view(self.alerts), name="alerts"),
+            path("settings/", self.admin_view(self.settings), name="settings"),
+        ]
+        return own + [url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"]
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        context = super().each_context(request)
+        return {**context, **navigation(self, request, context["available_apps"])}
 
     def has_permission(self, request: HttpRequest) -> bool:
         user = request.user
@@ -56,8 +68,32 @@ class PanelAdminSite(admin.AdminSite):
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The start page: what needs a person, and today's figures."""
-        own = [unknown_proxy()] if is_proxy_unknown(request) else []
-        return super().index(request, {**admin_overview(own), **(extra_context or {})})
+        return super().index(request, {**admin_overview(self._own_matters(request)), **(extra_context or {})})
+
+    @staticmethod
+    def _own_matters(request: HttpRequest) -> list[Matter]:
+        """What needs a person and only the request itself tells."""
+        return [unknown_proxy()] if is_proxy_unknown(request) else []
+
+    def alerts(self, request: HttpRequest) -> HttpResponse:
+        """All that needs a person, to be narrowed down by level, room and region."""
+        found = admin_alerts(self._own_matters(request), request.GET)
+        context = {**self.each_context(request), "title": _("Alerts"), **found}
+        return TemplateResponse(request, "admin/alerts.html", context)
+
+    def search(self, request: HttpRequest) -> HttpResponse:
+        """What the rooms find for `q`; where that is one thing alone, its page."""
+        text = request.GET.get("q", "")
+        found = search(text, staff_of(request))
+        if len(found) == 1:
+            return HttpResponseRedirect(found[0].url)
+        context = {**self.each_context(request), "title": _("Search"), "q": text, "found": found}
+        return TemplateResponse(request, "admin/search.html", context)
+
+    def settings(self, request: HttpRequest) -> HttpResponse:
+        """The way to everything that is set once."""
+        context = {**self.each_context(request), "title": _("Settings")}
+        return TemplateResponse(request, "admin/settings.html", context)
 
     @method_decorator(never_cache)
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:

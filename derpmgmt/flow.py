@@ -6,13 +6,18 @@ What stays inside a room, and what the clock does for it, each room says itself 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
+
 from accounts import jobs as accounts
 from accounts.figures import figures as account_figures
 from accounts.matters import matters as account_matters
+from accounts.search import search as account_search
 from acl.devices import admin_parts as device_parts
 from acl.devices import jobs as device_jobs
 from acl.devices import services as devices
 from acl.devices.matters import matters as device_matters
+from acl.devices.search import search as device_search
 from acl.maps import admin_parts as map_parts
 from acl.maps import jobs as map_jobs
 from acl.maps import services as maps
@@ -25,12 +30,15 @@ from containers.services import closing as containers_closing
 from containers.services import relays
 from derpmgmt.history.links import links as history_links
 from derpmgmt.lib import queue
+from derpmgmt.lib.matters import about
 from derpmgmt.lib.queue import Job, Tick
 from fleet import figures as server_figures
 from fleet.matters import matters as server_matters
+from fleet.search import search as server_search
 from serials.numbers import admin_parts as number_parts
 from serials.numbers import jobs as numbers
 from serials.numbers.matters import matters as serial_matters
+from serials.numbers.search import search as serial_search
 from serials.rentals import admin_parts as rental_parts
 from serials.rentals import jobs as rentals
 from serials.rentals.figures import figures as rental_figures
@@ -66,7 +74,15 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     # to which relays a rental's map leads
     "mapped_relays": [maps.mapped_relays],
     # what needs a person; of the same level a cause stands before what follows from it
-    "matters": [server_matters, relay_matters, device_matters, account_matters, serial_matters],
+    "matters": [
+        about("servers", _("servers"), server_matters),
+        about("relays", _("relays"), relay_matters),
+        about("devices", pgettext_lazy("device", "devices"), device_matters),
+        about("accounts", _("accounts and notices"), account_matters),
+        about("serials", _("serial numbers"), serial_matters),
+    ],
+    # what one search of the admin finds, kind by kind
+    "search": [account_search, server_search, serial_search, device_search],
     # what is counted, on the start page: today's figures in their order there; the fleet by region; how many relays servers hold
     "figures": [account_figures, rental_figures, relay_figures],
     "regions": [server_figures.regions],

@@ -328,6 +328,7 @@ LANGUAGE_CODE = early.LANGUAGE_CODE
 LANGUAGES = [("zh-hans", _("Simplified Chinese")), ("en", _("English"))]
 # The second holds words of Django and allauth as the glossary has them, kept by hand.
 LOCALE_PATHS = [BASE_DIR / "locale", BASE_DIR / "accounts" / "wording"]
+FORMAT_MODULE_PATH = ["derpmgmt.formats"]
 USE_TZ = True
 TIME_ZONE = "Asia/Shanghai"
 

@@ -6,12 +6,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
-from django.db.models import Count, QuerySet
+from django.db.models import Case, Count, Q, QuerySet, SmallIntegerField, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -23,6 +22,7 @@ from accounts.admin_base import StaffAdmin
 from accounts.models import OperationLog
 from accounts.tabs import Said, Tab, TabsMixin, link_to, show_table
 from derpmgmt.lib import queue
+from derpmgmt.lib.moments import age, moment
 from derpmgmt.lib.way_back import part_of
 from fleet import services
 from fleet.admin_acts import SERVER_ACTS
@@ -81,6 +81,16 @@ class SshCredentialAdmin(StaffAdmin):
 
 # A server's row and the line that says so have times of their own.
 _CLOCKS = timedelta(seconds=5)
+# What does not work stands first, then what waits for a person, then what works.
+WORST_FIRST = Case(
+    When(status=Server.Status.RETIRED, then=9),
+    When(~Q(status=Server.Status.NEW), silent_since__isnull=False, then=0),
+    When(status=Server.Status.UNHEALTHY, then=1),
+    When(status=Server.Status.NEW, then=2),
+    When(status=Server.Status.HEALTHY, then=4),
+    default=3,
+    output_field=SmallIntegerField(),
+)
 COLOURS = {
     Server.Status.NEW: "blue",
     Server.Status.HEALTHY: "green",
@@ -121,7 +131,6 @@ class ServerAdmin(TabsMixin, StaffAdmin):
     list_filter = ("status", "region")
     search_fields = ("name", "address", "ssh_host")
     list_select_related = ("region",)
-    list_per_page = 50
     acts: ClassVar[tuple[Act, ...]] = SERVER_ACTS
     form_tab = ("settings", gettext_lazy("Settings"))
     readonly_fields = ("state", "key_fingerprint", "docker_version", "last_contact_at", "last_visit_at")
@@ -140,7 +149,7 @@ class ServerAdmin(TabsMixin, StaffAdmin):
     def own_says(self, row: Server) -> Iterator[Said]:
         yield Said(row.get_status_display(), COLOURS[Server.Status(row.status)])
         if is_silent(row):
-            since = f"{timezone.localtime(row.silent_since):%Y-%m-%d %H:%M}"
+            since = moment(row.silent_since)
             yield Said(_("no answer since %(since)s") % {"since": since}, "red")
         if row.reason:
             yield Said(row.reason)
@@ -156,22 +165,17 @@ class ServerAdmin(TabsMixin, StaffAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         return (self._seen, *self.fieldsets) if obj else self.fieldsets
 
-    @admin.display(description=gettext_lazy("state"), ordering="status")
+    def get_ordering(self, request: HttpRequest) -> Any:
+        return (WORST_FIRST, "name")
+
+    @admin.display(description=gettext_lazy("state"), ordering=WORST_FIRST)
     def state(self, server: Server) -> SafeString:
+        badge = '<span class="panel-state is-{}">{}</span> <span class="admin-quiet">{}</span>'
         if is_silent(server):
-            since = f"{timezone.localtime(server.silent_since):%m-%d %H:%M:%S}"
-            return format_html(
-                '<span class="panel-state is-red" title="{}">{}</span>',
-                server.reason,
-                _("%(state)s, no answer since %(since)s")
-                % {"state": server.get_status_display(), "since": since},
-            )
-        return format_html(
-            '<span class="panel-state is-{}" title="{}">{}</span>',
-            COLOURS[Server.Status(server.status)],
-            server.reason,
-            server.get_status_display(),
-        )
+            why = format_html('<span title="{}">{}</span>', server.reason, age(server.silent_since))
+            return format_html(badge, "red", _("no answer"), why)
+        colour = COLOURS[Server.Status(server.status)]
+        return format_html(badge, colour, server.get_status_display(), server.reason)
 
     @admin.display(description=gettext_lazy("load per core"), ordering="load_ratio")
     def load(self, server: Server) -> str:

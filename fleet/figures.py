@@ -29,6 +29,15 @@ class RegionLine:
     visited_at: datetime | None = None
     newest_visit_at: datetime | None = None
 
+    silent: int = 0
+
+    @property
+    def badness(self) -> tuple[int, int]:
+        """For the order of regions: how many servers do not work, then how many a person holds back."""
+        broken = max(self.silent, self.states.get(Server.Status.UNHEALTHY, 0))
+        held = sum(self.states.get(status, 0) for status in (Server.Status.MAINTENANCE, Server.Status.NEW))
+        return broken, held
+
     @property
     def state_words(self) -> list[tuple[Server.Status, int]]:
         """States in the order of their definition, with how many servers are in each."""
@@ -45,6 +54,7 @@ def regions() -> list[RegionLine]:
         url = f"{page}?region__id__exact={server.region_id}"
         line = lines.setdefault(server.region_id, RegionLine(server.region, url))
         line.states[server.status] += 1
+        line.silent += bool(server.silent_since and server.status != Server.Status.NEW)
         line.relays += relays.get(server.pk, 0)
         line.capacity += server.capacity
         line.load = _of(max, line.load, server.load_ratio)

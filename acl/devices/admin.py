@@ -19,7 +19,9 @@ from django.utils.translation import gettext_lazy as _
 from acl.devices.admin_acts import DEVICE_ACTS
 from acl.devices.admin_parts import state_badge
 from acl.devices.models import Admission, Device, DevicePolicy
+from acl.devices.search import key_start
 from acl.maps.admin import RentalRowAdmin
+from derpmgmt.lib.finding import begins_with
 from serials.rentals.models import Rental
 
 # A list of admissions is counted and leafed through so far; a search finds what is older.
@@ -27,7 +29,6 @@ MOST_LISTED = 10_000
 # Customers whose rows a search shows, at most.
 MOST_CUSTOMERS = 100
 _PK = re.compile(r"[0-9]{1,18}")
-_KEY_START = re.compile(r"nodekey:([0-9a-f]{1,64})|([0-9a-f]{8,64})", re.IGNORECASE)
 
 
 class KeyRowAdmin(RentalRowAdmin):
@@ -37,7 +38,6 @@ class KeyRowAdmin(RentalRowAdmin):
     customers_tab = "devices"
     search_help_text = _("A node key or its beginning, an IP address, or the customer's e-mail address.")
     show_full_result_count = False
-    list_per_page = 50
 
     @admin.display(description=_("node key"))
     def key(self, row: Any) -> str:
@@ -50,8 +50,8 @@ class KeyRowAdmin(RentalRowAdmin):
         term = search_term.strip()
         if not term:
             return queryset, False
-        if match := _KEY_START.fullmatch(term):
-            return queryset.filter(node_key__startswith=(match[1] or match[2]).lower()), False
+        if start := key_start(term):
+            return queryset.filter(begins_with("node_key", start)), False
         try:
             return queryset.filter(**{self.ip_field: str(ipaddress.ip_address(term))}), False
         except ValueError:

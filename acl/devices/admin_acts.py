@@ -84,6 +84,7 @@ def _explain_revocations(count: int) -> Iterator[str]:
 DEVICE_ACTS = (
     Act(
         verb="give-place",
+        is_danger=True,
         label=gettext_lazy("Give it another one's place"),
         fits=lambda device: bool(_holders(device)),
         otherwise=_needs_no_place,

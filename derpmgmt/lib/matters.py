@@ -1,11 +1,13 @@
 """What needs a person: each room says its own (the question "matters"); pages and alerts read the same list."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import urlencode
 
 from django.utils import timezone
+from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 
 from derpmgmt.lib import queue
@@ -13,8 +15,10 @@ from derpmgmt.lib import queue
 CRITICAL, WARNING, INFORMATION = "critical", "warning", "information"
 _LEVELS = (CRITICAL, WARNING, INFORMATION)
 
-# Of the matters of one line so many are named; a cause in more regions than that is one line.
+# Of the matters of one line so many are named, or so many regions.
 SHOWN = 10
+# A cause in more regions than that is one line.
+MOST_REGIONS = 3
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,14 @@ class Place:
 
     pk: int
     name: str
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What matters are about, as one can ask for them: those of one room."""
+
+    code: str
+    word: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class Matter:
 
     `url` is the place where it is done and `since` when it began, if that is known. `key` is the same as long as it is the same
     matter, whatever its level and words: what was told once is told apart by it. `name` is what it is called among others of
-    the same `cause` and `region`.
+    the same `cause` and `region`. `topic` says which room's it is (`about`).
     """
 
     level: str
@@ -65,6 +77,7 @@ class Matter:
     name: str = ""
     cause: Cause | None = None
     region: Place | None = None
+    topic: Topic | None = None
 
     @property
     def level_text(self) -> str:
@@ -73,11 +86,37 @@ class Matter:
 
 
 @dataclass(frozen=True)
+class Share:
+    """How many of a line's matters are in one region; `url` is the list of those."""
+
+    name: str
+    count: int
+    url: str
+
+
+@dataclass(frozen=True)
 class Line(Matter):
-    """Matters of one cause together: `named` are the first of them, `count` says how many there are."""
+    """Matters of one cause together: `named` are the first of them, `count` says how many there are.
+
+    Where they are in several regions, `shares` are the regions with the most of them.
+    """
 
     count: int = 1
     named: tuple[Matter, ...] = ()
+    shares: tuple[Share, ...] = ()
+
+
+def about(
+    code: str, word: Promise, answer: Callable[[datetime], Iterable[Matter]]
+) -> Callable[[datetime], Iterator[Matter]]:
+    """A room's answer to "matters" with its topic on each of them."""
+
+    def say(now: datetime) -> Iterator[Matter]:
+        topic = Topic(code, str(word))
+        for matter in answer(now):
+            yield replace(matter, topic=topic)
+
+    return say
 
 
 def read_matters(now: datetime | None = None) -> list[Matter]:
@@ -89,8 +128,8 @@ def read_matters(now: datetime | None = None) -> list[Matter]:
 def group_matters(matters: Iterable[Matter]) -> list[Matter]:
     """One line for each cause and region, the most urgent first; what is alone stays as it is.
 
-    Within a line the most urgent matters come first, and among these the oldest. A cause that is in more than `SHOWN` regions is
-    one line for all of them.
+    Within a line the most urgent matters come first, and among these the oldest. A cause that is in more than
+    `MOST_REGIONS` regions is one line for all of them.
     """
     matters = list(matters)
     regions: dict[str, set[Place | None]] = {}
@@ -102,7 +141,7 @@ def group_matters(matters: Iterable[Matter]) -> list[Matter]:
         if matter.cause is None:
             groups[matter.key, None] = [matter]
             continue
-        is_everywhere = len(regions[matter.cause.code]) > SHOWN
+        is_everywhere = len(regions[matter.cause.code]) > MOST_REGIONS
         groups.setdefault((matter.cause.code, None if is_everywhere else matter.region), []).append(matter)
     lines = [_line(members, region) for (_key, region), members in groups.items()]
     return sorted(lines, key=lambda line: _LEVELS.index(line.level))
@@ -132,5 +171,16 @@ def _line(members: list[Matter], region: Place | None) -> Matter:
         cause=cause,
         region=region,
         count=len(members),
+        topic=members[0].topic,
+        shares=_shares(members, cause) if region is None else (),
         named=tuple(replace(matter, text="") if is_same else matter for matter in members[:SHOWN]),
+    )
+
+
+def _shares(members: list[Matter], cause: Cause) -> tuple[Share, ...]:
+    counts = Counter(matter.region for matter in members if matter.region)
+    if len(counts) < 2 or not cause.by_region:
+        return ()
+    return tuple(
+        Share(place.name, count, cause.list_url(place)) for place, count in counts.most_common(SHOWN)
     )

@@ -84,6 +84,7 @@ RENTAL_ACTS = (
     ),
     Act(
         verb="pause",
+        is_danger=True,
         label=gettext_lazy("Pause"),
         fits=lambda rental: rental.status == Rental.Status.ACTIVE and not rental.paused_at,
         otherwise=lambda rental: _("This rental is paused already.") if rental.paused_at else "",

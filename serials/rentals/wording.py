@@ -6,6 +6,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from derpmgmt.lib.moments import moment as moment
+
 # Traffic is sold in decimal units and rates in bits, as providers do.
 BYTES_PER_GB = 10**9
 BYTES_PER_MBIT = 125_000
@@ -59,11 +61,6 @@ def duration(seconds: int) -> str:
 def moves_on() -> str:
     """What is to be known of every end that is shown of a paused rental."""
     return _("The rental is paused: this end moves on for as long as the pause lasts.")
-
-
-def moment(value: datetime | None) -> str:
-    """Day and time in the panel's zone, the same in both languages: `2026-12-15 21:30`; "" for None."""
-    return f"{timezone.localtime(value):%Y-%m-%d %H:%M}" if value else ""
 
 
 def traffic(size_bytes: int) -> str:

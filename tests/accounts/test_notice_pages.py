@@ -95,7 +95,11 @@ def test_admin_reads_state_and_reason_and_sends_again_only_what_failed(
 def test_admin_sends_many_again_and_a_second_click_does_nothing(user: User, admin: Client) -> None:
     failed = [tell(user, State.FAILED, "450 busy") for _ in range(3)]
     page = tick(admin, LIST, "again", failed)
-    assert said(confirm(admin, page)) == ["3 notices are sent again."]
+    (done,) = said(confirm(admin, page))
+    assert done.replace("<br>", "").splitlines() == [
+        "3 notices are sent again.",
+        *[f"{user} · Two-factor authentication was reset · e-mail"] * 3,
+    ]
     (again,) = said(confirm(admin, page))
     assert again.startswith("For 3 rows nothing was left to do:")
     assert OperationLog.objects.filter(action="notice.sent_again").count() == 3

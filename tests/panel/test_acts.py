@@ -35,10 +35,8 @@ pytestmark = pytest.mark.django_db
 
 def said(text: str) -> list[str]:
     """What the page tells of what was done."""
-    found = re.search(r'<ul class="messagelist">(.*?)</ul>', text, re.DOTALL)
-    return (
-        [unescape(item) for item in re.findall(r"<li[^>]*>(.*?)</li>", found[1], re.DOTALL)] if found else []
-    )
+    toasts = re.findall(r'<div class="panel-toast .*?<span>(.*?)</span>', text, re.DOTALL)
+    return [unescape(toast) for toast in toasts]
 
 
 @pytest.fixture

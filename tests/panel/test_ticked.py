@@ -127,7 +127,10 @@ def test_the_first_ten_are_named_and_how_many_more_there_are(boss: Client) -> No
     assert "and 13 more" in text
     assert "23 people are signed out" in text
     answer = confirm(boss, page)
-    assert said(answer) == ["23 accounts are banned."]
+    (sentence,) = said(answer)
+    # What happened names whom it happened to, as the page before did.
+    named = "\n".join(user.email for user in users[:10])
+    assert sentence == f"23 accounts are banned.\n{named}\nand 13 more"
     assert answer.redirect_chain[-1][0] == f"{USERS}?o=1"
 
 
@@ -142,7 +145,7 @@ def test_what_cannot_be_done_is_left_out_with_its_reason_and_the_others_are_done
     text = page.content.decode()
     assert f"{banned} is banned already." in text
     assert f"{myself}: You may not do this here." in text
-    assert said(confirm(boss, page)) == ["1 account is banned."]
+    assert said(confirm(boss, page)) == [f"1 account is banned.\n{fine}"]
     assert set(User.objects.filter(banned_at__isnull=False)) == {banned, fine}
 
 
@@ -152,7 +155,7 @@ def test_rows_that_changed_since_the_page_are_said_by_name(boss: Client, rental:
     accounts.ban_user(user=stale, by=None)
     User.objects.filter(pk=gone.pk).delete()
     assert said(confirm(boss, page)) == [
-        "1 account is banned.",
+        f"1 account is banned.\n{fine}",
         f"For 1 row nothing was left to do:\n{stale} is banned already.",
         "1 row is no longer there.",
     ]
@@ -178,7 +181,7 @@ def test_what_the_service_refuses_is_said_by_name_and_the_others_are_done(
         for number in range(3)
     ]
     done, *refused = said(do(boss, "/admin/acl/device/", "approve", waiting))
-    assert done == "1 device is approved."
+    assert done == f"1 device is approved.\n{rental} · {waiting[0]}"
     (lines,) = refused
     assert lines.startswith("2 rows were refused:")
     for device in waiting[1:]:
