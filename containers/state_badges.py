@@ -47,8 +47,8 @@ def test_words(health: RelayHealth | None) -> str | SafeString:
     if health is None:
         return "–"
     if health.is_ok:
-        return format_html("✓ {} · {} ms", age(health.at), f"{health.packet_ms:.1f}")
-    return format_html("✗ {} · {}", age(health.at), CAUSES.get(health.cause, health.cause))
+        return format_html("<span>✓ {} · {} ms</span>", age(health.at), f"{health.packet_ms:.1f}")
+    return format_html("<span>✗ {} · {}</span>", age(health.at), CAUSES.get(health.cause, health.cause))
 
 
 def gate_state(gate: Any) -> SafeString:

@@ -57,7 +57,7 @@ def test_a_super_admin_runs_the_fleet(demo: Demo, open_window: Open) -> None:
     expect(page.locator(".panel-act li", has_text="Spring")).to_be_visible()
     window.shoot("42-batches-ticked")
     page.locator(".panel-act button").click()
-    expect(page.locator(".messagelist .success")).to_be_visible()
+    expect(page.locator(".panel-toast.is-success")).to_be_visible()
     window.open("/admin/")
     expect(page.locator(".panel-well")).to_be_visible()
     window.open("/admin/serials/serialbatch/")
@@ -153,14 +153,14 @@ def test_a_failed_deployment_says_why_and_is_tried_again(demo: Demo, open_window
     expect(page.locator(".field-state .is-green")).to_be_visible()
     window.shoot("54-relay-again")
     page.locator("form[action$='/probe/do/'] button").click()
-    expect(page.locator(".messagelist .success")).to_be_visible()
+    expect(page.locator(".panel-toast.is-success")).to_be_visible()
 
 
 def test_every_page_of_the_admin_is_shown_without_a_complaint(demo: Demo, open_window: Open) -> None:
     window = open_window(language="en")
     window.sign_in("superadmin")
     page = window.open("/admin/")
-    links = page.locator("#nav-sidebar th a").evaluate_all("links => links.map(link => link.pathname)")
+    links = page.locator(".admin-tasks .admin-rooms a").evaluate_all("links => links.map(link => link.pathname)")
     assert len(links) > 15
     for path in links:
         window.open(path)
