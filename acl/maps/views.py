@@ -29,9 +29,9 @@ from acl.maps.tables import MapHistoryTable
 from derpmgmt.lib import confirming
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.limits import consume
+from derpmgmt.lib.moments import ago
 from derpmgmt.lib.paging import show_page
 from derpmgmt.lib.way_back import posted_from
-from derpmgmt.templatetags.panel import ago
 from serials.rentals.models import Rental
 
 HISTORY_ROWS = 25

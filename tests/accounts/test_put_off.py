@@ -1,6 +1,5 @@
 """Rows that a sweep put off since their work raised: operators see which, why and until when, and have them tried again."""
 
-import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from unittest.mock import Mock
@@ -21,6 +20,7 @@ from serials.rentals.models import Rental
 from serials.rentals.services import life
 from tests.factories import PutOffFactory, WholeRentalFactory
 from tests.panel import world
+from tests.panel.test_acts import said
 
 pytestmark = pytest.mark.django_db
 

@@ -160,7 +160,9 @@ def test_every_page_of_the_admin_is_shown_without_a_complaint(demo: Demo, open_w
     window = open_window(language="en")
     window.sign_in("superadmin")
     page = window.open("/admin/")
-    links = page.locator(".admin-tasks .admin-rooms a").evaluate_all("links => links.map(link => link.pathname)")
+    links = page.locator(".admin-tasks .admin-rooms a").evaluate_all(
+        "links => links.map(link => link.pathname)"
+    )
     assert len(links) > 15
     for path in links:
         window.open(path)
