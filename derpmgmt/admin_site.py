@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -16,6 +18,7 @@ from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
+from django.views.i18n import JavaScriptCatalog
 
 from accounts import services
 from accounts.matters import unknown_proxy
@@ -29,6 +32,17 @@ from derpmgmt.overview import admin_alerts, admin_overview
 
 # These tables are changed by services and by the person themselves, which log what they do; never row by row in the admin.
 HIDDEN_APPS = {"account", "auth", "mfa", "usersessions"}
+
+WORDING = settings.BASE_DIR / "accounts" / "wording"
+
+
+class _ScriptWords(JavaScriptCatalog):
+    """The words of Django's own scripts, with ours over them."""
+
+    packages = ("django.contrib.admin",)  # type: ignore[assignment]
+
+    def get_paths(self, packages: Any) -> list[str]:
+        return [*super().get_paths(packages), str(WORDING)]
 
 
 class PanelAdminSite(admin.AdminSite):
@@ -52,6 +66,9 @@ class PanelAdminSite(admin.AdminSite):
             path("settings/", self.admin_view(self.settings), name="settings"),
         ]
         return own + [url for url in super().get_urls() if getattr(url, "name", "") != "view_on_site"]
+
+    def i18n_javascript(self, request: HttpRequest, extra_context: Any = None) -> HttpResponseBase:  # type: ignore[override]
+        return _ScriptWords.as_view()(request)
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         context = super().each_context(request)
@@ -83,7 +100,7 @@ class PanelAdminSite(admin.AdminSite):
 
     def search(self, request: HttpRequest) -> HttpResponse:
         """What the rooms find for `q`; where that is one thing alone, its page."""
-        text = request.GET.get("q", "")
+        text = request.GET.get("q", "").strip()
         found = search(text, staff_of(request))
         if len(found) == 1:
             return HttpResponseRedirect(found[0].url)

@@ -28,6 +28,7 @@ TASKS = (
         _("Servers"),
         "admin:fleet_server_changelist",
         ("fleet.server", "containers.relay", "containers.gate", "containers.deployment", "containers.servercheck"),
+        ("containers_server_check",),
     ),
     Task(
         _("Customers"),
@@ -75,7 +76,8 @@ def navigation(site: AdminSite, request: HttpRequest, rooms: Iterable[Any]) -> d
         is_here = here in task.lists or name in task.pages or (task.page == "admin:index" and name == "index")
         tasks.append(Way(str(task.word), reverse(task.page), is_here))
         if is_here and len(task.lists) > 1:
-            own = [Way(str(task.word), reverse(task.page), name in task.pages)] if task.pages else []
+            has_list = task.page.endswith("_changelist")
+            own = [] if has_list else [Way(str(task.word), reverse(task.page), name in task.pages)]
             beside = own + [_way(site, label, here) for label in task.lists if _is_there(site, label)]
     more = [
         Room(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Q, Value
 
 from derpmgmt.lib import queue
 
@@ -33,7 +33,8 @@ def begins_with(field: str, text: str) -> Q:
     SQLite compares bytes, so there it is a range; MariaDB's LIKE uses an index where it need not be binary.
     """
     if connection.vendor == "sqlite":
-        return Q(**{f"{field}__gte": text, f"{field}__lt": f"{text}\U0010ffff"})
+        # As a bare value: fields of one line would take the last character that there is for one that nobody can read.
+        return Q(**{f"{field}__gte": Value(text), f"{field}__lt": Value(f"{text}\U0010ffff")})
     return Q(**{f"{field}__istartswith": text})
 
 

@@ -128,6 +128,8 @@ def read_matters(now: datetime | None = None) -> list[Matter]:
 def group_matters(matters: Iterable[Matter]) -> list[Matter]:
     """One line for each cause and region, the most urgent first; what is alone stays as it is.
 
+    Among lines of one level the rooms stay in their order; of one room what has no cause stands first, then what there is most of.
+
     Within a line the most urgent matters come first, and among these the oldest. A cause that is in more than
     `MOST_REGIONS` regions is one line for all of them.
     """
@@ -144,7 +146,16 @@ def group_matters(matters: Iterable[Matter]) -> list[Matter]:
         is_everywhere = len(regions[matter.cause.code]) > MOST_REGIONS
         groups.setdefault((matter.cause.code, None if is_everywhere else matter.region), []).append(matter)
     lines = [_line(members, region) for (_key, region), members in groups.items()]
-    return sorted(lines, key=lambda line: _LEVELS.index(line.level))
+    rooms = list(dict.fromkeys(line.topic for line in lines))
+    return sorted(
+        lines,
+        key=lambda line: (
+            _LEVELS.index(line.level),
+            rooms.index(line.topic),
+            line.cause is not None,
+            -getattr(line, "count", 1),
+        ),
+    )
 
 
 def _line(members: list[Matter], region: Place | None) -> Matter:

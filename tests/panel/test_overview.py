@@ -94,8 +94,8 @@ def test_what_needs_a_person_stands_first_and_leads_there(staff: Client, rental:
     seen = matters(staff)
     assert seen == [
         ("critical", f"/admin/fleet/server/{third.server_id}/change/"),
-        ("critical", f"/admin/containers/deployment/{deployment.pk}/change/"),
         ("critical", "/admin/fleet/server/add/"),
+        ("critical", f"/admin/containers/deployment/{deployment.pk}/change/"),
         ("warning", f"/admin/fleet/server/{fresh.pk}/host-key/"),
         ("warning", f"/admin/containers/relay/{second.pk}/change/"),
         ("warning", "/admin/serials/serialbatch/?paid_at__isempty=1"),
