@@ -101,9 +101,12 @@ def test_each_page_says_to_which_task_it_belongs(staff: Client) -> None:
 
 def test_settings_lead_to_what_is_set_once(staff: Client) -> None:
     ways = links(part(read(staff, "/admin/settings/"), 'class="admin-ways"', "</ul>"))
-    assert {"/admin/fleet/region/", "/admin/fleet/sshcredential/", "/admin/fleet/provideraccount/"} <= set(
-        ways
-    )
+    assert {
+        "/admin/accounts/brandsettings/",
+        "/admin/fleet/region/",
+        "/admin/fleet/sshcredential/",
+        "/admin/fleet/provideraccount/",
+    } <= set(ways)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
