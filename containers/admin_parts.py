@@ -34,7 +34,8 @@ def links(row: Any) -> Iterator[Link]:
     """Answer to "row_links": a server's checks, and its gate where relays need it and it does not run."""
     if not isinstance(row, Server) or row.status == Server.Status.RETIRED:
         return
-    yield Link(_("Checks"), check_page(row.pk))
+    if row.status == Server.Status.NEW:
+        yield Link(_("Checks"), check_page(row.pk))
     gate = Gate.objects.defer("secret").filter(server=row.pk).exclude(status=Gate.Status.RUNNING).first()
     if gate and gates.is_wanted(row.pk):
         yield Link(_("Try the gate again"), reverse("admin:containers_gate_act", args=[gate.pk, "retry"]))
@@ -228,7 +229,7 @@ def _what_becomes(leaving: Leaving) -> str | SafeString:
         return format_html('<span class="panel-state is-red">{}</span>', words)
     if leaving.to is None:
         return _("goes by itself")
-    return _("is made anew") if leaving.obstacle is None else _("is being made anew already")
+    return _("moves") if leaving.obstacle is None else _("is moving already")
 
 
 def _job_state(job: JobRecord) -> SafeString:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -56,8 +57,8 @@ def outcome_sentences(found: Iterable[Leaving]) -> Iterator[str]:
     moving = Counter(str(leaving.to) for leaving in rows if leaving.is_moving)
     for name, count in sorted(moving.items()):
         text = ngettext(
-            "%(count)d relay is made anew on %(server)s.",
-            "%(count)d relays are made anew on %(server)s.",
+            "%(count)d relay moves to %(server)s.",
+            "%(count)d relays move to %(server)s.",
             count,
         )
         yield text % {"count": count, "server": name}
@@ -72,7 +73,7 @@ def outcome_sentences(found: Iterable[Leaving]) -> Iterator[str]:
 
 
 def _explain_draining(server: Server) -> Iterator[str]:
-    yield _("Nothing new is placed on %(server)s, and its relays are made elsewhere.") % {"server": server}
+    yield _("Nothing new is placed on %(server)s, and its relays move to other servers.") % {"server": server}
     found = foresee_leaving(server=server, now=timezone.now())
     yield from outcome_sentences(found)
     if any(leaving.is_moving for leaving in found):
@@ -92,9 +93,7 @@ def _drain(server: Server, doing: Doing) -> str | None:
 
 def _end_draining(server: Server, doing: Doing) -> str:
     services.end_draining(server=server, by=doing.by)
-    return _("%(server)s is in use again; relays that were already made elsewhere stay there.") % {
-        "server": server
-    }
+    return _("%(server)s is in use again; relays that have moved stay where they are.") % {"server": server}
 
 
 _CHECK = Act(
@@ -110,6 +109,8 @@ _CHECK = Act(
         % {"server": server}
     ],
     run=_check,
+    # Where it is followed live.
+    after=lambda server: reverse("admin:containers_server_check", args=[server.pk]),
     ticked=Ticked(
         label=gettext_lazy("Check the selected servers"),
         explain=_explain_checks,

@@ -66,13 +66,13 @@ def test_what_is_foreseen_is_what_becomes_of_each(staff: Client) -> None:
     assert sorted(before.values()) == [("", "no_room")] * 2 + [("one", "")] + [("two", "")] * 2
     url = f"/admin/fleet/server/{server.pk}/drain/do/"
     page = unescape(staff.get(url).content.decode())
-    assert "1 relay is made anew on one." in page
-    assert "2 relays are made anew on two." in page
+    assert "1 relay moves to one." in page
+    assert "2 relays move to two." in page
     assert "2 relays have nowhere to go and stay until servers have room" in page
     assert made(server) == dict.fromkeys(before, ("", "no_room")), "only looked at"
 
     answer = unescape(staff.post(url, {"reason": "old machine"}, follow=True).content.decode())
-    assert "is being drained. 1 relay is made anew on one. 2 relays are made anew on two." in answer
+    assert "is being drained. 1 relay moves to one. 2 relays move to two." in answer
     assert made(server) == before
     server.refresh_from_db()
     assert (server.status, server.reason) == (Server.Status.DRAINING, "old machine")
