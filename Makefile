@@ -42,7 +42,7 @@ help:
 	@echo "make test-engines      the main job on each Docker Engine, written down in docs/engines.md (ENGINES='26 29'); an hour; debootstrap, Go"
 	@echo "make test-headscale    real Headscales follow a live URL as its page says; a table of what was seen; Debian, root, Go"
 	@echo "make lab-up, lab-down  three real hosts in network namespaces, to play with by make demo FLEET=lab"
-	@echo "make bench             how long a customer waits for three proven relays, what a sweep and an admission cost, what a panel weighs; in the lab"
+	@echo "make bench             how long a customer waits for three proven relays, what a sweep, an admission and a page cost, what a panel weighs; in the lab"
 	@echo "make shots            pictures of every page as every role, both languages and themes, wide and narrow, on one sheet (var/shots; ROLES=customer); Chromium"
 	@echo "make messages          collect the texts to translate and compile the translations"
 	@echo "make styles            keep of Tabler's stylesheet what the pages use; after a class was used that none used before"

@@ -296,7 +296,7 @@ MFA_TOTP_TOLERANCE = 1
 # Without TLS, browsers offer passkeys on localhost only; allauth refuses to otherwise.
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not IS_HTTPS
 USERSESSIONS_TRACK_ACTIVITY = False  # else every request, a page's polling too, writes a row
-SESSION_ENGINE = "django.contrib.sessions.backends.db"  # a cache that is away signs nobody out
+SESSION_ENGINE = "accounts.sessions"  # in the database: a cache that is away signs nobody out
 SESSION_COOKIE_AGE = int(timedelta(days=30).total_seconds())
 SILENCED_SYSTEM_CHECKS = ["django_ratelimit.E003", "django_ratelimit.W001"]
 

@@ -31,6 +31,8 @@ IDLE_SECONDS = 15.0
 ANSWER_SECONDS = 60.0
 # So long a page waits for a SQLite that somebody else writes to; a thread that waits is one less for pages that only read.
 BUSY_SECONDS = 5
+# Objects after which the youngest are looked through for garbage; Python's own 700 are a few for each page.
+GARBAGE = 20_000
 # Requests under way have so long when the server ends.
 ENDING_SECONDS = 5.0
 # Open connections of one process; beyond it whoever waits longest gives way.
@@ -211,6 +213,8 @@ class Web:
         from derpmgmt.lib.database import trust_used_connections
 
         trust_used_connections()
+        # A page makes some thousands of objects that are gone with it.
+        gc.set_threshold(GARBAGE)
         if connection.vendor == "sqlite":
             connection.settings_dict["OPTIONS"]["timeout"] = (
                 BUSY_SECONDS  # every thread's connection has the same

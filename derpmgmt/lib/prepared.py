@@ -1,7 +1,7 @@
 """Queries that are asked many times a second, with their SQL made once.
 
 Django takes most of a millisecond to make the SQL of a query, which is several times what the database takes to answer one by an index.
-What may differ from one asking to the next are numbers and moments.
+What may differ from one asking to the next are numbers, moments and texts.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,13 @@ from django.db.models.query import get_related_populators
 # What stands in the place of a value while the SQL is made, and is nobody's value.
 _FIRST_NUMBER = 7_310_000_000_000_000_001
 _FIRST_MOMENT = datetime(9173, 1, 1, tzinfo=UTC)
+_TEXT = "in the place of a text"
+
+Value = int | datetime | str
 
 
 class Prepared:
-    """A query as `build` makes it from what is given: `shape` decides about its SQL, `values` (integers, moments) stand in it.
+    """A query as `build` makes it from what is given: `shape` decides about its SQL, `values` (integers, moments, texts) stand in it.
 
     `build(*shape, **values)` is called once for each shape, with stand-ins for the values; it must put each of them into the query and may
     look at none. The queryset has `.values(…)`, or gives rows of its model, with what it selects of related ones.
@@ -28,7 +31,7 @@ class Prepared:
         self._build = build
         self._made: dict[tuple[Any, ...], _Made] = {}
 
-    def read(self, *shape: Any, **values: int | datetime) -> list[Any]:
+    def read(self, *shape: Any, **values: Value) -> list[Any]:
         """The rows: dictionaries, or objects of the model. One query."""
         key = (connection.vendor, *shape)
         made = self._made.get(key)
@@ -36,10 +39,9 @@ class Prepared:
             made = self._made[key] = self._make(shape, values)
         return made.read(values)
 
-    def _make(self, shape: tuple[Any, ...], values: dict[str, int | datetime]) -> "_Made":
-        stand_ins: dict[str, int | datetime] = {
-            name: _FIRST_MOMENT + timedelta(days=at) if isinstance(value, datetime) else _FIRST_NUMBER + at
-            for at, (name, value) in enumerate(values.items())
+    def _make(self, shape: tuple[Any, ...], values: dict[str, Value]) -> "_Made":
+        stand_ins: dict[str, Value] = {
+            name: _stand_in(value, at) for at, (name, value) in enumerate(values.items())
         }
         return _Made(self._build(*shape, **stand_ins), stand_ins)
 
@@ -47,7 +49,7 @@ class Prepared:
 class _Made:
     """The SQL of one shape, and how its rows are read."""
 
-    def __init__(self, rows: QuerySet[Any, Any], stand_ins: dict[str, int | datetime]) -> None:
+    def __init__(self, rows: QuerySet[Any, Any], stand_ins: dict[str, Value]) -> None:
         compiler = rows.query.get_compiler(connection=connection)
         self._sql, given = compiler.as_sql()
         names = {_adapt(value): name for name, value in stand_ins.items()}
@@ -75,7 +77,7 @@ class _Made:
         self._related = get_related_populators(info, compiler.select, connection.alias)  # type: ignore[call-arg]
         self._annotated = list(compiler.annotation_col_map.items())
 
-    def read(self, values: dict[str, int | datetime]) -> list[Any]:
+    def read(self, values: dict[str, Value]) -> list[Any]:
         with connection.cursor() as cursor:
             cursor.execute(
                 self._sql, [_adapt(values[name]) if name else value for name, value in self._given]
@@ -111,6 +113,12 @@ def _in_utc(value: datetime | None, *_about: Any) -> datetime | None:
     return value.replace(tzinfo=UTC) if value is not None else None
 
 
-def _adapt(value: int | datetime) -> Any:
+def _stand_in(value: Value, number: int) -> Value:
+    if isinstance(value, datetime):
+        return _FIRST_MOMENT + timedelta(days=number)
+    return f"{_TEXT} {number}" if isinstance(value, str) else _FIRST_NUMBER + number
+
+
+def _adapt(value: Value) -> Any:
     """The value as the backend sends it."""
     return connection.ops.adapt_datetimefield_value(value) if isinstance(value, datetime) else value

@@ -72,3 +72,13 @@ def test_what_is_selected_of_related_rows_comes_along(django_assert_num_queries:
 def test_a_value_that_the_query_leaves_out_is_a_mistake() -> None:
     with pytest.raises(AssertionError, match="other"):
         Prepared(lambda pk, other: User.objects.filter(pk=pk)).read(pk=1, other=2)  # noqa: ARG005
+
+
+def test_texts_are_found_as_they_are_written() -> None:
+    names = ["o'hara", "100%", 'a "b" \\ c', "林"]
+    users = {name: UserFactory(last_name=name) for name in names}
+    query = Prepared(lambda name, below: User.objects.filter(last_name=name, pk__lt=below))
+    for name, user in users.items():
+        assert query.read(name=name, below=10**9) == [user]
+    assert query.read(name="", below=10**9) == list(User.objects.filter(last_name=""))
+    assert query.read(name="x", below=10**9) == []
