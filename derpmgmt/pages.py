@@ -10,10 +10,13 @@ from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template import loader
+from django.templatetags.static import static
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 from django_htmx.http import HttpResponseClientRefresh, trigger_client_event
 
+from accounts.brand import current_brand
 from accounts.models import User
 from accounts.requests import SignedInRequest
 from acl.devices.presence import ask_presence
@@ -22,6 +25,7 @@ from acl.maps.services import describe_map
 from containers.progress import describe_relays
 from derpmgmt.appearance import read_theme
 from derpmgmt.first_run import describe_first_run
+from derpmgmt.front import current_facts, draw_regions
 from derpmgmt.lib.mail import LIMIT, WINDOW
 from derpmgmt.lib.prepared import Prepared
 from derpmgmt.lib.way_back import part_of
@@ -31,6 +35,8 @@ from serials.rentals.services import Standing, current_pause, read_standing
 # From then on the page says that the end is near.
 ENDING_SOON = timedelta(days=7)
 HISTORY_ROWS = 10
+# Of the front page's picture of a home page, in CSS pixels.
+PICTURE_SIZE = (960, 600)
 # Devices that wait for approval, on the home page.
 WAITING_ROWS = 5
 
@@ -41,8 +47,33 @@ def context(request: HttpRequest) -> dict[str, Any]:
 
 
 def front(request: HttpRequest) -> HttpResponse:
-    """The front page."""
-    return render(request, "front.html")
+    """The front page: what this is, live figures, where servers stand, whom to ask for a serial number."""
+    facts, brand = current_facts(), current_brand()
+    # Made by tests/browser/front_picture.py.
+    pictures = {
+        theme: static(f"front/home-{request.LANGUAGE_CODE}-{theme}.webp") for theme in ("light", "dark")
+    }
+    return render(
+        request,
+        "front.html",
+        {
+            "facts": facts,
+            "map": draw_regions(facts.regions),
+            "has_contact": bool(brand.buy_url or brand.contacts or brand.code_url),
+            "pictures": pictures,
+            "picture_size": PICTURE_SIZE,
+            "address": f"{settings.PUBLIC_URL}{reverse('front')}",
+            "picture_address": f"{settings.PUBLIC_URL}{pictures['light']}",
+        },
+    )
+
+
+@require_GET
+def robots(request: HttpRequest) -> HttpResponse:
+    """What search engines may show (https://www.rfc-editor.org/rfc/rfc9309): the front page, the terms and the privacy policy."""
+    shown = [f"{reverse('front')}$", reverse("terms"), reverse("privacy"), settings.STATIC_URL, "/brand/"]
+    lines = ["User-agent: *", *(f"Allow: {path}" for path in shown), "Disallow: /", ""]
+    return HttpResponse("\n".join(lines), content_type="text/plain; charset=utf-8")
 
 
 # What moved a rental's end, the latest first, with what was redeemed.

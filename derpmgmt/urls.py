@@ -12,6 +12,7 @@ admin.autodiscover()
 
 urlpatterns = [
     path("", pages.front, name="front"),
+    path("robots.txt", pages.robots, name="robots"),
     path("theme/", appearance.theme_set, name="theme-set"),
     path("home/", pages.home, name="home"),
     path("home/relays/", pages.home_relays, name="home-relays"),

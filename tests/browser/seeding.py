@@ -47,6 +47,7 @@ def seed() -> None:
             node_key=_key(dice),
             approved=True,
             approved_at=now - timedelta(days=number, hours=2),
+            last_seen_at=now - timedelta(minutes=number),
         )
     for number in range(2):
         DeviceFactory(rental=rental, node_key=_key(dice), last_seen_at=now - timedelta(minutes=3 + number))

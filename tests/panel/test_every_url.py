@@ -30,6 +30,7 @@ PUBLIC = {
     "api-docs",
     "api-openapi",
     "front",
+    "robots",
     "mailbox",
     "accounts:account-closed",
     "accounts:language-set",
