@@ -43,6 +43,7 @@ class SpanInline(EntitlementColumns, ReadOnlyMixin, admin.TabularInline[RentalSp
     """A rental's schedule."""
 
     model = RentalSpan
+    template = "admin/_scrolled_inline.html"
     fields = [
         "starts_at",
         "ends_at",
@@ -66,6 +67,7 @@ class RedemptionInline(ReadOnlyMixin, admin.TabularInline[Redemption, Rental]):
     """What moved a rental's end."""
 
     model = Redemption
+    template = "admin/_scrolled_inline.html"
     fields = ["at", "kind", "granted", "old_ends_at", "new_ends_at", "by", "note"]
     readonly_fields = ["granted"]
     extra = 0

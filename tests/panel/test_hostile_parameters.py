@@ -32,7 +32,7 @@ NAMES = (
     "page", "per_page", "sort", "order_by", "cursor", "p", "o", "q", "all", "_facets", "_to_field", "_popup", "e", "limit",
     "offset", "kind", "view", "connected", "revoked", "refused", "answer", "key", "mark", "map", "next", "code", "term", "object_id",
     "format", "language", "back", "replaces", "shown", "id", "pk",
-    "tab", "spans", "gone", "versions", "deployments", "_changelist_filters", "what", "print",
+    "level", "room", "region", "tab", "spans", "gone", "versions", "deployments", "_changelist_filters", "what", "print",
 )  # fmt: skip
 
 
