@@ -15,5 +15,6 @@ urlpatterns = [
     path("channels/<int:pk>/remove/", views.channel_remove, name="channel-remove"),
     path("tokens/", token_views.token_list, name="token-list"),
     path("tokens/<int:pk>/revoke/", token_views.token_revoke, name="token-revoke"),
+    path("sessions/end/", views.sessions_end, name="sessions-end"),
     path("language/", views.language_set, name="language-set"),
 ]

@@ -7,21 +7,25 @@ from allauth.account.internal.flows.reauthentication import STATE_SESSION_KEY
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.forms import ActivateTOTPForm
 from allauth.mfa.totp.views import ActivateTOTPView
+from allauth.usersessions.models import UserSession
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import AnonymousUser
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import translation
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+from django.views.decorators.http import require_GET
 from django.views.i18n import set_language
 
 from accounts import push, services, sms
 from accounts.forms import CloseForm, CodeForm, ProfileForm, PushForm, SmsForm
 from accounts.models import Channel, User
 from accounts.services import channels
-from derpmgmt.lib import limits
+from derpmgmt.lib import confirming, limits
 from derpmgmt.lib.address import client_ip
 from derpmgmt.lib.way_back import page_before, posted_from
 
@@ -64,6 +68,30 @@ def account_show(request: HttpRequest) -> HttpResponse:
                 messages.success(request, _("Saved."))
             return redirect("accounts:account-show")
     return render(request, "accounts/account_show.html", {"form": form})
+
+
+@login_required
+@require_GET
+def sessions_end(request: HttpRequest) -> HttpResponse:
+    """What ending all other sessions means, with the button; allauth's page ends them."""
+    others = UserSession.objects.filter(user=_user(request)).exclude(
+        session_key=request.session.session_key or ""
+    )
+    count = others.count()
+    if not count:
+        return redirect("usersessions_list")
+    text = ngettext("Sign out the %(count)d other session?", "Sign out the %(count)d other sessions?", count)
+    return confirming.ask(
+        request,
+        question=text % {"count": count},
+        effects=[
+            _("Every other browser in which you are signed in is signed out at once. This one stays."),
+            _("If you do not know one of them, change your password afterwards."),
+        ],
+        act=_("Sign out the others"),
+        back=reverse("usersessions_list"),
+        address=reverse("usersessions_list"),
+    )
 
 
 @posted_from("home")

@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from acl.maps.models import AclEvent
 from derpmgmt.lib.cells import EMPTY, labelled
+from derpmgmt.lib.user_agents import name_program
 
 _COLOURS = {
     AclEvent.Kind.MADE: "green",
@@ -62,6 +63,10 @@ class MapHistoryTable(tables.Table):
         if record.by_id is None:
             return gettext("the system")
         return gettext("you") if record.by_id == self.request.user.pk else gettext("an admin")
+
+    def render_browser(self, value: str) -> SafeString:
+        """In words; all that it said of itself when pointed at."""
+        return format_html('<span title="{}">{}</span>', value, name_program(value))
 
     def render_ip(self, record: AclEvent) -> str:
         """The address and, where known, its place."""

@@ -16,6 +16,9 @@ from fleet.models import Region
 from serials.numbers.models import redeemed_serial
 from serials.rentals.models import Redemption
 
+# Seconds that are given back for a relay's being made; fewer move the end by nothing that anybody sees.
+_WORTH_TELLING = 60
+
 Cell = str | int | datetime | None
 
 
@@ -31,6 +34,7 @@ class Source(ABC):
 
     kind: ClassVar[str]
     label: ClassVar[Any]
+    icon: ClassVar[str]
     moments: ClassVar[tuple[str, ...]] = ("at",)
     headings: ClassVar[tuple[Any, ...]]
 
@@ -70,6 +74,7 @@ class RentalSource(LogSource):
     """What the rental went through."""
 
     kind, label = "rental", gettext_lazy("Rental")
+    icon = "clock"
     headings = (gettext_lazy("time"), gettext_lazy("what happened"), gettext_lazy("details"))
     actions = (
         "rental.expired",
@@ -103,6 +108,7 @@ class DeviceSource(LogSource):
     """What became of the devices, and of who may come in."""
 
     kind, label = "device", gettext_lazy("Device")
+    icon = "devices"
     headings = (gettext_lazy("time"), gettext_lazy("what happened"), gettext_lazy("device"))
     actions = (
         "device.added",
@@ -128,6 +134,7 @@ class RedemptionSource(Source):
     """What moved the end."""
 
     kind, label = "redemption", pgettext_lazy("history", "Time")
+    icon = "ticket"
     headings = (
         gettext_lazy("time"),
         gettext_lazy("kind"),
@@ -137,11 +144,11 @@ class RedemptionSource(Source):
     )
 
     def rows(self, reader: User, customer: User) -> QuerySet[Redemption]:
-        return Redemption.objects.visible_to(reader).filter(rental__user=customer).select_related("serial")
+        rows = Redemption.objects.visible_to(reader).filter(rental__user=customer).select_related("serial")
+        return rows.exclude(kind=Redemption.Kind.WAITING, granted_seconds__lt=_WORTH_TELLING)
 
     def describe(self, row: Redemption, moment: str) -> tuple[str, str]:
         title = " ".join(filter(None, [row.get_kind_display(), redeemed_serial(row)]))
-        # Given back were perhaps seconds, which no page shows.
         ends = dict.fromkeys(written(end) for end in (row.old_ends_at, row.new_ends_at) if end)
         return title, " → ".join(ends)
 
@@ -154,6 +161,7 @@ class MapSource(Source):
     """Versions of the map, and who took them."""
 
     kind, label = "map", pgettext_lazy("history", "derpMap")
+    icon = "route"
     headings = (
         gettext_lazy("time"),
         gettext_lazy("kind"),
@@ -195,6 +203,7 @@ class RelaySource(LogSource):
     """What became of the relays that they have or had."""
 
     kind, label = "relay", gettext_lazy("Relay")
+    icon = "server"
     headings = (
         gettext_lazy("time"),
         gettext_lazy("what happened"),
@@ -222,6 +231,7 @@ class NoticeSource(Source):
     """What they were told."""
 
     kind, label = "notice", gettext_lazy("Notice")
+    icon = "bell"
     moments = ("created_at",)
     headings = (
         gettext_lazy("time"),

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import tablib  # type: ignore[import-untyped]
@@ -18,7 +19,7 @@ from django.views.decorators.http import require_GET
 from accounts.models import User
 from accounts.requests import SignedInRequest
 from derpmgmt.history.sources import SOURCES, Cell, written
-from derpmgmt.history.timeline import moments_of, read_entries, table_rows
+from derpmgmt.history.timeline import Entry, moments_of, read_entries, table_rows
 from derpmgmt.lib.limits import consume
 
 ROWS = 25
@@ -91,8 +92,20 @@ def _show(request: SignedInRequest, customer: User, here: str) -> HttpResponse:
         context |= _as_table(SOURCES[kind].headings, lines)
     else:
         entries = read_entries(request.user, customer, page.object_list)
-        context |= {"entries": entries, **_as_table(_TIMELINE_HEADINGS, [entry.cells for entry in entries])}
+        context |= {
+            "entries": entries,
+            "days": _by_day(entries),
+            **_as_table(_TIMELINE_HEADINGS, [entry.cells for entry in entries]),
+        }
     return render(request, "history.html", context)
+
+
+def _by_day(entries: Iterable[Entry]) -> list[tuple[date, str, list[Entry]]]:
+    """The entries of each day in the panel's zone, with what the day is called: today and yesterday have no other name."""
+    today = timezone.localdate()
+    names = {today: gettext("Today"), today - timedelta(days=1): gettext("Yesterday")}
+    days = groupby(entries, key=lambda entry: timezone.localdate(entry.at))
+    return [(day, names.get(day, ""), list(found)) for day, found in days]
 
 
 def _as_table(headings: tuple[Any, ...], lines: Iterable[tuple[Cell, ...]]) -> dict[str, Any]:

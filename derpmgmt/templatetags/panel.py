@@ -11,6 +11,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from derpmgmt.lib import moments
+from derpmgmt.lib.places import place_of
+from derpmgmt.lib.user_agents import name_program
 
 register = template.Library()
 
@@ -50,3 +52,5 @@ def here(context: Context, *names: str) -> SafeString:
 
 for words in (moments.ago, moments.age, moments.exact):
     register.filter(words)
+register.filter("program", name_program)
+register.filter("place", place_of)

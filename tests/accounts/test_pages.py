@@ -3,11 +3,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from allauth.mfa.models import Authenticator
+from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
 from django.core.mail import EmailMultiAlternatives, get_connection
 from django.test import Client, override_settings
 
 from accounts.models import User
-from tests.factories import UserFactory
+from derpmgmt.lib import crypto
+from tests.factories import PASSWORD, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -133,3 +136,44 @@ def test_bare_error_pages_need_no_request(name: str) -> None:
     from django.template.loader import render_to_string
 
     assert name in render_to_string(f"{name}.html")
+
+
+def test_sessions_are_named_in_words_and_the_others_end_after_a_question(db: None) -> None:
+    user = UserFactory(email="wei@example.com", language="en")
+    chrome = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36"
+    here, there = Client(headers={"User-Agent": chrome}), Client(headers={"User-Agent": "curl/8.5.0"})
+    for client in (here, there):
+        client.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
+    page = here.get("/accounts/sessions/").text
+    assert "Chrome · Windows" in page
+    assert "curl/8.5.0" in page
+    assert 'href="/account/sessions/end/"' in page
+    question = here.get("/account/sessions/end/").text
+    assert "Sign out the 1 other session?" in question
+    assert 'action="/accounts/sessions/"' in question
+    assert there.get("/account/").status_code == 200
+    here.post("/accounts/sessions/")
+    assert there.get("/account/").status_code == 302
+    assert here.get("/account/").status_code == 200
+    # Nobody is asked about nothing.
+    assert here.get("/account/sessions/end/").status_code == 302
+
+
+def test_second_factors_are_offered_that_a_person_has(db: None) -> None:
+    user = UserFactory(email="wei@example.com", language="en")
+    client = Client()
+    client.force_login(user)
+    page = client.get("/accounts/2fa/").text
+    assert "Off: whoever knows your password can sign in." in page
+    assert "Recovery codes" not in page
+    Authenticator.objects.create(user=user, type="totp", data={"secret": crypto.encrypt("A" * 32)})
+    codes = RecoveryCodes.activate(user)
+    page = client.get("/accounts/2fa/").text
+    assert "10 of 10 are left." in page
+    assert len(codes.get_unused_codes()) == 10
+    door = Client()
+    door.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
+    page = door.get("/accounts/2fa/authenticate/").text
+    assert "authenticator app shows" in page
+    assert "A recovery code works too." in page
+    assert "passkey" not in page

@@ -23,7 +23,7 @@ from containers.models import Relay
 from containers.services import relays
 from derpmgmt.history import sources, views
 from serials.rentals import services as serials
-from serials.rentals.models import Rental
+from serials.rentals.models import Redemption, Rental
 from tests.factories import AddedDeviceFactory, RelayFactory, ServerFactory, WholeRentalFactory
 from tests.panel import world
 
@@ -100,6 +100,27 @@ def test_everything_that_happened_is_there_newest_first(rental: Rental) -> None:
         "The rental ends soon",
     ):
         assert words in said, words
+
+
+def test_days_have_names_and_seconds_given_back_are_no_event(rental: Rental) -> None:
+    client = world.sign_in(rental.user)
+    now = timezone.now()
+    for seconds, ago in ((3, 0), (61, 0), (59, 1), (3600, 3)):
+        Redemption.objects.create(
+            rental=rental,
+            kind=Redemption.Kind.WAITING,
+            granted_seconds=seconds,
+            new_ends_at=now + timedelta(days=9),
+            at=now - timedelta(days=ago),
+        )
+    page = client.get("/history/", {"kind": "redemption"})
+    given = [entry for entry in page.context["entries"] if "given back" in entry.title]
+    assert [(timezone.localdate(now) - timezone.localdate(entry.at)).days for entry in given] == [0, 3]
+    assert page.text.count("Today · ") == 1
+    assert "Yesterday" not in page.text
+    before = timezone.localdate(now) - timedelta(days=3)
+    assert f"{before:%Y-%m-%d} · {before:%A}" in page.text
+    assert len([line for line in read_csv(client, "redemption") if "given back" in str(line)]) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
