@@ -172,6 +172,7 @@ def test_second_factors_are_offered_that_a_person_has(db: None) -> None:
     assert "10 of 10 are left." in page
     assert len(codes.get_unused_codes()) == 10
     door = Client()
+    door.cookies["django_language"] = "en"
     door.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
     page = door.get("/accounts/2fa/authenticate/").text
     assert "authenticator app shows" in page
