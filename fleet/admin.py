@@ -91,6 +91,11 @@ WORST_FIRST = Case(
     default=3,
     output_field=SmallIntegerField(),
 )
+# What a person began, and the line of the log that says when.
+_BEGUN = {
+    Server.Status.MAINTENANCE: "server.maintenance_started",
+    Server.Status.DRAINING: "server.draining_started",
+}
 COLOURS = {
     Server.Status.NEW: "blue",
     Server.Status.HEALTHY: "green",
@@ -148,6 +153,12 @@ class ServerAdmin(TabsMixin, StaffAdmin):
 
     def own_says(self, row: Server) -> Iterator[Said]:
         yield Said(row.get_status_display(), COLOURS[Server.Status(row.status)])
+        if begun := _BEGUN.get(Server.Status(row.status)):
+            entries = OperationLog.objects.filter(
+                action=begun, target=row.name, at__gte=row.created_at - _CLOCKS
+            )
+            for at in entries.order_by("-pk").values_list("at", flat=True)[:1]:
+                yield Said(_("begun on %(at)s") % {"at": moment(at)})
         if is_silent(row):
             since = moment(row.silent_since)
             yield Said(_("no answer since %(since)s") % {"since": since}, "red")

@@ -306,7 +306,8 @@ def test_many_servers_are_put_into_maintenance_with_one_reason(staff: Client, re
     rows = [server.pk for server in servers]
     staff.post("/admin/fleet/server/ticked/start-maintenance/do/", {"row": rows, "reason": "new disks"})
     for server in servers:
-        assert "new disks" in read(staff, page_of(server))
+        text = read(staff, page_of(server))
+        assert re.search(r"begun on \d{4}-\d\d-\d\d \d\d:\d\d · new disks", text)
     # Their customer reads that it is announced, as of a single one.
     Server.objects.filter(pk__in=rows).update(silent_since=timezone.now())
     cards = world.sign_in(rental.user).get("/home/relays/").content.decode()
