@@ -96,12 +96,17 @@ class RelayCard:
         return CAUSES.get(self.health.cause, "") if self.health else ""
 
 
+# What cards show of a relay and its server.
+_SHOWN = (
+    "rental", "slot", "status", "derp_port", "proven_at", "probe_asked_at",
+    "server__address", "server__status", "server__silent_since",
+)  # fmt: skip
 _RELAYS = Prepared(
     lambda rental: (
         Relay.objects.wanted()
         .filter(rental=rental)
         .select_related("server__region", "last_health")
-        .defer(*Relay.SECRETS)
+        .only(*_SHOWN, "server__region", "last_health")
     )
 )
 

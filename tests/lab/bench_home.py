@@ -56,6 +56,7 @@ class Panel:
             "DERPMGMT_LOG_LEVEL": "ERROR",
         }
         self.session = ""
+        self._given: list[str] = []
         self.port = 0
 
     def begin(self, role: str, *given: str, **options: Any) -> "subprocess.Popen[str]":
@@ -85,6 +86,7 @@ class Panel:
                 if process.poll() is not None or time.monotonic() > deadline:
                     sys.exit(f"{self.tree} does not answer as it should")
                 time.sleep(0.2)
+            self._given = _cookies(self.port, self.headers)
             yield
         finally:
             process.terminate()
@@ -92,8 +94,9 @@ class Panel:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of a request of the customer's browser, which takes what is compressed."""
-        return {"Cookie": f"sessionid={self.session}", "Accept-Encoding": "gzip, deflate"}
+        """Of a request of the customer's browser, which takes what is compressed, and kept the cookies that it was given."""
+        cookies = "; ".join([f"sessionid={self.session}", *self._given])
+        return {"Cookie": cookies, "Accept-Encoding": "gzip, deflate"}
 
 
 def main() -> None:
@@ -172,6 +175,15 @@ def _ask(port: int, headers: dict[str, str]) -> tuple[int, bytes]:
         return 0, b""
     finally:
         connection.close()
+
+
+def _cookies(port: int, headers: dict[str, str]) -> list[str]:
+    """Those that the page gives a browser, as `name=value`."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", "/home/", headers=headers)
+    given = connection.getresponse().headers.get_all("Set-Cookie") or []
+    connection.close()
+    return [line.partition(";")[0].strip() for line in given]
 
 
 def _load(port: int, headers: dict[str, str]) -> tuple[int, int]:
@@ -356,13 +368,20 @@ def cost(session: str) -> tuple[int, int, float]:
     application = get_wsgi_application()
     trust_used_connections()
 
+    cookies = {"sessionid": session}
+
     def get() -> None:
-        request = RequestFactory(headers={"Accept-Encoding": "gzip", "Cookie": f"sessionid={session}"})
+        sent = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        request = RequestFactory(headers={"Accept-Encoding": "gzip", "Cookie": sent})
         status: list[str] = []
-        answer = application(
-            request.get("/home/", headers={"Host": "127.0.0.1"}).environ,
-            lambda line, _headers: status.append(line),
-        )
+
+        def start(line: str, headers: list[tuple[str, str]]) -> None:
+            status.append(line)
+            given = [value.partition(";")[0].strip() for name, value in headers if name == "Set-Cookie"]
+            cookies.update(tuple(cookie.split("=", 1)) for cookie in given)  # type: ignore[misc]
+
+        asked = request.get("/home/", headers={"Host": "127.0.0.1"})
+        answer = application(asked.environ, start)
         assert b"".join(answer)
         answer.close()
         assert status == ["200 OK"], status
