@@ -188,11 +188,19 @@ def describe_overall(cards: list[RelayCard], *, is_unproven: bool = False) -> Ov
         named = gettext("; ").join(
             gettext("%(relay)s: %(state)s") % {"relay": card.name, "state": card.label} for card in wrong
         )
+        if all(card.carries for card in wrong):
+            text = gettext("%(named)s. Packets pass all the same, and there is nothing for you to do.")
+            return Overall("orange", gettext("Partly down"), text % {"named": named})
         if good:
             text = gettext(
                 "%(named)s. Your devices use the others meanwhile; there is nothing for you to do."
             )
             return Overall("orange", gettext("Partly down"), text % {"named": named})
+        if all(card.state == "silent" and card.colour == "orange" for card in cards):
+            text = gettext(
+                "%(named)s. Whether they work, the panel cannot tell; it is tried again by itself."
+            )
+            return Overall("orange", gettext("Not known"), text % {"named": named})
         text = gettext("%(named)s. It is tried again by itself; there is nothing for you to do.")
         return Overall("red", gettext("Down"), text % {"named": named})
     if is_unproven:
