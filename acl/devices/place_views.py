@@ -41,7 +41,7 @@ def place_give(request: SignedInRequest) -> HttpResponse:
         except services.DeviceRefused as refusal:
             return refuse(request, refusal)
         text = _(
-            "%(old)s is revoked, and %(new)s has its place. It comes in at its next try, within a minute or so."
+            "%(old)s is revoked, and %(new)s has its place. It connects at its next attempt, within a minute or so."
         )
         messages.success(request, text % {"old": holder, "new": newcomer})
         return go_back(request)

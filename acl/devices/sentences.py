@@ -59,7 +59,9 @@ def say_approved(device: Device, *, is_replacing: bool) -> str:
     elif not device.rental.is_entitled(timezone.now()):
         text = _("%(device)s is approved, and may use your relays once the rental is active again.")
     else:
-        text = _("%(device)s may use your relays now. It comes in at its next try, within a minute or so.")
+        text = _(
+            "%(device)s may use your relays now. It connects at its next attempt, within a minute or so."
+        )
     return text % {"device": device}
 
 

@@ -34,7 +34,7 @@ class AdmissionTable(tables.Table):
         default = EMPTY
         orderable = False
         order_by = ("-at", "-pk")
-        empty_text = _("Nobody has asked to be let in.")
+        empty_text = _("No device has asked to connect yet.")
 
     def __init__(self, *args: Any, relays: Mapping[int, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -245,7 +245,7 @@ def _ask_replace(request: SignedInRequest, url: LiveUrl) -> HttpResponse:
         question=_("Replace the live URL?"),
         effects=[
             *_fetched(url),
-            _("The old address stops working at once. Whoever has it gets no map from it any more."),
+            _("The old address stops working at once, for everyone who has it."),
             _("You get a new address. Headscale and your timer follow your relays again once they have it."),
         ],
         act=_("Replace"),
@@ -257,7 +257,7 @@ def _ask_replace(request: SignedInRequest, url: LiveUrl) -> HttpResponse:
 def _fetched(url: LiveUrl) -> list[str]:
     """Who would notice."""
     if url.last_fetched_at is None:
-        return [_("Nobody has fetched it yet.")]
+        return [_("It has not been fetched yet.")]
     values = {"when": ago(url.last_fetched_at), "ip": url.last_ip or "–"}
     return [_("It was last fetched %(when)s from %(ip)s.") % values]
 
@@ -288,7 +288,7 @@ def _ask_revoke(request: SignedInRequest, url: LiveUrl) -> HttpResponse:
         effects=[
             *_fetched(url),
             _(
-                "It stops working at once, and what it belonged to keeps the map it has: no change of your relays arrives there."
+                "It stops working at once. Programs that used it keep the map they have and no longer hear of changes to your relays."
             ),
             _("You can make a new one at any time; this address does not come back."),
         ],

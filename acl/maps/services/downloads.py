@@ -38,7 +38,7 @@ _REFUSALS = {
         "Your relays are still being prepared. The map follows as soon as one of them has passed its test."
     ),
     "lapsed": gettext_noop(
-        "This version of the map has lapsed. A new one is being made: look again in a minute."
+        "This version of the map has expired. A new one is being made: check again in a minute."
     ),
 }
 

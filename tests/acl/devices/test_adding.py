@@ -109,7 +109,7 @@ def test_a_list_lets_no_revoked_device_in_again_and_its_key_alone_does(
     text = look(browser, f"{A}\n{B}")
     assert re.search(said, text)
     assert "are left out" not in text
-    assert "was revoked, comes in again" in look(browser, f"nodekey:{A}")
+    assert "was revoked, will be let in again" in look(browser, f"nodekey:{A}")
     assert "1 device was added: stolen" in add(browser, f"nodekey:{A}")
     assert Device.objects.get(node_key=A).status == "approved"
 

@@ -181,7 +181,7 @@ def test_one_that_waits_is_approved_ignored_renamed_and_revoked(
     device = refuse(rental, relay, A)
     body = api.post(f"device/{device.pk}/approve", {}).json()
     assert (body["device"]["status"], body["device"]["source"]) == ("approved", "approved")
-    assert body["message"].endswith("It comes in at its next try, within a minute or so.")
+    assert body["message"].endswith("It connects at its next attempt, within a minute or so.")
     assert (
         api.post(f"device/{device.pk}/rename", {"name": " the\nnas "}).json()["device"]["name"] == "the nas"
     )

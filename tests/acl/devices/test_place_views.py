@@ -88,7 +88,7 @@ def test_the_page_offers_it_from_both_sides_and_asks_first(
     for query in ("", f"?from={old.pk}", f"?to={new.pk}"):
         assert f"{reverse(GIVE)}{query}" in page, query
         text = browser.get(reverse(GIVE) + query).content.decode()
-        assert "its connection to your relays is cut at once" in text
+        assert "its connections to your relays are cut at once" in text
         assert "stranger" in text
         assert B[:8] in text
     assert states() == {A: "approved", B: "pending"}

@@ -382,7 +382,7 @@ def test_revoking_says_what_it_is_worth_while_devices_are_not_checked(
     device = approve(rental, A, "nas")
     set_open(rental=rental, is_open=True, by=rental.user)
     question = words(browser.get(reverse("acl:device-revoke", args=[device.pk])).content.decode())
-    assert "Device checking is off: after a new login, which gives it another key, it comes in" in question
+    assert "Device checking is off: once it logs in again and has a new key, it can connect" in question
 
 
 def test_a_revoked_device_without_a_name_is_shown_as_one(browser: Client, rental: Rental) -> None:

@@ -143,7 +143,7 @@ def test_live_page_says_what_is_answered_when_there_is_no_map(
     page = client.get(reverse("acl:live-show"), headers={"Accept-Language": "en"})
     assert get(path).status_code == (503 if is_lapsed else 200)
     assert ("answers without your relays" in page.text) is not is_lapsed
-    assert ("has lapsed" in page.text) is is_lapsed
+    assert ("has expired" in page.text) is is_lapsed
 
 
 def test_live_page_is_of_use_when_there_is_no_rental(client: Client) -> None:
