@@ -165,4 +165,5 @@ def test_every_lookup_is_by_an_index(staff: Client, rental: Rental, text: str) -
         if is_sqlite:
             assert not [line for line in plan if str(line[3]).startswith("SCAN")], (sql, plan)
         else:
-            assert not [line for line in plan if "ALL" in line], (sql, plan)
+            # Of tables as short as a test's it reads all rows whatever there is: what counts are the keys that it could take.
+            assert not [line for line in plan if line[3] == "ALL" and line[4] is None], (sql, plan)
