@@ -129,7 +129,7 @@ class Window:
             self.demo.used_codes.add(code)
             mailbox.close()
             page.fill("input[name=code]", code)
-            page.locator("main form button[type=submit]").first.click()
+            page.press("input[name=code]", "Enter")
         page.wait_for_url(lambda url: "/accounts/" not in url)
 
     def speak_english(self) -> None:
