@@ -297,4 +297,4 @@ def device_window_close(request: ApiRequest, payload: DevicesOf) -> DeviceWindow
     """Approve no new device by itself any more."""
     rental = rental_of(request, payload.user_id, acts=True)
     services.close_window(rental=rental, by=request.user, ip=client_ip(request))
-    return DeviceWindow(message=_("New devices wait for your word again."), window_until=None)
+    return DeviceWindow(message=_("New devices wait for your approval again."), window_until=None)

@@ -214,7 +214,7 @@ def test_farewell_speaks_of_relays_only_to_who_had_some(rental: Rental, case: st
     words = services.notices.render(Notice.objects.get(kind="account_closed"))
     for text in (words.text, html.unescape(words.html)):
         assert "Your account is closed, and your e-mail address is deleted" in text
-        assert ("Your map is destroyed" in text) == (case != "never")
+        assert ("Your map is gone" in text) == (case != "never")
         assert ("policy file" in text) == (case != "never")
         assert ("relays" in text) == (case != "never")
 

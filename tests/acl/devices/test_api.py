@@ -217,7 +217,9 @@ def test_the_window_is_opened_and_closed(api: Api, rental: Rental) -> None:
         == until.isoformat()[:19]
     )
     assert api.post("device/window/open", {"minutes": 5}).json()["field"] == "minutes"
-    assert api.post("device/window/close", {}).json()["message"] == "New devices wait for your word again."
+    assert (
+        api.post("device/window/close", {}).json()["message"] == "New devices wait for your approval again."
+    )
     assert window_until(rental) <= timezone.now()
 
 
