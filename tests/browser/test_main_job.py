@@ -22,8 +22,13 @@ def sign_up(window: Window, email: str) -> None:
     """From the sign-up page on, with the code from the mailbox, to where it leads."""
     page = window.page
     page.fill("input[name=email]", email)
-    expect(page.locator("input[name=username]")).to_have_value(email.split("@")[0])
-    page.fill("input[name=password1]", "a-quiet-river-42")
+    expect(page.locator("input[name=username]")).to_have_count(0)
+    password, eye = page.locator("input[name=password1]"), page.locator(".panel-eye")
+    password.fill("a-quiet-river-42")
+    for shown, pressed in (("text", "true"), ("password", "false")):
+        eye.click()
+        expect(password).to_have_attribute("type", shown)
+        expect(eye).to_have_attribute("aria-pressed", pressed)
     page.locator("main form button[type=submit]").first.click()
     page.wait_for_url("**/accounts/confirm-email/**")
     page.fill(
