@@ -29,13 +29,14 @@ ifneq ($(PORT),)
 export DERPMGMT_PORT := $(PORT)
 endif
 
-.PHONY: help demo demo-reset up check quick test test-lab test-engines test-headscale lab-up lab-down bench shots messages styles
+.PHONY: help demo demo-reset up check quick quick-anew test test-lab test-engines test-headscale lab-up lab-down bench shots messages styles
 
 help:
 	@echo "make demo              a panel with made-up data and servers, to play with (PORT=8000, FLEET=sandbox or lab)"
 	@echo "make demo-reset        removes all that was done in the demo (FLEET=lab: in the lab's, and on its hosts); make demo begins anew"
 	@echo "make up                a real panel on this machine (PORT=8000; docs/running.md)"
 	@echo "make quick             the tests that are not slow, within a minute; while you change something"
+	@echo "make quick-anew        measures which tests are slow, and writes them down (tests/slow.txt)"
 	@echo "make test              the test suite; no root, no services"
 	@echo "make check             formatting, lint, types, layers, migrations, translations, the stylesheet"
 	@echo "make test-lab          the tests that need the lab: root on Debian, Docker, MariaDB, Redis, Chromium"
@@ -83,10 +84,17 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python .ci/styles
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -q -m "not lab and not slow"
+	$(BIN)/python -m pytest --processes $(TEST_PROCESSES) -q -m "not lab and not slow"
+
+# When `make quick` takes longer than it says: what is slow is measured and written down in tests/slow.txt.
+quick-anew: $(VENV)/.installed-dev
+	: >tests/slow.txt
+	$(BIN)/python -m pytest --processes $(TEST_PROCESSES) -q --costs tests/slow.txt.new -m "not lab and not slow"
+	$(BIN)/python -m tests.costs tests/slow.txt.new
+	rm tests/slow.txt.new
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not lab"
+	$(BIN)/python -m pytest --processes $(TEST_PROCESSES) -m "not lab"
 
 test-lab: $(VENV)/.installed-dev
 	@test "$$(id -u)" = 0 -a -f /etc/debian_version || { echo "make test-lab needs root on Debian" >&2; exit 1; }
