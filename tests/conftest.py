@@ -52,7 +52,6 @@ from django.core.cache import caches  # noqa: E402
 from django.core.management.color import no_style  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.test import SimpleTestCase, TransactionTestCase  # noqa: E402
-from django.urls import reverse  # noqa: E402
 
 from tests import costs, forks  # noqa: E402
 
@@ -135,7 +134,6 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     if DATABASE_URL or REDIS_URL:
         raise pytest.UsageError("a database or Redis that is given by its URL serves one process")
-    reverse("home")  # or each process would import all pages
     forks.run(session, count, _settle)
     return True
 
