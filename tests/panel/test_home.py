@@ -114,6 +114,9 @@ def test_the_maps_own_end_is_said_only_when_it_must_be_pasted_again(browser: Cli
     assert config
     browser.post(reverse("acl:map-copied", args=["hujson"]), {"shown": config.version})
     assert "valid until" not in shown()
+    maps.renew_map(rental=rental, by=None)
+    assert "nothing has to be pasted again" in shown()
+    assert "valid until" not in shown()
     Relay.objects.filter(rental=rental, slot=1).update(stun_port=1)
     maps.refresh_map(rental=rental, reason=maps.RELAYS_CHANGED)
     config = maps.active_config(rental)
