@@ -54,7 +54,7 @@ def map_of(page: Page) -> dict[str, Any]:
 def copy(page: Page, file_format: str) -> str:
     """What is on the clipboard after a tab's copy button."""
     page.locator(f"#map-tab-{file_format}").click()
-    button = page.locator(f"[data-copy='#map-text-{file_format}']")
+    button = page.locator(f"#derp-map [data-copy='#map-text-{file_format}']")
     words = button.inner_text()
     with page.expect_response(f"**/map/{file_format}/copied/") as told:
         button.click()
@@ -134,10 +134,17 @@ def test_a_visitor_has_three_proven_relays_and_the_map_in_one_unbroken_run(
     expect(card.locator(".panel-state")).to_have_class(re.compile("is-green"))
     assert page.evaluate("window.sameDocument") is True
 
+    # The steps of the first run tick themselves: the relays are ready, and copying is next.
+    steps_done = page.locator("#first-run li.is-done")
+    expect(steps_done).to_have_count(1)
+    expect(page.locator("#first-run-copy")).to_be_visible()
+
     # What is copied is what is shown, in all three forms; what is downloaded says the same.
     for file_format in ("hujson", "yaml", "json"):
         assert copy(page, file_format) == page.locator(f"#map-text-{file_format}").text_content()
         window.shoot(f"07-map-{file_format}")
+    expect(steps_done).to_have_count(2)
+    expect(page.locator("#first-run-howto")).to_be_visible()
     shown = map_of(page)
     numbers = sorted(shown["Regions"])
     assert len(numbers) == 3

@@ -45,7 +45,7 @@ def test_shown_version_is_told_however_it_is_copied(demo: Demo, page: Page) -> N
     shown = int(page.locator("#map-text-hujson").get_attribute("data-shown") or "")
     demo.folder.python(RENEW.format(demo.record["logins"]["customer"]["email"]))
     expected: list[list[object]] = [["hujson", shown]]
-    button = page.locator("[data-copy='#map-text-hujson']")
+    button = page.locator("#derp-map [data-copy='#map-text-hujson']")
 
     button.click()
     wait_for(lambda: taken() == expected, "the button's copy is told, with the version of the page")
@@ -87,13 +87,13 @@ def test_folded_text_of_a_phone_is_copied_and_stays_open_until_it_may_be_shown_a
     page.reload()
     text, shown = page.locator("#map-text-hujson"), int(page.locator("#map-shown").input_value())
     expect(text).to_be_hidden()
-    page.locator("[data-copy='#map-text-hujson']").click()
+    page.locator("#derp-map [data-copy='#map-text-hujson']").click()
     assert page.evaluate("navigator.clipboard.readText()") == text.text_content()
     expect(text).to_be_hidden()
 
     # Without a clipboard it is unfolded, so that it can be selected.
     page.evaluate(NO_CLIPBOARD)
-    page.locator("[data-copy='#map-text-hujson']").click()
+    page.locator("#derp-map [data-copy='#map-text-hujson']").click()
     expect(text).to_be_visible()
     demo.folder.python(RENEW.format(demo.record["logins"]["customer"]["email"]))
     look_again()

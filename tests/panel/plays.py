@@ -181,13 +181,15 @@ def renew() -> None:
 
 
 def maps_due(stage: Stage) -> None:
-    """One version is in its last three days, one has lapsed, one customer has no right to their any more."""
+    """One version is in its last three days, one has lapsed, one customer has no right to their any more. What follows leads elsewhere."""
     ServerFactory.create_batch(4, healthy=True)
-    add_live_url(customer(stage, "li", BEGIN + 30 * DAY, 60))
-    customer(stage, "lapsed", BEGIN + 27 * DAY, 60)
+    li = customer(stage, "li", BEGIN + 30 * DAY, 60)
+    add_live_url(li)
+    lapsed = customer(stage, "lapsed", BEGIN + 27 * DAY, 60)
     stopped = customer(stage, "stopped", BEGIN + 10 * DAY)
     with stage.at(BEGIN - 20 * DAY + 3 * MINUTE):
         stage.run(acl.sweep_maps)
+    Relay.objects.filter(rental__in=[li, lapsed], slot=1).update(stun_port=1)
     Rental.objects.filter(pk=stopped.pk).update(paused_at=BEGIN - MINUTE)
     Relay.objects.filter(rental=stopped).update(changed_at=BEGIN - MINUTE)
 
