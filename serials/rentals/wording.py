@@ -60,7 +60,7 @@ def duration(seconds: int) -> str:
 
 def moves_on() -> str:
     """What is to be known of every end that is shown of a paused rental."""
-    return _("The rental is paused: this end moves on for as long as the pause lasts.")
+    return _("The rental is paused: this end moves later for as long as the pause lasts.")
 
 
 def traffic(size_bytes: int) -> str:

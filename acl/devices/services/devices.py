@@ -72,7 +72,7 @@ class OpeningForbidden(DeviceRefused):
     """What was sold does not allow relays without device checking."""
 
     code = "opening_forbidden"
-    sentence = _("Your rental does not allow device checking to be switched off.")
+    sentence = _("Your rental does not allow device checking to be turned off.")
 
 
 class NotWaiting(DeviceRefused):

@@ -241,7 +241,9 @@ def change_region_id(
     devices may know the map, within `CHANGES_APART` of another place's change.
     """
     if not derpmap.FIRST_REGION_ID <= region_id <= derpmap.LAST_REGION_ID:
-        raise RegionIdRefused(_("Choose a number from 900 to 999: only these are yours to give."))
+        raise RegionIdRefused(
+            _("Choose a number from 900 to 999: Tailscale reserves these for custom regions.")
+        )
     with transaction.atomic():
         rental = Rental.objects.select_for_update().get(pk=rental.pk)
         now = timezone.now()

@@ -70,7 +70,7 @@ def test_checking_stays_on_when_the_seller_forbids_otherwise(browser: Client, re
     assert reverse("acl:checking-stop") not in show(browser)
     for method in (browser.get, browser.post):
         response = method(reverse("acl:checking-stop"), {"is_sure": "on"}, follow=True)
-        assert "does not allow device checking to be switched off" in response.content.decode()
+        assert "does not allow device checking to be turned off" in response.content.decode()
     assert not DevicePolicy.objects.get().is_open
 
 

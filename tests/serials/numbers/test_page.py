@@ -278,5 +278,5 @@ def test_the_page_says_when_device_checking_cannot_be_switched_off(signed_in: Cl
         signed_in.post(URL, {"code": SerialNumberFactory(may_open=may_open).code})
         page = words(signed_in.get(URL))
         with translation.override("zh-hans"):
-            text = translation.gettext("device checking cannot be switched off")
+            text = translation.gettext("device checking cannot be turned off")
         assert (text in page) is not may_open

@@ -25,7 +25,7 @@ from tests.factories import RedeemedRentalFactory, SerialNumberFactory, UserFact
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("english")]
 DAY = timedelta(days=1)
-MOVES_ON = "The rental is paused: this end moves on for as long as the pause lasts."
+MOVES_ON = "The rental is paused: this end moves later for as long as the pause lasts."
 
 
 @pytest.fixture
