@@ -38,7 +38,7 @@ from derpmgmt.lib.paging import show_page
 from derpmgmt.lib.way_back import part_of, posted_from
 from serials.rentals.models import Rental
 
-ADMISSION_ROWS = 50
+ADMISSION_ROWS = 25
 _PK = re.compile(r"[0-9]{1,18}")
 # What says which part of the lists a page shows: search words, and the page of each list.
 _WHERE = ("q", "page", "connected", "revoked", "refused")
