@@ -84,17 +84,17 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python .ci/styles
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --processes $(TEST_PROCESSES) -q -m "not lab and not slow"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -q -m "not lab and not slow"
 
 # When `make quick` takes longer than it says: what is slow is measured and written down in tests/slow.txt.
 quick-anew: $(VENV)/.installed-dev
 	: >tests/slow.txt
-	$(BIN)/python -m pytest --processes $(TEST_PROCESSES) -q --costs tests/slow.txt.new -m "not lab and not slow"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -q --costs tests/slow.txt.new -m "not lab and not slow"
 	$(BIN)/python -m tests.costs tests/slow.txt.new
 	rm tests/slow.txt.new
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --processes $(TEST_PROCESSES) -m "not lab"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not lab"
 
 test-lab: $(VENV)/.installed-dev
 	@test "$$(id -u)" = 0 -a -f /etc/debian_version || { echo "make test-lab needs root on Debian" >&2; exit 1; }

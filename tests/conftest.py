@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +23,7 @@ import pytest
 
 # Settings are read at the first import below, so the variables come first.
 # A short path, for the Valkey's socket: the name of a unix socket may have 107 bytes.
-FIRST_DIR = VAR_DIR = Path(tempfile.mkdtemp(prefix="derpmgmt-test-", dir="/tmp"))
+VAR_DIR = Path(tempfile.mkdtemp(prefix="derpmgmt-test-", dir="/tmp"))
 atexit.register(shutil.rmtree, VAR_DIR, ignore_errors=True)
 REDIS_URL = os.environ.get("DERPMGMT_TEST_REDIS_URL", "")
 DATABASE_URL = os.environ.get("DERPMGMT_TEST_DATABASE_URL", "")
@@ -45,15 +45,17 @@ os.environ.update(
     DERPMGMT_PUBLIC_URL="http://testserver",
 )
 
+if REDIS_URL and os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
+    raise pytest.UsageError("DERPMGMT_TEST_REDIS_URL serves one test process: run with -n 0 or -n 1")
+
 import django  # noqa: E402
 import hypothesis  # noqa: E402
 from django.conf import settings  # noqa: E402
-from django.core.cache import caches  # noqa: E402
 from django.core.management.color import no_style  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.test import SimpleTestCase, TransactionTestCase  # noqa: E402
 
-from tests import costs, forks  # noqa: E402
+from tests import costs, sharing  # noqa: E402
 
 # Settings that are the tests' own; the rest is what an operator without any variable gets.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
@@ -63,7 +65,7 @@ settings.STORAGES = settings.STORAGES | {
 # Now, so that the conftest.py of a folder below may import models; and all that a panel has loaded when it forks.
 django.setup()
 import_module("derpmgmt.web").preload()
-# Programs that tests start find the settings by themselves.
+# pytest-xdist's workers inherit the variables, and with this one pytest-django would load the settings before they come here.
 del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
@@ -112,57 +114,28 @@ def _may_differ_in_the_lab(item: pytest.Item, folder: str) -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--processes", type=int, default=1, help="run the tests in so many processes")
     parser.addoption("--costs", type=Path, help="write the CPU seconds of each test to this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if path := config.getoption("costs"):
-        config.pluginmanager.register(costs.Costs(path))
+        config.pluginmanager.register(costs.Costs(path, is_worker=hasattr(config, "workerinput")))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    sharing.share(node, VAR_DIR)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    sharing.rewrite_own_share(session.config, Path(__file__).parent)
 
 
 def pytest_collection_finish() -> None:
     # All that was imported and collected stays: no later collection is to walk over it, and no fork to copy it for that.
     gc.collect()
     gc.freeze()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    count = session.config.getoption("processes")
-    if count == 1 or session.testsfailed or session.config.option.collectonly:
-        return None
-    if DATABASE_URL or REDIS_URL:
-        raise pytest.UsageError("a database or Redis that is given by its URL serves one process")
-    forks.run(session, count, _settle)
-    return True
-
-
-def _settle(number: int) -> None:
-    """A folder of this process's own in place of that of the process that it was forked from."""
-    global VAR_DIR
-    before, VAR_DIR = VAR_DIR, Path(tempfile.mkdtemp(prefix="derpmgmt-test-", dir="/tmp"))
-    atexit.register(shutil.rmtree, VAR_DIR, ignore_errors=True)
-    shutil.copytree(before, VAR_DIR, dirs_exist_ok=True)
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, dict):
-            value.update({name: moved(inner) for name, inner in value.items()})
-        elif isinstance(value, str):
-            return value.replace(str(before), str(VAR_DIR))
-        elif isinstance(value, Path):
-            return Path(str(value).replace(str(before), str(VAR_DIR)))
-        return value
-
-    for name in dir(settings):
-        if name.isupper():
-            setattr(settings, name, moved(getattr(settings, name)))
-    # Those that were made by an import know the folder from before.
-    for name in settings.CACHES:
-        with suppress(AttributeError):
-            del caches[name]
-    os.environ.update({name: moved(value) for name, value in os.environ.items()})
-    os.environ["DERPMGMT_TEST_PROCESS"] = str(number)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -209,7 +182,7 @@ def django_db_modify_db_settings(
             connection.close()  # so that all stands in the one file
             return path
 
-        if kept := forks.make_once(FIRST_DIR / "migrated.sqlite3", make):
+        if kept := sharing.make_once(request.config, "migrated.sqlite3", make):
             shutil.copyfile(kept, path)
             connection.settings_dict["NAME"] = settings.DATABASES["default"]["NAME"] = str(path)
         return str(path)

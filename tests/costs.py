@@ -28,10 +28,10 @@ def _spent() -> float:
 
 
 class Costs:
-    """A plugin: the cost of a test goes with its report, from whichever process it ran in."""
+    """A plugin: the cost of a test goes with its report from the process that ran it (a worker of pytest-xdist's) to the first."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._before = path, 0.0
+    def __init__(self, path: Path, *, is_worker: bool) -> None:
+        self._path, self._is_worker, self._before = path, is_worker, 0.0
         self._costs: dict[str, float] = {}
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -50,6 +50,8 @@ class Costs:
             self._costs[report.nodeid] = sum(spent for name, spent in report.user_properties if name == "cpu")  # type: ignore[misc]
 
     def pytest_sessionfinish(self) -> None:
+        if self._is_worker:
+            return
         dearest = sorted(self._costs.items(), key=lambda cost: -cost[1])
         self._path.write_text("".join(f"{spent:.2f} {name}\n" for name, spent in dearest))
 

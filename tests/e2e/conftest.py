@@ -183,6 +183,12 @@ class Fleet:
 
 
 @pytest.fixture(scope="session")
+def worker_id(request: pytest.FixtureRequest) -> str:
+    """The test process' name, also where pytest-xdist is not used."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "master")
+
+
+@pytest.fixture(scope="session")
 def _lab() -> Iterator[Any]:
     """The lab that this run has for itself, with its three good hosts."""
     from tests.lab.engines import good_kinds
@@ -208,7 +214,9 @@ def rootless_host(host_of_kind: Callable[[Any], LabHost]) -> LabHost:
 
 
 @pytest.fixture(scope="session")
-def hosts(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[list[Any]]:
+def hosts(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, request: pytest.FixtureRequest
+) -> Iterator[list[Any]]:
     with ExitStack() as stack:
         if IS_LAB:
             running = request.getfixturevalue("_lab")
@@ -217,7 +225,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
             from derpmgmt.sandbox.fleet import Sandbox
 
             # Addresses of its own for each test process, and none of a demo's.
-            subnet = f"127.{100 + int(os.environ.get('DERPMGMT_TEST_PROCESS', '0'))}.{os.getpid() % 250}"
+            subnet = f"127.{100 + int(worker_id.removeprefix('gw') or 0) if worker_id != 'master' else 99}.{os.getpid() % 250}"
             sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"), servers=4, subnet=subnet)
             stack.enter_context(sandbox)
             yield [SandboxedHost(sandbox, index) for index in range(4)]
