@@ -178,7 +178,8 @@ class Overall:
 
 
 def describe_overall(cards: list[RelayCard], *, is_unproven: bool = False) -> Overall:
-    """The worst first: what is wrong by name, then what is being made, then what waits for a server; else that all is well.
+    """The worst first: what is wrong by name, then what is being made, then what waits for a server; else that all is well. Where nothing runs yet, servers that
+    lack are said before what is being made.
 
     `is_unproven` says that the customer's time has not begun to count, since none of the relays has carried a packet yet.
     """
@@ -203,12 +204,13 @@ def describe_overall(cards: list[RelayCard], *, is_unproven: bool = False) -> Ov
             return Overall("orange", gettext("Not known"), text % {"named": named})
         text = gettext("%(named)s. It is tried again by itself; there is nothing for you to do.")
         return Overall("red", gettext("Down"), text % {"named": named})
-    if is_unproven:
+    is_held_up = is_unproven and any(card.state == "waiting" for card in cards)
+    if is_unproven and not is_held_up:
         text = gettext(
             "Your relays are being made. The time until the first one is proven is given back to you."
         )
         return Overall("blue", gettext("being prepared"), text)
-    if any(card.state == "preparing" for card in cards):
+    if any(card.state == "preparing" for card in cards) and not is_held_up:
         text = gettext("%(good)d of %(all)d relays are ready; the others are being made.")
         return Overall("blue", gettext("being prepared"), text % {"good": len(good), "all": len(cards)})
     if len(good) < len(cards):

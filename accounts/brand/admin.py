@@ -26,6 +26,7 @@ from accounts.brand.models import ONLY_ROW, BrandSettings
 from accounts.models import Notice
 from accounts.requests import staff_of
 from accounts.services.notices import render as render_notice
+from derpmgmt.lib.way_back import part_of
 
 # What can be looked at: pages as a visitor sees them, by the names of their addresses, and a mail.
 PAGES = {"front": "front", "sign-in": "account_login", "sign-up": "account_signup"}
@@ -72,7 +73,9 @@ class BrandAdmin(StaffAdmin, admin.ModelAdmin[BrandSettings]):
         return bool(request.user.is_staff)
 
     def get_urls(self) -> list[Any]:
-        view = self.admin_site.admin_view(self.preview_view)
+        view = self.admin_site.admin_view(
+            part_of("admin:accounts_brandsettings_changelist")(self.preview_view)
+        )
         return [
             path("preview/<slug:page>/", view, name="accounts_brandsettings_preview"),
             *super().get_urls(),

@@ -5,12 +5,12 @@ from functools import wraps
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import render
 from django.urls import Resolver404, ResolverMatch, resolve, reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
-_View = TypeVar("_View", bound=Callable[..., HttpResponse])
+_View = TypeVar("_View", bound=Callable[..., HttpResponseBase])
 
 # Addresses of libraries that are no pages, and the pages they stand on.
 _OTHERS = {
@@ -26,7 +26,7 @@ def part_of(page: str, *names: str) -> Callable[[_View], _View]:
 
     def mark(view: _View) -> _View:
         @wraps(view)
-        def inner(*args: Any, **kwargs: Any) -> HttpResponse:
+        def inner(*args: Any, **kwargs: Any) -> HttpResponseBase:
             return view(*args, **kwargs)
 
         inner.page = (page, names)  # type: ignore[attr-defined]
@@ -40,7 +40,7 @@ def posted_from(page: str, *names: str) -> Callable[[_View], _View]:
 
     def mark(view: _View) -> _View:
         @wraps(view)
-        def inner(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        def inner(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if request.method == "POST":
                 return view(request, *args, **kwargs)
             context = {"back_to": reverse(page, args=[kwargs[name] for name in names])}

@@ -146,8 +146,8 @@ def open_window(chromium: Browser, demo: Demo, tmp_path: Path) -> Iterator[Calla
     shots.mkdir(parents=True, exist_ok=True)
     windows: list[Window] = []
 
-    def make(viewport: dict[str, int] = DESKTOP, language: str = "") -> Window:
-        context = chromium.new_context(viewport=viewport)  # type: ignore[arg-type]
+    def make(viewport: dict[str, int] = DESKTOP, language: str = "", **more: Any) -> Window:
+        context = chromium.new_context(viewport=viewport, **more)  # type: ignore[arg-type]
         if language:
             context.add_cookies([{"name": "django_language", "value": language, "url": demo.url}])
         windows.append(Window(context, demo, shots))

@@ -47,7 +47,9 @@ def shoot_role(browser: Browser, demo: Demo, folder: Path, role: str) -> list[st
     for language in LANGUAGES:
         for size, viewport in SIZES.items():
             for theme in THEMES:
-                context = browser.new_context(viewport=viewport, color_scheme=theme, storage_state=state)  # type: ignore[arg-type]
+                context = browser.new_context(
+                    viewport=viewport, color_scheme=theme, reduced_motion="reduce", storage_state=state
+                )  # type: ignore[arg-type]
                 window = Window(context, demo, folder)
                 window.open(paths[0])
                 if window.page.locator("html").get_attribute("lang") != language:

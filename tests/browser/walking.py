@@ -2,6 +2,7 @@
 
 import re
 from collections import deque
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
@@ -34,10 +35,10 @@ def kind_of(address: str) -> str:
     return re.sub(r"/\d+(?=/)", "/N", parts.path) + (f"?{kept}" if kept else "")
 
 
-def crawl(page: Page, url: str, starts: tuple[str, ...]) -> list[str]:
+def crawl(page: Page, url: str, starts: tuple[str, ...], look: Callable[[str], object] = len) -> list[str]:
     """The paths of all pages that links lead to from `starts`, one of each kind, in the order in which they are found.
 
-    Fails where a link leads to a page that is not there.
+    `look` is called with each while it is open. Fails where a link leads to a page that is not there.
     """
     found: dict[str, str] = {}
     queue = deque((start, "") for start in starts)
@@ -56,6 +57,7 @@ def crawl(page: Page, url: str, starts: tuple[str, ...]) -> list[str]:
             target = urlsplit(urljoin(url + path, link))
             if f"{target.scheme}://{target.netloc}" == url:
                 queue.append((target.path + (f"?{target.query}" if target.query else ""), path))
+        look(path)
     return list(found.values())
 
 

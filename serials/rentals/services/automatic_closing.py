@@ -158,7 +158,7 @@ def _tell_admins(rental: Rental, refusal: ClosingRefused) -> None:
             context={
                 "account": rental.user_id,
                 "reasons": reasons,
-                "url": settings.PUBLIC_URL + reverse("admin:accounts_user_change", args=[rental.user_id]),
+                "url": f"{settings.PUBLIC_URL}{reverse('admin:accounts_user_change', args=[rental.user_id])}?tab=account",
             },
         )
     if told:
