@@ -8,7 +8,7 @@ LANGUAGES := zh_Hans
 APPS := accounts acl billing containers derpmgmt distribution fleet serials
 
 # Runs beside each other, of about the same length. Chromium is not among those of the lab: it notices networks that come and go.
-BROWSER_BESIDE := $(addprefix tests/browser/test_,admin.py outage.py)
+BROWSER_BESIDE := $(addprefix tests/browser/test_,admin.py every_page.py outage.py)
 BROWSER_RUNS := $(filter-out $(BROWSER_BESIDE),$(wildcard tests/browser/test_*.py)) -m lab \
 	$(foreach file,$(BROWSER_BESIDE),--beside $(file) -m lab)
 # What takes four servers runs in the sandbox only. `differs`: what uses neither database nor Redis, nor a program or host of the

@@ -15,6 +15,7 @@ from containers.models import Deployment, Relay, RelayHealth
 from containers.services.proving import reaches_nothing
 from containers.steps import format_seconds
 from containers.ticks import Day, relay_days
+from derpmgmt.lib.moments import ago
 from derpmgmt.lib.prepared import Prepared
 from fleet.models import Server
 from serials.rentals.models import Rental
@@ -84,6 +85,18 @@ class RelayCard:
             return False
         since = self.relay.server.silent_since
         return since is None or self.health.at > since
+
+    @property
+    def tested(self) -> str:
+        """When the last test was, and whether it carried a packet; "" before the first."""
+        if self.health is None:
+            return ""
+        text = (
+            gettext("Carried a packet %(when)s · %(clock)s")
+            if self.carries
+            else gettext("Tested %(when)s · %(clock)s")
+        )
+        return text % {"when": ago(self.health.at), "clock": f"{timezone.localtime(self.health.at):%H:%M:%S}"}
 
     @property
     def is_live(self) -> bool:

@@ -54,3 +54,9 @@ for words in (moments.ago, moments.age, moments.exact):
     register.filter(words)
 register.filter("program", name_program)
 register.filter("place", place_of)
+
+
+@register.filter
+def milliseconds(value: float | None) -> str:
+    """A measured time, `3.1 ms`; – for none."""
+    return "–" if value is None else f"{value:.1f} ms"

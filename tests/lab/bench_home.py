@@ -82,7 +82,7 @@ class Panel:
             process = self.begin("serve", str(listener.fileno()), pass_fds=[listener.fileno()])
         try:
             deadline = time.monotonic() + START_SECONDS
-            while _ask(self.port, self.headers)[0] != 200:
+            while _ask(_connect(self.port), self.headers) != 200:
                 if process.poll() is not None or time.monotonic() > deadline:
                     sys.exit(f"{self.tree} does not answer as it should")
                 time.sleep(0.2)
@@ -164,22 +164,25 @@ def _report(
 # Asking
 
 
-def _ask(port: int, headers: dict[str, str]) -> tuple[int, bytes]:
-    """Status (0: none) and body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+def _connect(port: int) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+
+
+def _ask(connection: http.client.HTTPConnection, headers: dict[str, str]) -> int:
+    """The status; 0 for no answer. The connection stays open, as a browser's does."""
     try:
         connection.request("GET", "/home/", headers=headers)
         answer = connection.getresponse()
-        return answer.status, answer.read()
+        answer.read()
+        return answer.status
     except (OSError, http.client.HTTPException):
-        return 0, b""
-    finally:
         connection.close()
+        return 0
 
 
 def _cookies(port: int, headers: dict[str, str]) -> list[str]:
     """Those that the page gives a browser, as `name=value`."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = _connect(port)
     connection.request("GET", "/home/", headers=headers)
     given = connection.getresponse().headers.get_all("Set-Cookie") or []
     connection.close()
@@ -192,8 +195,10 @@ def _load(port: int, headers: dict[str, str]) -> tuple[int, int]:
     until = time.perf_counter() + SLICE_SECONDS
 
     def client() -> None:
+        connection = _connect(port)
         while time.perf_counter() < until:
-            found.append(_ask(port, headers)[0] == 200)
+            found.append(_ask(connection, headers) == 200)
+        connection.close()
 
     threads = [threading.Thread(target=client) for _ in range(CLIENTS // CLIENT_PROCESSES)]
     for thread in threads:
