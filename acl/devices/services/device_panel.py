@@ -188,10 +188,11 @@ def describe_state(
     reading = last_reading(rental) if is_entitled else None
     present = _present(rental, reading, found["revoked_at"]) if is_entitled else {}
     silent = _names_of(rental, reading.silent) if reading else ()
-    # Who waits stands there, connected or not.
-    waits = _waiting(Device.objects.filter(rental=rental), now).values_list("node_key", flat=True)
-    is_asked = present and page is not None and (found["pending"] or found["on_trial"])
-    asking = frozenset(waits[:MOST_WAITING] if is_asked else ())
+    asking: frozenset[str] = frozenset()
+    if present and page is not None and (found["pending"] or found["on_trial"]):
+        # Who waits stands there, connected or not.
+        waits = _waiting(Device.objects.filter(rental=rental), now).values_list("node_key", flat=True)
+        asking = frozenset(waits[:MOST_WAITING])
     there = present or {}
     shown = sorted(there.keys() - asking, key=lambda key: (-there[key].since.timestamp(), key))
     connected: Page[Any] = Paginator(shown, ROWS).get_page(page or 1)
