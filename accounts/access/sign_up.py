@@ -105,7 +105,7 @@ def take_code(request: HttpRequest, *, email: str, username: str, password: str,
     email, username = check_wanted(request, email=email, username=username, password=password)
     sent = SignUpCode.objects.filter(email_hash=_hash_email(email), ends_at__gt=timezone.now()).first()
     # By its primary key alone: by the index of the times, MariaDB would wait for whoever uses the code up while they wait for it.
-    row = SignUpCode.objects.filter(pk=sent and sent.pk, tries__lt=CODE_TRIES)
+    row = SignUpCode.objects.filter(pk=sent.pk if sent else 0, tries__lt=CODE_TRIES)
     # Counted before it is compared: however many come at once, only so many are looked at.
     if not row.update(tries=F("tries") + 1) or not _right(email, code).exists():
         raise WrongCode
