@@ -16,7 +16,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -25,6 +24,7 @@ from django.utils.safestring import SafeString
 from accounts.acts import ActsMixin, Button, Link
 from accounts.requests import staff_of
 from derpmgmt.lib import queue
+from derpmgmt.lib.moments import exact, moment
 from derpmgmt.lib.paging import page_number
 
 # So many rows a table of a tab has; it is leafed through.
@@ -66,12 +66,8 @@ class Cell:
 def written(value: Any) -> Any:
     """A value as a cell shows it: moments in the panel's zone, – where there is none."""
     if isinstance(value, datetime):
-        local = timezone.localtime(value)
         return format_html(
-            '<time datetime="{}" title="{}">{}</time>',
-            value.isoformat(),
-            f"{local:%Y-%m-%d %H:%M:%S}",
-            f"{local:%Y-%m-%d %H:%M}",
+            '<time datetime="{}" title="{}">{}</time>', value.isoformat(), exact(value), moment(value)
         )
     return _NONE if value is None or value == "" else value
 

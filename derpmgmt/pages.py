@@ -166,14 +166,20 @@ def home_map(request: SignedInRequest) -> HttpResponse:
     return render(request, "home/_map.html", parts)
 
 
+def _entitled_standing(request: SignedInRequest) -> Standing | None:
+    """How the rental stands of whoever asks for a part of their home page; None where the page is another one by now."""
+    now = timezone.now()
+    standing = read_standing(user=request.user, now=now)
+    return standing if standing and standing.rental.is_entitled(now) else None
+
+
 @login_required
 @require_GET
 @part_of("home")
 def home_devices(request: SignedInRequest) -> HttpResponse:
     """The devices in brief alone, asked for by the page itself."""
-    now = timezone.now()
-    standing = read_standing(user=request.user, now=now)
-    if standing is None or not standing.rental.is_entitled(now):
+    standing = _entitled_standing(request)
+    if standing is None:
         return HttpResponseClientRefresh()
     return render(request, "home/_devices.html", _devices(standing))
 
@@ -183,11 +189,10 @@ def home_devices(request: SignedInRequest) -> HttpResponse:
 @part_of("home")
 def home_first_run(request: SignedInRequest) -> HttpResponse:
     """The steps until the first device is in alone, asked for by the page itself."""
-    now = timezone.now()
-    standing = read_standing(user=request.user, now=now)
-    if standing is None or not standing.rental.is_entitled(now):
+    standing = _entitled_standing(request)
+    if standing is None:
         return HttpResponseClientRefresh()
-    first_run = describe_first_run(rental=standing.rental, now=now)
+    first_run = describe_first_run(rental=standing.rental, now=timezone.now())
     return render(request, "home/_first_run.html", {"first_run": first_run})
 
 

@@ -1,6 +1,5 @@
 """The one settings file. Everything an operator may say comes from `DERPMGMT_…` variables (docs/settings.md)."""
 
-import sys
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,12 +7,11 @@ from typing import Any
 from urllib.parse import quote
 
 import environ
-import structlog
 from csp.constants import SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
-from derpmgmt.lib import early, env, valkey
+from derpmgmt.lib import early, env, logs, valkey
 from derpmgmt.lib.early import gettext
 from derpmgmt.lib.keys import load_keys
 from derpmgmt.lib.pem import certificates_of
@@ -399,53 +397,5 @@ if PROOF_MINUTES < 1 or OUTAGE_NOTICE_MINUTES < 0:
 # Whether a version of a map that lapses takes the pins it names with it, so that snippets copied away really stop.
 ROTATE_PINS = env.read_bool("ROTATE_PINS", default=False)
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "plain": {
-            "()": structlog.stdlib.ProcessorFormatter,
-            # structlog's own choice prints every local variable, keys and passwords too, where the package rich is installed.
-            "processor": structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-            "foreign_pre_chain": [
-                structlog.contextvars.merge_contextvars,
-                structlog.processors.TimeStamper(fmt="iso"),
-                structlog.stdlib.add_log_level,
-            ],
-        }
-    },
-    "filters": {"refusals": {"()": "derpmgmt.lib.log_filters.PlainRefusals"}},
-    "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "plain", "filters": ["refusals"]},
-        "nowhere": {"class": "logging.NullHandler"},
-    },
-    "root": {"handlers": ["stderr"], "level": env.read("LOG_LEVEL", "INFO")},
-    "loggers": {
-        "django.request": {"filters": ["refusals"]},
-        "paramiko": {"level": "CRITICAL"},
-        "asyncssh": {"level": "WARNING"},
-        "rq": {"level": "WARNING"},
-        "rq.worker": {"level": "WARNING", "handlers": [], "propagate": True},
-        "rq.cron": {"level": "WARNING"},
-        "django_structlog": {"level": "WARNING"},
-        # They would log the keys in the addresses of push services; what one of those said stands with the notice.
-        "apprise": {"level": "WARNING", "handlers": ["nowhere"], "propagate": False},
-        "urllib3": {"level": "WARNING"},
-        "waitress": {"level": "WARNING"},
-    },
-}
-structlog.configure(
-    processors=[
-        structlog.stdlib.filter_by_level,  # first: most of what libraries say is not written down
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.format_exc_info,
-        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-    ],
-    logger_factory=structlog.stdlib.LoggerFactory(),
-    cache_logger_on_first_use=True,
-)
+LOGGING = logs.describe(level=env.read("LOG_LEVEL", "INFO"))
+logs.configure()

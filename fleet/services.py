@@ -165,13 +165,19 @@ def start_maintenance(*, server: Server, by: User | None, reason: str = "") -> N
 @transaction.atomic
 def end_maintenance(*, server: Server, by: User | None) -> None:
     """Take the server back into use. Raises `WrongState`."""
-    moved = Server.objects.filter(pk=server.pk, status=Server.Status.MAINTENANCE).update(
-        status=Server.Status.HEALTHY, **NO_REASON, **CONTACT.cleared
-    )
-    if not moved:
+    if not _take_back(server, Server.Status.MAINTENANCE):
         raise WrongState(_("This server is not in maintenance."))
     log_operation(by=by, action="server.maintenance_ended", target=server)
-    queue.announce("server_usable", server.pk)
+
+
+def _take_back(server: Server, before: Server.Status) -> bool:
+    """Into use again from the state `before`; whether it was in that. Announces `server_usable`."""
+    moved = Server.objects.filter(pk=server.pk, status=before).update(
+        status=Server.Status.HEALTHY, **NO_REASON, **CONTACT.cleared
+    )
+    if moved:
+        queue.announce("server_usable", server.pk)
+    return bool(moved)
 
 
 @transaction.atomic
@@ -195,13 +201,9 @@ def start_draining(*, server: Server, by: User | None, reason: str = "") -> bool
 @transaction.atomic
 def end_draining(*, server: Server, by: User | None) -> None:
     """Take the server back into use; relays that are on their way already go on. Raises `WrongState`."""
-    moved = Server.objects.filter(pk=server.pk, status=Server.Status.DRAINING).update(
-        status=Server.Status.HEALTHY, **NO_REASON, **CONTACT.cleared
-    )
-    if not moved:
+    if not _take_back(server, Server.Status.DRAINING):
         raise WrongState(_("This server is not being drained."))
     log_operation(by=by, action="server.draining_ended", target=server)
-    queue.announce("server_usable", server.pk)
 
 
 @transaction.atomic

@@ -102,7 +102,7 @@ def current_brand() -> Brand:
         )
         brand = make_brand(row.filter(pk=ONLY_ROW).first())
     except DatabaseFailed as error:
-        log.warning("the brand was not read: %s", error)
+        log.warning("the brand was not read: %s", type(error).__name__)  # its text may name a password
         if brand is None:
             return Brand()
     # One that was changed meanwhile is not to be taken for the new one.

@@ -16,6 +16,7 @@ from accounts.requests import staff_of
 from accounts.tabs import Tab, link_to, show_facts, show_table
 from acl.maps.admin_acts import CONFIG_ACTS, LIVE_URL_ACTS
 from acl.maps.models import AclConfig, AclEvent, LiveUrl
+from derpmgmt.lib.moments import moment
 from serials.rentals.admin_parts import rental_of
 from serials.rentals.models import Rental
 
@@ -86,7 +87,7 @@ def _events(request: HttpRequest, rental: Rental) -> SafeString:
     def cells(found: list[AclEvent]) -> Iterable[Iterable[Any]]:
         for event in found:
             yield (
-                link_to(event, timezone.localtime(event.at).strftime("%Y-%m-%d %H:%M")), event.get_kind_display(),
+                link_to(event, moment(event.at)), event.get_kind_display(),
                 f"v{event.version}" if event.version else "", event.file_format, event.count,
                 event.by, " · ".join(filter(None, [event.ip, event.place])), event.reason_text,
             )  # fmt: skip

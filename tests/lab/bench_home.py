@@ -256,9 +256,10 @@ def _open(browser: Any, panel: Panel) -> tuple[float, int]:
         lambda event: sizes.update({event["requestId"]: int(event["encodedDataLength"])}),
     )
     page.goto(f"{url}/home/", wait_until="load")
-    paint = page.evaluate(
-        "performance.getEntriesByType('paint').find(entry => entry.name == 'first-contentful-paint').startTime"
-    )
+    # All may have come before the first of it is painted.
+    paint = page.wait_for_function(
+        "performance.getEntriesByType('paint').find(entry => entry.name == 'first-contentful-paint')?.startTime"
+    ).json_value()
     context.close()
     whole = {"Document", "Stylesheet", "Script"}
     return float(paint), sum(size for pk, size in sizes.items() if kinds.get(pk) in whole)

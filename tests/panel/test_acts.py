@@ -26,9 +26,10 @@ from tests.factories import (
     SerialBatchFactory,
     SerialNumberFactory,
     ServerFactory,
-    WholeRentalFactory,
 )
 from tests.panel import world
+from tests.panel.staffed import boss as boss
+from tests.panel.staffed import rental as rental
 
 pytestmark = pytest.mark.django_db
 
@@ -37,20 +38,6 @@ def said(text: str) -> list[str]:
     """What the page tells of what was done."""
     toasts = re.findall(r'<div class="panel-toast .*?<span>(.*?)</span>', text, re.DOTALL)
     return [unescape(toast) for toast in toasts]
-
-
-@pytest.fixture
-def rental() -> Rental:
-    rental = WholeRentalFactory()
-    world.add_devices(rental)
-    return rental
-
-
-@pytest.fixture
-def boss(rental: Rental) -> Client:
-    client = world.enter(User.Role.SUPERADMIN, has_factor=True)
-    User.objects.update(language="en")
-    return client
 
 
 def the_acts() -> Iterator[tuple[type[Model], Act]]:

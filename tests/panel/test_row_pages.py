@@ -31,18 +31,12 @@ from tests.factories import (
     WholeRentalFactory,
 )
 from tests.panel import world
+from tests.panel.staffed import rental as rental
 
 pytestmark = pytest.mark.django_db
 
 CUSTOMERS = ("rental", "relays", "devices", "maps", "notices", "log", "account")
 SERVERS = ("relays", "checks", "leaving", "log", "settings")
-
-
-@pytest.fixture
-def rental() -> Rental:
-    rental = WholeRentalFactory()
-    world.add_devices(rental)
-    return rental
 
 
 @pytest.fixture

@@ -23,24 +23,12 @@ from serials.rentals.models import Rental
 from tests.accounts.ticking import confirm, do, said, tick
 from tests.factories import DeviceFactory, SerialBatchFactory, ServerFactory, UserFactory, WholeRentalFactory
 from tests.panel import world
+from tests.panel.staffed import boss as boss
+from tests.panel.staffed import rental as rental
 
 pytestmark = pytest.mark.django_db
 
 USERS = "/admin/accounts/user/"
-
-
-@pytest.fixture
-def rental() -> Rental:
-    rental = WholeRentalFactory()
-    world.add_devices(rental)
-    return rental
-
-
-@pytest.fixture
-def boss(rental: Rental) -> Client:
-    client = world.enter(User.Role.SUPERADMIN, has_factor=True)
-    User.objects.update(language="en")
-    return client
 
 
 def people(count: int, **given: Any) -> list[User]:
