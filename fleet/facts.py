@@ -71,6 +71,37 @@ echo derpmgmt-end
 
 
 @dataclass(frozen=True)
+class InterfaceFacts:
+    """One interface inside a container, with what came in and went out on it since it was made, in bytes.
+
+    `index` is the interface's number in its network namespace: an interface that came back under its name has another one, and
+    counts from 0 again. None where the host does not tell.
+    """
+
+    name: str
+    index: int | None
+    received_bytes: int
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class ContainerFacts:
+    """A running container at the moment of a visit, read from /proc; what the SSH user may not read is None.
+
+    `container_id` is the Engine's (64 hex digits). `epoch` is another one after every start of the container or the host: all
+    counters begin anew with it. `interfaces` are all but the loopback. `connections` are the established TCP connections to the
+    ports on which the container listens.
+    """
+
+    container_id: str
+    epoch: str
+    interfaces: tuple[InterfaceFacts, ...] = ()
+    cpu_seconds: float | None = None
+    memory_bytes: int | None = None
+    connections: int | None = None
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """A server at one moment. Sizes are bytes, loads the kernel's averages over 1, 5 and 15 minutes.
 
@@ -78,7 +109,7 @@ class HostFacts:
     the boot (`boot_id`) on the interface of the default route, whose name is empty when there is no such route;
     `docker_socket` tells whether the Docker socket is there, `docker_usable` whether the SSH user may use it; `ssh_client` is the
     address that the SSH connection comes from as the server sees it, `ssh_server` the server's own address that it came to, both empty
-    where it does not tell; `addresses` are the machine's own IPv4 addresses, empty likewise.
+    where it does not tell; `addresses` are the machine's own IPv4 addresses, empty likewise; `containers` are those that run.
     """
 
     clock_offset: float
@@ -102,6 +133,7 @@ class HostFacts:
     ssh_client: str = ""
     ssh_server: str = ""
     addresses: frozenset[str] = frozenset()
+    containers: tuple[ContainerFacts, ...] = ()
 
 
 def parse_facts(output: str, asked_at: float) -> HostFacts:
