@@ -20,6 +20,8 @@ FACTS_SCRIPT = r"""LC_ALL=C
 export LC_ALL
 echo derpmgmt-facts
 echo "clock $(date +%s.%N)"
+read -r uptime rest </proc/uptime
+echo "uptime $uptime"
 socket=$1
 folder=$2
 [ -d "$folder" ] || folder=/var/lib/docker
@@ -109,7 +111,8 @@ class HostFacts:
     the boot (`boot_id`) on the interface of the default route, whose name is empty when there is no such route;
     `docker_socket` tells whether the Docker socket is there, `docker_usable` whether the SSH user may use it; `ssh_client` is the
     address that the SSH connection comes from as the server sees it, `ssh_server` the server's own address that it came to, both empty
-    where it does not tell; `addresses` are the machine's own IPv4 addresses, empty likewise; `containers` are those that run.
+    where it does not tell; `addresses` are the machine's own IPv4 addresses, empty likewise; `containers` are those that run;
+    `uptime_seconds` is how long ago it was booted, read before everything else: nobody sets that clock back. None where it does not tell.
     """
 
     clock_offset: float
@@ -134,6 +137,7 @@ class HostFacts:
     ssh_server: str = ""
     addresses: frozenset[str] = frozenset()
     containers: tuple[ContainerFacts, ...] = ()
+    uptime_seconds: float | None = None
 
 
 def parse_facts(output: str, asked_at: float) -> HostFacts:
@@ -177,6 +181,7 @@ def parse_facts(output: str, asked_at: float) -> HostFacts:
             ssh_client=_ssh_end(said.get("ssh", ""), 0),
             ssh_server=_ssh_end(said.get("ssh", ""), 2),
             addresses=frozenset(said.get("addresses", "").split()),
+            uptime_seconds=float(said["uptime"]) if said.get("uptime") else None,
         )
     except (KeyError, ValueError) as error:
         raise RemoteError(code="garbage_facts", detail=f"{error}: {output[:200]}") from None

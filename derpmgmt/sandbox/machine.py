@@ -38,6 +38,7 @@ def facts(folder: Path, boot_id: str, faults: Faults, connection: str) -> str:
     lines = [
         "derpmgmt-facts",
         f"clock {time.time() + faults.clock_offset:.9f}",
+        f"uptime {time.clock_gettime(time.CLOCK_MONOTONIC):.2f}",
         f"cores {os.cpu_count() or 1}",
         "load {:.2f} {:.2f} {:.2f}".format(*os.getloadavg()),
         f"memory_total {total // 1024}",

@@ -48,6 +48,9 @@ def test_script_tells_this_machine_when_run_here(tmp_path: Path) -> None:
     facts = run_here(str(tmp_path / "absent"), str(tmp_path))
     disk = os.statvfs(tmp_path)
     assert abs(facts.clock_offset) < 30
+    up = float(Path("/proc/uptime").read_text().split()[0])
+    assert facts.uptime_seconds is not None
+    assert up - 30 < facts.uptime_seconds <= up
     assert facts.cores == len(os.sched_getaffinity(0))
     assert facts.memory_total_bytes == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert facts.disk_total_bytes == disk.f_blocks * disk.f_frsize
@@ -86,6 +89,7 @@ def test_facts_tell_where_the_server_sees_us_come_from(line: str, address: str) 
 def test_facts_are_read_when_host_is_busybox_and_greets() -> None:
     facts = parse_facts(ALPINE, 1795331910.0)
     assert facts.clock_offset == 8.0
+    assert facts.uptime_seconds is None
     assert (facts.load1, facts.load5, facts.load15) == (0.33, 0.66, 0.44)
     assert facts.memory_available_bytes == 24015624 * 1024
     assert facts.disk_free_bytes == 81228412 * 1024
