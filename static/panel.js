@@ -34,6 +34,12 @@
     document.querySelectorAll("form[data-once] [aria-busy]").forEach((button) => { button.removeAttribute("aria-busy"); });
   });
 
+  // Where the pages beside this one do not fit, the row of them begins with this one in sight.
+  document.querySelectorAll(".panel-subnav, .panel-menu").forEach((row) => {
+    const here = row.querySelector("[aria-current]");
+    if (here) row.scrollLeft = here.offsetLeft - row.offsetLeft - (row.clientWidth - here.offsetWidth) / 2;
+  });
+
   // A menu closes by a click elsewhere and by Escape, which leads back to what opened it.
   document.addEventListener("click", (event) => {
     document.querySelectorAll("details.panel-drop[open]").forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; });

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from django.utils.text import capfirst
+
 EMPTY = "–"
 
 
@@ -9,7 +11,7 @@ def labelled(label: Any) -> dict[str, Any]:
     """Attributes of a column's cells: on a phone a row is a card, each cell names itself, and empty ones are left out."""
     return {
         "td": {
-            "data-label": label,
+            "data-label": capfirst(label),
             "class": lambda value: "d-none d-sm-table-cell" if value in {None, "", EMPTY} else "",
         }
     }

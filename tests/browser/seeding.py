@@ -50,7 +50,9 @@ def seed() -> None:
             last_seen_at=now - timedelta(minutes=number),
         )
     for number in range(2):
-        DeviceFactory(rental=rental, node_key=_key(dice), last_seen_at=now - timedelta(minutes=3 + number))
+        DeviceFactory(
+            rental=rental, node_key=_key(dice), knocks=2, last_seen_at=now - timedelta(minutes=3 + number)
+        )
     DeviceFactory(rental=rental, name="旧手机", node_key=_key(dice), status=Device.Status.REVOKED)
     relays = list(Relay.objects.filter(rental=rental))
     for number in range(40):

@@ -57,6 +57,8 @@ def shoot_role(browser: Browser, demo: Demo, folder: Path, role: str) -> list[st
                     window.page.wait_for_selector(f"html[lang={language}]")
                 for path in paths:
                     window.open(path)
+                    if path == "/api/docs":  # Swagger UI draws it afterwards
+                        window.page.wait_for_selector(".opblock")
                     window.shoot(name_of(role, path, language, size, theme))
                     if language == LANGUAGES[0]:
                         for finding in judge(window.page):

@@ -133,7 +133,7 @@ def test_one_kind_alone_when_filtered(rental: Rental, kind: str) -> None:
         headings = [str(heading) for heading in sources.SOURCES[kind].headings]
     assert page.context["lines"]
     # On a phone each cell names its own column.
-    assert f'data-label="{headings[0]}"' in page.content.decode()
+    assert f'data-label="{headings[0].capitalize()}"' in page.content.decode()
 
 
 def test_nothing_of_others_is_there(rental: Rental) -> None:

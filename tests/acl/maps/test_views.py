@@ -103,7 +103,7 @@ def test_history_shows_versions_and_downloads_when_there_are_some(client: Client
     ]
     assert "&lt;b&gt;Firefox" in page.text
     assert services.REGION_CHANGED in page.text
-    assert 'data-label="version"' in page.text
+    assert 'data-label="Version"' in page.text
     for hidden in ("strangers browser", "boss@example.com"):
         assert hidden not in page.text
 
