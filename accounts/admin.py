@@ -156,9 +156,11 @@ class UserAdmin(TabsMixin, StaffAdmin):
         """As `search_people` does; `search_fields` has the page show the field."""
         return services.search_people(queryset, search_term), False
 
-    @admin.display(description=gettext_lazy("two-factor authentication"), boolean=True)
-    def second_factor(self, user: Any) -> bool:
-        return bool(user.has_factor)
+    @admin.display(description=gettext_lazy("two-factor authentication"), empty_value="–")
+    def second_factor(self, user: Any) -> Any:
+        return (
+            format_html('<span class="panel-state is-green">{}</span>', _("on")) if user.has_factor else None
+        )
 
     def get_form(
         self, request: HttpRequest, obj: User | None = None, change: bool = False, **kwargs: Any

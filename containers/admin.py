@@ -186,7 +186,6 @@ class GateAdmin(ReadOnlyAdmin):
         "try_after",
         "list_state",
         "list_delivered_at",
-        "list_hash",
         "image",
     )
     readonly_fields = fields

@@ -26,6 +26,7 @@ _NAMES: dict[str, str | Promise] = {
     "ports": _("Test the ports"),
     "relay": _("Prove a relay"),
     "remove": _("Remove the container"),
+    "list": _("Deliver the list of devices"),
     "done": _("Done"),
 }
 

@@ -128,7 +128,7 @@ def _check(server: Server, check: ServerCheck) -> bool:
             abs(read.clock_offset) <= MAX_CLOCK_SECONDS,
             gettext_noop("Its clock differs from the panel's by %(offset)s s."),
             gettext_noop("Set up time synchronization on it, for example chrony."),
-            offset=f"{read.clock_offset:+.1f}",
+            offset=f"{round(read.clock_offset, 1) + 0:+.1f}",
         )
         is_good &= _judge_address(reached.engine, server, read, found)
         if not is_good:
