@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.widgets import FilteredSelectMultiple
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -50,6 +51,11 @@ class SerialBatchAdmin(BatchCodesMixin, rentals.EntitlementColumns, ReadOnlyAdmi
     acts = BATCH_ACTS
     filter_horizontal = ["servers"]
     form = BatchForm
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        # Django would say "Available bound to servers".
+        kwargs["widget"] = FilteredSelectMultiple(_("servers"), is_stacked=False)
+        return super().formfield_for_manytomany(db_field, request, **kwargs)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SerialBatch]:
         counts = {
