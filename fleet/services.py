@@ -302,7 +302,7 @@ def record_facts(*, server: Server, facts: HostFacts, reached_at: str, now: date
     Server.objects.filter(pk=server.pk).update(
         load_ratio=facts.load1 / max(facts.cores, 1),
         memory_bytes=facts.memory_total_bytes,
-        disk_free_bytes=facts.disk_free_bytes,
+        disk_free_bytes=facts.disk.free_bytes,
         panel_seen_as=(facts.ssh_client or None) if is_public_way else None,
         panel_seen_privately_as=facts.ssh_client if is_private_way else None,
         private_address=(facts.ssh_server or None) if is_private_way else None,

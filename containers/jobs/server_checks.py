@@ -118,10 +118,10 @@ def _check(server: Server, check: ServerCheck) -> bool:
             server=server, facts=read, reached_at=reached.connection.peer_address, now=timezone.now()
         )
         is_good &= found(
-            read.disk_free_bytes >= MIN_DISK_BYTES,
+            read.disk.free_bytes >= MIN_DISK_BYTES,
             gettext_noop("%(free)s GB are free on the disk with Docker's folder, %(folder)s."),
             gettext_noop("At least 1 GB must be free: delete what is not needed, or order a larger disk."),
-            free=f"{read.disk_free_bytes / 1e9:.1f}",
+            free=f"{read.disk.free_bytes / 1e9:.1f}",
             folder=server.engine_root or "?",
         )
         is_good &= found(

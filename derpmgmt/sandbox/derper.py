@@ -102,6 +102,7 @@ class Derper:
         self._locate = around.locate
         self._resolve = around.resolve
         self._seen_source = around.seen_source
+        self._wire = around.wire
         self.relay: SandboxRelay | None = None
         self.reloads_on_hangup = False
 
@@ -144,6 +145,7 @@ class Derper:
             fail_open=bool(flags.values["verify-client-url-fail-open"]),
             resolve=self._resolve,
             seen_source=self._seen_source,
+            wire=self._wire,
         )
         await self.relay.start()
         self.reloads_on_hangup = bool(flags.values["rate-config"])
@@ -158,6 +160,10 @@ class Derper:
 
     def processes(self) -> dict[int, str]:
         return {os.getpid(): " ".join((self._program, *self._arguments))}
+
+    @property
+    def connections(self) -> int:
+        return self.relay.open_connections if self.relay else 0
 
     def place_of(self, port: int) -> tuple[str, int] | None:
         """Relays are for those outside."""

@@ -25,6 +25,7 @@ class Faults:
     socket is there and nobody listens, "hung" = the daemon accepts requests and never answers. ``no_ps``: it has no
     command that lists processes. ``top_refused``: the Engine's words for why it may not list them, as rootless ones do.
     ``other_ps``: it lists them, but in columns of its own choice. ``rootless``: the Engine says that it runs rootless.
+    ``hides_processes``: /proc shows each user their own processes alone (hidepid), and the panel's user is not root.
     ``rewrites_sources``: the address that all who come to its relays seem to have, as where published ports go through a
     program of the host ("" = their own); for relays started from then on. ``machine``: what `uname -m` says ("" = x86_64).
     ``podman``: podman answers in the Engine's place. ``no_forwarding``: its kernel forwards no IPv4. ``disk_full``: the
@@ -48,6 +49,7 @@ class Faults:
     other_ps: bool = False
     rootless: bool = False
     rewrites_sources: str = ""
+    hides_processes: bool = False
     machine: str = ""
     podman: bool = False
     no_forwarding: bool = False

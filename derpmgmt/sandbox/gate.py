@@ -20,11 +20,14 @@ from derpmgmt.sandbox.asking import FAILURES, Answer, post
 from derpmgmt.sandbox.http import Disconnect, Request, Response, serve
 from derpmgmt.sandbox.nginx_conf import ConfError, Directive, read_conf, seconds, size_bytes, walk
 from derpmgmt.sandbox.program import Exited, Surroundings
+from derpmgmt.sandbox.wire import count_message
 
 VERSION = "1.22.1"
 _DEFAULT_CONF = "/etc/nginx/nginx.conf"
 # What nginx leaves its new workers to come up before it ends the old ones (src/os/unix/ngx_process_cycle.c).
 _RELOAD_SECONDS = 0.1
+# About what the headers of a question or an answer take.
+_HEAD_BYTES = 200
 # What the panel's answer must not be for its word to count.
 _AWAY = (500, 502, 503, 504)
 _NO_FILE = (
@@ -214,6 +217,10 @@ class Gate:
         master = f"nginx: master process {' '.join((self._program, *self._arguments))}"
         return {os.getpid(): master, **dict.fromkeys(self._workers, "nginx: worker process")}
 
+    @property
+    def connections(self) -> int:
+        return len(self._tasks)
+
     def place_of(self, port: int) -> tuple[str, int] | None:
         if self._server is None or self._settings is None or port != self._settings.port:
             return None
@@ -228,6 +235,8 @@ class Gate:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, request: Request) -> Response:
+        count_message(self._around.wire, received=len(request.body) + _HEAD_BYTES)
+        count_message(self._around.wire, sent=_HEAD_BYTES)
         settings = self._settings
         match = settings.location.search(request.path) if settings else None
         if settings is None or match is None:

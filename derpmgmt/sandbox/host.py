@@ -133,6 +133,7 @@ class Host:
             time.monotonic(),
             lambda: self.faults,
             self._serve_docker,
+            lambda up_since: (self.engine.lifecycle.standing(up_since), self.engine.lifecycle.wire),
         )
         self._options = asyncssh.SSHServerConnectionOptions(
             server_factory=lambda: SshServer(doors, self._connections.add, self._connections.discard),

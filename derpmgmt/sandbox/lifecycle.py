@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from derpmgmt.sandbox.containers import NEVER, Container, Containers
@@ -16,12 +18,13 @@ from derpmgmt.sandbox.derper import Derper
 from derpmgmt.sandbox.faults import Faults
 from derpmgmt.sandbox.gate import Gate
 from derpmgmt.sandbox.images import Images
-from derpmgmt.sandbox.machine import architecture_of
+from derpmgmt.sandbox.machine import Standing, architecture_of
 from derpmgmt.sandbox.networks import PREDEFINED, Networks
 from derpmgmt.sandbox.ports import take_ports, unconnected
 from derpmgmt.sandbox.program import Exited, Program, Surroundings
 from derpmgmt.sandbox.refusals import Refusal, disk_full
 from derpmgmt.sandbox.volumes import Volumes
+from derpmgmt.sandbox.wire import Interface
 
 # What the sandbox can run, by the name of the program's file.
 _PROGRAMS: dict[str, type[Program]] = {"derper": Derper, "nginx": Gate}
@@ -29,6 +32,8 @@ _PROGRAMS: dict[str, type[Program]] = {"derper": Derper, "nginx": Gate}
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 60.0
 _STEADY_SECONDS = 10.0
+# Where the numbers of containers' interfaces begin on a server; the other end of each has one too.
+_FIRST_INDEX = 5
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,25 @@ class Lifecycle:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, float] = {}
         self._started: dict[str, float] = {}
+        self._interfaces: dict[str, dict[str, Interface]] = {}  # by container and network
+        self._index = itertools.count(_FIRST_INDEX, 2)
+        self.wire = Interface("eth0", 2)
         self._is_up = False
         self._lock = asyncio.Lock()  # one change at a time
+
+    def standing(self, up_since: float) -> list[Standing]:
+        """What a look at the server's processes tells of each running container; ``up_since`` is the server's start
+        (``time.monotonic``)."""
+        return [
+            Standing(
+                container_id=key,
+                start_ticks=int((self._started[key] - up_since) * 100),
+                seconds=asyncio.get_running_loop().time() - self._started[key],
+                connections=program.connections,
+                interfaces=list(self._interfaces.get(key, {}).values()),
+            )
+            for key, program in self._running.items()
+        ]
 
     def pid(self, container: Container) -> int:
         """The process that stands for the container's: ours."""
@@ -127,6 +149,10 @@ class Lifecycle:
                 words = f"endpoint with name {container.name} already exists in network {network['Name']}"
                 raise Refusal(403, words)
             program = self._running.get(container.id)
+            if program is not None:
+                # Under a name of its own, where it had one before and lost it.
+                known = self._interfaces.setdefault(container.id, {})
+                known[network["Name"]] = Interface(f"eth{len(known) or 1}", next(self._index))
             if program is not None and not container.networks:
                 container.ports = take_ports(self._address, container, self._containers)
                 await program.start()
@@ -138,6 +164,7 @@ class Lifecycle:
         async with self._lock:
             if container.networks.pop(network["Name"], None) is None:
                 raise Refusal(500, f"container {container.id} is not connected to network {network['Name']}")
+            self._interfaces.get(container.id, {}).pop(network["Name"], None)
             program = self._running.get(container.id)
             if program is not None and not container.networks:
                 container.ports = {}
@@ -148,6 +175,7 @@ class Lifecycle:
         async with self._lock:
             await self._stop(container, "KILL")
             self._containers.remove(container)
+            self._interfaces.pop(container.id, None)
         if with_volumes:
             for mount in container.mounts:
                 if self._volumes.is_anonymous(mount["Name"]) and not self._containers.users_of_volume(
@@ -159,6 +187,7 @@ class Lifecycle:
         """After the server came up: start what its restart policy wants running, write down the rest as ended."""
         async with self._lock:
             self._is_up = True
+            self.wire = Interface("eth0", 2)
             await self._resume()
 
     async def _resume(self) -> None:
@@ -234,7 +263,12 @@ class Lifecycle:
             raise
         container.status, container.exit_code, container.error = "running", 0, ""
         container.started_at, container.ports = self._now(), ports
-        self._started[container.id] = asyncio.get_running_loop().time()
+        # No two starts of a container in one tick, as on real machines, which take longer.
+        earliest = self._started.get(container.id, 0) + 0.011
+        self._started[container.id] = max(asyncio.get_running_loop().time(), earliest)
+        self._interfaces[container.id] = {
+            name: Interface(f"eth{place}", next(self._index)) for place, name in enumerate(container.networks)
+        }
         image = self._images.find(container.config["Image"])
         built_for = image[1]["config"].get("architecture") if image else None
         is_foreign = bool(built_for) and built_for != architecture_of(self._faults())
@@ -258,6 +292,7 @@ class Lifecycle:
             ),
             resolve=lambda host, port: self._resolve(container, host, port),
             seen_source=self._faults().rewrites_sources,
+            wire=partial(self._count, container.id),
         )
         program = _PROGRAMS[posixpath.basename(container.command[0])](container.command, around)
         try:
@@ -282,6 +317,14 @@ class Lifecycle:
         else:
             self._running[container.id] = program
             self._containers.save()
+
+    def _count(self, container_id: str, received: int = 0, sent: int = 0) -> None:
+        """What a container's program received and sent; all of ours are on one network."""
+        for interface in [*self._interfaces.get(container_id, {}).values()][:1]:
+            interface.received += received
+            interface.sent += sent
+            self.wire.received += received
+            self.wire.sent += sent
 
     def _check_program(self, container: Container) -> None:
         """Raises Refusal when the image does not hold its program, or the sandbox cannot play it."""

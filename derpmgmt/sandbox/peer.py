@@ -5,6 +5,7 @@ from collections import deque
 
 from containers.derp import frames
 from containers.derp.frames import FrameType, PeerPresent
+from derpmgmt.sandbox.wire import Wire, count_message
 
 # derper's own limits (derp/derpserver/derpserver.go).
 _WRITE_SECONDS = 2.0
@@ -24,6 +25,7 @@ class Peer:
         present: PeerPresent,
         writer: asyncio.StreamWriter,
         counters: dict[str, int],
+        wire: Wire,
         *,
         is_trusted: bool,
     ) -> None:
@@ -33,6 +35,7 @@ class Peer:
         self.is_home = False
         self.heard_from: set[str] = set()
         self._counters = counters
+        self._wire = wire
         self._writer = writer
         self._packets: deque[tuple[str, bytes]] = deque()
         self._news: deque[bytes] = deque()
@@ -64,6 +67,10 @@ class Peer:
         self._sender.cancel()
         await asyncio.gather(self._sender, return_exceptions=True)
 
+    def _write(self, frame: bytes) -> None:
+        self._writer.write(frame)
+        count_message(self._wire, sent=len(frame))
+
     async def _send(self) -> None:
         write_seconds = _TRUSTED_WRITE_SECONDS if self.is_trusted else _WRITE_SECONDS
         clock = asyncio.get_running_loop().time
@@ -71,15 +78,15 @@ class Peer:
         try:
             while True:
                 if self._news:
-                    self._writer.write(self._news.popleft())
+                    self._write(self._news.popleft())
                 elif self._packets:
                     source, packet = self._packets.popleft()
-                    self._writer.write(frames.encode(FrameType.RECV_PACKET, bytes.fromhex(source), packet))
+                    self._write(frames.encode(FrameType.RECV_PACKET, bytes.fromhex(source), packet))
                     self._counters["packets_sent"] += 1
                     self._counters["bytes_sent"] += len(packet)
                 elif clock() >= keep_alive_at:
                     keep_alive_at = clock() + _KEEP_ALIVE_SECONDS
-                    self._writer.write(frames.encode(FrameType.KEEP_ALIVE))
+                    self._write(frames.encode(FrameType.KEEP_ALIVE))
                 else:
                     self._wake.clear()
                     try:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from derpmgmt.sandbox.wire import Wire, nowhere
+
 Resolve = Callable[[str, int], tuple[str, int]]
 """Where a host's name and port lead to from inside a container. Raises OSError, as a look-up or a connection would."""
 
@@ -27,6 +29,7 @@ class Surroundings:
     ``address``: the server's own. ``read``: gives a file of the container or raises OSError as its user would see it. ``log``:
     takes one line, before which the time will stand. ``locate``: the port on the host that a port and protocol of the
     container is published at, 0 when it is not. ``seen_source``: the address that everybody seems to come from, "" = their own.
+    ``wire``: counts what it receives and sends.
     """
 
     address: str
@@ -35,6 +38,7 @@ class Surroundings:
     locate: Callable[[int, str], int]
     resolve: Resolve
     seen_source: str = ""
+    wire: Wire = nowhere
 
 
 class Program(Protocol):
@@ -56,6 +60,10 @@ class Program(Protocol):
 
     def processes(self) -> dict[int, str]:
         """Its process ids and what a list of processes says of each."""
+
+    @property
+    def connections(self) -> int:
+        """How many TCP connections to its ports there are."""
 
     def place_of(self, port: int) -> tuple[str, int] | None:
         """Where this machine's programs find what it offers other containers on a port; None when it offers nothing there."""

@@ -21,6 +21,7 @@ from containers.derp.frames import FrameType, GoneReason, PeerPresent, ProtocolE
 from derpmgmt.sandbox.peer import Peer
 from derpmgmt.sandbox.program import Resolve
 from derpmgmt.sandbox.verify_client import is_admitted
+from derpmgmt.sandbox.wire import Wire, count_datagram, count_greeting, count_message, nowhere
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class SandboxRelay:
     `private_key` is hexadecimal; `mesh_key` "" means that nobody may watch; `verify_url` "" that everybody is admitted;
     `fail_open` that a silent URL admits; `resolve` says where that URL's host is, for a relay whose names are not the machine's;
     `seen_source` is the address that everybody seems to come from where something on the host rewrites it ("" = nothing does).
-    With a `debug_key`, `/debug/vars?debugkey=` answers its holders. A port of 0 lets the system choose: `derp_port` and
+    `wire` counts what comes and goes. With a `debug_key`, `/debug/vars?debugkey=` answers its holders. A port of 0 lets the system choose: `derp_port` and
     `stun_port` tell which one after `start`.
     """
 
@@ -72,6 +73,7 @@ class SandboxRelay:
         debug_key: str = "",
         resolve: Resolve | None = None,
         seen_source: str = "",
+        wire: Wire = nowhere,
     ) -> None:
         self.address = address
         self.derp_port = derp_port
@@ -87,6 +89,7 @@ class SandboxRelay:
         self._debug_key = debug_key
         self._resolve = resolve
         self._seen_source = seen_source
+        self._wire = wire
         self._tls = _server_context(certificate_pem, key_pem)
         self._server: asyncio.Server | None = None
         self._stun: asyncio.DatagramTransport | None = None
@@ -107,7 +110,8 @@ class SandboxRelay:
         )
         try:
             self._stun, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-                lambda: _StunProtocol(self._seen_source), local_addr=(self.address, self.stun_port)
+                lambda: _StunProtocol(self._seen_source, self._wire),
+                local_addr=(self.address, self.stun_port),
             )
         except OSError:
             await self.stop()
@@ -132,6 +136,11 @@ class SandboxRelay:
         await asyncio.sleep(0)
 
     @property
+    def open_connections(self) -> int:
+        """How many TCP connections there are, whatever is spoken on them."""
+        return len(self._tasks)
+
+    @property
     def current_connections(self) -> int:
         """How many clients are connected now."""
         return sum(map(len, self._peers.values()))
@@ -152,6 +161,7 @@ class SandboxRelay:
             # Its TLS handshake ended after `stop`.
             writer.transport.abort()
             return
+        count_greeting(self._wire)
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -161,12 +171,15 @@ class SandboxRelay:
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
+            count_message(self._wire, received=len(request))
             method, target, headers = _parse_request(request)
             url = urlsplit(target)
             if url.path == "/derp" and headers.get("upgrade", "").lower() == "derp":
                 await self._serve_derp(reader, writer, headers)
             else:
-                writer.write(self._page(method, url.path, url.query, headers))
+                page = self._page(method, url.path, url.query, headers)
+                writer.write(page)
+                count_message(self._wire, sent=len(page))
                 await asyncio.wait_for(writer.drain(), _REQUEST_SECONDS)
                 writer.close()
                 await asyncio.wait_for(writer.wait_closed(), _CLOSE_SECONDS)
@@ -213,9 +226,11 @@ class SandboxRelay:
                 + f"Derp-Version: {frames.PROTOCOL_VERSION}\r\nDerp-Public-Key: {self.public_key}\r\n\r\n".encode()
             )
         self.counters["accepts"] += 1
-        writer.write(frames.encode(FrameType.SERVER_KEY, frames.MAGIC, bytes.fromhex(self.public_key)))
+        key_frame = frames.encode(FrameType.SERVER_KEY, frames.MAGIC, bytes.fromhex(self.public_key))
+        writer.write(key_frame)
+        count_message(self._wire, sent=len(key_frame))
         async with asyncio.timeout(_INTRODUCTION_SECONDS):
-            key, info = self._read_introduction(await _read_frame(reader))
+            key, info = self._read_introduction(await self._read_frame(reader))
         address, port = writer.get_extra_info("peername")[:2]
         address = self._seen_source or address
         offered = info.get("meshKey")
@@ -230,7 +245,7 @@ class SandboxRelay:
             return
         flags = 4 * bool(info.get("IsProber")) + 2 * is_trusted
         present = PeerPresent(key=key, address=address, port=port, flags=flags or 1)
-        peer = Peer(present, writer, self.counters, is_trusted=is_trusted)
+        peer = Peer(present, writer, self.counters, self._wire, is_trusted=is_trusted)
         self._register(peer)
         try:
             sealed = keys.seal(
@@ -259,7 +274,7 @@ class SandboxRelay:
     async def _read_frames(self, peer: Peer, reader: asyncio.StreamReader) -> None:
         """Do what a client asks until it ends, or asks what it may not."""
         while True:
-            frame_type, payload = await _read_frame(reader)
+            frame_type, payload = await self._read_frame(reader)
             if len(self._peers[peer.key]) > 1:
                 self._peers[peer.key].remove(peer)
                 self._peers[peer.key].append(peer)
@@ -282,6 +297,13 @@ class SandboxRelay:
                 else:
                     for target in self._peers.get(payload.hex(), []):
                         target.drop()
+
+    async def _read_frame(self, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+        """Return type and payload of the next frame; raises ProtocolError when its length is out of bounds."""
+        frame_type, length = frames.decode_header(await reader.readexactly(frames.HEADER_BYTES))
+        payload = await reader.readexactly(length)
+        count_message(self._wire, received=frames.HEADER_BYTES + length)
+        return frame_type, payload
 
     def _watch(self, watcher: Peer) -> None:
         for connections in self._peers.values():
@@ -311,13 +333,15 @@ class SandboxRelay:
 class _StunProtocol(asyncio.DatagramProtocol):
     """Answers well-formed binding requests of Tailscale clients, and nothing else; `source` as in `SandboxRelay`."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, wire: Wire) -> None:
         self._source = source
+        self._wire = wire
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        count_datagram(self._wire, received=len(data))
         try:
             transaction = stun.decode_request(data)
         except ProtocolError:
@@ -325,13 +349,9 @@ class _StunProtocol(asyncio.DatagramProtocol):
         address = ipaddress.ip_address(self._source or addr[0])
         # On derper's dual-stack socket an IPv4 client has an IPv6 address.
         told = f"::ffff:{address}" if address.version == 4 else str(address)
-        self._transport.sendto(stun.encode_answer(transaction, told, addr[1]), addr)
-
-
-async def _read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Return type and payload of the next frame; raises ProtocolError when its length is out of bounds."""
-    frame_type, length = frames.decode_header(await reader.readexactly(frames.HEADER_BYTES))
-    return frame_type, await reader.readexactly(length)
+        answer = stun.encode_answer(transaction, told, addr[1])
+        self._transport.sendto(answer, addr)
+        count_datagram(self._wire, sent=len(answer))
 
 
 def _parse_request(head: bytes) -> tuple[str, str, dict[str, str]]:

@@ -17,7 +17,8 @@ import asyncssh
 
 from derpmgmt.sandbox import http
 from derpmgmt.sandbox.faults import Faults
-from derpmgmt.sandbox.machine import facts, machine
+from derpmgmt.sandbox.machine import Standing, facts, machine
+from derpmgmt.sandbox.wire import Interface
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 """Where the Docker socket is in the eyes of whoever is connected to a server."""
@@ -36,7 +37,8 @@ class Doors:
 
     ``serve_docker`` answers the Docker Engine API on a stream; ``docker_path`` is the socket that stands for
     ``DOCKER_SOCKET`` on this machine; ``folder`` is where commands run, with ``folder/bin`` before the usual programs; ``boot_id`` and ``up_since``
-    (``time.monotonic``) are of its last start.
+    (``time.monotonic``) are of its last start, from which ``read_standing`` counts the starts of the containers that it tells, with
+    the server's own interface.
     """
 
     client_key: asyncssh.SSHKey
@@ -47,6 +49,7 @@ class Doors:
     up_since: float
     faults: Callable[[], Faults]
     serve_docker: Callable[[http.Reader, http.Writer], Awaitable[None]]
+    read_standing: Callable[[float], tuple[list[Standing], Interface]]
 
 
 class SshServer(asyncssh.SSHServer):
@@ -183,7 +186,16 @@ class SshServer(asyncssh.SSHServer):
         """The answer to one of the panel's questions about the machine; empty for another command."""
         doors = self._doors
         if "derpmgmt-facts" in command:
-            return facts(doors.folder, doors.boot_id, doors.faults(), self._connection_words())
+            standing, wire = doors.read_standing(doors.up_since)
+            return facts(
+                doors.folder,
+                doors.boot_id,
+                doors.up_since,
+                doors.faults(),
+                self._connection_words(),
+                standing,
+                wire,
+            )
         if "derpmgmt-machine" in command:
             return machine(doors.boot_id, doors.up_since)
         return ""

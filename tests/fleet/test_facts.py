@@ -53,7 +53,7 @@ def test_script_tells_this_machine_when_run_here(tmp_path: Path) -> None:
     assert up - 30 < facts.uptime_seconds <= up
     assert facts.cores == len(os.sched_getaffinity(0))
     assert facts.memory_total_bytes == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert facts.disk_total_bytes == disk.f_blocks * disk.f_frsize
+    assert facts.disk.total_bytes == disk.f_blocks * disk.f_frsize
     assert facts.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert facts.kernel == os.uname().release
     assert facts.machine == os.uname().machine
@@ -92,17 +92,17 @@ def test_facts_are_read_when_host_is_busybox_and_greets() -> None:
     assert facts.uptime_seconds is None
     assert (facts.load1, facts.load5, facts.load15) == (0.33, 0.66, 0.44)
     assert facts.memory_available_bytes == 24015624 * 1024
-    assert facts.disk_free_bytes == 81228412 * 1024
+    assert facts.disk.free_bytes == 81228412 * 1024
     assert (facts.interface, facts.received_bytes, facts.sent_bytes) == ("eth0", 524815789, 1141372)
     assert facts.os_name == "Alpine Linux v3.19"
 
 
-def test_counters_are_nought_when_there_is_no_default_route() -> None:
+def test_counters_are_unknown_when_there_is_no_default_route() -> None:
     lines = [
         line for line in ALPINE.splitlines(True) if not line.startswith(("interface", "received", "sent"))
     ]
     facts = parse_facts("".join(lines), 0)
-    assert (facts.interface, facts.received_bytes, facts.sent_bytes) == ("", 0, 0)
+    assert (facts.interface, facts.received_bytes, facts.sent_bytes) == ("", None, None)
 
 
 @pytest.mark.parametrize(

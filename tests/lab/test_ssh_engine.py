@@ -69,7 +69,7 @@ def test_facts_are_the_hosts_when_read(host: Host, connection: Connection) -> No
     assert before.interface == "eth0"
     assert after.sent_bytes - before.sent_bytes > 500000
     disk = os.statvfs(host.data_root)
-    assert before.disk_total_bytes == disk.f_blocks * disk.f_frsize
+    assert before.disk.total_bytes == disk.f_blocks * disk.f_frsize
 
 
 def test_facts_say_no_docker_when_its_socket_is_absent(connection: Connection) -> None:
