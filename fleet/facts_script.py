@@ -13,6 +13,8 @@ TICKS_A_SECOND = 100
 # containerd-shim, and the Engine's files that are mounted into it name its container. All others are the children of such ones.
 # runc's own processes, which are there for a moment at a container's start, count as nobody. The start of the oldest process is the
 # container's. Any user may read all of it, unless /proc is mounted with hidepid. awk is mawk, gawk, busybox or the original one.
+# A list of TCP sockets is only read where there is more than the one that listens, since the kernel walks through the sockets of the
+# whole machine for each: 3.5 ms where it has 24 GB, and less with less.
 _CONTAINERS = r"""
 function find_id(text, is_mount,   count, place, part, id) {
   count = split(text, part, /[\/ ]/)
@@ -86,7 +88,14 @@ BEGIN {
     split("", listens)
     is_told = 0
     for (version = 0; version < 2; version++) {
-      file = folder "tcp" (version ? "6" : "")
+      ending = version ? "6" : ""
+      sockets = -1
+      file = folder "sockstat" ending
+      while ((getline text < file) > 0) if (text ~ /^TCP6?: inuse /) { split(text, field, " "); sockets = field[3] + 0 }
+      close(file)
+      if (sockets >= 0) is_told = 1
+      if (sockets == 0 || sockets == 1) continue
+      file = folder "tcp" ending
       while ((getline text < file) > 0) {
         is_told = 1
         split(text, field, " ")

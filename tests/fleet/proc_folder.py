@@ -58,8 +58,13 @@ class Proc:
             for name, index, _, _ in interfaces
         ]
         (net / "igmp").write_text(_IGMP + "".join(told))
-        (net / "tcp").write_text(_TCP + tcp)
-        (net / "tcp6").write_text(_TCP + tcp6)
+        for ending, sockets in (("", tcp), ("6", tcp6)):
+            (net / f"tcp{ending}").write_text(_TCP + sockets)
+            number = sum(f" {state} " in line for line in sockets.splitlines() for state in ("0A", "01"))
+            name = f"TCP{ending}"
+            (net / f"sockstat{ending}").write_text(
+                f"sockets: used 9\n{name}: inuse {number} orphan 0\nUDP{ending}: inuse 7\n"
+            )
 
 
 def socket_line(port: int, state: str, *, is_long: bool = False) -> str:
