@@ -15,8 +15,9 @@ from django.utils.translation import ngettext
 from containers.decisions import SLOTS
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Gate, Relay, ServerCheck
-from containers.services import gates, rotation
+from containers.services import gates, rotation, traffic
 from containers.services.images import GATE_LINK, RELAY_LINK
+from containers.traffic_models import TrafficError
 from derpmgmt.lib.address import is_loopback
 from derpmgmt.lib.matters import CRITICAL, WARNING, Cause, Matter
 from derpmgmt.lib.problems import explain
@@ -45,6 +46,7 @@ def matters(now: datetime) -> Iterator[Matter]:
     yield from _failed_proofs()
     yield from _internal_errors(now)
     yield from _certificates(now)
+    yield from _traffic(now)
     yield from _places(now)
 
 
@@ -277,6 +279,37 @@ def _certificates(now: datetime) -> Iterator[Matter]:
     )
     level = CRITICAL if found["first"] <= now + CERTIFICATE_CRITICAL else WARNING
     yield Matter(level, title, text, url, "certificates_without_successor")
+
+
+def _miscounted(count: int) -> str:
+    return ngettext(
+        "%(count)d relay counted its traffic wrongly",
+        "%(count)d relays counted their traffic wrongly",
+        count,
+    ) % {"count": count}
+
+
+def _traffic(now: datetime) -> Iterator[Matter]:
+    errors = TrafficError.objects.filter(last_at__gt=now - traffic.ERROR_ENDS_AFTER)
+    rows = errors.select_related("relay__server__region", "relay__rental__user")
+    for error in rows.defer(*(f"relay__{name}" for name in Relay.SECRETS)).order_by("since"):
+        relay = error.relay
+        yield Matter(
+            WARNING,
+            _("The traffic of %(customer)s on %(server)s was counted wrongly")
+            % {"customer": relay.rental, "server": relay.server},
+            _(
+                "What its server said cannot be and was not counted: %(received)s bytes in, %(sent)s bytes out (%(number)s times). "
+                "The next reading that is right counts all."
+            )
+            % {"received": error.received_bytes, "sent": error.sent_bytes, "number": error.number},
+            reverse("admin:containers_relay_change", args=[relay.pk]),
+            f"traffic_error:{relay.pk}",
+            error.since,
+            _relay_name(relay),
+            Cause("traffic_error", _miscounted, _relay_list(), _OF_REGION),
+            place_of(relay.server.region),
+        )
 
 
 def _places(now: datetime) -> Iterator[Matter]:

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
+from hashlib import sha256
 
-from fleet.facts import ContainerFacts
+from fleet.facts import ContainerFacts, InterfaceFacts
 
 # What Linux's veth, the kind of interface that containers have, gives as its speed (`ethtool`, drivers/net/veth.c: 10 Gbit/s), which is
 # also more than servers of relays are rented with; and as much again, since memory between two processes is no cable.
@@ -82,7 +83,7 @@ def read_container(facts: ContainerFacts, uptime: float) -> list[Reading]:
     age = _age(facts.epoch, uptime)
     return [
         Reading(
-            epoch=f"{facts.container_id} {facts.epoch} {interface.name} {'' if interface.index is None else interface.index}",
+            epoch=_name(facts, interface),
             received=interface.received_bytes,
             sent=interface.sent_bytes,
             uptime=uptime,
@@ -91,6 +92,12 @@ def read_container(facts: ContainerFacts, uptime: float) -> list[Reading]:
         )
         for interface in facts.interfaces
     ]
+
+
+def _name(facts: ContainerFacts, interface: InterfaceFacts) -> str:
+    """What tells the epoch from all others, in 64 characters whatever the host says."""
+    index = "" if interface.index is None else interface.index
+    return sha256(f"{facts.container_id} {facts.epoch} {interface.name} {index}".encode()).hexdigest()
 
 
 def _age(epoch: str, uptime: float) -> float:

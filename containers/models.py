@@ -148,6 +148,8 @@ class Relay(Retried):
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     changed_at = models.DateTimeField(_("changed"), default=timezone.now, db_index=True, editable=False)
     released_at = models.DateTimeField(_("released"), null=True, blank=True, editable=False)
+    # From when on its traffic is counted; NULL until the first reading of one that ran before traffic was counted at all.
+    metered_since = models.DateTimeField(null=True, default=timezone.now, editable=False)
 
     objects = RelayQuerySet.as_manager()
 
@@ -320,3 +322,14 @@ class ServerCheck(JobRecord):
 
     def __str__(self) -> str:
         return f"#{self.pk} · {self.server}"
+
+
+# Django looks for a room's tables here.
+from containers.traffic_models import (  # noqa: E402, F401
+    TrafficCounter,
+    TrafficDay,
+    TrafficError,
+    TrafficHour,
+    TrafficMonth,
+    TrafficServerMonth,
+)

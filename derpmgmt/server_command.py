@@ -94,13 +94,20 @@ class ServerCommand(PanelCommand):
             default=default(False),
             help=_("let everybody in when neither the panel nor the gate answers"),
         )
+        parser.add_argument(
+            "--traffic-reset-day",
+            type=int,
+            metavar="DAY",
+            default=default(1),
+            help=_("day of the month on which the provider counts its traffic anew (1)"),
+        )
 
     @staticmethod
     def read_fields(options: dict[str, Any]) -> dict[str, Any]:
         """The fields of a server that the options of `add_fields` give."""
         fields = {
             name: options[name]
-            for name in ("ssh_host", "ssh_port", "docker_socket", "capacity")
+            for name in ("ssh_host", "ssh_port", "docker_socket", "capacity", "traffic_reset_day")
             if options[name] is not None
         }
         if options["bind_address"] is not None:

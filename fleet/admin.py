@@ -147,6 +147,7 @@ class ServerAdmin(TabsMixin, StaffAdmin):
             {"fields": (("tcp_port_first", "tcp_port_last"), ("udp_port_first", "udp_port_last"))},
         ),
         (gettext_lazy("Admission"), {"fields": ("is_fail_open",)}),
+        (gettext_lazy("Traffic"), {"fields": ("traffic_reset_day",)}),
         ("SSH · Docker", {"fields": ("ssh_host", "ssh_port", "credential", "docker_socket")}),
     )
     _seen = (gettext_lazy("State"), {"fields": readonly_fields})

@@ -52,6 +52,9 @@ class Adding(Input):
     is_fail_open: bool = Field(
         default=False, description="Let everybody in when neither the panel nor the gate answers."
     )
+    traffic_reset_day: int = Field(
+        1, ge=1, le=31, description="Day of the month on which the provider counts its traffic anew."
+    )
     provider_account_id: Pk | None = Field(None, description="The account at the provider.")
 
 
@@ -145,7 +148,7 @@ def _read_new_key(request: ApiRequest, body: Adding) -> HostKey:
 
 def _fields_of(body: Adding) -> dict[str, Any]:
     names = {"ssh_host", "ssh_port", "docker_socket", "capacity", "tcp_port_first", "tcp_port_last",
-             "udp_port_first", "udp_port_last", "is_fail_open"}  # fmt: skip
+             "udp_port_first", "udp_port_last", "is_fail_open", "traffic_reset_day"}  # fmt: skip
     return {
         "address": body.ip.strip(),
         "bind_address": body.bind_address or None,

@@ -105,6 +105,7 @@ SERVER_FIELDS = (
     "udp_port_first",
     "udp_port_last",
     "is_fail_open",
+    "traffic_reset_day",
 )
 
 

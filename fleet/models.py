@@ -187,6 +187,15 @@ class Server(models.Model):
         ),
     )
 
+    traffic_reset_day = models.PositiveSmallIntegerField(
+        _("traffic resets on day"),
+        default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(31)],
+        help_text=_(
+            "Day of the month on which the provider counts anew (1–31); in shorter months their last day."
+        ),
+    )
+
     status = models.CharField(_("state"), max_length=12, choices=Status, default=Status.NEW, db_index=True)
     # Why it is in its state: what a person wrote, or an error's code and values (`reason` reads both).
     status_reason = models.TextField(_("reason"), blank=True)

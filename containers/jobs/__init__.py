@@ -19,6 +19,7 @@ from containers.jobs.rotations import (
 )
 from containers.jobs.server_checks import check_server, request_check
 from containers.jobs.sweeping import sweep
+from containers.jobs.traffic import prune_traffic
 from containers.jobs.visits import remove_orphans, visit_servers
 from derpmgmt.lib.queue import Job, every
 
@@ -39,6 +40,7 @@ TICKS = [
     every(5, prove_relays),
     every(10, sweep_outages),
     every(3600, prune_health),
+    every(3600, prune_traffic),
     every(60, check_certificates),
     every(60, rotate_certificates),
     every(60, sweep_retiring),

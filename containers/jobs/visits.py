@@ -11,7 +11,7 @@ from django.utils import timezone
 from containers import deploy
 from containers.jobs import gates
 from containers.jobs.claims import server_queue
-from containers.services import relays, visits
+from containers.services import relays, traffic, visits
 from containers.spec import KIND_RELAY
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import worker_name
@@ -76,6 +76,7 @@ def visit_server(server: Server) -> None:
         volumes = deploy.read_volumes(reached.engine, settings.PANEL_ID)
         standing = {item.relay_id for item in found if item.kind == KIND_RELAY} | volumes
         is_own = visits.check_owner(server.pk, standing)
+        traffic.record_visit(server_pk=server.pk, read=read, found=found)
         changed = set()
         for relay in visits.running_relays(server.pk):
             try:

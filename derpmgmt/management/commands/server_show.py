@@ -64,6 +64,7 @@ class Command(ServerCommand):
              "ports": _("Ports"), "fill": _("Relays"), "docker_version": "Docker", "memory": _("Memory"),
              "disk_free": _("Free disk"), "load": _("Load per core"), "gate_state": _("Gate"),
              "gate_failure": _("The gate failed"), "is_fail_open": _("Lets everybody in when nobody can be asked"),
+             "traffic_reset_day": _("Traffic resets on day"),
              "last_contact_at": _("Last contact"), "last_visit_at": _("Last visit"), "created_at": _("Added")},
         )  # fmt: skip
         self.emit_part(
@@ -115,6 +116,7 @@ def _describe(server: Server) -> dict[str, Any]:
         "load_per_core": load,
         "load": f"{load:.2f}" if load is not None else None,
         "is_fail_open": server.is_fail_open,
+        "traffic_reset_day": server.traffic_reset_day,
         "is_check_due": server.is_check_due,
         "last_contact_at": server.last_contact_at,
         "last_visit_at": server.last_visit_at,
