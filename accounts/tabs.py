@@ -78,6 +78,11 @@ def link_to(row: Any, text: Any = None, *, tab: str = "") -> SafeString:
     return format_html('<a href="{}{}">{}</a>', url, f"?tab={tab}" if tab else "", text or row)
 
 
+def same_tab(request: HttpRequest) -> dict[str, str]:
+    """Of the query that was asked for what leads to the same tab again, and from there back to the list as it was."""
+    return {name: request.GET[name] for name in ("tab", _FILTERS) if name in request.GET}
+
+
 def show_table(
     request: HttpRequest,
     title: str | Promise,
@@ -99,7 +104,6 @@ def show_table(
         [Cell(name, written(value)) for name, value in zip(names, line, strict=True)]
         for line in cells(list(found.object_list))
     ]
-    kept = {name: request.GET[name] for name in ("tab", _FILTERS) if name in request.GET}
     return render_to_string(
         "admin/_table.html",
         {
@@ -108,7 +112,7 @@ def show_table(
             "headings": names,
             "lines": lines,
             "page": found,
-            "page_url": f"?{urlencode({**kept, page: ''})}",
+            "page_url": f"?{urlencode({**same_tab(request), page: ''})}",
             "links": list(links),
             "note": note,
         },

@@ -28,7 +28,7 @@ from containers.figures import relays_by_server
 from containers.matters import matters as relay_matters
 from containers.services import closing as containers_closing
 from containers.services import relays
-from derpmgmt.history.links import links as history_links
+from derpmgmt.history import admin_parts as history_parts
 from derpmgmt.lib import queue
 from derpmgmt.lib.matters import about
 from derpmgmt.lib.queue import Job, Tick
@@ -88,10 +88,16 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "regions": [server_figures.regions],
     "relays_by_server": [relays_by_server],
     # what the rooms above have about a row, on its page in the admin: ways to it, and parts of that page
-    "row_links": [history_links, relay_parts.links],
+    "row_links": [relay_parts.links],
     "row_parts": [device_parts.parts],
     # a customer's, or a server's, page in the admin: its tabs in their order, what its head says, and acts of the rooms above
-    "row_tabs": [number_parts.tabs, relay_parts.tabs, device_parts.tabs, map_parts.tabs],
+    "row_tabs": [
+        number_parts.tabs,
+        relay_parts.tabs,
+        device_parts.tabs,
+        map_parts.tabs,
+        history_parts.tabs,
+    ],
     "row_says": [rental_parts.says, relay_parts.says, device_parts.says],
     "row_buttons": [rental_parts.buttons],
     "check_pages": [relay_parts.check_pages],

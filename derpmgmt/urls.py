@@ -34,11 +34,6 @@ urlpatterns = [
     path("brand/<slug:digest>.css", brand_style, name="brand-style"),
     path("brand/<slug:digest>.<slug:kind>", brand_picture, name="brand-picture"),
     path("mailbox/", mailbox.mailbox, name="mailbox"),
-    path(
-        "admin/customers/<int:pk>/history/",
-        admin.site.admin_view(history.customer_history),
-        name="customer-history",
-    ),
     path("admin/", admin.site.urls),
 ]
 

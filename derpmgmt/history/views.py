@@ -9,9 +9,8 @@ from typing import Any
 import tablib  # type: ignore[import-untyped]
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.http import Http404, HttpResponse
-from django.shortcuts import get_object_or_404, render
-from django.urls import reverse
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext, gettext_lazy
 from django.views.decorators.http import require_GET
@@ -58,30 +57,21 @@ class TableCell:
 @require_GET
 def history(request: SignedInRequest) -> HttpResponse:
     """One's own history."""
-    return _show(request, request.user, reverse("history"))
+    return render(request, "history.html", read_history(request, request.user, request.user))
 
 
-@require_GET
-def customer_history(request: SignedInRequest, pk: int) -> HttpResponse:
-    """A customer's history for operators, of a closed account too; served through the admin's door."""
-    customer = get_object_or_404(User.objects.visible_to(request.user), pk=pk)
-    return _show(request, customer, reverse("customer-history", args=[pk]))
-
-
-def _show(request: SignedInRequest, customer: User, here: str) -> HttpResponse:
+def read_history(request: HttpRequest, reader: User, customer: User) -> dict[str, Any]:
+    """What `history.html` and `admin/history.html` show of `customer` to `reader`, as the address says: kind, view and page."""
     kind = request.GET.get("kind", "")
     kind = kind if kind in SOURCES else ALL
     is_table = request.GET.get("view") == "table"
     found = (
-        table_rows(request.user, customer, kind)
+        table_rows(reader, customer, kind)
         if is_table and kind != ALL
-        else moments_of(request.user, customer, SOURCES if kind == ALL else [kind])
+        else moments_of(reader, customer, SOURCES if kind == ALL else [kind])
     )
     page = Paginator(found, ROWS).get_page(request.GET.get("page"))
     context: dict[str, Any] = {
-        "customer": customer,
-        "is_own": customer.pk == request.user.pk,
-        "here": here,
         "kind": kind,
         "view": "table" if is_table else "timeline",
         "sources": SOURCES.values(),
@@ -91,13 +81,13 @@ def _show(request: SignedInRequest, customer: User, here: str) -> HttpResponse:
         lines: Iterable[tuple[Cell, ...]] = [SOURCES[kind].cells(row) for row in page]
         context |= _as_table(SOURCES[kind].headings, lines)
     else:
-        entries = read_entries(request.user, customer, page.object_list)
+        entries = read_entries(reader, customer, page.object_list)
         context |= {
             "entries": entries,
             "days": _by_day(entries),
             **_as_table(_TIMELINE_HEADINGS, [entry.cells for entry in entries]),
         }
-    return render(request, "history.html", context)
+    return context
 
 
 def _by_day(entries: Iterable[Entry]) -> list[tuple[date, str, list[Entry]]]:

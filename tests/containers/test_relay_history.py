@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import OperationLog
@@ -100,7 +101,7 @@ def test_the_table_and_the_operators_page_hold_the_same(rental: Rental) -> None:
     assert [line[2].text for line in lines] == ["Shanghai"] * 9
     assert [line[3].text for line in lines].count(relay.certificate_address) == 3
     page = world.enter(User.Role.ADMIN, has_factor=True).get(
-        f"/admin/customers/{rental.user_id}/history/", {"kind": "relay"}
+        reverse("admin:accounts_user_change", args=[rental.user_id]), {"tab": "history", "kind": "relay"}
     )
     assert len(page.context["entries"]) == 9
 
@@ -116,7 +117,7 @@ def test_relays_of_a_closed_account_stay_in_its_history(rental: Rental) -> None:
     rental.user.refresh_from_db()
     assert rental.user.closed_at
     page = world.enter(User.Role.ADMIN, has_factor=True).get(
-        f"/admin/customers/{rental.user_id}/history/", {"kind": "relay"}
+        reverse("admin:accounts_user_change", args=[rental.user_id]), {"tab": "history", "kind": "relay"}
     )
     assert len(page.context["entries"]) == 6
 

@@ -84,7 +84,6 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
     waiting = rental.devices.filter(status="pending")[0]
     assert region
     assert serial
-    person = {"pk": rental.user_id}
     return {
         "acl:region-change": {"pk": region.pk},
         **{f"acl:device-{verb}": {"pk": waiting.pk} for verb in ("approve", "ignore", "revoke", "rename")},
@@ -97,7 +96,6 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
         "brand-style": {"digest": colours.digest("#1a7f5c")},
         "brand-picture": {"digest": "a" * 32, "kind": "png"},
         "history-export": {"kind": "all", "file_format": "csv"},
-        "customer-history": person,
         # None is there: a test of one would ask a service outside.
         "accounts:token-revoke": {"pk": 1},
         **{f"accounts:channel-{verb}": {"pk": 1} for verb in ("test", "confirm", "remove")},

@@ -1,7 +1,9 @@
 """A customer's history: their alone, newest first, the same as tables and files, and it costs the same however long it is."""
 
 import csv
+import html
 import io
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -40,6 +42,11 @@ def rental() -> Rental:
     User.objects.filter(pk=rental.user_id).update(language="en")
     go_through(rental)
     return Rental.objects.get(pk=rental.pk)
+
+
+def tab_of(rental: Rental) -> str:
+    """Where operators read a customer's history."""
+    return f"{reverse('admin:accounts_user_change', args=[rental.user_id])}?tab=history"
 
 
 def go_through(rental: Rental) -> None:
@@ -151,11 +158,11 @@ def test_nothing_of_others_is_there(rental: Rental) -> None:
 def test_staff_too_see_only_their_own_on_their_page(rental: Rental) -> None:
     client = world.enter(User.Role.ADMIN, has_factor=True)
     assert not client.get("/history/").context["entries"]
-    assert client.get(f"/admin/customers/{rental.user_id}/history/").context["entries"]
+    assert client.get(tab_of(rental)).context["entries"]
 
 
 def test_a_customers_history_is_shut_for_other_customers(rental: Rental) -> None:
-    url = reverse("customer-history", args=[rental.user_id])
+    url = tab_of(rental)
     assert world.sign_in(rental.user).get(url, follow=True).status_code == 403
     assert Client().get(url).status_code == 302
     no_factor = world.enter(User.Role.ADMIN, has_factor=False).get(url)
@@ -165,10 +172,29 @@ def test_a_customers_history_is_shut_for_other_customers(rental: Rental) -> None
 def test_history_of_a_closed_account_is_there_for_admins(rental: Rental) -> None:
     email = rental.user.email
     accounts.close_account(user=rental.user, by=None)
-    page = world.enter(User.Role.ADMIN, has_factor=True).get(f"/admin/customers/{rental.user_id}/history/")
+    page = world.enter(User.Role.ADMIN, has_factor=True).get(tab_of(rental))
     assert {entry.source.kind for entry in page.context["entries"]} == set(KINDS)
     assert email not in page.content.decode()
-    assert reverse("admin:accounts_user_change", args=[rental.user_id]) in page.content.decode()
+
+
+def test_operators_read_it_on_the_customers_page_and_go_back_to_the_list_they_came_from(
+    rental: Rental,
+) -> None:
+    for _ in range(8):
+        go_through(rental)
+    client = world.enter(User.Role.ADMIN, has_factor=True)
+    filters = "_changelist_filters=role__exact%3Duser"
+    page = client.get(f"{tab_of(rental)}&{filters}&kind=rental")
+    text = page.content.decode()
+    assert 'class="breadcrumbs"' in text
+    assert f'<a href="?tab=history&amp;{filters}" aria-current="page">' in text
+    assert f"{reverse('admin:accounts_user_changelist')}?role__exact=user" in text
+    assert {entry.source.kind for entry in page.context["entries"]} == {"rental"}
+    links = [html.unescape(link) for link in re.findall(r'href="([^"]*kind=[^"]*)"', text)]
+    assert len(links) > len(KINDS)
+    for link in links:
+        assert filters in link
+        assert client.get(f"{tab_of(rental).split('?')[0]}{link}").context["lines"], link
 
 
 def test_pages_follow_one_another_without_gap_or_double(rental: Rental) -> None:

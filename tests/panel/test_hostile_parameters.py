@@ -145,7 +145,6 @@ def test_rows_with_impossible_numbers_are_not_there(rental: Rental) -> None:  # 
         for page in ("change", "history", "delete", "ban", "close"):
             response = staff.get(f"/admin/accounts/user/{pk}/{page}/")
             assert response.status_code in {302, 403, 404}, (pk, page)
-        assert staff.get(f"/admin/customers/{pk}/history/").status_code == 404
     customer = world.sign_in(rental.user)
     customer.raise_request_exception = False
     for pk in ("0", BEYOND, ENDLESS, "-1", "x"):

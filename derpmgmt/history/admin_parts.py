@@ -1,0 +1,29 @@
+"""The history on a customer's page in the admin."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.utils.http import urlencode
+from django.utils.translation import gettext as _
+
+from accounts.models import User
+from accounts.requests import staff_of
+from accounts.tabs import Tab, same_tab
+from derpmgmt.history.views import read_history
+
+NAME = "history"
+
+
+def tabs(row: Any) -> Iterator[Tab]:
+    """Answer to "row_tabs": a customer's history, of a closed account too."""
+    if isinstance(row, User):
+        yield Tab(NAME, _("History"), partial(_show, row))
+
+
+def _show(customer: User, request: HttpRequest) -> str:
+    base = f"?{urlencode({**same_tab(request), 'tab': NAME})}"
+    context = read_history(request, staff_of(request), customer)
+    return render_to_string("admin/history.html", {**context, "base": base}, request)
