@@ -1,0 +1,113 @@
+// Charts of figures over time (derpmgmt/lib/charts.py says what is sent). A gap in the figures is a gap in the line.
+(() => {
+  "use strict";
+
+  const REFRESH_MS = 30000;
+  const LIVE_SECONDS = 86400;
+  const COLOURS = ["--panel-blue", "--panel-orange", "--panel-green", "--panel-grey"];
+  const locale = document.documentElement.lang || undefined;
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  const round = (value, digits) => value.toLocaleString(locale, { maximumFractionDigits: digits });
+  // 1,234,567 with steps of 1,000 and their names: "1.23 MB".
+  const scaled = (value, names) => {
+    let at = 0;
+    let rest = value;
+    while (Math.abs(rest) >= 1000 && at < names.length - 1) { rest /= 1000; at += 1; }
+    return `${round(rest, Math.abs(rest) < 10 && at ? 2 : 1)} ${names[at]}`;
+  };
+  const units = {
+    share: (value) => `${round(100 * value, 1)} %`,
+    bytes: (value) => scaled(value, ["B", "kB", "MB", "GB", "TB", "PB"]),
+    byte_rate: (value) => scaled(8 * value, ["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"]),
+    ms: (value) => `${round(value, 1)} ms`,
+    s: (value) => `${round(value, 3)} s`,
+    number: (value) => round(value, 2),
+  };
+
+  const say = (figure, words) => { figure.querySelector(".chart-box").textContent = words; };
+
+  const legend = (figure, chart, at) => {
+    const say = units[chart.unit];
+    const words = figure.closest(".charts").dataset;
+    const list = figure.querySelector(".chart-legend");
+    list.replaceChildren(...chart.lines.map((line, number) => {
+      const known = line.y.filter((value) => value !== null);
+      const value = at === null ? line.y.findLast((each) => each !== null) : line.y[at];
+      const entry = document.createElement("li");
+      entry.className = line.isLimit ? "is-limit" : `chart-${number + 1}`;
+      const shown = document.createElement("b");
+      shown.textContent = value === null || value === undefined ? "–" : say(value);
+      entry.append(`${line.label} `, shown);
+      if (at === null && known.length && !line.isLimit) entry.append(` · ${words.highest} ${say(Math.max(...known))}`);
+      return entry;
+    }));
+  };
+
+  const draw = (figure, chart) => {
+    const box = figure.querySelector(".chart-box");
+    figure.plot?.destroy();
+    figure.plot = null;
+    if (chart.lines.every((line) => line.y.every((value) => value === null))) {
+      figure.querySelector(".chart-legend").replaceChildren();
+      say(figure, figure.closest(".charts").dataset.none);
+      return;
+    }
+    box.textContent = "";
+    const axis = { stroke: colour("--panel-quiet"), grid: { stroke: colour("--panel-line"), width: 1 }, ticks: { show: false }, font: "12px sans-serif" };
+    const say_ = units[chart.unit];
+    const [from, to] = [chart.x[0], chart.x.at(-1)];
+    const highest = Math.max(...chart.lines.flatMap((line) => line.y.filter((value) => value !== null)));
+    figure.plot = new window.uPlot({
+      width: box.clientWidth,
+      height: box.clientHeight,
+      tzDate: (seconds) => window.uPlot.tzDate(new Date(1000 * seconds), chart.zone),
+      legend: { show: false },
+      cursor: { y: false, points: { size: 6 } },
+      // Of one figure alone the axes would be made up.
+      scales: { x: { range: () => [from, to] }, y: { range: () => [0, highest > 0 ? 1.1 * highest : 1] } },
+      axes: [
+        { ...axis, space: 60, values: (_plot, splits) => splits.map((at) => moment(at, to - from, chart.zone)) },
+        { ...axis, size: 76, values: (_plot, splits) => splits.map(say_) },
+      ],
+      series: [{}, ...chart.lines.map((line, number) => ({
+        label: line.label, width: 1.5, spanGaps: false, points: { show: false },
+        stroke: colour(line.isLimit ? "--panel-red" : COLOURS[number % COLOURS.length]), dash: line.isLimit ? [6, 4] : undefined,
+      }))],
+      hooks: { setCursor: [(plot) => legend(figure, chart, plot.cursor.idx ?? null)] },
+    }, [chart.x, ...chart.lines.map((line) => line.y)], box);
+    legend(figure, chart, null);
+  };
+
+  const moment = (at, length, timeZone) => new Intl.DateTimeFormat(locale, length <= 2 * LIVE_SECONDS
+    ? { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone }
+    : { month: "2-digit", day: "2-digit", timeZone }).format(new Date(1000 * at));
+
+  const fetchOne = async (figure) => {
+    try {
+      const answer = await fetch(figure.dataset.chart, { headers: { Accept: "application/json" } });
+      if (!answer.ok || !(answer.headers.get("Content-Type") ?? "").startsWith("application/json")) throw new Error(String(answer.status));
+      figure.chart = await answer.json();
+      draw(figure, figure.chart);
+    } catch {
+      // What is drawn stays.
+      if (!figure.chart) say(figure, figure.closest(".charts").dataset.failed);
+    }
+    const x = figure.chart?.x ?? [];
+    if (!x.length || x.at(-1) - x[0] <= LIVE_SECONDS) setTimeout(() => fetchWhenSeen(figure), REFRESH_MS);
+  };
+  // Only what is looked at is asked for.
+  const watcher = new IntersectionObserver((seen) => seen.forEach((entry) => {
+    if (!entry.isIntersecting) return;
+    watcher.unobserve(entry.target);
+    fetchOne(entry.target);
+  }));
+  const fetchWhenSeen = (figure) => { if (figure.isConnected) watcher.observe(figure); };
+
+  const figures = [...document.querySelectorAll("[data-chart]")];
+  figures.forEach(fetchWhenSeen);
+  const again = () => figures.forEach((figure) => { if (figure.chart) draw(figure, figure.chart); });
+  new MutationObserver(again).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
+  let width = window.innerWidth;
+  window.addEventListener("resize", () => { if (window.innerWidth !== width) { width = window.innerWidth; again(); } });
+})();
