@@ -100,9 +100,7 @@ class Chart:
         }
 
 
-def on_grid(
-    rows: Iterable[Sequence[Any]], moments: range
-) -> list[list[float | None]]:
+def on_grid(rows: Iterable[Sequence[Any]], moments: range) -> list[list[float | None]]:
     """The columns after the first of `rows`, each with a value for every one of `moments`.
 
     A row's first column is a time; it counts for the moment whose step holds it. Rows beyond the moments are passed over; of two at one

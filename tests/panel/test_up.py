@@ -1,5 +1,6 @@
 """`manage.py up`, with real processes."""
 
+import json
 import os
 import shutil
 import signal
@@ -60,6 +61,15 @@ def test_commands_reach_the_panel_when_no_variable_is_set(panel: Running) -> Non
         "print(settings.PUBLIC_URL, django_rq.get_connection('default').ping())"
     )
     assert seen == f"http://127.0.0.1:{panel.folder.port} True"
+
+
+def test_the_doctor_finds_a_panel_that_runs_well_and_says_what_it_lacks(panel: Running) -> None:
+    done = panel.folder.manage("doctor", "--json")
+    levels = {each["code"]: each["level"] for each in json.loads(done.stdout)}
+    assert [levels[name] for name in ("database", "redis", "queues", "disk")] == ["good"] * 4
+    # There are no servers yet.
+    assert levels["too_few_servers"] == "critical"
+    assert done.returncode == 2
 
 
 def test_a_second_panel_is_refused_when_one_runs(panel: Running) -> None:
