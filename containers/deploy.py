@@ -46,7 +46,7 @@ _UNSET = (None, 0, -1)
 
 @dataclass(frozen=True)
 class Found:
-    """A relay's container on a host, as its labels and the Engine's list tell.
+    """A container of a panel's on a host, as its labels and the Engine's list tell; `relay_id` is 0 for the gate's.
 
     `state` is the Engine's word: created, running, paused, restarting, exited, removing or dead. `is_wired` is false
     when somebody renamed it or took it off the relays' network.
@@ -61,11 +61,27 @@ class Found:
     is_wired: bool
 
 
-def read_ours(engine: Engine, panel_id: str) -> list[Found]:
-    """Every relay's container on the host that bears this panel's labels, by one call. Raises RemoteError."""
+@dataclass(frozen=True)
+class Standing:
+    """What of a panel's stands on a host: the relays' containers, those of its gate."""
+
+    relays: list[Found]
+    gates: list[Found]
+
+
+def read_panel(engine: Engine, panel_id: str) -> Standing:
+    """Every container on the host that bears this panel's labels, by one call however many there are. Raises RemoteError."""
     with engine_errors():
         rows = engine.containers(all=True, filters={"label": [f"{LABEL_PANEL}={panel_id}"]})
-    return [_found(row) for row in rows if _relay_id(row) is not None]
+    return Standing(
+        relays=[_found(row) for row in rows if _relay_id(row) is not None],
+        gates=[_found(row) for row in rows if row["Labels"].get(LABEL_KIND) == KIND_GATE],
+    )
+
+
+def read_ours(engine: Engine, panel_id: str) -> list[Found]:
+    """Every relay's container on the host that bears this panel's labels, by one call. Raises RemoteError."""
+    return read_panel(engine, panel_id).relays
 
 
 def read_volumes(engine: Engine, panel_id: str) -> set[int]:
@@ -332,17 +348,18 @@ def _relay_id(row: dict[str, Any]) -> int | None:
 
 def _found(row: dict[str, Any]) -> Found:
     labels = row["Labels"]
-    relay_id = int(labels[LABEL_RELAY])
+    relay_id, panel_id = _relay_id(row), labels[LABEL_PANEL]
+    own_name = gate_name(panel_id) if relay_id is None else relay_name(panel_id, relay_id)
     name = (row["Names"] or [""])[0].lstrip("/")  # one that is being removed may have lost its name
     networks = (row.get("NetworkSettings") or {}).get("Networks") or {}
     return Found(
-        relay_id=relay_id,
+        relay_id=relay_id or 0,
         container_id=row["Id"],
         name=name,
         state=row["State"],
         spec_hash=labels.get(LABEL_SPEC, ""),
         kind=labels.get(LABEL_KIND, ""),
-        is_wired=name == relay_name(labels[LABEL_PANEL], relay_id) and NETWORK in networks,
+        is_wired=name == own_name and NETWORK in networks,
     )
 
 

@@ -1,7 +1,7 @@
 """What RQ runs for gates, and what the jobs of relays and servers call: a server's gate stands before its first relay."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from containers import deploy, gate_list
-from containers.deploy import put_files, read_file
+from containers.deploy import Found, put_files, read_file
 from containers.gate import GATE_DIR, LIST_HASH_PATH, gate_name, list_files, list_hash
 from containers.jobs.claims import server_queue
 from containers.models import LIST_RETRY, RETRY, Gate, Relay
@@ -20,7 +20,7 @@ from derpmgmt.lib.jobs import Heartbeat, worker_name
 from derpmgmt.lib.problems import INTERNAL, Problem
 from fleet import services as fleet_services
 from fleet.contact import contact
-from fleet.engine import Engine, engine_errors
+from fleet.engine import Engine
 from fleet.engine_errors import EngineError
 from fleet.models import CONTACT, Server
 from fleet.ssh import RemoteError
@@ -133,19 +133,20 @@ def push_list(server_pk: int) -> None:
         gates.record_list_failure(gate=gate, now=timezone.now())
 
 
-def look_at_gate(engine: Engine, server_pk: int, *, may_go: bool = True) -> None:
+def look_at_gate(engine: Engine, server_pk: int, found: Sequence[Found], *, may_go: bool = True) -> None:
     """The part of a visit that compares the gate with what it should be, and rings for what differs. Raises RemoteError.
 
+    `found` are the containers that the Engine's list shows as the panel's gate;
     `may_go`: whether one that the server's own relays do not need is to be removed.
     """
     gate = Gate.objects.filter(server=server_pk).first()
     if not gates.is_wanted(server_pk):
-        if may_go and deploy.has_gate(engine, settings.PANEL_ID):
+        if may_go and (found or deploy.has_gate(engine, settings.PANEL_ID)):
             queue.announce("orphans_found", server_pk)
         return
     if gate is None or gate.status != Gate.Status.RUNNING:
         return  # the sweep rings for it
-    if not _is_right(engine, gate):
+    if not _is_right(engine, gate, found):
         log.warning("visit: the gate of server %s is to be repaired", server_pk)
         gates.request_repair(gate=gate)
         return
@@ -210,12 +211,11 @@ def _deliver(engine: Engine, gate: Gate) -> None:
             return
 
 
-def _is_right(engine: Engine, gate: Gate) -> bool:
+def _is_right(engine: Engine, gate: Gate, found: Sequence[Found]) -> bool:
+    if [item.state for item in found] != ["running"]:
+        return False
     try:
-        if deploy.read_differences(engine, gates.spec_of(gate, gate.image)):
-            return False
-        with engine_errors():
-            return bool(engine.inspect_container(gate_name(settings.PANEL_ID))["State"]["Running"])
+        return not deploy.read_differences(engine, gates.spec_of(gate, gate.image))
     except EngineError as error:
         if error.code != "not_found":
             raise

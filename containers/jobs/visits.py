@@ -1,6 +1,9 @@
 """Reading servers, and removing what is nobody's there."""
 
 import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
@@ -9,16 +12,19 @@ from django.db import connection
 from django.utils import timezone
 
 from containers import deploy
+from containers.deploy import Found
 from containers.jobs import gates
 from containers.jobs.claims import server_queue
-from containers.services import relays, traffic, visits
+from containers.looks import Looks, Seen
+from containers.services import traffic, visits
 from containers.spec import KIND_RELAY
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import worker_name
 from fleet import facts
 from fleet import services as fleet_services
-from fleet.contact import contact
+from fleet.contact import Contact, contact
 from fleet.engine_errors import EngineError
+from fleet.facts import ContainerFacts
 from fleet.models import Server
 from fleet.ssh import RemoteError
 
@@ -72,26 +78,53 @@ def visit_server(server: Server) -> None:
     with contact(server) as reached:
         read = facts.read_facts(reached.connection, server.docker_socket, server.engine_root)
         reached_at = reached.connection.peer_address
-        found = deploy.read_ours(reached.engine, settings.PANEL_ID)
+        ours = deploy.read_panel(reached.engine, settings.PANEL_ID)
         volumes = deploy.read_volumes(reached.engine, settings.PANEL_ID)
-        standing = {item.relay_id for item in found if item.kind == KIND_RELAY} | volumes
+        standing = {item.relay_id for item in ours.relays if item.kind == KIND_RELAY} | volumes
         is_own = visits.check_owner(server.pk, standing)
-        traffic.record_visit(server_pk=server.pk, read=read, found=found)
-        changed = set()
-        for relay in visits.running_relays(server.pk):
-            try:
-                spec = relays.spec_of(relay, relay.image)
-                if deploy.read_differences(reached.engine, spec):
-                    changed.add(relay.pk)
-            except EngineError as error:
-                if error.code != "not_found":
-                    raise
-                changed.add(relay.pk)
-        gates.look_at_gate(reached.engine, server.pk, may_go=is_own)
+        traffic.record_visit(server_pk=server.pk, read=read, found=ours.relays)
+        changed = _find_changed(reached, server.pk, ours.relays, read.containers)
+        gates.look_at_gate(reached.engine, server.pk, ours.gates, may_go=is_own)
     fleet_services.record_facts(server=server, facts=read, reached_at=reached_at, now=timezone.now())
-    repaired, orphans = visits.record_containers(server=server, found=found, volumes=volumes, changed=changed)
+    repaired, orphans = visits.record_containers(
+        server=server, found=ours.relays, volumes=volumes, changed=changed
+    )
     if repaired or orphans:
         log.warning("visit of %s: to repair %s, orphans %s", server.name, repaired, orphans)
+
+
+def _find_changed(
+    reached: Contact, server_pk: int, found: Sequence[Found], containers: Iterable[ContainerFacts]
+) -> set[int]:
+    """The relays whose container is not the one that it should be: by the list's labels, and by what was looked at whole
+    (`containers.looks`). Raises `RemoteError`."""
+    wanted = visits.wanted_hashes(server_pk)
+    epochs = {one.container_id: one.epoch for one in containers}
+    rows = {item.relay_id: item for item in found if item.kind == KIND_RELAY}
+    numbers = Counter(item.relay_id for item in found if item.kind == KIND_RELAY)
+    # The list may be older than the row; what is looked at now is not.
+    doubtful = {
+        pk
+        for pk, spec_hash in wanted.items()
+        if pk in rows and (rows[pk].spec_hash != spec_hash or numbers[pk] > 1)
+    }
+    seen = {
+        pk: Seen(item.container_id, item.state, epochs.get(item.container_id, ""))
+        for pk, item in rows.items()
+        if pk in wanted
+    }
+    looks: Looks = reached.connection.recall(Looks, math.inf) or Looks()
+    reached.connection.remember(Looks, looks)
+    changed = {pk for pk in doubtful if numbers[pk] > 1}
+    for relay, spec in visits.specs_of(doubtful.union(looks.choose(seen))):
+        try:
+            if deploy.read_differences(reached.engine, spec):
+                changed.add(relay.pk)
+        except EngineError as error:
+            if error.code != "not_found":
+                raise
+            changed.add(relay.pk)
+    return changed
 
 
 @queue.on_queue(server_queue)

@@ -5,10 +5,15 @@ from collections.abc import Collection, Iterable
 from containers.deploy import Found
 from containers.models import Relay
 from containers.services.relay_requests import request_repair
-from containers.spec import KIND_RELAY
+from containers.services.relays import spec_of
+from containers.spec import KIND_RELAY, RelaySpec
 from derpmgmt.lib import queue
+from derpmgmt.lib.kept import Kept
 from fleet.machine import SameMachine
 from fleet.models import Server
+
+# By all that a spec is made of and that may change; it does not fit where one panel has more relays than this.
+_HASHES: Kept[str] = Kept(20_000)
 
 
 def record_containers(
@@ -61,8 +66,35 @@ def check_owner(server_pk: int, standing: Collection[int]) -> bool:
     return not foreign
 
 
-def running_relays(server_pk: int) -> list[Relay]:
-    """The relays that are said to run on a server, with what their spec needs."""
-    return list(
-        Relay.objects.filter(server_id=server_pk, status=Relay.Status.RUNNING).select_related("server__gate")
-    )
+def wanted_hashes(server_pk: int) -> dict[int, str]:
+    """The relays that are said to run on a server, each with the hash of its spec; two queries at most.
+
+    A relay's secrets are read, and its spec is made, only where something about it is another than at the last visit.
+    """
+    running = Relay.objects.filter(server_id=server_pk, status=Relay.Status.RUNNING)
+    keys = {
+        row[0]: row
+        for row in running.order_by().values_list(
+            "pk",
+            "changed_at",
+            "image",
+            "certificate_sha256",
+            "public_key",
+            "server__address",
+            "server__bind_address",
+            "server__is_fail_open",
+            "server__gate__running_since",
+        )
+    }
+    missing = [pk for pk, key in keys.items() if _HASHES.find(key) is None]
+    for relay, spec in specs_of(missing):
+        _HASHES.keep(keys[relay.pk], spec.spec_hash)
+    return {pk: wanted for pk, key in keys.items() if (wanted := _HASHES.find(key)) is not None}
+
+
+def specs_of(relay_pks: Collection[int]) -> list[tuple[Relay, RelaySpec]]:
+    """These relays, as far as they are said to run, with the containers that they should be; one query at most."""
+    if not relay_pks:
+        return []
+    found = Relay.objects.filter(pk__in=relay_pks, status=Relay.Status.RUNNING).select_related("server__gate")
+    return [(relay, spec_of(relay, relay.image)) for relay in found]
