@@ -34,6 +34,10 @@ declare(
         "token.revoked": _("API token revoked"),
         "brand.changed": _("Brand changed"),
         "work.retried": _("Work that was put off tried again"),
+        "alert.resolved": _("Alert resolved"),
+        "alert.sent": _("Alert told by a program"),
+        "alert_rule.changed": _("Alert rule changed"),
+        "alert_rule.reset": _("Alert rule set back"),
     },
     notices={
         "security": Kind(_("About the account's safety"), is_farewell=True),

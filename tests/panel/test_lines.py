@@ -36,6 +36,7 @@ from tests.panel import world
 OURS = ("accounts", "acl", "billing", "containers", "distribution", "fleet", "serials")
 # What the panel itself writes, or what has a rule of its own that knows no line breaks.
 OTHERWISE = {
+    "accounts.AlertRule.rule",
     "accounts.BrandPicture.content_type", "accounts.BrandPicture.digest", "accounts.BrandSettings.accent", "accounts.BrandSettings.buy_url",
     "accounts.BrandSettings.privacy_url", "accounts.BrandSettings.terms_url",
     "accounts.Notice.error", "accounts.Notice.key", "accounts.Notice.kind", "accounts.Notice.language",
