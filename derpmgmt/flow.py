@@ -9,11 +9,12 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
+from accounts import figures as account_figures
 from accounts import jobs as accounts
-from accounts.figures import figures as account_figures
 from accounts.matters import matters as account_matters
 from accounts.search import search as account_search
 from acl.devices import admin_parts as device_parts
+from acl.devices import figures as device_figures
 from acl.devices import jobs as device_jobs
 from acl.devices import services as devices
 from acl.devices.matters import matters as device_matters
@@ -22,9 +23,8 @@ from acl.maps import admin_parts as map_parts
 from acl.maps import jobs as map_jobs
 from acl.maps import services as maps
 from containers import admin_parts as relay_parts
+from containers import figures as relay_figures
 from containers import jobs as containers
-from containers.figures import figures as relay_figures
-from containers.figures import relays_by_server
 from containers.matters import matters as relay_matters
 from containers.services import closing as containers_closing
 from containers.services import relays
@@ -36,12 +36,13 @@ from fleet import figures as server_figures
 from fleet.matters import matters as server_matters
 from fleet.search import search as server_search
 from serials.numbers import admin_parts as number_parts
+from serials.numbers import figures as number_figures
 from serials.numbers import jobs as numbers
 from serials.numbers.matters import matters as serial_matters
 from serials.numbers.search import search as serial_search
 from serials.rentals import admin_parts as rental_parts
+from serials.rentals import figures as rental_figures
 from serials.rentals import jobs as rentals
-from serials.rentals.figures import figures as rental_figures
 from serials.rentals.services import automatic_closing as serials_closing
 
 CROSSING: dict[str, list[Job]] = {
@@ -84,9 +85,18 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     # what one search of the admin finds, kind by kind
     "search": [account_search, server_search, serial_search, device_search],
     # what is counted, on the start page: today's figures in their order there; the fleet by region; how many relays servers hold
-    "figures": [account_figures, rental_figures, relay_figures],
+    "figures": [account_figures.figures, rental_figures.figures, relay_figures.figures],
     "regions": [server_figures.regions],
-    "relays_by_server": [relays_by_server],
+    "relays_by_server": [relay_figures.relays_by_server],
+    # numbers for monitoring
+    "metrics": [
+        account_figures.metrics,
+        rental_figures.metrics,
+        number_figures.metrics,
+        server_figures.metrics,
+        relay_figures.metrics,
+        device_figures.metrics,
+    ],
     # what the rooms above have about a row, on its page in the admin: ways to it, and parts of that page
     "row_links": [relay_parts.links],
     "row_parts": [device_parts.parts],

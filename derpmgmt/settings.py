@@ -116,6 +116,11 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 DEBUG = env.read_bool("DEBUG", default=False)
 
+# Monitoring reads /metrics with it; empty = there is no such page.
+METRICS_TOKEN = env.read("METRICS_TOKEN")
+if 0 < len(METRICS_TOKEN) < 16:
+    raise ImproperlyConfigured(gettext("DERPMGMT_METRICS_TOKEN: at least 16 characters"))
+
 # Redis: an embedded Valkey on a unix socket unless a URL is given. Database 0 is the queue, 1 the cache.
 REDIS_URL = env.read("REDIS_URL")
 IS_VALKEY_OURS = not REDIS_URL

@@ -5,7 +5,7 @@ from django.urls import include, path
 
 from accounts.brand.views import brand_picture, brand_style, paper
 from accounts.views import app_activate
-from derpmgmt import api, appearance, mailbox, pages
+from derpmgmt import api, appearance, mailbox, metrics, pages
 from derpmgmt.history import views as history
 
 admin.autodiscover()
@@ -33,6 +33,7 @@ urlpatterns = [
     path("privacy/", paper, {"name": "privacy"}, name="privacy"),
     path("brand/<slug:digest>.css", brand_style, name="brand-style"),
     path("brand/<slug:digest>.<slug:kind>", brand_picture, name="brand-picture"),
+    path("metrics", metrics.metrics, name="metrics"),
     path("mailbox/", mailbox.mailbox, name="mailbox"),
     path("admin/", admin.site.urls),
 ]

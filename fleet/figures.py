@@ -1,6 +1,7 @@
 """What is counted of servers: the fleet by region."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from django.urls import reverse
 
 from derpmgmt.lib import queue
+from derpmgmt.lib.metrics import Metric
 from fleet.models import Region, Server
 
 
@@ -67,3 +69,29 @@ def regions() -> list[RegionLine]:
 def _of(choose: Any, *values: Any) -> Any:
     """The largest or smallest of those that are known."""
     return choose((value for value in values if value is not None), default=None)
+
+
+def metrics(_now: datetime) -> Iterator[Metric]:
+    """Answer to "metrics": the servers in use, each with its region."""
+    servers = list(Server.objects.exclude(status=Server.Status.RETIRED).select_related("region"))
+    states = Counter((server.region.code, server.status) for server in servers)
+    yield Metric("servers", "Servers by region and state.", ("region", "status"), states.items())
+    relays = dict(queue.ask("relays_by_server"))
+
+    def each(name: str, text: str, value: Callable[[Server], float | None]) -> Metric:
+        samples = [((server.name, server.region.code), value(server)) for server in servers]
+        return Metric(f"server_{name}", text, ("server", "region"), samples)
+
+    yield each("up", "Whether the last contact went well.", lambda server: server.silent_since is None)
+    yield each("relays", "Relays on the server.", lambda server: relays.get(server.pk, 0))
+    yield each("capacity_relays", "Relays it may hold.", lambda server: server.capacity)
+    yield each("load_per_core", "The load of the last minute, by core.", lambda server: server.load_ratio)
+    yield each("memory_bytes", "Its memory.", lambda server: server.memory_bytes)
+    yield each(
+        "disk_free_bytes", "Free on the disk with Docker's folder.", lambda server: server.disk_free_bytes
+    )
+    yield each(
+        "last_visit_timestamp_seconds",
+        "When it was last visited.",
+        lambda server: server.last_visit_at.timestamp() if server.last_visit_at else None,
+    )

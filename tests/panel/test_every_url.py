@@ -27,6 +27,7 @@ PUBLIC = {
     "api-openapi",
     "front",
     "robots",
+    "metrics",
     "mailbox",
     "accounts:account-closed",
     "accounts:language-set",
