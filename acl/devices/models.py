@@ -89,7 +89,7 @@ class Device(models.Model):
     left_at = models.DateTimeField(_("gone since"), null=True, blank=True)
     # The network from which its trial began: of those that are approved by themselves few may come from one.
     came_from = models.CharField(_("came from"), max_length=43, blank=True)
-    knocks = models.PositiveIntegerField(_("times it knocked"), default=0)
+    knocks = models.PositiveIntegerField(_("times it tried to connect"), default=0)
     first_seen_at = models.DateTimeField(_("first seen"), null=True, blank=True)
     last_seen_at = models.DateTimeField(_("last seen"), null=True, blank=True)
     last_ip = models.GenericIPAddressField(_("IP address"), null=True, blank=True)

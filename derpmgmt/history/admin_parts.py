@@ -13,14 +13,15 @@ from accounts.models import User
 from accounts.requests import staff_of
 from accounts.tabs import Tab, same_tab
 from derpmgmt.history.views import read_history
+from serials.rentals.admin_parts import rental_of
 
 NAME = "history"
 
 
 def tabs(row: Any) -> Iterator[Tab]:
-    """Answer to "row_tabs": a customer's history, of a closed account too."""
-    if isinstance(row, User):
-        yield Tab(NAME, _("History"), partial(_show, row))
+    """Answer to "row_tabs": the history of who has a rental, or had one; all that others have are notices."""
+    if rental := rental_of(row):
+        yield Tab(NAME, _("History"), partial(_show, rental.user))
 
 
 def _show(customer: User, request: HttpRequest) -> str:

@@ -43,6 +43,22 @@ def state(colour: str, word: Any) -> SafeString:
     return format_html('<span class="panel-state is-{}">{}</span>', colour, word)
 
 
+_HEADING = re.compile(
+    r"\s*<h1[^>]*>(?P<name>.*?)</h1>\s*(?:<p class=\"text-secondary\">(?P<sentence>.*?)</p>)?", re.DOTALL
+)
+
+
+@register.simple_block_tag
+def headed(content: str) -> dict[str, SafeString]:
+    """A page's content as its `head`, the `<h1>` and one sentence that it begins with, and its `body`, so that allauth's pages have their heads where ours have."""
+    found = _HEADING.match(content)
+    if not found:
+        return {"head": SafeString(), "body": SafeString(content)}
+    sentence = f"<p>{found['sentence']}</p>" if found["sentence"] else ""
+    head = f'<header class="panel-head"><div><h1 class="text-break">{found["name"].strip()}</h1>{sentence}</div></header>'
+    return {"head": SafeString(head), "body": SafeString(content[found.end() :])}
+
+
 @register.simple_tag(takes_context=True)
 def here(context: Context, *names: str) -> SafeString:
     """` aria-current="page"` in a link when the page's URL name is, or begins with, one of `names`; else nothing."""

@@ -1,3 +1,4 @@
+import html
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,13 @@ OWN = [
     "/accounts/sessions/",
     "/accounts/logout/",
 ]
+# Reached after somebody proved once more who they are.
+SENSITIVE = [
+    "/accounts/2fa/totp/deactivate/",
+    "/accounts/2fa/recovery-codes/generate/",
+    "/accounts/2fa/webauthn/add/",
+    "/accounts/reauthenticate/",
+]
 STAFF = ["/admin/", "/admin/accounts/user/", "/admin/accounts/user/add/", "/admin/accounts/operationlog/"]
 INLINE = re.compile(
     r"<style|\sstyle=|\son\w+=|javascript:|<script(?![^>]*(\ssrc=|application/json))", re.IGNORECASE
@@ -59,6 +67,27 @@ def test_pages_obey_a_strict_policy(client: Client, sign_in_with_factor: Enter) 
     sign_in_with_factor(UserFactory(role=User.Role.SUPERADMIN))
     for path in OWN + STAFF:
         _check(client, path)
+
+
+def test_account_pages_have_their_heads_where_all_pages_have_them(sign_in_with_factor: Enter) -> None:
+    client = sign_in_with_factor(UserFactory(language="en"))
+    for path in [path for path in OWN if path.startswith("/account")] + SENSITIVE:
+        text = client.get(path, follow=True).content.decode()
+        assert text.count("<h1") == 1, path
+        if "account-card" in text:
+            assert re.search(r'<header class="panel-head"><div><h1[^>]*>[^<]+</h1>', text), path
+
+
+def test_allauths_pages_speak_as_the_others_do_in_english(client: Client, sign_in_with_factor: Enter) -> None:
+    client.cookies["django_language"] = "en"
+    signed_in = sign_in_with_factor(UserFactory(language="en"))
+    pages = [(client, path) for path in PUBLIC if path.startswith("/accounts")]
+    pages += [(signed_in, path) for path in (*OWN, *SENSITIVE) if path.startswith("/accounts")]
+    for visitor, path in pages:
+        text = visitor.get(path, follow=True).content.decode()
+        for words in re.findall(r"<(?:h[12]|title|label|button)[^>]*>([^<]+)<", text):
+            title = html.unescape(words).partition("·")[0].split()
+            assert not [word for word in title[1:] if word.istitle()], (path, words)
 
 
 def test_page_is_chinese_when_nobody_chose(client: Client) -> None:

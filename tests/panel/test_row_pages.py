@@ -35,7 +35,7 @@ from tests.panel.staffed import rental as rental
 
 pytestmark = pytest.mark.django_db
 
-CUSTOMERS = ("rental", "relays", "devices", "maps", "notices", "log", "account")
+CUSTOMERS = ("rental", "relays", "devices", "maps", "history", "notices", "log", "account")
 SERVERS = ("relays", "checks", "leaving", "log", "settings")
 
 
