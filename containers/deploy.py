@@ -7,7 +7,8 @@ Every function may be killed at any line and called again. Whatever the Engine r
 import io
 import tarfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -152,6 +153,7 @@ def make_so(
     *,
     also: Mapping[str, bytes] | None = None,
     is_proven_next: bool = False,
+    last_look: Callable[[], None] | None = None,
 ) -> bool:
     """Make the host run exactly this container; returns whether anything was done.
 
@@ -159,7 +161,7 @@ def make_so(
     name or labels is removed, with its volume, and made anew. `on_step(name)` is called before each step begins:
     network, image, clean, volume, create, files, start, check. With `is_proven_next` the last is left to the caller, who has a
     packet carried meanwhile (`check_up`). `also` are files that a new container needs beside those
-    of its spec. Raises RemoteError; the caller then removes it, so that nothing half-made is left. `archive` must hold
+    of its spec; `last_look` is called before one that runs is removed (`halt`). Raises RemoteError; the caller then removes it, so that nothing half-made is left. `archive` must hold
     the image that the spec names (ValueError).
     """
     if archive.tag != spec.create_body["Image"]:
@@ -171,7 +173,7 @@ def make_so(
     try:
         # A container that was created but never started may lack its files; one that ran has them.
         if state != "exited":
-            _create(engine, spec, archive, rows, on_step, on_progress, also or {})
+            _create(engine, spec, archive, rows, on_step, on_progress, also or {}, last_look)
         on_step("start")
         with engine_errors():
             engine.start(spec.container_name)
@@ -193,6 +195,7 @@ def _create(
     on_step: Callable[[str], None],
     on_progress: Callable[[int, int], None] | None,
     also: Mapping[str, bytes],
+    last_look: Callable[[], None] | None,
 ) -> None:
     """Make volume and container, with its files, in place of what is there under its labels (`rows`) or name."""
     on_step("network")
@@ -203,6 +206,7 @@ def _create(
     on_step("image")
     ensure_image(engine, archive, on_progress)
     on_step("clean")
+    halt(engine, rows, last_look)
     for row in rows:
         _remove(partial(engine.remove_container, row["Id"], v=True, force=True))
     # By somebody else's container, or by one that has lost its labels.
@@ -287,9 +291,40 @@ def read_file(engine: Engine, container: str, path: str) -> bytes:
         return content.read() if content else b""
 
 
-def remove_relay(engine: Engine, panel_id: str, relay_id: int) -> None:
-    """Remove a relay's container, running or not, and its volume; what is not there is fine. Raises RemoteError."""
-    _remove_all(engine, relay_name(panel_id, relay_id), relay_labels(panel_id, relay_id))
+def remove_relay(
+    engine: Engine, panel_id: str, relay_id: int, last_look: Callable[[], None] | None = None
+) -> None:
+    """Remove a relay's container, running or not, and its volume; what is not there is fine. Raises RemoteError.
+
+    `last_look` is called before one that runs goes (`halt`).
+    """
+    labels = relay_labels(panel_id, relay_id)
+    if last_look:
+        halt(engine, _rows_of(engine, labels), last_look)
+    _remove_all(engine, relay_name(panel_id, relay_id), labels)
+
+
+def halt(engine: Engine, rows: Collection[dict[str, Any]], last_look: Callable[[], None] | None) -> None:
+    """Let the containers of the Engine's list (`rows`) pass nothing on any more, and call `last_look`, which reads their counters.
+
+    Once they are stopped their counters are gone, and while they run these go on. Does nothing where none runs. Those for which it raises
+    go on.
+    """
+    running = [row["Id"] for row in rows if row["State"] == "running"]
+    if last_look is None or not running:
+        return
+    _signal(engine, running, "SIGSTOP")
+    try:
+        last_look()
+    except BaseException:
+        _signal(engine, running, "SIGCONT")
+        raise
+
+
+def _signal(engine: Engine, containers: Iterable[str], name: str) -> None:
+    for container in containers:
+        with suppress(EngineError), engine_errors():  # gone meanwhile
+            engine.kill(container, signal=name)
 
 
 def remove_gate(engine: Engine, panel_id: str) -> None:
@@ -315,16 +350,19 @@ def remove_panel(engine: Engine, panel_id: str) -> None:
 
 
 def remove_orphans(
-    engine: Engine, panel_id: str, owned: Callable[[Collection[int]], Collection[int]]
+    engine: Engine,
+    panel_id: str,
+    owned: Callable[[Collection[int]], Collection[int]],
+    last_look: Callable[[], None] | None = None,
 ) -> list[int]:
     """Remove what is here of this panel's relays that are nobody's; returns their ids. Raises RemoteError.
 
-    `owned` is asked, after the host was read, which of the relays that stand here are somebody's.
+    `owned` is asked, after the host was read, which of the relays that stand here are somebody's; `last_look` as for `remove_relay`.
     """
     standing = read_standing(engine, panel_id)
     orphans = sorted(standing - set(owned(standing)))
     for relay_id in orphans:
-        remove_relay(engine, panel_id, relay_id)
+        remove_relay(engine, panel_id, relay_id, last_look)
     return orphans
 
 

@@ -14,6 +14,7 @@ from containers.derp.probe import probe_relay as run_probe
 from containers.derp.stun import KeptPort
 from containers.jobs import gates
 from containers.jobs.claims import ClaimLost, server_queue, take_step, working
+from containers.jobs.traffic import read_counters
 from containers.models import RETRY, Deployment, Relay
 from containers.problems import ProbeFailed, ServerResting
 from containers.services import images, proving, relays
@@ -101,18 +102,24 @@ def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None)
     take_step(deployment, "connect", f"{relay.server.name} ({relay.server.ssh_address})")
     _check_rest(relay.server)
     with contact(relay.server) as reached:
+        last_look = partial(read_counters, reached, relay.server)
         archive = images.find_image(relay.image, reached.engine.architecture)
         gates.ensure_gate(reached.engine, relay, partial(take_step, deployment, "gate"))
         spec = relays.spec_of(relay, archive.tag)
         if relay.failure_code == STALE:
             # Only a new publishing of its port makes the Engine look through the connection tracking again.
-            deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+            deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk, last_look)
         if not relays.has_inner_port_of_today(relay) and not deploy.runs_as(reached.engine, spec):
             relays.renew_inner_port(relay=relay)
             spec = relays.spec_of(relay, archive.tag)
         try:
             is_new = deploy.make_so(
-                reached.engine, spec, archive, partial(take_step, deployment), is_proven_next=True
+                reached.engine,
+                spec,
+                archive,
+                partial(take_step, deployment),
+                is_proven_next=True,
+                last_look=last_look,
             )
             take_step(deployment, "probe", f"{relay.server.address}:{relay.derp_port}")
             result = prove(relay, kept, has_just_started=is_new)
@@ -123,7 +130,7 @@ def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None)
         except RemoteError:
             # What a failed try left on the host goes, volumes too; where that fails, the sweep or the visit does it.
             with suppress(RemoteError):
-                deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+                deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk, last_look)
             raise
     relays.record_probe(relay=relay, result=result)
     if not result.ok:
@@ -161,7 +168,8 @@ def _remove(relay: Relay, deployment: Deployment) -> None:
     try:
         with contact(relay.server) as reached:
             take_step(deployment, "remove")
-            deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+            last_look = partial(read_counters, reached, relay.server)
+            deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk, last_look)
             gates.drop_gate(reached.engine, relay.server_id, but=relay.pk)
     except SameMachine:
         # Two rows for one machine, from before that was refused. What stands there of this row may go, so that it can be retired.
@@ -169,7 +177,8 @@ def _remove(relay: Relay, deployment: Deployment) -> None:
             if relay.pk not in deploy.read_standing(reached.engine, settings.PANEL_ID):
                 raise
             take_step(deployment, "remove")
-            deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk)
+            last_look = partial(read_counters, reached, relay.server)
+            deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk, last_look)
     relays.record_released(relay=relay, now=timezone.now())
     deployment.finish(JobRecord.Status.DONE)
 

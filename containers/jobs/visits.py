@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 
 from django.conf import settings
 from django.db import connection
@@ -15,6 +16,7 @@ from containers import deploy
 from containers.deploy import Found
 from containers.jobs import gates
 from containers.jobs.claims import server_queue
+from containers.jobs.traffic import read_counters
 from containers.looks import Looks, Seen
 from containers.services import traffic, visits
 from containers.spec import KIND_RELAY
@@ -138,7 +140,12 @@ def remove_orphans(server_pk: int) -> None:
             return
         try:
             with contact(server) as reached:
-                removed = deploy.remove_orphans(reached.engine, settings.PANEL_ID, visits.owned)
+                removed = deploy.remove_orphans(
+                    reached.engine,
+                    settings.PANEL_ID,
+                    visits.owned,
+                    partial(read_counters, reached, server),
+                )
                 gates.drop_gate(reached.engine, server.pk)
         except RemoteError as error:
             log.warning("orphans of %s: %s %s", server.name, error.code, error.detail)
