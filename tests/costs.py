@@ -14,7 +14,7 @@ import pytest
 LIST = Path(__file__).parent / "slow.txt"
 # CPU seconds from which on a test is slow, with its parameters on average. Of each file the cheapest stay all the same, so many of its
 # tests, if they are no dearer than that.
-SLOW_FROM, STAYING, STAYING_BELOW = 0.11, 1 / 3, 0.5
+SLOW_FROM, STAYING, STAYING_BELOW = 0.04, 1 / 5, 0.2
 
 
 def read_slow() -> frozenset[str]:
