@@ -325,6 +325,7 @@ class ServerCheck(JobRecord):
 
 
 # Django looks for a room's tables here.
+from containers.sample_models import RelaySample, RelaySampleHour  # noqa: E402, F401
 from containers.traffic_models import (  # noqa: E402, F401
     TrafficCounter,
     TrafficDay,

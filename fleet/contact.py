@@ -1,6 +1,7 @@
 """Talking to one server: a queue's kept connection, and what came of it written to the server's row."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,10 +51,11 @@ def endpoint_of(server: Server) -> Endpoint:
 
 @dataclass(frozen=True)
 class Contact:
-    """A server that answers: its SSH connection and its Docker Engine."""
+    """A server that answers: its SSH connection and its Docker Engine; how long it took to connect, where this contact had to."""
 
     connection: Connection
     engine: Engine
+    connect_seconds: float | None = None
 
 
 @contextmanager
@@ -66,6 +68,7 @@ def contact(
     for whatever the host did wrong.
     """
     endpoint = endpoint_of(server)
+    begun = time.monotonic()
     try:
         connection = pool().get(endpoint, ssh_seconds)
         engine, machine = _open(server, connection, engine_seconds)
@@ -80,7 +83,9 @@ def contact(
         raise
     try:
         try:
-            yield Contact(connection, engine)
+            yield Contact(
+                connection, engine, connection.opening_seconds if connection.opened_at >= begun else None
+            )
         except EngineError as error:
             connection.forget()
             if error.code == "daemon_down" and not connection.ping():

@@ -175,6 +175,7 @@ class Engine(APIClient):
         self.connection = connection
         self.docker_socket = docker_socket
         self.architecture = ""
+        self.engine_version = ""
         self.trust_env = False  # proxies and netrc of this machine mean nothing on the other end of a channel
         self._general_configs: dict[str, Any] = {}
         self._proxy_configs = ProxyConfig()
@@ -184,14 +185,15 @@ class Engine(APIClient):
         self.base_url = "http+docker://ssh"
 
     def negotiate(self) -> None:
-        """Takes the newest API version that both sides speak, and notes the machine's `architecture` by Docker's name ("" when
-        untold). Raises EngineError (too_old, podman, garbage)."""
+        """Takes the newest API version that both sides speak, and notes the machine's `architecture` by Docker's name and the Engine's
+        own version ("" when untold). Raises EngineError (too_old, podman, garbage)."""
         try:
             answer = self.version(api_version=False)
             names = {str(component.get("Name")) for component in answer.get("Components") or []}
             if any("podman" in name.lower() for name in names):
                 raise EngineError(code="podman", detail=", ".join(sorted(names)))
             self.architecture = str(answer.get("Arch") or "")
+            self.engine_version = str(answer.get("Version") or "")
             newest, oldest = str(answer["ApiVersion"]), str(answer.get("MinAPIVersion") or OLDEST_API)
             if version_lt(newest, OLDEST_API):
                 raise EngineError(code="too_old", detail=f"API {newest}")
@@ -201,9 +203,9 @@ class Engine(APIClient):
             raise EngineError(code="garbage", detail=str(error)) from error
 
     @property
-    def agreed(self) -> tuple[str, str]:
-        """API version and architecture, for other clients of the same Engine."""
-        return self._version, self.architecture
+    def agreed(self) -> tuple[str, str, str]:
+        """API version, architecture and the Engine's own version, for other clients of the same Engine."""
+        return self._version, self.architecture, self.engine_version
 
     # Where the SDK streams an answer, such as files, it would take away the limit on waiting from its own kind of socket.
 
@@ -219,7 +221,7 @@ def open_engine(
     docker_socket: str = DOCKER_SOCKET,
     timeout: float = DEFAULT_TIMEOUT,
     *,
-    agreed: tuple[str, str] | None = None,
+    agreed: tuple[str, str, str] | None = None,
 ) -> Engine:
     """A client of the Engine on that host, its API version agreed on, or taken from `agreed` (another client's).
 
@@ -227,7 +229,7 @@ def open_engine(
     """
     engine = Engine(connection, docker_socket, timeout)
     if agreed is not None:
-        engine._version, engine.architecture = agreed
+        engine._version, engine.architecture, engine.engine_version = agreed
         return engine
     with engine_errors():
         engine.negotiate()

@@ -51,6 +51,13 @@ class ContainerFacts:
     connections: int | None = None
 
 
+def used_share(total: int | None, free: int | None) -> float | None:
+    """How much of something is in use, from 0 to 1; None where that is not known, or there is none of it."""
+    if not total or free is None:
+        return None
+    return min(max(1 - free / total, 0.0), 1.0)
+
+
 @dataclass(frozen=True)
 class Space:
     """A file system: its size and what is free for users, in bytes; its index nodes, None where it has no fixed number of them."""
@@ -59,6 +66,16 @@ class Space:
     free_bytes: int
     inodes: int | None = None
     free_inodes: int | None = None
+
+    @property
+    def used_share(self) -> float | None:
+        """What is not free for users, as a share of 1."""
+        return used_share(self.total_bytes, self.free_bytes)
+
+    @property
+    def used_inodes_share(self) -> float | None:
+        """The same of the index nodes."""
+        return used_share(self.inodes, self.free_inodes)
 
 
 @dataclass(frozen=True)

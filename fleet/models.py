@@ -211,6 +211,15 @@ class Server(models.Model):
     load_ratio = models.FloatField(_("load per core"), null=True, blank=True, editable=False)
     memory_bytes = models.BigIntegerField(_("memory in bytes"), null=True, blank=True, editable=False)
     disk_free_bytes = models.BigIntegerField(_("free disk in bytes"), null=True, blank=True, editable=False)
+    # What the last visit found: shares from 0 to 1, bytes a second on the public interface, how long the answer took, and by how many
+    # seconds its clock is ahead of ours.
+    cpu_share = models.FloatField(null=True, blank=True, editable=False)
+    memory_share = models.FloatField(null=True, blank=True, editable=False)
+    disk_share = models.FloatField(null=True, blank=True, editable=False)
+    receive_rate = models.FloatField(null=True, blank=True, editable=False)
+    send_rate = models.FloatField(null=True, blank=True, editable=False)
+    answer_ms = models.FloatField(null=True, blank=True, editable=False)
+    clock_offset = models.FloatField(null=True, blank=True, editable=False)
     docker_version = models.CharField(_("Docker version"), max_length=40, blank=True, editable=False)
     # Which machine it is (`fleet.machine`); NULL until it was read, and NULLs never collide in a unique index.
     engine_id = models.CharField(max_length=100, null=True, editable=False)  # noqa: DJ001
@@ -349,3 +358,7 @@ class Outage(models.Model):
 
 # After this many failed contacts in a row a healthy server counts as unhealthy.
 UNHEALTHY_AFTER = 2
+
+
+# Django looks for a room's tables here.
+from fleet.sample_models import HourDue, LoadHour, LoadSample  # noqa: E402, F401

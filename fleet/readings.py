@@ -4,10 +4,10 @@ A counter counts from the boot of the machine, and that of an interface from whe
 both are the same; whatever else has happened, what was between them is not known, and that is neither nothing nor negative.
 """
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
-from fleet.facts import HostFacts
+from fleet.facts import ContainerFacts, HostFacts
 
 # Over a longer time than this a rate would say nothing of the moment: the time of a few visits that failed.
 LONGEST_SECONDS = 300.0
@@ -41,18 +41,6 @@ class Reading:
             facts.sent_bytes,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """As it is kept in a row until the next visit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, kept: Any) -> Self | None:
-        """What was kept; None when nothing was, or something that is no reading."""
-        names = {field.name for field in fields(cls)}
-        if not isinstance(kept, dict) or set(kept) != names:
-            return None
-        return cls(**kept)
-
 
 @dataclass(frozen=True)
 class Rates:
@@ -64,14 +52,17 @@ class Rates:
     send_rate: float | None = None
 
 
+UNKNOWN = Rates()
+
+
 def rates_between(before: Reading | None, after: Reading) -> Rates:
     """What happened between two readings. Unknown where they do not compare: there is no earlier one, the machine or the interface is
     another, a counter went back, or too much time passed, or none, since one of two visits at once was late."""
     if before is None or before.boot_id != after.boot_id or before.at is None or after.at is None:
-        return Rates()
+        return UNKNOWN
     seconds = after.at - before.at
     if not 0 < seconds <= LONGEST_SECONDS:
-        return Rates()
+        return UNKNOWN
     is_same = bool(after.interface) and before.interface == after.interface
     received = _grown(before.received_bytes, after.received_bytes) if is_same else None
     sent = _grown(before.sent_bytes, after.sent_bytes) if is_same else None
@@ -79,6 +70,34 @@ def rates_between(before: Reading | None, after: Reading) -> Rates:
         # One that came back under its name begins at 0, and the other direction may have passed the old number already.
         received = sent = None
     return Rates(_share(before, after), rate_of(received, seconds), rate_of(sent, seconds))
+
+
+def container_rates(before: ContainerFacts | None, after: ContainerFacts, seconds: float) -> Rates:
+    """The same of one container, over `seconds`; its `cpu_share` is of one processor, and may be more than 1. Unknown too where it was
+    started again."""
+    if before is None or (before.container_id, before.epoch) != (after.container_id, after.epoch):
+        return UNKNOWN
+    if not 0 < seconds <= LONGEST_SECONDS:
+        return UNKNOWN
+    used = None
+    if (
+        before.cpu_seconds is not None
+        and after.cpu_seconds is not None
+        and after.cpu_seconds >= before.cpu_seconds
+    ):
+        used = (after.cpu_seconds - before.cpu_seconds) / seconds
+    old, new = ({(each.name, each.index): each for each in one.interfaces} for one in (before, after))
+    if not new or old.keys() != new.keys():
+        return Rates(used)
+    received = [_grown(old[key].received_bytes, new[key].received_bytes) for key in new]
+    sent = [_grown(old[key].sent_bytes, new[key].sent_bytes) for key in new]
+    if None in (*received, *sent):
+        return Rates(used)
+    return Rates(
+        used,
+        rate_of(sum(each or 0 for each in received), seconds),
+        rate_of(sum(each or 0 for each in sent), seconds),
+    )
 
 
 def rate_of(grown: int | None, seconds: float) -> float | None:

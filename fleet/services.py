@@ -17,7 +17,7 @@ from derpmgmt.lib.lines import one_line
 from derpmgmt.lib.problems import Problem
 from derpmgmt.lib.refusals import Refusal
 from fleet import outages
-from fleet.facts import HostFacts
+from fleet.facts import HostFacts, used_share
 from fleet.identity import forget_machine
 from fleet.machine import SameMachine
 from fleet.models import (
@@ -27,6 +27,7 @@ from fleet.models import (
     Server,
     SshCredential,
 )
+from fleet.readings import UNKNOWN, Rates
 from fleet.ssh import HostKey, RemoteError
 
 # The lease of a worker that died ends by itself after this time; a living one renews it while it works.
@@ -290,8 +291,16 @@ def renew_lease(*, server_pk: int, holder: str) -> bool:
     return bool(Server.objects.filter(free, pk=server_pk).update(busy_by=holder, busy_until=now + LEASE))
 
 
-def record_facts(*, server: Server, facts: HostFacts, reached_at: str, now: datetime) -> None:
-    """Write a visit's figures of the machine to its row.
+def record_facts(
+    *,
+    server: Server,
+    facts: HostFacts,
+    reached_at: str,
+    now: datetime,
+    rates: Rates = UNKNOWN,
+    docker_version: str = "",
+) -> None:
+    """Write a visit's figures of the machine to its row; `docker_version` is that of the Engine that answered it, if any did.
 
     What it sees of us is what its relays must see, where SSH took the way that their clients take: to the public address
     (`reached_at`). On another way, a private network's, it is one of our addresses that they may see. Where it sees us come from
@@ -303,6 +312,14 @@ def record_facts(*, server: Server, facts: HostFacts, reached_at: str, now: date
         load_ratio=facts.load1 / max(facts.cores, 1),
         memory_bytes=facts.memory_total_bytes,
         disk_free_bytes=facts.disk.free_bytes,
+        memory_share=used_share(facts.memory_total_bytes, facts.memory_available_bytes),
+        disk_share=facts.disk.used_share,
+        cpu_share=rates.cpu_share,
+        receive_rate=rates.receive_rate,
+        send_rate=rates.send_rate,
+        answer_ms=None if facts.answer_seconds is None else facts.answer_seconds * 1000,
+        clock_offset=facts.clock_offset,
+        **({"docker_version": docker_version[:40]} if docker_version else {}),
         panel_seen_as=(facts.ssh_client or None) if is_public_way else None,
         panel_seen_privately_as=facts.ssh_client if is_private_way else None,
         private_address=(facts.ssh_server or None) if is_private_way else None,

@@ -17,6 +17,7 @@ from containers.jobs.rotations import (
     rotate_certificates,
     sweep_retiring,
 )
+from containers.jobs.samples import prune_samples, sum_up_samples
 from containers.jobs.server_checks import check_server, request_check
 from containers.jobs.sweeping import sweep
 from containers.jobs.traffic import prune_traffic
@@ -40,6 +41,8 @@ TICKS = [
     every(5, prove_relays),
     every(10, sweep_outages),
     every(3600, prune_health),
+    every(300, sum_up_samples),
+    every(3600, prune_samples),
     every(3600, prune_traffic),
     every(60, check_certificates),
     every(60, rotate_certificates),

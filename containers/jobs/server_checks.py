@@ -105,7 +105,7 @@ def _check(server: Server, check: ServerCheck) -> bool:
         found(True, gettext_noop("Signed in; the host key is the confirmed one."))
         take_step(check, "docker")
         visits.check_owner(server.pk, deploy.read_standing(reached.engine, settings.PANEL_ID))
-        version = str(reached.engine.version().get("Version", "?"))
+        version = reached.engine.engine_version or "?"
         Server.objects.filter(pk=server.pk).update(docker_version=version[:40])
         found(True, gettext_noop("Docker Engine %(version)s answers."), version=version)
         archive = images.current_image(reached.engine.architecture)

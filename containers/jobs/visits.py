@@ -2,8 +2,9 @@
 
 import logging
 import math
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -18,7 +19,7 @@ from containers.jobs import gates
 from containers.jobs.claims import server_queue
 from containers.jobs.traffic import read_counters
 from containers.looks import Looks, Seen
-from containers.services import traffic, visits
+from containers.services import samples, traffic, visits
 from containers.spec import KIND_RELAY
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import worker_name
@@ -52,9 +53,11 @@ def visit_servers(shard: int) -> None:
     if not due:
         return
 
+    measured = samples.Round()
+
     def visit(server: Server) -> None:
         try:
-            visit_server(server)
+            visit_server(server, measured)
         except RemoteError as error:
             log.warning("visit of %s: %s %s", server.name, error.code, error.detail)
         except Exception:
@@ -66,28 +69,51 @@ def visit_servers(shard: int) -> None:
         finally:
             connection.close()
 
-    if len(due) == 1:
-        visit(due[0])
-        return
-    with ThreadPoolExecutor(min(VISIT_THREADS, len(due))) as pool:
-        # With the context the connections of the queue are theirs.
-        for visited in [pool.submit(copy_context().run, visit_in_thread, server) for server in due]:
-            visited.result()
+    try:
+        if len(due) == 1:
+            visit(due[0])
+            return
+        with ThreadPoolExecutor(min(VISIT_THREADS, len(due))) as pool:
+            # With the context the connections of the queue are theirs.
+            for visited in [pool.submit(copy_context().run, visit_in_thread, server) for server in due]:
+                visited.result()
+    finally:
+        measured.write()
 
 
-def visit_server(server: Server) -> None:
-    """Read one server and write down what was found. Raises `RemoteError`."""
+def visit_server(server: Server, measured: samples.Round) -> None:
+    """Read one server and write down what was found, its figures into the round's. Raises `RemoteError`."""
     with contact(server) as reached:
         read = facts.read_facts(reached.connection, server.docker_socket, server.engine_root)
         reached_at = reached.connection.peer_address
-        ours = deploy.read_panel(reached.engine, settings.PANEL_ID)
+        engine_seconds = None
+        begun = time.monotonic()
+        try:
+            ours = deploy.read_panel(reached.engine, settings.PANEL_ID)
+            engine_seconds = time.monotonic() - begun
+        finally:
+            rates = measured.note_server(
+                server_pk=server.pk,
+                facts=read,
+                connect_seconds=reached.connect_seconds,
+                engine_seconds=engine_seconds,
+            )
         volumes = deploy.read_volumes(reached.engine, settings.PANEL_ID)
         standing = {item.relay_id for item in ours.relays if item.kind == KIND_RELAY} | volumes
         is_own = visits.check_owner(server.pk, standing)
         traffic.record_visit(server_pk=server.pk, read=read, found=ours.relays)
-        changed = _find_changed(reached, server.pk, ours.relays, read.containers)
+        wanted = visits.wanted_hashes(server.pk)
+        measured.note_relays(facts=read, found=ours.relays, relay_pks=wanted.keys())
+        changed = _find_changed(reached, wanted, ours.relays, read.containers)
         gates.look_at_gate(reached.engine, server.pk, ours.gates, may_go=is_own)
-    fleet_services.record_facts(server=server, facts=read, reached_at=reached_at, now=timezone.now())
+    fleet_services.record_facts(
+        server=server,
+        facts=read,
+        reached_at=reached_at,
+        now=timezone.now(),
+        rates=rates,
+        docker_version=reached.engine.engine_version,
+    )
     repaired, orphans = visits.record_containers(
         server=server, found=ours.relays, volumes=volumes, changed=changed
     )
@@ -96,11 +122,10 @@ def visit_server(server: Server) -> None:
 
 
 def _find_changed(
-    reached: Contact, server_pk: int, found: Sequence[Found], containers: Iterable[ContainerFacts]
+    reached: Contact, wanted: Mapping[int, str], found: Sequence[Found], containers: Iterable[ContainerFacts]
 ) -> set[int]:
-    """The relays whose container is not the one that it should be: by the list's labels, and by what was looked at whole
+    """The relays, `wanted` with the hashes of their specs, whose container is not the one that it should be: by the list's labels, and by what was looked at whole
     (`containers.looks`). Raises `RemoteError`."""
-    wanted = visits.wanted_hashes(server_pk)
     epochs = {one.container_id: one.epoch for one in containers}
     rows = {item.relay_id: item for item in found if item.kind == KIND_RELAY}
     numbers = Counter(item.relay_id for item in found if item.kind == KIND_RELAY)

@@ -60,12 +60,16 @@ class Keeper(Protocol):
 
 
 class Connection:
-    """One signed-in SSH connection. Threads may share it; `close` may be called by any of them, at any time."""
+    """One signed-in SSH connection. Threads may share it; `close` may be called by any of them, at any time.
+
+    It stands since `opened_at` (`time.monotonic`), and took `opening_seconds` to connect and sign in.
+    """
 
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
         self.endpoint = endpoint
         self._transport = transport
-        self.used_at = time.monotonic()
+        self.used_at = self.opened_at = time.monotonic()
+        self.opening_seconds: float | None = None
         # What was asked of the host on this connection and is not asked again at once: when, and the answer.
         self._known: dict[Hashable, tuple[float, Any]] = {}
         self._lock = threading.Lock()
@@ -78,7 +82,8 @@ class Connection:
 
         Raises Unreachable, TimedOut, HostKeyChanged, AuthenticationFailed; ValueError when `host_key` is no key line.
         """
-        deadline = time.monotonic() + timeout
+        begun = time.monotonic()
+        deadline = begun + timeout
         pinned = HostKey.from_line(endpoint.host_key)
         key = load_private_key(endpoint.private_key) if endpoint.private_key else None
         sign_in = SignIn(endpoint.user, key, endpoint.password)
@@ -94,7 +99,9 @@ class Connection:
                 raise
             if is_signed_in:
                 transport.set_keepalive(KEEPALIVE_SECONDS)
-                return cls(endpoint, transport)
+                opened = cls(endpoint, transport)
+                opened.opening_seconds = opened.opened_at - begun
+                return opened
             leave(transport)
 
     @staticmethod

@@ -1,16 +1,20 @@
 """What a visit asks of a server, and that it misses nothing for asking little."""
 
+import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from django.conf import settings
 from django.utils import timezone
 
 from containers.deploy import make_so
-from containers.jobs.visits import visit_server
-from containers.models import Relay
-from containers.services import images, relays
-from fleet.models import Server
+from containers.derp.probe import probe_relay
+from containers.jobs.visits import visit_server, visit_servers
+from containers.models import Relay, RelaySample
+from containers.services import images, relays, samples
+from containers.services.samples import Round
+from fleet.models import LoadSample, Server
 from serials.rentals.models import Rental
 
 from .conftest import IS_LAB, Fleet, assert_in_order
@@ -19,7 +23,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def visit(server: Server) -> None:
-    visit_server(Server.objects.select_related("credential").get(pk=server.pk))
+    visit_server(Server.objects.select_related("credential").get(pk=server.pk), Round())
 
 
 def add_relays(fleet: Fleet, server: Server, number: int) -> list[Relay]:
@@ -120,3 +124,79 @@ def test_a_container_that_somebody_made_anew_with_other_limits_is_found_at_once(
         engine.start(spec.container_name)
     visit(server)
     assert Relay.objects.get(pk=changed.pk).status == Relay.Status.PLANNED
+
+
+def visit_round(server: Server) -> None:
+    """A round over the server's shard alone."""
+    Server.objects.exclude(pk=server.pk).update(next_contact_at=timezone.now() + timedelta(hours=1))
+    Server.objects.filter(pk=server.pk).update(next_contact_at=None)
+    visit_servers(server.pk % settings.SHARDS)
+
+
+def test_rounds_leave_samples_of_servers_and_relays_with_what_flowed_between_them(
+    fleet: Fleet, work: Callable[..., None], rental: Rental, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "RELAY_SECONDS", 1)
+    work()
+    relay = assert_in_order(fleet, rental)[0]
+    server = relay.server
+    LoadSample.objects.all().delete()
+    RelaySample.objects.all().delete()
+    visit_round(server)
+    time.sleep(1.1)
+    assert probe_relay(relays.target_of(relay)).ok
+    visit_round(server)
+
+    first, second = LoadSample.objects.filter(server=server).order_by("at")
+    assert first.answer_ms > 0
+    assert first.engine_ms > 0
+    assert 0 < first.memory < 1
+    assert first.disk is not None
+    assert abs(first.clock_ms) < 5000
+    assert first.containers >= 2
+    assert second.connect_ms is None
+    assert 0 <= second.cpu <= 1
+    assert second.receive_rate > 300
+    assert second.send_rate > 300
+    before, after = RelaySample.objects.filter(relay=relay).order_by("at")
+    assert before.memory > 1_000_000
+    assert before.connections == 0
+    assert after.cpu is not None
+    assert after.up_rate > 300
+    assert after.down_rate > 300
+    assert set(RelaySample.objects.values_list("relay", flat=True)) == {relay.pk}
+
+    server.refresh_from_db()
+    assert server.cpu_share == pytest.approx(second.cpu, rel=1e-3)
+    assert server.receive_rate == pytest.approx(second.receive_rate, rel=1e-3)
+    assert server.docker_version
+    assert None not in (server.memory_share, server.disk_share, server.answer_ms, server.clock_offset)
+
+
+def test_a_sample_tells_that_the_engine_did_not_answer(
+    fleet: Fleet, work: Callable[..., None], rental: Rental
+) -> None:
+    work()
+    server = assert_in_order(fleet, rental)[0].server
+    visit_round(server)
+    LoadSample.objects.all().delete()
+    fleet.host_of(server).break_it("docker_down")
+    visit_round(server)
+    sample = LoadSample.objects.get(server=server)
+    assert sample.engine_ms is None
+    assert sample.load is not None
+    fleet.host_of(server).heal()
+
+
+def test_relays_are_unknown_and_not_nought_where_the_host_hides_its_processes(
+    fleet: Fleet, work: Callable[..., None], rental: Rental
+) -> None:
+    if IS_LAB:
+        pytest.skip("the sandbox hides them at a word")
+    work()
+    relay = assert_in_order(fleet, rental)[0]
+    RelaySample.objects.all().delete()
+    fleet.host_of(relay.server).fault(hides_processes=True)
+    visit_round(relay.server)
+    assert not RelaySample.objects.exists()
+    assert Relay.objects.get(pk=relay.pk).status == Relay.Status.RUNNING

@@ -54,12 +54,6 @@ def test_share_is_unknown_when_a_counter_went_back_or_is_not_told(later: Reading
     assert rates_between(FIRST, later).cpu_share is None
 
 
-def test_reading_is_the_same_when_it_was_kept() -> None:
-    assert Reading.from_json(FIRST.to_json()) == FIRST
-    assert Reading.from_json(None) is None
-    assert Reading.from_json({"at": 1}) is None
-
-
 _counter = st.none() | st.integers(0, 10**17)
 _readings = st.builds(
     Reading,
