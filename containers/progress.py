@@ -1,5 +1,6 @@
 """How a customer's relays are shown: one card a relay, with live steps while it is being made."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from containers.decisions import SLOTS
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Relay, RelayHealth
 from containers.services.proving import reaches_nothing
+from containers.services.usage import Flow
 from containers.steps import format_seconds
 from containers.ticks import Day, relay_days
 from derpmgmt.lib.moments import ago
@@ -65,6 +67,8 @@ class RelayCard:
     is_testing: bool = False
     is_new: bool = False
     day: Day | None = None
+    # What flows through it now, as its last reading says.
+    flow: Flow | None = None
 
     @property
     def name(self) -> str:
@@ -124,8 +128,12 @@ _RELAYS = Prepared(
 )
 
 
-def relay_cards(rental: Rental, now: datetime) -> list[RelayCard]:
-    """One card for each of the three places, in their order; a fixed number of queries however many deployments there were."""
+def relay_cards(rental: Rental, now: datetime, flows: Mapping[int, Flow] | None = None) -> list[RelayCard]:
+    """One card for each of the three places, in their order; a fixed number of queries however many deployments there were.
+
+    `flows` are what flows through relays, by primary key (`containers.services.usage.read_usage`).
+    """
+    flows = flows or {}
     relays = {relay.slot: relay for relay in _RELAYS.read(rental=rental.pk)}
     under_way: dict[int, Deployment] = {}
     replaced = False
@@ -138,7 +146,7 @@ def relay_cards(rental: Rental, now: datetime) -> list[RelayCard]:
     is_planned = rental.waiting_since is None or now - rental.waiting_since > _PLAN_PATIENCE
     is_cut_off = any(relay.server.silent_since for relay in relays.values()) and reaches_nothing()
     return [
-        replace(card, day=days.get(card.relay.pk) if card.relay else None)
+        replace(card, day=days.get(card.relay.pk), flow=flows.get(card.relay.pk)) if card.relay else card
         for card in (
             _card(
                 slot,
@@ -159,12 +167,19 @@ def pause_after(looks: int) -> float:
     return next((seconds for most, seconds in _PAUSES if looks < most), _LAST_PAUSE)
 
 
-def describe_relays(rental: Rental, now: datetime, *, seen: str = "", looks: str = "") -> dict[str, Any]:
+def describe_relays(
+    rental: Rental,
+    now: datetime,
+    *,
+    flows: Mapping[int, Flow] | None = None,
+    seen: str = "",
+    looks: str = "",
+) -> dict[str, Any]:
     """What `containers/_relays.html` shows: the cards, how soon to look again, and what is to be said about all of them.
 
     `seen` and `looks` are what the page had when it looked last: the cards' states, and how many times in a row it saw the same.
     """
-    cards = relay_cards(rental, now)
+    cards = relay_cards(rental, now, flows)
     states = "-".join(f"{card.slot}{card.state}{'t' if card.is_testing else ''}" for card in cards)
     is_unproven = rental.waiting_since is not None and not any(
         card.relay and card.relay.status == Relay.Status.RUNNING for card in cards

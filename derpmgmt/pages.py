@@ -23,6 +23,7 @@ from acl.devices.presence import ask_presence
 from acl.devices.services.device_panel import describe_state, describe_waiting
 from acl.maps.services import describe_map
 from containers.progress import describe_relays
+from containers.services.usage import read_usage
 from derpmgmt.appearance import read_theme
 from derpmgmt.first_run import describe_first_run
 from derpmgmt.front import current_facts, draw_regions
@@ -106,6 +107,7 @@ def _parts(user: User, *, seen: str = "", looks: str = "") -> dict[str, Any]:
             "closes_at": closes_at and max(closes_at, now),
         }
     panel = describe_map(rental=rental, now=now, standing=standing)
+    usage = read_usage(rental=rental, span=span, now=now)
     # In the grace after the end all of the last span is used.
     share = min((now - span.starts_at) / (span.ends_at - span.starts_at), 1) if span else 0
     return {
@@ -116,7 +118,8 @@ def _parts(user: User, *, seen: str = "", looks: str = "") -> dict[str, Any]:
         "is_ending": rental.ends_at is not None and rental.ends_at - now < ENDING_SOON,
         "history": history,
         "used_percent": round(100 * share),
-        **describe_relays(rental, now, seen=seen, looks=looks),
+        "usage": usage,
+        **describe_relays(rental, now, flows=usage.relays, seen=seen, looks=looks),
         "map": panel,
     }
 

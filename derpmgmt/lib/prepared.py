@@ -1,11 +1,11 @@
 """Queries that are asked many times a second, with their SQL made once.
 
 Django takes most of a millisecond to make the SQL of a query, which is several times what the database takes to answer one by an index.
-What may differ from one asking to the next are numbers, moments and texts.
+What may differ from one asking to the next are numbers, moments, days and texts.
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from django.db import connection
@@ -17,11 +17,11 @@ _FIRST_NUMBER = 7_310_000_000_000_000_001
 _FIRST_MOMENT = datetime(9173, 1, 1, tzinfo=UTC)
 _TEXT = "in the place of a text"
 
-Value = int | datetime | str
+Value = int | datetime | date | str
 
 
 class Prepared:
-    """A query as `build` makes it from what is given: `shape` decides about its SQL, `values` (integers, moments, texts) stand in it.
+    """A query as `build` makes it from what is given: `shape` decides about its SQL, `values` (integers, moments, days, texts) stand in it.
 
     `build(*shape, **values)` is called once for each shape, with stand-ins for the values; it must put each of them into the query and may
     look at none. The queryset has `.values(…)`, or gives rows of its model, with what it selects of related ones.
@@ -116,9 +116,13 @@ def _in_utc(value: datetime | None, *_about: Any) -> datetime | None:
 def _stand_in(value: Value, number: int) -> Value:
     if isinstance(value, datetime):
         return _FIRST_MOMENT + timedelta(days=number)
+    if isinstance(value, date):
+        return _FIRST_MOMENT.date() + timedelta(days=number)
     return f"{_TEXT} {number}" if isinstance(value, str) else _FIRST_NUMBER + number
 
 
 def _adapt(value: Value) -> Any:
     """The value as the backend sends it."""
-    return connection.ops.adapt_datetimefield_value(value) if isinstance(value, datetime) else value
+    if isinstance(value, datetime):
+        return connection.ops.adapt_datetimefield_value(value)
+    return connection.ops.adapt_datefield_value(value) if isinstance(value, date) else value

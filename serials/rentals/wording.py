@@ -1,5 +1,6 @@
 """Times and sizes of a rental as people read them."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.utils import timezone
@@ -64,11 +65,19 @@ def moves_on() -> str:
 
 
 def traffic(size_bytes: int) -> str:
-    """Bytes as GB, or TB from a thousand of them: `500 GB`, `1.5 TB`."""
-    gigabytes = size_bytes / BYTES_PER_GB
-    return f"{gigabytes / 1000:.4g} TB" if gigabytes >= 1000 else f"{gigabytes:.4g} GB"
+    """Bytes with the unit that fits: `500 GB`, `1.5 TB`, `81.25 MB`, `0 B`."""
+    return _scaled(size_bytes, ("B", "kB", "MB", "GB", "TB", "PB", "EB"))
 
 
-def rate(bytes_per_second: int) -> str:
-    """Bytes a second as `20 Mbit/s`."""
-    return f"{bytes_per_second / BYTES_PER_MBIT:.4g} Mbit/s"
+def rate(bytes_per_second: float) -> str:
+    """Bytes a second as bits, with the unit that fits: `20 Mbit/s`, `640 kbit/s`."""
+    return _scaled(bytes_per_second * 8, ("bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"))
+
+
+def _scaled(number: float, units: Sequence[str]) -> str:
+    """A number with the largest of the units, each a thousand times the one before, of which it is one or more once it is rounded."""
+    power = 0
+    while power < len(units) - 1 and float(f"{number / 1000**power:.4g}") >= 1000:
+        power += 1
+    # Half of a byte is nothing.
+    return f"{round(number) if power == 0 else number / 1000**power:.4g} {units[power]}"

@@ -356,7 +356,9 @@ def test_every_table_that_people_see_is_in_the_admin_or_left_out_on_purpose() ->
     }
     # A test is shown with its relay, an outage with its server's activity, a token with its person; where a person's messages go
     # concerns no admin, and what is kept of requests and codes is hashes and secrets. A picture is shown where it is used.
+    # Traffic is shown at its relays, customers and servers.
     assert missing == {
         "RelayHealth", "Channel", "Outage", "ApiToken", "KeptAnswer", "SignUpCode", "BrandPicture",
         "Alert", "AlertRule",
+        "TrafficCounter", "TrafficDay", "TrafficError", "TrafficHour", "TrafficMonth", "TrafficServerMonth",
     }  # fmt: skip

@@ -1,0 +1,160 @@
+"""Who used which traffic: what pages, commands and programs read of the books (`containers.services.traffic`)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from django.db.models import Sum
+from django.utils import timezone
+
+from containers.metering import month_begin, next_month
+from containers.models import TrafficMonth, TrafficServerMonth
+from containers.services.traffic import month_of
+from derpmgmt.lib.prepared import Prepared
+from fleet.models import Server
+from serials.rentals.models import Rental, RentalSpan
+
+# A rate that was read longer ago is none of now: four visits.
+LIVE_FOR = timedelta(seconds=60)
+# No month is longer.
+LONGEST_MONTH = timedelta(days=31)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What flowed in a month, in bytes, and how fast now, in bytes a second: None where nobody knows."""
+
+    up_bytes: int = 0
+    down_bytes: int = 0
+    up_rate: float | None = None
+    down_rate: float | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Both ways together, as allowances count."""
+        return self.up_bytes + self.down_bytes
+
+
+def flow_of(row: Mapping[str, Any], now: datetime) -> Flow:
+    """A month's row of a relay or server, as values."""
+    is_live = abs(now - row["read_at"]) <= LIVE_FOR
+    return Flow(
+        row["up_bytes"],
+        row["down_bytes"],
+        row["up_rate"] if is_live else None,
+        row["down_rate"] if is_live else None,
+    )
+
+
+def _together(rates: Iterable[float | None]) -> float | None:
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if known else None
+
+
+def sum_flows(flows: Iterable[Flow]) -> Flow:
+    """Several together; a rate is that of those of which one is known."""
+    found = list(flows)
+    return Flow(
+        sum(flow.up_bytes for flow in found),
+        sum(flow.down_bytes for flow in found),
+        _together(flow.up_rate for flow in found),
+        _together(flow.down_rate for flow in found),
+    )
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A customer's month: from when it runs, when the next one begins, what flowed and, where that is limited, their allowance in bytes."""
+
+    begins_on: date
+    ends_on: date
+    flow: Flow
+    relays: Mapping[int, Flow] = field(default_factory=dict)
+    quota_bytes: int | None = None
+
+    @property
+    def left_bytes(self) -> int | None:
+        """What is left of the allowance; None where there is none."""
+        return None if self.quota_bytes is None else max(self.quota_bytes - self.flow.bytes, 0)
+
+    @property
+    def used_percent(self) -> int:
+        """Which part of the allowance was used, 100 at most; 0 where there is none."""
+        if not self.quota_bytes:
+            return 0
+        return min(100 * self.flow.bytes // self.quota_bytes, 100)
+
+
+FLOW_FIELDS = ("up_bytes", "down_bytes", "up_rate", "down_rate", "read_at")
+_MONTH = Prepared(
+    lambda rental, begins_on: TrafficMonth.objects.filter(rental=rental, begins_on=begins_on).values(
+        "relay_id", *FLOW_FIELDS
+    )
+)
+
+
+def read_usage(*, rental: Rental, span: RentalSpan | None, now: datetime) -> Usage:
+    """A customer's month that runs now, relay by relay, released ones too; `span` is the one that rules. One query."""
+    begins_on = month_of(rental, now)
+    rows = _MONTH.read(rental=rental.pk, begins_on=begins_on)
+    relays = {row["relay_id"]: flow_of(row, now) for row in rows}
+    return Usage(
+        begins_on=begins_on,
+        ends_on=next_month(timezone.localdate(rental.created_at).day, begins_on),
+        flow=sum_flows(relays.values()),
+        relays=relays,
+        quota_bytes=span.quota_bytes if span else None,
+    )
+
+
+def read_relays(relays: Mapping[int, Rental | None], now: datetime) -> dict[int, Flow]:
+    """Relays' months that run now, by primary key; `relays` says whose each is. One query."""
+    begins = {pk: month_of(rental, now) for pk, rental in relays.items() if rental is not None}
+    rows = TrafficMonth.objects.filter(
+        relay__in=begins, begins_on__gte=timezone.localdate(now) - LONGEST_MONTH
+    ).values("relay_id", "begins_on", *FLOW_FIELDS)
+    return {row["relay_id"]: flow_of(row, now) for row in rows if begins[row["relay_id"]] == row["begins_on"]}
+
+
+def read_server(*, server: Server, now: datetime) -> Flow:
+    """A server's month that runs now. One query."""
+    begins_on = month_begin(server.traffic_reset_day, timezone.localdate(now))
+    row = TrafficServerMonth.objects.filter(server=server, begins_on=begins_on).values(*FLOW_FIELDS).first()
+    return flow_of(row, now) if row else Flow()
+
+
+def over_quota(now: datetime, *, user_pk: int | None = None) -> list[dict[str, Any]]:
+    """Customers who used their month's allowance up, by falling rental: `rental`, `user`, `up_bytes`, `down_bytes`, `quota_bytes`.
+
+    Of one customer only with `user_pk`. One query.
+    """
+    today = timezone.localdate(now)
+    rows = TrafficMonth.objects.filter(
+        begins_on__gte=today - LONGEST_MONTH,
+        begins_on__lte=today,
+        rental__spans__quota_bytes__isnull=False,
+        rental__spans__starts_at__lte=now,
+        rental__spans__ends_at__gt=now,
+    )
+    if user_pk is not None:
+        rows = rows.filter(rental__user=user_pk)
+    sums = (
+        rows.values(
+            "rental_id", "rental__user_id", "rental__created_at", "begins_on", "rental__spans__quota_bytes"
+        )
+        .annotate(up=Sum("up_bytes"), down=Sum("down_bytes"))
+        .order_by("-rental_id")
+    )
+    return [
+        {
+            "rental": row["rental_id"],
+            "user": row["rental__user_id"],
+            "up_bytes": row["up"],
+            "down_bytes": row["down"],
+            "quota_bytes": row["rental__spans__quota_bytes"],
+        }
+        for row in sums
+        if row["begins_on"] == month_begin(timezone.localdate(row["rental__created_at"]).day, today)
+        and row["up"] + row["down"] >= row["rental__spans__quota_bytes"]
+    ]
