@@ -152,6 +152,7 @@ def _servers_checks(server: Server, request: HttpRequest) -> SafeString:
             (_("last contact"), server.last_contact_at),
             (_("last visit"), server.last_visit_at),
             (_("does not answer since"), server.silent_since),
+            (_("unhealthy since"), server.unhealthy_since),
             (_("failed contacts in a row"), server.contact_failures or ""),
             (_("next contact not before"), server.next_contact_at),
             (_("busy with"), server.busy_by),

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -16,7 +17,7 @@ from containers.services import checks
 from containers.steps import name_steps
 from derpmgmt.lib.commands import CommandRefused, PanelCommand
 from fleet import adding
-from fleet.models import Region, Server, SshCredential
+from fleet.models import Region, Server, SshCredential, retired_name
 from fleet.ssh import HostKey, RemoteError
 
 # A check that loads the image over a slow line takes its time; the command says so while it waits.
@@ -134,10 +135,17 @@ class ServerCommand(PanelCommand):
         return region
 
     @staticmethod
-    def find_server(text: str) -> Server:
-        """The server in use, or being added, with this name or address; raises `CommandError`."""
-        servers = Server.objects.exclude(status=Server.Status.RETIRED).select_related("region", "credential")
+    def find_server(text: str, *, with_retired: bool = False) -> Server:
+        """The server in use, or being added, with this name or address; else, `with_retired`, one that was removed under that name.
+
+        Raises `CommandError`.
+        """
+        everything = Server.objects.select_related("region", "credential")
+        servers = everything.exclude(status=Server.Status.RETIRED)
         found = list(servers.filter(name=text)) or list(servers.filter(address=text).order_by("name"))
+        if not found and with_retired:
+            had_it = Q(name=text) | Q(name__startswith=retired_name(text, ""))
+            found = list(everything.filter(had_it, status=Server.Status.RETIRED).order_by("-pk"))
         if not found:
             raise CommandRefused(
                 _("There is no server with the name or address %(text)s.") % {"text": text}, code="no_server"
@@ -145,7 +153,7 @@ class ServerCommand(PanelCommand):
         if len(found) > 1:
             names = [server.name for server in found]
             raise CommandRefused(
-                _("Several servers have this address; name one: %(names)s.") % {"names": ", ".join(names)},
+                _("Several servers have or had it; name one: %(names)s.") % {"names": ", ".join(names)},
                 code="several_servers",
                 details={"names": names},
             )

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -27,7 +27,7 @@ from derpmgmt.lib.way_back import part_of
 from fleet import services
 from fleet.admin_acts import SERVER_ACTS
 from fleet.forms import SERVER_FIELDS, CredentialForm, HostKeyForm, ProviderAccountForm, ServerForm
-from fleet.models import ProviderAccount, Region, Server, SshCredential
+from fleet.models import ProviderAccount, Region, Server, SshCredential, retired_name
 from fleet.ssh import RemoteError, read_host_key
 
 
@@ -114,7 +114,7 @@ def is_silent(server: Server) -> bool:
 def _show_log(server: Server, request: HttpRequest) -> SafeString:
     """What was done with a server, under the name that it has or, removed, had; not what was done with one of that name before."""
     actions = [action for action in wordlist.ACTIONS if action.startswith("server.")]
-    names = [server.name, server.name.removesuffix(f" †{server.pk}")]
+    names = [server.name, server.name.removesuffix(retired_name("", server.pk))]
     rows = OperationLog.objects.visible_to(request.user).filter(
         action__in=actions, target__in=names, at__gte=server.created_at - _CLOCKS
     )
@@ -163,6 +163,8 @@ class ServerAdmin(TabsMixin, StaffAdmin):
         if is_silent(row):
             since = moment(row.silent_since)
             yield Said(_("no answer since %(since)s") % {"since": since}, "red")
+        elif row.unhealthy_since:
+            yield Said(_("since %(since)s") % {"since": moment(row.unhealthy_since)})
         if row.reason:
             yield Said(row.reason)
         yield from (Said(row.region.name), Said(row.address))
@@ -187,7 +189,9 @@ class ServerAdmin(TabsMixin, StaffAdmin):
             why = format_html('<span title="{}">{}</span>', server.reason, age(server.silent_since))
             return format_html(badge, "red", _("no answer"), why)
         colour = COLOURS[Server.Status(server.status)]
-        return format_html(badge, colour, server.get_status_display(), server.reason)
+        parts = [part for part in (server.reason, age(server.unhealthy_since)) if part]
+        why = format_html_join(" · ", "{}", ((part,) for part in parts))
+        return format_html(badge, colour, server.get_status_display(), why)
 
     @admin.display(description=gettext_lazy("load per core"), ordering="load_ratio")
     def load(self, server: Server) -> str:

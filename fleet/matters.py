@@ -89,7 +89,7 @@ def _matter_of(server: Server) -> Matter | None:
         cause = Cause(f"server_unhealthy.{code}", _unhealthy, url, "region__id__exact")
         key = f"server_unhealthy:{server.pk}"
         return Matter(
-            CRITICAL, title, server.reason, page, key, server.last_contact_at, server.name, cause, region
+            CRITICAL, title, server.reason, page, key, server.unhealthy_since, server.name, cause, region
         )
     if server.status == Server.Status.MAINTENANCE:
         url = server_list(status__exact=server.status)

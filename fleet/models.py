@@ -1,7 +1,7 @@
 """Servers, where they stand, and how they are reached."""
 
 from collections import defaultdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.core.exceptions import ValidationError
@@ -118,6 +118,11 @@ class ServerQuerySet(StaffOnlyQuerySet):
         return self.filter(CONTACT.due(now))
 
 
+def retired_name(name: str, pk: object) -> str:
+    """What a server that was removed is called from then on, so that its name is free again."""
+    return f"{name[:48]} †{pk}"
+
+
 class Server(models.Model):
     """A machine with SSH and a Docker Engine on which relays run.
 
@@ -203,6 +208,7 @@ class Server(models.Model):
     status_values = models.JSONField(default=dict, blank=True, editable=False)
     # The code of what is wrong with it though it answers (`services.record_fault`).
     fault = models.CharField(max_length=32, blank=True, editable=False)
+    fault_since = models.DateTimeField(null=True, editable=False)
     in_use = models.GeneratedField(
         expression=Case(When(~Q(status="retired"), then=Value(1)), default=None),
         output_field=models.SmallIntegerField(null=True),
@@ -322,6 +328,12 @@ class Server(models.Model):
         if self.status_code:
             return explain(self.status_code, self.status_values, self.status_reason)
         return translate(self.status_reason, {})
+
+    @property
+    def unhealthy_since(self) -> datetime | None:
+        """Since when it does not answer or does not do its work; None while it is in another state, or where nobody noted it."""
+        moments = [at for at in (self.silent_since, self.fault_since) if at]
+        return min(moments) if moments and self.status == self.Status.UNHEALTHY else None
 
     @property
     def ssh_address(self) -> str:

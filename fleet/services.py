@@ -26,6 +26,7 @@ from fleet.models import (
     Region,
     Server,
     SshCredential,
+    retired_name,
 )
 from fleet.readings import UNKNOWN, Rates
 from fleet.ssh import HostKey, RemoteError
@@ -143,6 +144,7 @@ def accept_server(*, server: Server, by: User | None = None) -> bool:
             status=Server.Status.HEALTHY,
             **NO_REASON,
             fault="",
+            fault_since=None,
             **CONTACT.cleared,
         )
         if accepted:
@@ -219,7 +221,7 @@ def retire_server(*, server: Server, by: User | None) -> None:
     if any(queue.ask("server_relays", server.pk)):
         raise ServerNotEmpty(_("The server still holds relays; it can be removed once they are gone."))
     name = locked.name
-    locked.name = f"{name[:48]} †{locked.pk}"
+    locked.name = retired_name(name, locked.pk)
     locked.status = Server.Status.RETIRED
     locked.save(update_fields=["name", "status"])
     log_operation(by=by, action="server.retired", target=name, address=locked.address)
@@ -259,7 +261,8 @@ def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
 
 def record_fault(*, server_pk: int, code: str, sentence: str) -> None:
     """Something is wrong with a server though it answers: it is unhealthy until `clear_fault`. `sentence` is a msgid."""
-    Server.objects.filter(pk=server_pk).update(fault=code)
+    found = Server.objects.filter(pk=server_pk)
+    found.filter(~Q(fault=code) | Q(fault_since=None)).update(fault=code, fault_since=timezone.now())
     Server.objects.filter(pk=server_pk, status__in=[Server.Status.HEALTHY, Server.Status.UNHEALTHY]).update(
         status=Server.Status.UNHEALTHY, **status_words(Problem(code, sentence))
     )
@@ -267,7 +270,7 @@ def record_fault(*, server_pk: int, code: str, sentence: str) -> None:
 
 def clear_fault(*, server_pk: int, code: str) -> None:
     """What was wrong with a server is over: its next contact makes it healthy again."""
-    Server.objects.filter(pk=server_pk, fault=code).update(fault="")
+    Server.objects.filter(pk=server_pk, fault=code).update(fault="", fault_since=None)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class Command(ServerCommand):
         )  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:
-        server = self.find_server(options["server"])
+        server = self.find_server(options["server"], with_retired=True)
         standing = Relay.objects.live().filter(server=server)
         checks = ServerCheck.objects.visible_to(CONSOLE).filter(server=server).defer("log").order_by("-pk")
         newest = checks.first()
@@ -58,7 +58,8 @@ class Command(ServerCommand):
         }
         self.emit_one(
             row,
-            {"name": _("Name"), "state": _("State"), "reason": _("Reason"), "silent_since": _("No answer since"),
+            {"name": _("Name"), "state": _("State"), "reason": _("Reason"),
+             "unhealthy_since": _("Unhealthy since"), "silent_since": _("No answer since"),
              "region_name": _("Region"), "account": _("Provider account"), "address": _("Address"),
              "bind_address": _("Address on the machine"), "ssh": "SSH", "fingerprint": _("Host key"),
              "ports": _("Ports"), "fill": _("Relays"), "docker_version": "Docker", "memory": _("Memory"),
@@ -95,6 +96,7 @@ def _describe(server: Server) -> dict[str, Any]:
         "status": server.status,
         "state": server.get_status_display(),
         "code": server.status_code,
+        "unhealthy_since": server.unhealthy_since,
         "silent_since": server.silent_since,
         "region": server.region.code,
         "region_name": server.region.name,
