@@ -77,6 +77,67 @@ PRIVACY = """\
 您可以在“记录”页面查看并导出自己的数据，在账户页面修改资料或注销账户。如有疑问，请通过页脚的联系方式与我们联系。
 """
 
+TERMS_EN = """\
+These are the sample terms of a demo. There is no such company; please pay nothing.
+
+# 1. What we provide
+
+Your Tailscale or Headscale network gets three private DERP relays. Where devices cannot reach each other directly their traffic goes through these; where they can, it does not pass us.
+
+# 2. Serial numbers and time
+
+- The rental begins as soon as a serial number is redeemed; the page says how long it lasts.
+- Time that you add is put on at the end, so that none is lost.
+- Each serial number can be redeemed once and is not taken back afterwards. Where we cannot provide the service, we refund the time that is left.
+
+# 3. Fair use
+
+- Only devices that you approved may use your relays. Do not pass on or publish your map.
+- Do not use the relays for anything that the laws of the People's Republic of China forbid.
+- Do not attack the relays, or take more bandwidth than a network of devices needs.
+
+Whoever breaks these rules may be suspended, and is told why.
+
+# 4. Quality
+
+We test each relay all the time, and your home page shows the results. A relay that fails is made anew on another server; you need do nothing. Maintenance is announced.
+
+# 5. End and closing
+
+At the end of the rental the relays stop. An account that is not renewed within 30 days is closed by itself; mails remind you 7 days and 1 day before. You can close it yourself at any time.
+
+# 6. Changes
+
+We announce important changes by mail 15 days before. If you do not agree, you can close your account until then.
+"""
+
+PRIVACY_EN = """\
+This is the sample privacy policy of a demo. It says which data this system really keeps.
+
+# 1. What we keep
+
+- Your account: e-mail address, user name, password and second factors, encrypted.
+- Your rental: the serial numbers you redeemed, renewals and pauses with their times.
+- Your devices: their public keys, the names you gave them, when and from which IP address they last connected.
+- What was done: sign-ins, downloads and changes of settings with their times and IP addresses.
+
+# 2. What we cannot see
+
+WireGuard encrypts everything from device to device. Relays pass on encrypted packets; we can neither read nor keep what is in them.
+
+# 3. What for
+
+These data serve to provide the service, to protect accounts and to mend what is broken. We sell none and use none for advertising.
+
+# 4. For how long
+
+When an account is closed, its e-mail address, user name, ways to sign in and devices are deleted, and of the IP addresses in the log only the network is kept. What the law wants us to keep, we keep for as long as it says.
+
+# 5. Your rights
+
+You can see and export your data on the page History, change them on the account pages, and close the account. Questions? The ways to reach us stand at the foot of each page.
+"""
+
 
 def seed_brand() -> None:
     """Set the demo's brand, unless one was set in the demo already, or taken away there."""
@@ -86,6 +147,7 @@ def seed_brand() -> None:
         by=None,
         name="鹊桥中继",
         slogan="让每一台设备都能相见",
+        slogan_en="Where all your devices meet",
         accent=f"#{bytes(ACCENT).hex()}",
         logo=_keep("logo", draw(112, _mark)),
         icon=_keep("icon", draw(64, _mark)),
@@ -98,7 +160,9 @@ def seed_brand() -> None:
         police="京公网安备00000000000000号",
         footer="© 2026 鹊桥网络（演示）",
         terms_text=TERMS,
+        terms_text_en=TERMS_EN,
         privacy_text=PRIVACY,
+        privacy_text_en=PRIVACY_EN,
     )
 
 

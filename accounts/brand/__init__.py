@@ -19,6 +19,7 @@ from django.db import Error as DatabaseFailed
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.functional import Promise, SimpleLazyObject
+from django.utils.translation import get_language
 from django.utils.translation import gettext_lazy as _
 
 from accounts.brand import colours
@@ -50,7 +51,7 @@ class Brand:
 
     name: str = OWN_NAME
     is_set: bool = False
-    slogan: str = ""
+    slogans: tuple[str, str] = ("", "")
     logo_url: str = ""
     logo_is_wide: bool = False
     icon_url: str = ""
@@ -68,6 +69,16 @@ class Brand:
     footer: str = ""
     terms_url: str = ""
     privacy_url: str = ""
+
+    @property
+    def slogan(self) -> str:
+        """The slogan in the language of the page."""
+        return in_language(*self.slogans)
+
+
+def in_language(chinese: str, english: str) -> str:
+    """Of a text that is there twice the one in the language of the page; where that is empty, the other."""
+    return (english or chinese) if get_language() == "en" else (chinese or english)
 
 
 # Until when (time.monotonic) the brand is known, how often it was forgotten, and the brand itself.
@@ -142,7 +153,7 @@ def make_brand(row: BrandSettings | None) -> Brand:
     return Brand(
         name=row.name or OWN_NAME,
         is_set=bool(row.name),
-        slogan=row.slogan,
+        slogans=(row.slogan, row.slogan_en),
         logo_url=picture_url(row.logo),
         logo_is_wide=row.logo is not None and row.logo.width > WIDE * row.logo.height,
         icon_url=picture_url(row.icon),
@@ -158,8 +169,9 @@ def make_brand(row: BrandSettings | None) -> Brand:
         police=row.police,
         police_url=_police_url(row.police),
         footer=row.footer,
-        terms_url=row.terms_url or (reverse("terms") if row.terms_text else ""),
-        privacy_url=row.privacy_url or (reverse("privacy") if row.privacy_text else ""),
+        terms_url=row.terms_url or (reverse("terms") if row.terms_text or row.terms_text_en else ""),
+        privacy_url=row.privacy_url
+        or (reverse("privacy") if row.privacy_text or row.privacy_text_en else ""),
     )
 
 

@@ -56,11 +56,14 @@ class BrandAdmin(StaffAdmin, admin.ModelAdmin[BrandSettings]):
     form = BrandForm
     change_form_template = "admin/accounts/brandsettings/change_form.html"
     fieldsets = (
-        (gettext_lazy("Name and look"), {"fields": ("name", "slogan", "accent", "logo", "icon")}),
+        (
+            gettext_lazy("Name and look"),
+            {"fields": ("name", "slogan", "slogan_en", "accent", "logo", "icon")},
+        ),
         (gettext_lazy("Contact"), {"fields": ("wechat", "qq", "email", "code", "code_text", "buy_url")}),
         (gettext_lazy("Filing and footer"), {"fields": ("icp", "police", "footer")}),
-        (gettext_lazy("Terms of service"), {"fields": ("terms_url", "terms_text")}),
-        (gettext_lazy("Privacy policy"), {"fields": ("privacy_url", "privacy_text")}),
+        (gettext_lazy("Terms of service"), {"fields": ("terms_url", "terms_text", "terms_text_en")}),
+        (gettext_lazy("Privacy policy"), {"fields": ("privacy_url", "privacy_text", "privacy_text_en")}),
     )
 
     def has_add_permission(self, request: HttpRequest) -> bool:

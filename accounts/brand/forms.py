@@ -101,13 +101,17 @@ def _address(label: Any, help_text: Any = "") -> forms.URLField:
     )
 
 
-def _paper(label: Any) -> forms.CharField:
+_OTHERWISE = gettext_lazy("For pages in English; left empty, the Chinese one stands there.")
+
+
+def _paper(label: Any, help_text: Any = "") -> forms.CharField:
     return forms.CharField(
         label=label,
         required=False,
         max_length=LONGEST_PAPER,
         widget=forms.Textarea(attrs={"rows": 12, "cols": 80}),
-        help_text=gettext_lazy(
+        help_text=help_text
+        or gettext_lazy(
             "An empty line ends a paragraph, “# ” begins a heading, “## ” a smaller one, “- ” a point of a list. All else is shown as it is typed."
         ),
     )
@@ -149,22 +153,26 @@ class BrandForm(forms.ModelForm[BrandSettings]):
         gettext_lazy("terms of service: address"), gettext_lazy("Where they stand elsewhere.")
     )
     terms_text = _paper(gettext_lazy("terms of service: text"))
+    terms_text_en = _paper(gettext_lazy("terms of service: text in English"), _OTHERWISE)
     privacy_url = _address(
         gettext_lazy("privacy policy: address"), gettext_lazy("Where it stands elsewhere.")
     )
     privacy_text = _paper(gettext_lazy("privacy policy: text"))
+    privacy_text_en = _paper(gettext_lazy("privacy policy: text in English"), _OTHERWISE)
 
     class Meta:
         model = BrandSettings
         fields = [
-            "name", "slogan", "accent", "logo", "icon", "wechat", "qq", "email", "code", "code_text", "buy_url",
-            "icp", "police", "footer", "terms_url", "terms_text", "privacy_url", "privacy_text",
+            "name", "slogan", "slogan_en", "accent", "logo", "icon", "wechat", "qq", "email", "code", "code_text", "buy_url",
+            "icp", "police", "footer", "terms_url", "terms_text", "terms_text_en", "privacy_url",
+            "privacy_text", "privacy_text_en",
         ]  # fmt: skip
         help_texts = {
             "name": gettext_lazy(
                 "What customers read wherever the panel says its name: pages, mails, authenticator apps, maps."
             ),
             "slogan": gettext_lazy("One line below the name in the footer."),
+            "slogan_en": _OTHERWISE,
             "icp": format_lazy(
                 gettext_lazy("As {example}; leads to beian.miit.gov.cn."), example=ICP_EXAMPLE
             ),
@@ -199,7 +207,7 @@ class BrandForm(forms.ModelForm[BrandSettings]):
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
         for paper in ("terms", "privacy"):
-            if data.get(f"{paper}_url") and data.get(f"{paper}_text"):
+            if data.get(f"{paper}_url") and (data.get(f"{paper}_text") or data.get(f"{paper}_text_en")):
                 self.add_error(
                     f"{paper}_url", _("Give an address or a text, not both: customers could read only one.")
                 )

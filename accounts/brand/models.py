@@ -54,6 +54,7 @@ class BrandSettings(models.Model):
     id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY_ROW, editable=False)
     name = LineField(_("name"), max_length=40, blank=True)
     slogan = LineField(_("slogan"), max_length=80, blank=True)
+    slogan_en = LineField(_("slogan in English"), max_length=80, blank=True)
     accent = models.CharField(_("accent colour"), max_length=7, blank=True)
     logo = _picture(_("logo"))
     icon = _picture(_("icon of the browser's tab"))
@@ -68,8 +69,10 @@ class BrandSettings(models.Model):
     footer = LineField(_("line in the footer"), max_length=120, blank=True)
     terms_url = models.URLField(_("terms of service: address"), blank=True)
     terms_text = models.TextField(_("terms of service: text"), blank=True)
+    terms_text_en = models.TextField(_("terms of service: text in English"), blank=True)
     privacy_url = models.URLField(_("privacy policy: address"), blank=True)
     privacy_text = models.TextField(_("privacy policy: text"), blank=True)
+    privacy_text_en = models.TextField(_("privacy policy: text in English"), blank=True)
     changed_at = models.DateTimeField(_("changed"), default=timezone.now, editable=False)
 
     objects = _OperatorsQuerySet.as_manager()

@@ -8,7 +8,7 @@ from django.urls import Resolver404, resolve
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_safe
 
-from accounts.brand import EXTENSIONS, colours
+from accounts.brand import EXTENSIONS, colours, in_language
 from accounts.brand.models import ONLY_ROW, BrandPicture, BrandSettings
 from accounts.brand.papers import read_paper
 
@@ -66,7 +66,10 @@ PAPERS = {"terms": gettext_lazy("Terms of service"), "privacy": gettext_lazy("Pr
 @require_safe
 def paper(request: HttpRequest, name: str) -> HttpResponse:
     """The terms of service or the privacy policy, where their text is ours to show."""
-    text = BrandSettings.objects.filter(pk=ONLY_ROW).values_list(f"{name}_text", flat=True).first()
+    texts = BrandSettings.objects.filter(pk=ONLY_ROW).values_list(f"{name}_text", f"{name}_text_en").first()
+    text = in_language(*texts) if texts else ""
     if not text:
         raise Http404
-    return render(request, "accounts/paper.html", {"title": PAPERS[name], "blocks": read_paper(text)})
+    language = "zh-Hans" if texts and text == texts[0] else "en"
+    context = {"title": PAPERS[name], "blocks": read_paper(text), "language": language}
+    return render(request, "accounts/paper.html", context)

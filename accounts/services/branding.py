@@ -14,7 +14,7 @@ from accounts.services.activity import log_operation
 from accounts.services.people import NotAllowed
 
 # Of these the log says that they changed, not how.
-LONG = {"terms_text", "privacy_text"}
+LONG = {"terms_text", "terms_text_en", "privacy_text", "privacy_text_en"}
 # So long an uploaded picture stays that nothing names.
 KEPT = timedelta(days=1)
 

@@ -16,10 +16,10 @@ from tests.panel import world
 pytestmark = pytest.mark.django_db
 PAGE = "/admin/accounts/brandsettings/1/change/"
 TYPED: dict[str, Any] = {
-    "name": "云桥加速", "slogan": "跨境组网，直连不绕路", "accent": "#1A7F5C", "wechat": "yunqiao_kefu", "qq": "800 123 456",
+    "name": "云桥加速", "slogan": "跨境组网，直连不绕路", "slogan_en": "", "accent": "#1A7F5C", "wechat": "yunqiao_kefu", "qq": "800 123 456",
     "email": "kefu@example.com", "code_text": "微信扫码", "buy_url": "https://shop.example.com/derp", "icp": "京ICP备12345678号-1",
-    "police": "京公网安备11010502030001号", "footer": "© 2026 云桥", "terms_url": "", "terms_text": "# 一\n您好",
-    "privacy_url": "https://example.com/privacy", "privacy_text": "",
+    "police": "京公网安备11010502030001号", "footer": "© 2026 云桥", "terms_url": "", "terms_text": "# 一\n您好", "terms_text_en": "",
+    "privacy_url": "https://example.com/privacy", "privacy_text": "", "privacy_text_en": "",
 }  # fmt: skip
 
 

@@ -47,6 +47,30 @@ def test_a_paper_is_a_page_of_text_which_nothing_in_it_can_leave(client: Client)
 
 
 @pytest.mark.django_db
+def test_english_pages_have_the_english_texts_and_the_chinese_ones_where_there_are_none() -> None:
+    chinese, english = Client(), Client()
+    english.cookies["django_language"] = "en"
+    change_brand(by=None, name="云桥", slogan="直连不绕路", terms_text="# 条款", privacy_text="隐私")
+    for client in (chinese, english):
+        assert "直连不绕路" in client.get("/").content.decode()
+        page = client.get("/terms/").content.decode()
+        assert "条款</h2>" in page
+        assert '<article class="panel-narrow ms-0" lang="zh-Hans">' in page
+    change_brand(by=None, slogan_en="The short way", terms_text_en="# Our terms")
+    texts = {"/": ("直连不绕路", "The short way"), "/terms/": ("条款</h2>", "Our terms</h2>")}
+    for path, (in_chinese, in_english) in texts.items():
+        for client, shown, hidden in ((chinese, in_chinese, in_english), (english, in_english, in_chinese)):
+            page = client.get(path).content.decode()
+            assert shown in page, path
+            assert hidden not in page, path
+    assert 'lang="en">' in english.get("/terms/").content.decode().partition("<article")[2]
+    assert "隐私" in english.get("/privacy/").content.decode()
+    # Where there is only an English one, that is better than none.
+    change_brand(by=None, terms_text="")
+    assert "Our terms" in chinese.get("/terms/").content.decode()
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize(
     ("terms", "privacy", "words"),
     [
