@@ -68,6 +68,13 @@ class RelayProof(Output):
     handshake_ms: float | None = Field(None, description="Until DERP's handshake was done.")
     packet_ms: float | None = Field(None, description="How long a packet took through the relay.")
     stun_ms: float | None = Field(None, description="Until STUN answered.")
+    tcp_jitter_ms: float | None = Field(
+        None, description="How much round trips on one connection differ from one to the next, on average."
+    )
+    stun_jitter_ms: float | None = Field(None, description="The same of STUN's packets.")
+    stun_loss: float | None = Field(
+        None, description="The share of STUN's packets that got no answer.", examples=[0.125]
+    )
 
 
 class Container(Output):
@@ -160,11 +167,14 @@ class ContainerProbed(Answer):
     proof: RelayProof | None = Field(description="The test that was asked for; null while it is not done.")
 
 
+_MEASURED = (
+    "tcp_ms", "tls_ms", "handshake_ms", "packet_ms", "stun_ms", "tcp_jitter_ms", "stun_jitter_ms", "stun_loss",
+)  # fmt: skip
 _FIELDS = (
     "id", "rental__user_id", "slot", "status", "server_id", "server__name", "server__region__name_zh", "server__region__name_en",
     "server__address", "server__silent_since", "derp_port", "stun_port", "certificate_sha256", "certificate_ends_at", "created_at",
     "proven_at", "retiring_since", "replaces_id", "failure_code", "failing_since",
-    *(f"last_health__{name}" for name in ("at", "is_ok", "step", "cause", "tcp_ms", "tls_ms", "handshake_ms", "packet_ms", "stun_ms")),
+    *(f"last_health__{name}" for name in ("at", "is_ok", "step", "cause", *_MEASURED)),
 )  # fmt: skip
 
 
@@ -175,11 +185,7 @@ def _proof(health: RelayHealth) -> RelayProof:
         step=health.step,
         cause=health.cause,
         problem=str(CAUSES.get(health.cause, "")),
-        tcp_ms=health.tcp_ms,
-        tls_ms=health.tls_ms,
-        handshake_ms=health.handshake_ms,
-        packet_ms=health.packet_ms,
-        stun_ms=health.stun_ms,
+        **{name: getattr(health, name) for name in _MEASURED},
     )
 
 
@@ -202,10 +208,7 @@ def _container(row: Mapping[str, Any], *, is_staff: bool, is_chinese: bool) -> d
     proof = None
     if row["last_health__at"]:
         values = {name: row[f"last_health__{name}"] for name in ("at", "is_ok", "step", "cause")}
-        times = {
-            name: row[f"last_health__{name}"]
-            for name in ("tcp_ms", "tls_ms", "handshake_ms", "packet_ms", "stun_ms")
-        }
+        times = {name: row[f"last_health__{name}"] for name in _MEASURED}
         proof = {**values, **times, "problem": str(CAUSES.get(values["cause"], ""))}
     return {
         "container_id": row["id"],

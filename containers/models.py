@@ -202,6 +202,10 @@ class RelayHealth(models.Model):
     handshake_ms = models.FloatField(null=True, blank=True)
     packet_ms = models.FloatField(null=True, blank=True)
     stun_ms = models.FloatField(null=True, blank=True)
+    # How much the round trips on one connection, and of STUN's packets, differ from one to the next, and the share of 1 that was lost.
+    tcp_jitter_ms = models.FloatField(null=True, blank=True)
+    stun_jitter_ms = models.FloatField(null=True, blank=True)
+    stun_loss = models.FloatField(null=True, blank=True)
     mapped_address = models.GenericIPAddressField(_("STUN saw us come from"), null=True, blank=True)
 
     class Meta:

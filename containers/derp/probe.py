@@ -35,6 +35,9 @@ from containers.derp.frames import ProtocolError
 # Shaped like a full WireGuard packet, so that a path with a broken MTU shows.
 PACKET_BYTES = 1200
 
+# Round trips on the connection whose times are compared.
+PINGS = 5
+
 # The share of the time limit that stays for STUN: a slow connection must not be reported as a closed UDP port.
 _STUN_SHARE = 0.3
 _MAX_DETAIL_CHARACTERS = 300
@@ -119,7 +122,8 @@ class ProbeResult:
     """What a probe found. Times are milliseconds, None when it did not get that far.
 
     On failure `step` is where it stopped (connect, tls, pin, handshake, packet, stun, mapped), `cause` a key of CAUSES and
-    `detail` what was seen, in English. `mapped_address` is the address, without port, that STUN saw us come from.
+    `detail` what was seen, in English. How much the times of a connection's round trips, and of STUN's, differ from one to the next
+    (`containers.derp.stun.jitter_of`), and the share of STUN's packets that were lost, is None where it was not measured. `mapped_address` is the address, without port, that STUN saw us come from.
     """
 
     ok: bool
@@ -132,6 +136,9 @@ class ProbeResult:
     packet_ms: float | None = None
     stun_ms: float | None = None
     mapped_address: str = ""
+    tcp_jitter_ms: float | None = None
+    stun_jitter_ms: float | None = None
+    stun_loss: float | None = None
 
 
 def probe_relay(
@@ -140,8 +147,12 @@ def probe_relay(
     timeout: float = 5.0,
     on_step: Callable[[str], None] | None = None,
     kept: stun.KeptPort | None = None,
+    measures_quality: bool = False,
 ) -> ProbeResult:
     """Prove a relay end to end within `timeout` seconds, whatever the far side does.
+
+    With `measures_quality` it also finds, within a second or two more, how much times vary and what gets lost; whatever that finds
+    is no fault of the relay's.
 
     `kept` is a port that asked the relay's STUN all the while it was remade: it must be answered too, within three more seconds.
 
@@ -149,12 +160,16 @@ def probe_relay(
     `target.host` is not an IP address.
     """
     ipaddress.ip_address(target.host)
-    run = _Run(target, time.monotonic() + timeout, timeout * _STUN_SHARE, on_step)
+    run = _Run(
+        target, time.monotonic() + timeout, timeout * _STUN_SHARE, on_step, PINGS if measures_quality else 0
+    )
     try:
         run.carry_packet()
         run.ask_stun()
         if kept is not None:
             run.ask_kept(kept)
+        if measures_quality:
+            run.measure_stun()
     except _Failure as failure:
         return replace(run.result, cause=failure.cause, detail=failure.detail[:_MAX_DETAIL_CHARACTERS])
     return replace(run.result, ok=True, step="")
@@ -176,12 +191,18 @@ class _Run:
     """One probe and what it found so far."""
 
     def __init__(
-        self, target: ProbeTarget, deadline: float, stun_seconds: float, on_step: Callable[[str], None] | None
+        self,
+        target: ProbeTarget,
+        deadline: float,
+        stun_seconds: float,
+        on_step: Callable[[str], None] | None,
+        pings: int,
     ) -> None:
         self.target = target
         self.deadline = deadline
         self.derp_deadline = deadline - stun_seconds
         self.on_step = on_step
+        self.pings = pings
         self.result = ProbeResult(ok=False)
 
     def carry_packet(self) -> None:
@@ -206,6 +227,20 @@ class _Run:
                 raise _Failure(
                     "packet_differs", f"sent {len(packet)} bytes, {len(arrived.data)} other bytes arrived"
                 )
+
+            self._ping(sender)
+
+    def _ping(self, client: DerpClient) -> None:
+        """Measure round trips on a connection that works. What goes wrong with it from here on is no fault that this test looks for."""
+        with suppress(OSError, ProtocolError, ConnectionClosed):
+            times = [client.ping(timeout=self._left()) for _time in range(self.pings)]
+            self.result = replace(self.result, tcp_jitter_ms=stun.jitter_of(times))
+
+    def measure_stun(self) -> None:
+        """Measure STUN's answers, after one has come."""
+        with suppress(OSError):
+            found = stun.measure(self.target.host, self.target.stun_port)
+            self.result = replace(self.result, stun_jitter_ms=found.jitter_ms, stun_loss=found.loss)
 
     def ask_stun(self) -> None:
         """Ask STUN for our address and compare it with the expected one."""

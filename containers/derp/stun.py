@@ -10,9 +10,10 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 
 from containers.derp.frames import ProtocolError
 
@@ -53,6 +54,58 @@ def query(host: str, port: int, *, timeout: float) -> StunAnswer:
     """
     with _connect(host, port) as connection:
         return _ask(connection, timeout)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well packets get there and back: the share of 1 that was lost, and how much the times of those that were not differ from
+    one to the next, in milliseconds on average; None with fewer than two answers."""
+
+    loss: float
+    jitter_ms: float | None
+
+
+def measure(
+    host: str,
+    port: int,
+    *,
+    packets: int = 8,
+    pause: float = 0.03,
+    patience: float = 0.6,
+    timeout: float = 2.0,
+) -> Quality:
+    """Ask a STUN server `packets` times from one port, `pause` seconds apart; what has not come back `patience` seconds after the last,
+    or `timeout` after the first, is lost. `host` is an IP address. Raises OSError when the network has no way."""
+    with _connect(host, port) as connection:
+        sent: dict[bytes, float] = {}
+        times: dict[bytes, float] = {}
+        begun = time.perf_counter()
+        next_at, end = begun, begun + timeout
+        while len(times) < packets and (now := time.perf_counter()) < end:
+            if len(sent) < packets and now >= next_at:
+                transaction = secrets.token_bytes(TRANSACTION_BYTES)
+                sent[transaction] = now
+                with suppress(ConnectionRefusedError):  # the word about one before
+                    connection.send(encode_request(transaction))
+                next_at += pause
+                if len(sent) == packets:
+                    end = min(end, now + patience)
+            until = next_at if len(sent) < packets else end
+            connection.settimeout(max(until - time.perf_counter(), 0.001))
+            with suppress(TimeoutError, ConnectionRefusedError, ProtocolError):
+                datagram = connection.recv(2048)
+                answered = datagram[8 : 8 + TRANSACTION_BYTES]
+                if answered in sent and answered not in times:
+                    decode_answer(datagram, answered)
+                    times[answered] = (time.perf_counter() - sent[answered]) * 1000
+        return Quality(1 - len(times) / packets, jitter_of([times[each] for each in sent if each in times]))
+
+
+def jitter_of(times: Sequence[float]) -> float | None:
+    """By how much each of these times differs from the one before it, on average; None where there are no two."""
+    if len(times) < 2:
+        return None
+    return sum(abs(later - earlier) for earlier, later in pairwise(times)) / (len(times) - 1)
 
 
 class KeptPort:

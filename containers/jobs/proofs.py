@@ -31,7 +31,8 @@ def prove_relays() -> None:
             targets = proving.proof_targets(due, timezone.now())
             # Threads speak to relays only; what they found is written here, by one connection to the database.
             running = {
-                pool.submit(probe_relay, target): relay for relay, target in zip(due, targets, strict=True)
+                pool.submit(probe_relay, target, measures_quality=True): relay
+                for relay, target in zip(due, targets, strict=True)
             }
             for future in as_completed(running):
                 relay = running[future]

@@ -191,6 +191,9 @@ def record_probe(*, relay: Relay, result: ProbeResult) -> RelayHealth:
         handshake_ms=result.handshake_ms,
         packet_ms=result.packet_ms,
         stun_ms=result.stun_ms,
+        tcp_jitter_ms=result.tcp_jitter_ms,
+        stun_jitter_ms=result.stun_jitter_ms,
+        stun_loss=result.stun_loss,
         mapped_address=result.mapped_address or None,
     )
     with transaction.atomic():

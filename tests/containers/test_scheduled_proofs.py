@@ -65,7 +65,8 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     ports: list[int] = []
 
-    def probe(target: Any) -> ProbeResult:
+    def probe(target: Any, *, measures_quality: bool) -> ProbeResult:
+        assert measures_quality
         ports.append(target.derp_port)
         return ProbeResult(ok=True, packet_ms=1.0)
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from django.utils import translation
 
-from containers.derp import keys
+from containers.derp import keys, stun
 from containers.derp.probe import CAUSES, ProbeResult, ProbeTarget, explain, probe_relay
 from containers.derp.stun import KeptPort
 from derpmgmt.sandbox.relay import SandboxRelay
@@ -222,3 +222,27 @@ def test_probe_says_that_who_kept_his_port_is_not_answered(relay: Relay) -> None
     assert result.stun_ms is not None
     with KeptPort(relay.address, relay.stun_port) as kept:
         assert probe_relay(relay.target(), timeout=PATIENCE, kept=kept).ok
+
+
+def test_quality_is_measured_when_that_is_asked_for(relay: Relay) -> None:
+    result = probe_relay(relay.target(), timeout=PATIENCE, measures_quality=True)
+    assert result.ok, result
+    assert result.stun_loss == 0
+    assert result.tcp_jitter_ms is not None
+    assert result.stun_jitter_ms is not None
+    plain = probe_relay(relay.target(), timeout=PATIENCE)
+    assert (plain.tcp_jitter_ms, plain.stun_jitter_ms, plain.stun_loss) == (None, None, None)
+
+
+def test_relay_passes_when_only_later_packets_are_lost(relay: Relay) -> None:
+    """What gets lost is measured, and is no reason to say that it does not work."""
+    asked = 0
+
+    def first_only(datagram: bytes, client: tuple[str, int]) -> bytes | None:
+        nonlocal asked
+        asked += 1
+        return stun.encode_answer(stun.decode_request(datagram), *client) if asked == 1 else None
+
+    with udp_server(first_only) as (port, _seen):
+        result = probe_relay(relay.target(stun_port=port), timeout=PATIENCE, measures_quality=True)
+    assert (result.ok, result.stun_loss, result.stun_jitter_ms) == (True, 1.0, None)

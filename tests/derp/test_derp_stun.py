@@ -160,3 +160,64 @@ def test_a_kept_port_notices_that_it_alone_is_not_answered() -> None:
         assert stun.query("127.0.0.1", port, timeout=PATIENCE).port != first[0][1]
         with pytest.raises(TimeoutError):
             kept.query(timeout=1.6)
+
+
+def answer_to(datagram: bytes, client: tuple[str, int]) -> bytes:
+    return stun.encode_answer(stun.decode_request(datagram), client[0], client[1])
+
+
+def test_nothing_is_lost_and_times_hardly_differ_when_all_is_answered(relay: Relay) -> None:
+    found = stun.measure("127.0.0.1", relay.stun_port, packets=6, pause=0.01)
+    assert found.loss == 0
+    assert found.jitter_ms is not None
+    assert 0 <= found.jitter_ms < 500
+
+
+def test_loss_is_the_share_that_is_not_answered() -> None:
+    number = 0
+
+    def every_fourth(datagram: bytes, client: tuple[str, int]) -> bytes | None:
+        nonlocal number
+        number += 1
+        return None if number % 4 == 0 else answer_to(datagram, client)
+
+    with udp_server(every_fourth) as (port, seen):
+        found = stun.measure("127.0.0.1", port, packets=8, pause=0.01, patience=0.3)
+    assert (found.loss, len(seen)) == (0.25, 8)
+
+
+def test_jitter_shows_when_answers_come_unevenly() -> None:
+    number = 0
+
+    def slow(datagram: bytes, client: tuple[str, int]) -> bytes:
+        nonlocal number
+        number += 1
+        if number % 2:
+            time.sleep(0.02)
+        return answer_to(datagram, client)
+
+    with udp_server(slow) as (port, _seen):
+        found = stun.measure("127.0.0.1", port, packets=6, pause=0.05)
+    assert found.jitter_ms is not None
+    assert 10 < found.jitter_ms < 200
+
+
+@pytest.mark.parametrize("answer", [say_nothing, say_noise])
+def test_all_is_lost_when_no_answer_is_one(answer: Callable[[bytes, tuple[str, int]], bytes | None]) -> None:
+    with udp_server(answer) as (port, _seen):
+        begun = time.monotonic()
+        found = stun.measure("127.0.0.1", port, packets=4, pause=0.01, patience=0.2)
+    assert (found.loss, found.jitter_ms) == (1.0, None)
+    assert time.monotonic() - begun < 2
+
+
+def test_all_is_lost_when_nobody_listens() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    assert stun.measure("127.0.0.1", port, packets=4, pause=0.01, patience=0.2).loss == 1.0
+
+
+def test_jitter_is_the_mean_difference_of_neighbours() -> None:
+    assert stun.jitter_of([10.0, 14.0, 12.0]) == 3.0
+    assert stun.jitter_of([10.0]) is None
