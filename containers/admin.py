@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db.models import Case, SmallIntegerField, When
 from django.http import HttpRequest
 from django.template.loader import render_to_string
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -24,6 +24,7 @@ from containers.server_admin import ServerAdmin as ServerAdmin
 from containers.services import gates
 from containers.state_badges import gate_state, relay_state, test_words
 from containers.ticks import relay_days
+from containers.traffic_parts import months_as_csv
 from derpmgmt.lib.moments import exact
 
 # What does not work stands first, what was removed last; by the relay's own columns, of which there are many rows.
@@ -74,6 +75,10 @@ class RelayAdmin(ReadOnlyAdmin):
 
     def get_ordering(self, request: HttpRequest) -> Any:
         return (WORST_FIRST, "-pk")
+
+    def get_urls(self) -> list[Any]:
+        file = path("traffic.csv", self.admin_site.admin_view(months_as_csv), name="containers_relay_traffic")
+        return [file, *super().get_urls()]
 
     fields = (
         "state",

@@ -25,6 +25,7 @@ from acl.maps import services as maps
 from containers import admin_parts as relay_parts
 from containers import figures as relay_figures
 from containers import jobs as containers
+from containers import traffic_parts
 from containers.matters import matters as relay_matters
 from containers.services import closing as containers_closing
 from containers.services import relays
@@ -104,11 +105,12 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "row_tabs": [
         number_parts.tabs,
         relay_parts.tabs,
+        traffic_parts.tabs,
         device_parts.tabs,
         map_parts.tabs,
         history_parts.tabs,
     ],
-    "row_says": [rental_parts.says, relay_parts.says, device_parts.says],
+    "row_says": [rental_parts.says, relay_parts.says, traffic_parts.says, device_parts.says],
     "row_buttons": [rental_parts.buttons],
     "check_pages": [relay_parts.check_pages],
     # in sentences: what stops when a customer's rights end or rest

@@ -20,14 +20,13 @@ from accounts.requests import SignedInRequest
 from derpmgmt.history.sources import SOURCES, Cell, written
 from derpmgmt.history.timeline import Entry, moments_of, read_entries, table_rows
 from derpmgmt.lib.limits import consume
+from derpmgmt.lib.spreadsheets import MARK, harmless
 
 ROWS = 25
 EXPORT_RATE = "30/h"
 # Lines of a file; making a table of so many takes a second or two.
 MOST_EXPORTED = 5_000
 ALL = "all"
-# What spreadsheet programs take for the begin of a formula (OWASP, "CSV Injection"), full-width forms too.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _FILES = {
     "csv": "text/csv; charset=utf-8",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
@@ -105,12 +104,13 @@ def _as_table(headings: tuple[Any, ...], lines: Iterable[tuple[Cell, ...]]) -> d
     }
 
 
-def harmless(value: Cell) -> str | int:
-    """A cell that no spreadsheet program runs: text that would begin a formula gets an apostrophe before it."""
+def _exportable(value: Cell) -> str | int:
+    """A cell of a file."""
     if isinstance(value, int):
         return value
-    text = f"{timezone.localtime(value):%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else value or ""
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
+    if isinstance(value, datetime):
+        return f"{timezone.localtime(value):%Y-%m-%d %H:%M:%S}"
+    return harmless(value or "")
 
 
 def _exported(reader: User, customer: User, kind: str) -> Iterator[tuple[Cell, ...]]:
@@ -136,11 +136,10 @@ def history_export(request: SignedInRequest, kind: str, file_format: str) -> Htt
             text = gettext("What is older is left out: a file holds %(count)d lines.") % {"count": number}
             data.append([text, *[""] * (len(headings) - 1)])
         else:
-            data.append([harmless(cell) for cell in line])
+            data.append([_exportable(cell) for cell in line])
     content = data.export(file_format)
     if file_format == "csv":
-        # The mark lets spreadsheet programs read the headings as UTF-8.
-        content = ("\ufeff" + content).encode()
+        content = (MARK + content).encode()
     name = f"history-{kind}-{timezone.localdate():%Y%m%d}.{file_format}"
     return HttpResponse(
         content,

@@ -214,6 +214,9 @@ def test_a_row_is_a_card_whose_fields_say_what_they_are(staff: Client) -> None:
         "Region",
         "Relays / capacity",
         "Load per core",
+        "Up now",
+        "Down now",
+        "Traffic this month",
         "Public address",
         "Last visit",
     ]

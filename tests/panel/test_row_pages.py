@@ -35,8 +35,8 @@ from tests.panel.staffed import rental as rental
 
 pytestmark = pytest.mark.django_db
 
-CUSTOMERS = ("rental", "relays", "devices", "maps", "history", "notices", "log", "account")
-SERVERS = ("relays", "checks", "leaving", "log", "settings")
+CUSTOMERS = ("rental", "relays", "traffic", "devices", "maps", "history", "notices", "log", "account")
+SERVERS = ("relays", "checks", "leaving", "traffic", "log", "settings")
 
 
 @pytest.fixture
