@@ -23,6 +23,7 @@ from accounts.access import tokens
 from accounts.acts import Link
 from accounts.admin_acts import NOTICE_ACTS, NOTICE_LIST_ACTS, PUT_OFF_ACTS, USER_ACTS
 from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
+from accounts.alerts.admin import AlertAdmin  # noqa: F401
 from accounts.brand.admin import BrandAdmin  # noqa: F401 — registered with the others
 from accounts.forms import UserChangeForm, UserCreateForm
 from accounts.models import Notice, OperationLog, PutOff, User

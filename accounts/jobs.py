@@ -4,6 +4,7 @@ from django.utils import timezone
 
 from accounts import sweeps
 from accounts.access import upkeep
+from accounts.alerts import jobs as alerts
 from accounts.services import closing, notices
 from derpmgmt.lib import queue
 
@@ -52,4 +53,5 @@ TICKS = [
     queue.every(10, sweep_notices),
     queue.every(60, forget_settled),
     queue.every(3600, delete_old_access),
+    *alerts.TICKS,
 ]

@@ -30,7 +30,13 @@ def matters(now: datetime) -> Iterator[Matter]:
         text = _("Look at the reasons, then send them again.")
         url = reverse("admin:accounts_notice_changelist") + "?state__exact=failed"
         yield Matter(
-            WARNING, title % {"count": failed["count"]}, text, url, "notices_failed", failed["first"]
+            WARNING,
+            title % {"count": failed["count"]},
+            text,
+            url,
+            "notices_failed",
+            failed["first"],
+            rule="panel",
         )
     if is_proxy_noted():
         yield unknown_proxy()
@@ -66,6 +72,7 @@ def _put_off() -> Iterator[Matter]:
             row.since,
             row.name,
             Cause(code, _heading(row.title), f"{page}?{urlencode(wanted)}", is_each_told=True),
+            rule="panel",
         )
 
 
@@ -77,4 +84,4 @@ def unknown_proxy() -> Matter:
     )
     url = reverse("admin:accounts_operationlog_changelist")
     title = _("The reverse proxy in front of the panel is not believed")
-    return Matter(WARNING, title, text, url, "proxy_unknown")
+    return Matter(WARNING, title, text, url, "proxy_unknown", rule="panel")

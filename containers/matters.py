@@ -57,17 +57,19 @@ def _images() -> Iterator[Matter]:
     )
     if not (settings.IMAGE_DIR / RELAY_LINK).exists():
         text = _("Make one with “manage.py image_build”; no relay can be started before.")
-        yield Matter(CRITICAL, _("There is no relay image"), text, relay_list, "no_relay_image")
+        yield Matter(CRITICAL, _("There is no relay image"), text, relay_list, "no_relay_image", rule="panel")
     if not (settings.IMAGE_DIR / GATE_LINK).exists():
         text = _("Make one with “manage.py image_build --only gate”; no new relay can be started before.")
-        yield Matter(CRITICAL, _("There is no image of the gate"), text, gate_list, "no_gate_image")
+        yield Matter(
+            CRITICAL, _("There is no image of the gate"), text, gate_list, "no_gate_image", rule="panel"
+        )
     if not is_loopback(urlsplit(settings.RELAY_URL).hostname or ""):
         return
     addresses = Server.objects.exclude(status=Server.Status.RETIRED).values_list("address", flat=True)
     if any(not is_loopback(address) for address in addresses):
         text = _("Set DERPMGMT_RELAY_URL (docs/running.md); until then only devices that are known get in.")
         title = _("Servers cannot reach the panel at %(url)s") % {"url": settings.RELAY_URL}
-        yield Matter(CRITICAL, title, text, gate_list, "panel_out_of_reach")
+        yield Matter(CRITICAL, title, text, gate_list, "panel_out_of_reach", rule="panel")
 
 
 def _gates_failed(count: int) -> str:
@@ -99,6 +101,8 @@ def _gates(now: datetime) -> Iterator[Matter]:
             gate.server.name,
             cause,
             place_of(gate.server.region),
+            rule="relay",
+            server=gate.server_id,
         )
     cause = Cause("gate_list_late", _lists_late, f"{page}?list=late", _OF_REGION)
     late = gates.late_gates().filter(list_changed_at__lt=now - LIST_LATE, running_since__isnull=False)
@@ -113,6 +117,8 @@ def _gates(now: datetime) -> Iterator[Matter]:
             gate.server.name,
             cause,
             place_of(gate.server.region),
+            rule="relay",
+            server=gate.server_id,
         )
 
 
@@ -155,6 +161,7 @@ def _checks() -> Iterator[Matter]:
             server.name,
             cause,
             place_of(server.region),
+            server=server.pk,
         )
 
 
@@ -205,6 +212,9 @@ def _failed_relays() -> Iterator[Matter]:
             _relay_name(relay),
             Cause(f"relay_failed.{code}", _relays_failed, _relay_list(**wanted), _OF_REGION),
             place_of(relay.server.region),
+            rule="relay",
+            server=relay.server_id,
+            customer=relay.rental.user_id if relay.rental else None,
         )
 
 
@@ -236,6 +246,9 @@ def _failed_proofs() -> Iterator[Matter]:
             _relay_name(relay),
             Cause(f"proof_failed.{health.cause}", _proofs_failed, _relay_list(**wanted), _OF_REGION),
             place_of(relay.server.region),
+            rule="relay",
+            server=relay.server_id,
+            customer=relay.rental.user_id if relay.rental else None,
         )
 
 
@@ -253,6 +266,7 @@ def _internal_errors(now: datetime) -> Iterator[Matter]:
         f"{reverse('admin:containers_deployment_changelist')}?status__exact=errored",
         "internal_errors",
         errors["first"],
+        rule="panel",
     )
 
 
@@ -278,7 +292,7 @@ def _certificates(now: datetime) -> Iterator[Matter]:
         certificate_ends_at__lte=found["last"].isoformat(),
     )
     level = CRITICAL if found["first"] <= now + CERTIFICATE_CRITICAL else WARNING
-    yield Matter(level, title, text, url, "certificates_without_successor")
+    yield Matter(level, title, text, url, "certificates_without_successor", rule="certificate")
 
 
 def _miscounted(count: int) -> str:
@@ -309,6 +323,8 @@ def _traffic(now: datetime) -> Iterator[Matter]:
             _relay_name(relay),
             Cause("traffic_error", _miscounted, _relay_list(), _OF_REGION),
             place_of(relay.server.region),
+            rule="traffic_error",
+            server=relay.server_id,
         )
 
 

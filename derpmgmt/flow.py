@@ -4,6 +4,8 @@ What stays inside a room, and what the clock does for it, each room says itself 
 """
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.utils.translation import gettext_lazy as _
@@ -11,7 +13,10 @@ from django.utils.translation import pgettext_lazy
 
 from accounts import figures as account_figures
 from accounts import jobs as accounts
+from accounts.alerts.feeding import alert_matters
+from accounts.alerts.services import Reading
 from accounts.matters import matters as account_matters
+from accounts.readings import read_notices
 from accounts.search import search as account_search
 from acl.devices import admin_parts as device_parts
 from acl.devices import figures as device_figures
@@ -27,8 +32,10 @@ from containers import figures as relay_figures
 from containers import jobs as containers
 from containers import traffic_parts
 from containers.matters import matters as relay_matters
+from containers.readings import read_latency
 from containers.services import closing as containers_closing
 from containers.services import relays
+from derpmgmt import watch
 from derpmgmt.history import admin_parts as history_parts
 from derpmgmt.lib import queue
 from derpmgmt.lib.matters import about
@@ -65,6 +72,14 @@ CROSSING: dict[str, list[Job]] = {
 
 JOBS = CROSSING | accounts.RINGS | containers.RINGS | map_jobs.RINGS | device_jobs.RINGS
 
+READINGS: list[Callable[[datetime], Iterable[Reading]]] = [
+    read_notices,
+    read_latency,
+    watch.read_queues,
+    watch.read_sweeps,
+    watch.read_disk,
+]
+
 ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "server_relays": [relays.server_relays],
     # whether something of a rental's already works, so that its time is not lost
@@ -82,7 +97,10 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
         about("devices", pgettext_lazy("device", "devices"), device_matters),
         about("accounts", _("accounts and notices"), account_matters),
         about("serials", _("serial numbers"), serial_matters),
+        about("alerts", _("what was read"), alert_matters),
     ],
+    # what is read as numbers, for alerts; each room's by itself (`accounts.alerts.feeding`)
+    "readings": [lambda now: [partial(read, now) for read in READINGS]],
     # what one search of the admin finds, kind by kind
     "search": [account_search, server_search, serial_search, device_search],
     # what is counted, on the start page: today's figures in their order there; the fleet by region; how many relays servers hold

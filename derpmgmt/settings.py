@@ -160,6 +160,7 @@ QUEUES = [
     "notices",
     "admission",
     "proofs",
+    "alerts",
     *(f"{kind}-{k}" for kind in ("apply", "visit", "gate") for k in range(SHARDS)),
 ]
 RQ_QUEUES = {name: {"URL": _redis(0), "DEFAULT_TIMEOUT": 600, "DEFAULT_RESULT_TTL": 60} for name in QUEUES}

@@ -1,6 +1,7 @@
 """What of the fleet needs a person."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
@@ -9,10 +10,20 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from derpmgmt.lib.matters import CRITICAL, INFORMATION, WARNING, Cause, Matter, Place
-from fleet.models import Region, Server
+from fleet import outages
+from fleet.engine_errors import SENTENCES as ENGINE_SENTENCES
+from fleet.models import UNHEALTHY_AFTER, Region, Server
 
 # Servers are visited every 15 s: after so long nobody seems to do it.
 VISITS_MISSED = timedelta(minutes=2)
+
+# Servers that went silent within this time did so at once: a round of visits with its time limits.
+AT_ONCE = timedelta(minutes=3)
+# While others answer, so long it may be the panel's own network; with fewer servers nobody can tell.
+CUT_OFF_LASTS = timedelta(minutes=5)
+FEWEST = 2
+# What the Engine says or lacks while SSH answers.
+DOCKER_CODES = frozenset(ENGINE_SENTENCES)
 
 _UNANNOUNCED = (Server.Status.HEALTHY, Server.Status.UNHEALTHY, Server.Status.DRAINING)
 
@@ -59,17 +70,67 @@ def matters(now: datetime) -> Iterator[Matter]:
         .order_by("region__code", "name")
     )
     managed = [server for server in servers if server.status != Server.Status.NEW]
+    cut_off = find_cut_off(servers, now)
     visited_at = max((server.last_visit_at for server in managed if server.last_visit_at), default=None)
     if managed and (visited_at is None or now - visited_at > VISITS_MISSED):
         text = _("Every server is visited four times a minute. Do the panel's workers run?")
         url = reverse("admin:fleet_server_changelist")
-        yield Matter(CRITICAL, _("No server is being visited"), text, url, "no_visits", visited_at)
+        yield Matter(
+            CRITICAL, _("No server is being visited"), text, url, "no_visits", visited_at, rule="panel",
+            # While none can be reached nobody can tell.
+            is_certain=not cut_off,
+        )  # fmt: skip
+    if cut_off:
+        yield _cut_off(cut_off)
     for server in servers:
-        if matter := _matter_of(server):
+        if matter := _matter_of(server, is_seen=not cut_off):
             yield matter
 
 
-def _matter_of(server: Server) -> Matter | None:
+@dataclass(frozen=True)
+class CutOff:
+    """Most servers have stopped answering at once: `silent` of `servers`, `since` when."""
+
+    silent: int
+    servers: int
+    since: datetime
+
+
+def find_cut_off(servers: Iterable[Server], now: datetime) -> CutOff | None:
+    """Whether the panel itself may be cut off, since most servers went silent at once and nothing is heard of them.
+
+    For as long as all are silent; where others answer only for a while, since then those have gone by themselves.
+    """
+    asked = [server for server in servers if server.status in _UNANNOUNCED]
+    silent = [
+        server.silent_since
+        for server in asked
+        if server.silent_since and not server.fault and server.status_code in outages.NOTHING_HEARD
+    ]
+    at_once = [since for since in silent if since >= max(silent) - AT_ONCE]
+    if len(asked) < FEWEST or 2 * len(at_once) <= len(asked):
+        return None
+    found = CutOff(len(silent), len(asked), min(at_once))
+    return found if len(silent) == len(asked) or now - found.since < CUT_OFF_LASTS else None
+
+
+def _cut_off(found: CutOff) -> Matter:
+    text = _("%(silent)d of %(count)d servers: look at the panel's own network first.") % {
+        "silent": found.silent,
+        "count": found.servers,
+    }
+    title = _("Most servers have stopped answering at once: the panel itself may be cut off")
+    url, key = reverse("admin:fleet_server_changelist"), "panel_cut_off"
+    return Matter(CRITICAL, title, text, url, key, found.since, rule="panel_cut_off", is_told=True)
+
+
+def _rule_of(server: Server) -> str:
+    """By which rule its alert is raised: that of Docker where the machine answers and its Engine does not."""
+    return "docker_error" if server.status_code in DOCKER_CODES else "server_error"
+
+
+def _matter_of(server: Server, *, is_seen: bool) -> Matter | None:
+    """What there is to say of a server; alerts only of those that the panel is not cut off from."""
     page = reverse("admin:fleet_server_change", args=[server.pk])
     title, region = f"{server} · {server.get_status_display()}", place_of(server.region)
     if server.silent_since and server.status in _UNANNOUNCED:
@@ -77,7 +138,12 @@ def _matter_of(server: Server) -> Matter | None:
         cause = Cause("server_silent", _silent, url, "region__id__exact")
         text = server.reason or _("It does not answer.")
         since, key = server.silent_since, f"server_silent:{server.pk}"
-        return Matter(CRITICAL, title, text, page, key, since, server.name, cause, region)
+        return Matter(
+            CRITICAL, title, text, page, key, since, server.name, cause, region,
+            rule=_rule_of(server), server=server.pk, is_told=True,
+            # One lost visit is none.
+            is_certain=is_seen and (server.contact_failures >= UNHEALTHY_AFTER or server.status == Server.Status.UNHEALTHY),
+        )  # fmt: skip
     if server.status == Server.Status.UNHEALTHY:
         # What a person or an older panel wrote has no code.
         code = server.status_code
@@ -89,13 +155,14 @@ def _matter_of(server: Server) -> Matter | None:
         cause = Cause(f"server_unhealthy.{code}", _unhealthy, url, "region__id__exact")
         key = f"server_unhealthy:{server.pk}"
         return Matter(
-            CRITICAL, title, server.reason, page, key, server.unhealthy_since, server.name, cause, region
-        )
+            CRITICAL, title, server.reason, page, key, server.unhealthy_since, server.name, cause, region,
+            rule=_rule_of(server), server=server.pk,
+        )  # fmt: skip
     if server.status == Server.Status.MAINTENANCE:
         url = server_list(status__exact=server.status)
         cause = Cause("server_maintenance", _in_maintenance, url, "region__id__exact")
         text, key = server.reason or _("Nothing new is placed on it."), f"server_maintenance:{server.pk}"
-        return Matter(INFORMATION, title, text, page, key, None, server.name, cause, region)
+        return Matter(INFORMATION, title, text, page, key, None, server.name, cause, region, rule="")
     if server.status == Server.Status.NEW and not server.host_key:
         url = server_list(status__exact=server.status, host_key__exact="")
         cause = Cause("server_without_key", _without_key, url, "region__id__exact")
@@ -104,5 +171,7 @@ def _matter_of(server: Server) -> Matter | None:
             f"server_without_key:{server.pk}",
         )
         text = _("Its host key waits to be confirmed.")
-        return Matter(WARNING, title, text, page, key, server.created_at, server.name, cause, region)
+        return Matter(
+            WARNING, title, text, page, key, server.created_at, server.name, cause, region, server=server.pk
+        )
     return None

@@ -32,7 +32,7 @@ KEEP = timedelta(days=30)
 # Nobody is told of what is announced (maintenance), not in use yet, or given up.
 _UNTOLD = (Server.Status.NEW, Server.Status.MAINTENANCE, Server.Status.RETIRED)
 # Codes of contacts in which nothing was heard of the server itself; any other shows that the panel's network reaches it.
-_NOTHING_HEARD = (
+NOTHING_HEARD = (
     "",
     "silent",
     "lost",
@@ -55,7 +55,7 @@ def cut_off_since() -> datetime | None:
 
     With fewer than two servers nobody can tell, and one that answers with a refusal shows that the network works.
     """
-    was_heard = Q(fault="") & ~Q(status_code__in=_NOTHING_HEARD)
+    was_heard = Q(fault="") & ~Q(status_code__in=NOTHING_HEARD)
     found = Server.objects.managed().aggregate(
         servers=Count("pk"),
         silent=Count("silent_since"),

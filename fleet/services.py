@@ -10,6 +10,7 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from accounts.alerts.jobs import ring_for_alerts
 from accounts.models import User
 from accounts.services import log_operation
 from derpmgmt.lib import queue
@@ -251,6 +252,8 @@ def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
     with transaction.atomic():
         if Server.objects.filter(pk=server_pk, silent_since=None).update(silent_since=now):
             queue.announce("server_silent", server_pk)
+    if failures + 1 == UNHEALTHY_AFTER:
+        ring_for_alerts()
     problem = Problem.of(error)
     # Nor does that pass by itself.
     enough = 1 if isinstance(error, SameMachine) else UNHEALTHY_AFTER

@@ -5,6 +5,7 @@ from typing import Any, Self
 from django.conf import settings
 from django.db import models
 from django.db.models import Case, Q, Value, When
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import get_language, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
@@ -148,6 +149,11 @@ class Alert(models.Model):
             said.get(get_language() or "") or said.get(settings.LANGUAGE_CODE) or next(iter(said.values()))
         )
         return str(title), str(text)
+
+    @property
+    def page(self) -> str:
+        """Where it is looked at: at the thing, else at the alert itself."""
+        return self.url or reverse("admin:accounts_alert_change", args=[self.pk])
 
     @property
     def note_text(self) -> str:

@@ -128,16 +128,13 @@ declare(
         pace=Pace(raise_after=_MINUTE, clear_after=_MINUTE),
     ),
     Rule(code="certificate", kind=Kind.CERTIFICATE, title=_("A certificate ends"), pace=Pace(clear_after=_MINUTE)),
+    Rule(
+        code="traffic_error", kind=Kind.TRAFFIC_ERROR, title=_("A counter of traffic cannot be right"), pace=Pace(clear_after=_MINUTE)
+    ),
     Rule(code="task", kind=Kind.TASK, title=_("Something waits for a person"), pace=Pace(raise_after=_MINUTE)),
     Rule(code="panel", kind=Kind.PANEL, title=_("The panel itself does not do its work")),
     Rule(code="message", kind=Kind.MESSAGE, title=_("A program told something")),
     # Read as numbers.
-    Rule(
-        code="traffic_error",
-        kind=Kind.TRAFFIC_ERROR,
-        title=_("A counter of traffic cannot be right"),
-        sentence=_("%(name)s: a counter says %(value)s, which its line cannot carry; it was not counted."),
-    ),
     Rule(
         code="latency",
         kind=Kind.LATENCY,
@@ -183,7 +180,7 @@ declare(
         code="panel_sweeps",
         kind=Kind.PANEL,
         title=_("The panel's sweeps are late"),
-        sentence=_("Work that is due waits for %(value)s."),
+        sentence=_("What the clock asks of the queue %(name)s is late by %(value)s."),
         pace=Pace(raise_after=_HALF, clear_after=_MINUTE),
         warning=60,
         critical=300,
@@ -203,10 +200,8 @@ declare(
         code="panel_workers",
         kind=Kind.PANEL,
         title=_("A queue of the panel has no worker"),
-        sentence=_("Nobody serves the queue %(name)s: %(value)s without a worker's sign of life."),
+        sentence=_("Nobody serves the queue %(name)s."),
         pace=Pace(raise_after=_HALF, clear_after=_HALF),
-        critical=90,
-        unit="s",
     ),
     Rule(
         code="panel_mail",
@@ -228,13 +223,5 @@ declare(
         critical=95,
         unit="%",
     ),
-    Rule(
-        code="panel_cut_off",
-        kind=Kind.PANEL,
-        title=_("The panel itself may be cut off"),
-        sentence=_("%(value)s of the servers have stopped answering at once: look at the panel's own network first."),
-        pace=Pace(clear_after=_HALF),
-        critical=50,
-        unit="%",
-    ),
+    Rule(code="panel_cut_off", kind=Kind.PANEL, title=_("The panel itself may be cut off")),
 )  # fmt: skip

@@ -37,4 +37,6 @@ def matters(now: datetime) -> Iterator[Matter]:
             policy.cut_owed_at,
             str(policy.rental),
             cause,
+            rule="relay",
+            customer=policy.rental.user_id,
         )

@@ -66,6 +66,9 @@ class Matter:
     `url` is the place where it is done and `since` when it began, if that is known. `key` is the same as long as it is the same
     matter, whatever its level and words: what was told once is told apart by it. `name` is what it is called among others of
     the same `cause` and `region`. `topic` says which room's it is (`about`).
+
+    `rule` is that by which it becomes an alert ("" for none: what somebody announced, and alerts themselves), about which `server` and
+    `customer` (primary keys). Before it `is_certain` it is shown and raises none; `is_told` says that operators hear of it otherwise.
     """
 
     level: str
@@ -78,6 +81,11 @@ class Matter:
     cause: Cause | None = None
     region: Place | None = None
     topic: Topic | None = None
+    rule: str = "task"
+    server: int | None = None
+    customer: int | None = None
+    is_certain: bool = True
+    is_told: bool = False
 
     @property
     def level_text(self) -> str:

@@ -41,6 +41,9 @@ _WATCH_SECONDS = 1.0
 # A queue is asked anew, and its server's record kept, so often; RQ takes a worker that is silent for longer for dead.
 _WAIT_SECONDS = 60
 _REDIS_AWAY_SECONDS = 2.0
+# That a tick was done is noted so often.
+_NOTE_SECONDS = 5.0
+_TICKS_KEY = "derpmgmt:ticks"
 # What a job may open at once: a connection to a server, its database, a file or two.
 _SPARE_FILES = 16
 
@@ -142,6 +145,7 @@ class _Lane:
         self.is_ending = False
         self._clock = Clock(ticks, time.monotonic())
         self._client = client
+        self._noted: dict[Tick, float] = {}
         self._worker: KeepingWorker | None = None
         self.thread = threading.Thread(target=self._run, name=queue, daemon=True)
 
@@ -183,10 +187,20 @@ class _Lane:
         try:
             with TimeLimit(TICK_SECONDS, JobTimeoutException):
                 tick.job(*tick.args)
+            self._note(tick)
         except Exception:
             log.exception("%s%s failed; it comes again in %s s", tick.job.__name__, tick.args, tick.seconds)
         finally:
             close_old_connections()
+
+    def _note(self, tick: Tick) -> None:
+        """Write down when it was done, for who looks whether the clock is followed (`ticks_done`); at most every few seconds."""
+        now = time.time()
+        if now - self._noted.get(tick, 0.0) < _NOTE_SECONDS:
+            return
+        with suppress(redis.RedisError):
+            self._client.hset(_TICKS_KEY, tick_name(tick), str(now))
+            self._noted[tick] = now
 
     def _take_job(self) -> None:
         worker = self._keep_worker()
@@ -292,6 +306,17 @@ def run_forking_worker(queue: str, groups: Groups) -> None:
     worker = ForkingWorker([served], connection=served.connection)
     worker.groups = groups
     worker.work(logging_level="WARNING")
+
+
+def tick_name(tick: Tick) -> str:
+    """What a tick is called beside others."""
+    return f"{tick.job.__module__}.{tick.job.__name__}{tick.args}"
+
+
+def ticks_done() -> dict[str, float]:
+    """When each tick was last done well (time.time), by its name; raises `redis.RedisError`."""
+    with django_rq.get_connection("default") as connection:
+        return {name.decode(): float(at) for name, at in connection.hgetall(_TICKS_KEY).items()}
 
 
 def served_queues(since: datetime) -> set[str]:

@@ -17,6 +17,7 @@ from tests.factories.devices import (
 )
 from tests.factories.people import (
     PASSWORD,
+    AlertFactory,
     ChannelFactory,
     NoticeFactory,
     PutOffFactory,
@@ -45,6 +46,7 @@ __all__ = [
     "AclEventFactory",
     "AddedDeviceFactory",
     "AdmissionFactory",
+    "AlertFactory",
     "ChannelFactory",
     "DeploymentFactory",
     "DeviceFactory",

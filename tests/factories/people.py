@@ -8,6 +8,8 @@ from allauth.usersessions.models import UserSession
 from django.utils import timezone
 
 from accounts import services
+from accounts.alerts.models import Alert
+from accounts.alerts.rules import Kind
 from accounts.models import Channel, Notice, PutOff, User
 from derpmgmt.lib.crypto import keyed_hash
 from tests.factories.base import RowFactory, ServiceFactory
@@ -53,6 +55,23 @@ class NoticeFactory(RowFactory[Notice]):
         model = Notice
 
     language = "en"
+
+
+class AlertFactory(RowFactory[Alert]):
+    """Something that is wrong with a server since just now."""
+
+    class Meta:
+        model = Alert
+
+    kind = Kind.DISK
+    rule = "disk"
+    thing = factory.Sequence(lambda n: f"server:{n}")
+    source = Alert.Source.READING
+    severity = "warning"
+    state = Alert.State.ACTIVE
+    name = "web-1"
+    values = factory.LazyFunction(lambda: {"value": "90 %"})
+    since = bad_since = seen_at = looked_at = raised_at = factory.LazyFunction(timezone.now)
 
 
 class UserSessionFactory(RowFactory[UserSession]):

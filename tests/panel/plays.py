@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib.sessions.backends.db import SessionStore
 
 from accounts import jobs as accounts
+from accounts.alerts import jobs as alerts
 from accounts.models import Notice, User
 from accounts.services import close_account, log_operation, notify
 from acl.maps import jobs as acl
@@ -236,6 +237,12 @@ def silent_and_told(stage: Stage) -> None:
         stage.run(containers.sweep_outages, accounts.sweep_notices)
 
 
+def silent_and_raised(stage: Stage) -> None:
+    silent(stage)
+    with stage.at(BEGIN - MINUTE):
+        stage.run(alerts.sweep_alerts)
+
+
 def answer() -> None:
     """The server answers again."""
     record_contact(server_pk=Relay.objects.get(slot=1).server_id)
@@ -254,6 +261,7 @@ ASTRAY = """
 PLACES = "SELECT slot, status FROM containers_relay ORDER BY id"
 VERSIONS = "SELECT rental_id, version FROM acl_aclconfig WHERE is_active ORDER BY 1"
 TOLD = "SELECT kind, state, count(*) FROM accounts_notice WHERE kind != 'rental_redeemed' GROUP BY 1, 2"
+ALERTS = "SELECT kind, state, count(*) FROM accounts_alert GROUP BY 1, 2"
 CLOSED = "SELECT closing_at IS NOT NULL, closed_at IS NOT NULL, count(*) FROM accounts_user GROUP BY 1, 2"
 TRACES = """
     SELECT (SELECT count(*) FROM acl_aclevent WHERE ip IS NOT NULL),
@@ -373,6 +381,19 @@ PLAYS = {
         silent,
         [containers.sweep_outages, accounts.sweep_notices],
         {TOLD: [("relay_silent", "sent", 1), ("server_silent", "sent", 1)]},
+        moments=SOON,
+    ),
+    "what is wrong becomes alerts": Play(
+        silent,
+        [alerts.sweep_alerts],
+        {ALERTS: [("panel", "active", 3), ("server_error", "active", 1)]},
+        moments=SOON,
+    ),
+    "what was wrong is well again": Play(
+        silent_and_raised,
+        [alerts.sweep_alerts],
+        {ALERTS: [("panel", "active", 3), ("server_error", "cleared", 1)]},
+        answer,
         moments=SOON,
     ),
     "a server answers again": Play(

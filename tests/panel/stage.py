@@ -34,6 +34,7 @@ from containers.gate import list_hash
 from containers.jobs import rotations
 from containers.models import Relay
 from containers.services import gates, relays
+from derpmgmt import flow
 from derpmgmt.lib import jobs, mail, queue
 
 # When plays begin: ahead of every real clock, since Redis forgets by its own.
@@ -121,6 +122,8 @@ class Stage:
         connection._commit = lambda: (self._step("commit"), commit())
         for name, value in play.settings.items():
             setattr(settings, name, value)
+        # Queues and disks are the machine's own.
+        flow.READINGS.clear()
         for question, answer in play.answers.items():
             queue._answers[question].append(answer)
         django_rq.get_queue = lambda _name, **_options: self

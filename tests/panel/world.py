@@ -10,13 +10,21 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts import services as accounts
+from accounts.alerts.models import Alert
 from accounts.brand.models import ONLY_ROW, BrandSettings
 from accounts.models import PutOff, User
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.maps.models import AclConfig, AclEvent, LiveUrl, MapRegion
 from containers.models import Deployment, Relay
 from serials.rentals.models import Rental
-from tests.factories import PASSWORD, AdmissionFactory, DeviceFactory, PutOffFactory, UserFactory
+from tests.factories import (
+    PASSWORD,
+    AdmissionFactory,
+    AlertFactory,
+    DeviceFactory,
+    PutOffFactory,
+    UserFactory,
+)
 
 
 def add_devices(rental: Rental, count: int = 1) -> None:
@@ -60,6 +68,8 @@ def row_of(rental: Rental, model: type[Model]) -> Model:
     """A row of that table, one of `rental` where rows belong to one."""
     if model is BrandSettings:
         return BrandSettings.objects.get_or_create(pk=ONLY_ROW)[0]
+    if model is Alert:
+        return AlertFactory(customer=rental.user)
     if model is PutOff:
         return PutOffFactory(row=rental.pk)
     own: dict[type[Model], Callable[[], Model | None]] = {

@@ -1,0 +1,80 @@
+"""What the rooms say becomes alerts: their matters, and what they read as numbers (the questions "matters" and "readings").
+
+A sweep takes all of it in, over and over; what it was told before it was killed, or beside another, it is told again.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import partial
+
+from django.conf import settings
+from django.utils import translation
+
+from accounts.alerts import services
+from accounts.alerts.models import Alert
+from accounts.alerts.rules import rule_of
+from accounts.alerts.services import Reading
+from derpmgmt.lib import queue
+from derpmgmt.lib.matters import Matter, read_matters
+from derpmgmt.lib.sweeps import attempt
+
+
+def feed(now: datetime) -> None:
+    """Have everything that is wrong by now, and nothing else, be an open alert."""
+    attempt("what needs a person, as alerts", lambda: _feed_matters(now))
+    # Each room by itself: what one cannot read is unknown, and says nothing of what others read.
+    for read in queue.ask("readings", now):
+        attempt("what was read, as alerts", partial(_feed_readings, read, now))
+    services.end_unread(now)
+
+
+def _feed_matters(now: datetime) -> None:
+    matters, words = _read(now)
+    services.record([_reading(matter, words) for matter in matters], now=now, source=Alert.Source.MATTERS)
+    services.end_absent(source=Alert.Source.MATTERS, present=map(_key, matters), now=now)
+
+
+def _feed_readings(read: Callable[[], Iterable[Reading]], now: datetime) -> None:
+    services.record(read(), now=now)
+
+
+def _read(now: datetime) -> tuple[list[Matter], dict[str, dict[str, tuple[str, str]]]]:
+    """The matters that become alerts, and by their keys title and text of each in every language."""
+    words: dict[str, dict[str, tuple[str, str]]] = {}
+    matters: list[Matter] = []
+    for language, _name in settings.LANGUAGES:
+        with translation.override(language):
+            matters = [matter for matter in read_matters(now) if matter.rule]
+            for matter in matters:
+                words.setdefault(matter.key, {})[language] = matter.title, matter.text
+    return matters, words
+
+
+def _key(matter: Matter) -> tuple[str, str]:
+    return str(rule_of(matter.rule).kind), matter.key
+
+
+def _reading(matter: Matter, words: dict[str, dict[str, tuple[str, str]]]) -> Reading:
+    return Reading(
+        rule=matter.rule,
+        thing=matter.key,
+        severity=matter.level if matter.is_certain else None,
+        name=matter.name,
+        url=matter.url,
+        server=matter.server,
+        region=matter.region.pk if matter.region else None,
+        customer=matter.customer,
+        since=matter.since,
+        said=words.get(matter.key, {}),
+        is_told=matter.is_told,
+    )
+
+
+def alert_matters(now: datetime) -> Iterable[Matter]:
+    """Answer to "matters": open alerts of what no room says by itself, read as numbers or told by programs."""
+    rows = Alert.objects.active().exclude(source=Alert.Source.MATTERS).order_by("raised_at", "pk")
+    for alert in rows:
+        yield Matter(
+            alert.severity, alert.title, alert.text, alert.page, f"alert:{alert.pk}", alert.since, alert.name,
+            rule="", server=alert.server, customer=alert.customer_id,
+        )  # fmt: skip

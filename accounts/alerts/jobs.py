@@ -1,0 +1,26 @@
+"""What the clock and others ring for about alerts, on a queue of its own: what hangs elsewhere is told all the same."""
+
+from django.utils import timezone
+
+from accounts.alerts import feeding, services
+from derpmgmt.lib import queue
+
+
+@queue.on_queue("alerts")
+def sweep_alerts(_pk: int = 0) -> None:
+    """Take in what is wrong now."""
+    feeding.feed(timezone.now())
+
+
+@queue.on_queue("alerts")
+def prune_alerts() -> None:
+    """Forget what was over long ago."""
+    services.prune(timezone.now())
+
+
+def ring_for_alerts() -> None:
+    """Something is wrong that should not wait for the clock; however many ring, one sweep hears all."""
+    queue.enqueue(sweep_alerts, 0, is_again=True)
+
+
+TICKS = [queue.every(10, sweep_alerts), queue.every(3600, prune_alerts)]

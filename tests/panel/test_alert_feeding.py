@@ -1,0 +1,278 @@
+"""What is wrong becomes alerts: one of each thing, none of one lost visit, and one alone where the panel itself is cut off."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.utils import timezone, translation
+
+from accounts.alerts import jobs
+from accounts.alerts.models import Alert
+from accounts.alerts.services import Reading
+from accounts.models import Notice, PutOff
+from containers.models import Relay, RelayHealth
+from derpmgmt import flow, watch
+from derpmgmt.lib import workers
+from derpmgmt.lib.queue import Tick
+from fleet.models import Server
+from fleet.services import record_contact, record_failed_contact
+from fleet.ssh import TimedOut
+from tests.factories import ServerFactory, UserFactory, WholeRentalFactory
+from tests.panel.test_matters import images  # noqa: F401 — there are images of relays and gates
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def clock() -> Iterator[time_machine.Traveller]:
+    with time_machine.travel(timezone.now(), tick=False) as traveller:
+        yield traveller
+
+
+@pytest.fixture(autouse=True)
+def no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "READINGS", [])
+
+
+def sweep(clock: time_machine.Traveller, seconds: int = 0) -> None:
+    """Time goes on, with sweeps in between; the servers that answer are visited."""
+    for step in [0, *[30] * (seconds // 30), seconds % 30]:
+        clock.shift(step)
+        Server.objects.filter(silent_since=None).update(last_visit_at=timezone.now())
+        jobs.sweep_alerts()
+
+
+def alerts(**wanted: Any) -> list[tuple[str, str]]:
+    """Thing and state of each that was raised."""
+    rows = Alert.objects.filter(raised_at__isnull=False, **wanted).exclude(kind__in=["task"])
+    return sorted(rows.exclude(thing="too_few_servers").values_list("thing", "state"))
+
+
+def fail(*servers: Server) -> None:
+    for server in servers:
+        record_failed_contact(server_pk=server.pk, error=TimedOut("no answer"))
+
+
+def fleet(count: int) -> list[Server]:
+    return [ServerFactory(whole=True, last_visit_at=timezone.now()) for _number in range(count)]
+
+
+def test_one_lost_visit_raises_none_and_a_second_one_at_once(clock: time_machine.Traveller) -> None:
+    servers = fleet(4)
+    fail(servers[0])
+    sweep(clock, 10)
+    assert alerts() == []
+    record_contact(server_pk=servers[0].pk)
+    fail(servers[0])
+    sweep(clock, 10)
+    fail(servers[0])
+    jobs.sweep_alerts()
+    thing = f"server_silent:{servers[0].pk}"
+    assert alerts() == [(thing, "active")]
+    alert = Alert.objects.get(thing=thing)
+    assert (alert.kind, alert.server, alert.name, alert.severity) == (
+        "server_error",
+        servers[0].pk,
+        servers[0].name,
+        "critical",
+    )
+    assert alert.since == servers[0].__class__.objects.get(pk=servers[0].pk).silent_since
+    record_contact(server_pk=servers[0].pk)
+    sweep(clock, 20)
+    assert alerts() == [(thing, "active")]
+    sweep(clock, 20)
+    assert alerts() == [(thing, "cleared")]
+
+
+def test_five_in_a_hundred_lost_visits_raise_none_for_ten_minutes(clock: time_machine.Traveller) -> None:
+    servers = fleet(4)
+    for round_ in range(40):
+        for number, server in enumerate(servers):
+            if (round_ * 4 + number) % 20 == 7:
+                fail(server)
+            else:
+                record_contact(server_pk=server.pk)
+        sweep(clock, 15)
+    assert alerts() == []
+
+
+def test_where_most_are_gone_at_once_the_panel_says_once_that_it_is_cut_off(
+    clock: time_machine.Traveller,
+) -> None:
+    servers = fleet(10)
+    for _number in range(3):
+        fail(*servers)
+        sweep(clock, 20)
+    assert alerts() == [("panel_cut_off", "active")]
+    with translation.override("en"):
+        assert "10 of 10 servers" in Alert.objects.get(thing="panel_cut_off").text
+    # For as long as it lasts.
+    sweep(clock, 900)
+    assert alerts() == [("panel_cut_off", "active")]
+    for server in servers:
+        record_contact(server_pk=server.pk)
+    sweep(clock, 60)
+    assert alerts() == [("panel_cut_off", "cleared")]
+
+
+def test_most_servers_that_stay_away_while_others_answer_are_told_each(clock: time_machine.Traveller) -> None:
+    servers = fleet(5)
+    for _number in range(2):
+        fail(*servers[:3])
+        sweep(clock, 20)
+    assert alerts() == [("panel_cut_off", "active")]
+    for server in servers[3:]:
+        record_contact(server_pk=server.pk)
+    sweep(clock, 360)
+    silent = sorted((f"server_silent:{server.pk}", "active") for server in servers[:3])
+    assert alerts() == [("panel_cut_off", "cleared"), *silent]
+
+
+def test_servers_that_go_one_after_another_are_no_cut(clock: time_machine.Traveller) -> None:
+    servers = fleet(4)
+    for server in servers[:3]:
+        fail(server)
+        sweep(clock, 20)
+        fail(server)
+        sweep(clock, 400)
+    assert [state for _thing, state in alerts(kind="server_error")] == ["active"] * 3
+    assert alerts(kind="panel") == []
+
+
+def test_announced_maintenance_is_none(clock: time_machine.Traveller) -> None:
+    fleet(3)
+    ServerFactory(whole=True, status=Server.Status.MAINTENANCE)
+    sweep(clock, 120)
+    assert alerts() == []
+
+
+def test_what_the_engine_lacks_is_dockers(clock: time_machine.Traveller) -> None:
+    server = fleet(4)[0]
+    Server.objects.filter(pk=server.pk).update(status=Server.Status.UNHEALTHY, status_code="daemon_down")
+    sweep(clock)
+    assert alerts(kind="docker_error") == [(f"server_unhealthy:{server.pk}", "active")]
+
+
+def test_a_relay_that_is_repaired_within_a_minute_is_none_and_one_that_is_not_concerns_its_customer(
+    clock: time_machine.Traveller,
+) -> None:
+    rental = WholeRentalFactory()
+    relay = rental.relays.get(slot=1)
+    Relay.objects.filter(pk=relay.pk).update(status=Relay.Status.FAILED, failed_at=timezone.now())
+    sweep(clock, 40)
+    assert alerts(kind="relay") == []
+    sweep(clock, 30)
+    (alert,) = Alert.objects.filter(kind="relay", state="active")
+    assert (alert.state, alert.customer, alert.server) == ("active", rental.user, relay.server_id)
+    assert alert in Alert.objects.visible_to(rental.user)
+    assert not Alert.objects.visible_to(UserFactory())
+
+
+def test_each_reads_it_in_their_own_language(clock: time_machine.Traveller) -> None:
+    server = fleet(4)[0]
+    Server.objects.filter(pk=server.pk).update(status=Server.Status.UNHEALTHY)
+    sweep(clock)
+    alert = Alert.objects.get(server=server.pk)
+    titles = set()
+    for language in ("en", "zh-hans"):
+        with translation.override(language):
+            titles.add(alert.title)
+    assert titles == {f"{server.name} · unhealthy", f"{server.name} · 异常"}
+
+
+def test_what_changes_in_what_a_room_says_is_read_in_the_alert(clock: time_machine.Traveller) -> None:
+    user = UserFactory()
+    for number in range(2):
+        Notice.objects.create(
+            user=user, kind="message", key=str(number), language="en", state=Notice.State.FAILED
+        )
+        sweep(clock)
+        with translation.override("en"):
+            assert Alert.objects.get(thing="notices_failed").title.startswith(str(number + 1))
+
+
+def test_a_sweep_that_costs_the_same_however_much_is_wrong(
+    clock: time_machine.Traveller, django_assert_max_num_queries: Any
+) -> None:
+    fleet(2)
+    for number in range(30):
+        PutOff.objects.create(work="nothing", row=number)
+    sweep(clock)
+    assert len(alerts()) == 30
+    with django_assert_max_num_queries(60) as asked:
+        jobs.sweep_alerts()
+    for number in range(30, 60):
+        PutOff.objects.create(work="nothing", row=number)
+    sweep(clock)
+    with django_assert_max_num_queries(len(asked)):
+        jobs.sweep_alerts()
+
+
+def test_what_one_room_cannot_read_keeps_nobody_from_the_others(
+    clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(now: Any) -> Iterator[Reading]:
+        raise RuntimeError
+
+    def full(now: Any) -> Iterator[Reading]:
+        yield Reading(rule="disk", thing="server:1", value=99, name="web-1", server=1)
+
+    monkeypatch.setattr(flow, "READINGS", [broken, full])
+    sweep(clock, 70)
+    assert alerts() == [("server:1", "active")]
+
+
+def test_slow_answers_of_a_server_are_an_alert(
+    clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rental = WholeRentalFactory()
+    RelayHealth.objects.update(tcp_ms=20)
+    RelayHealth.objects.filter(relay__in=rental.relays.filter(slot=1)).update(tcp_ms=450)
+    monkeypatch.setattr(flow, "READINGS", [flow.read_latency])
+    sweep(clock, 400)
+    (alert,) = Alert.objects.filter(kind="latency")
+    with translation.override("en"):
+        assert alert.text == f"{rental.relays.get(slot=1).server.name} answers after 450 ms."
+
+
+def test_the_panel_looks_at_itself(clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody serves queues here; a sweep was done long ago, and mail does not leave."""
+    notice = Notice.objects.create(user=UserFactory(), kind="message", key="x", language="en", tries=3)
+    Notice.objects.filter(pk=notice.pk).update(created_at=timezone.now() - timedelta(minutes=20))
+    tick: Tick = flow.CRON[0]
+    monkeypatch.setattr(watch, "ticks_done", lambda: {workers.tick_name(tick): clock_now() - 1000})
+    monkeypatch.setattr(watch.shutil, "disk_usage", lambda _path: watch.shutil._ntuple_diskusage(100, 96, 4))
+    monkeypatch.setattr(
+        flow, "READINGS", [flow.read_notices, watch.read_queues, watch.read_sweeps, watch.read_disk]
+    )
+    sweep(clock, 70)
+    found = {(alert.rule, alert.severity) for alert in Alert.objects.filter(kind="panel", state="active")}
+    assert found == {
+        ("panel_workers", "critical"),
+        ("panel_sweeps", "critical"),
+        ("panel_mail", "warning"),
+        ("panel_disk", "critical"),
+    }
+
+
+def clock_now() -> float:
+    return timezone.now().timestamp()
+
+
+def test_a_tick_that_is_done_is_noted_and_one_that_fails_is_not() -> None:
+    def well() -> None:
+        pass
+
+    def ill() -> None:
+        raise RuntimeError
+
+    import django_rq
+
+    with django_rq.get_connection("default") as client:
+        lane = workers._Lane("default", [], client)
+        ticks = [Tick(job, "default", 10) for job in (well, ill)]
+        for tick in ticks:
+            lane._follow(tick)
+    assert [workers.tick_name(tick) in workers.ticks_done() for tick in ticks] == [True, False]
