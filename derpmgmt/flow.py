@@ -42,6 +42,7 @@ from derpmgmt.lib.matters import about
 from derpmgmt.lib.queue import Job, Tick
 from fleet import figures as server_figures
 from fleet.matters import matters as server_matters
+from fleet.measures import read_servers
 from fleet.search import search as server_search
 from serials.numbers import admin_parts as number_parts
 from serials.numbers import figures as number_figures
@@ -74,6 +75,7 @@ JOBS = CROSSING | accounts.RINGS | containers.RINGS | map_jobs.RINGS | device_jo
 
 READINGS: list[Callable[[datetime], Iterable[Reading]]] = [
     read_notices,
+    read_servers,
     read_latency,
     watch.read_queues,
     watch.read_sweeps,

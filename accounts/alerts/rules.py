@@ -149,11 +149,10 @@ declare(
         code="speed",
         kind=Kind.SPEED,
         title=_("A line is almost full"),
-        sentence=_("%(name)s uses %(value)s of its line."),
+        sentence=_("The line of %(name)s carries %(value)s."),
         pace=_SLOW,
-        warning=85,
-        critical=97,
-        unit="%",
+        # What a line carries only operators know: they say from when on it is too much.
+        unit="Mbit/s",
     ),
     Rule(
         code="disk",

@@ -9,8 +9,8 @@ import time_machine
 from django.utils import timezone, translation
 
 from accounts.alerts import jobs
-from accounts.alerts.models import Alert
-from accounts.alerts.services import Reading
+from accounts.alerts.models import Alert, AlertRule
+from accounts.alerts.services import Reading, change_rule
 from accounts.models import Notice, PutOff
 from containers.models import Relay, RelayHealth
 from derpmgmt import flow, watch
@@ -23,6 +23,9 @@ from tests.factories import ServerFactory, UserFactory, WholeRentalFactory
 from tests.panel.test_matters import images  # noqa: F401 — there are images of relays and gates
 
 pytestmark = pytest.mark.django_db
+
+
+MEASURED = ["disk", "clock", "speed"]
 
 
 @pytest.fixture
@@ -235,6 +238,33 @@ def test_slow_answers_of_a_server_are_an_alert(
     (alert,) = Alert.objects.filter(kind="latency")
     with translation.override("en"):
         assert alert.text == f"{rental.relays.get(slot=1).server.name} answers after 450 ms."
+
+
+def test_disk_clock_and_line_of_servers_are_judged_as_their_last_visit_found_them(
+    clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, wrong, busy, _well = fleet(4)
+    monkeypatch.setattr(flow, "READINGS", [flow.read_servers])
+    change_rule(row=AlertRule(rule="speed", server=busy.pk, warning=80), by=UserFactory(role="admin"))
+    Server.objects.filter(pk=full.pk).update(disk_share=0.96)
+    Server.objects.filter(pk=wrong.pk).update(clock_offset=-61.0)
+    Server.objects.update(send_rate=11_000_000, receive_rate=2_000_000)
+    sweep(clock, 330)
+    found = {
+        (alert.rule, alert.server, alert.severity)
+        for alert in Alert.objects.filter(state="active", kind__in=MEASURED)
+    }
+    assert found == {
+        ("disk", full.pk, "critical"),
+        ("clock", wrong.pk, "critical"),
+        ("speed", busy.pk, "warning"),
+    }
+    # Nobody knows how a server is that is not visited any more.
+    Server.objects.update(
+        disk_share=0, silent_since=timezone.now(), last_visit_at=timezone.now() - timedelta(minutes=5)
+    )
+    sweep(clock, 330)
+    assert Alert.objects.filter(state="active", kind="disk").exists()
 
 
 def test_the_panel_looks_at_itself(clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> None:
