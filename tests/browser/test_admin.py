@@ -176,3 +176,37 @@ def test_every_page_of_the_admin_is_shown_without_a_complaint(demo: Demo, open_w
             first.first.click()
             expect(page.locator("#content h1")).to_be_visible()
             window.shoot(f"61-row{path.replace('/', '-').rstrip('-')}")
+
+
+def test_cards_are_printed_ten_on_a_sheet_and_none_is_cut(demo: Demo, open_window: Open) -> None:
+    make = (
+        "from accounts.models import User; from tests.factories import SerialBatchFactory; from datetime import date;"
+        "from accounts.services import change_brand;"
+        "by = User.objects.get(email='superadmin@example.com');"
+        "change_brand(by=None, name='A company whose name is as long as may be');"
+        "print(SerialBatchFactory(name='Printed', count=24, days=3650, device_limit=1000, quota_bytes=10**13,"
+        " rate_bytes_per_second=10**8, may_open=False, redeem_by=date(2030, 12, 31), by=by).pk)"
+    )
+    batch = demo.folder.python(make)
+    window = open_window(language="en")
+    window.sign_in("superadmin")
+    page = window.open(f"/admin/serials/serialbatch/{batch}/codes/")
+    with window.context.expect_page() as opened:
+        page.locator("button[value=cards]").first.click()
+    page = opened.value
+    expect(page.locator("article")).to_have_count(24)
+    expect(page.locator(".brand").first).to_have_text("A company whose name is as long as may be")
+    sheets = page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", sheets)) == 3
+    page.emulate_media(media="print")
+    expect(page.locator("header")).to_be_hidden()
+    page.set_viewport_size({"width": 718, "height": 1047})  # A4 within its margins
+    cut = page.evaluate(
+        """[...document.querySelectorAll('article')].filter(card => card.scrollHeight > card.clientHeight
+            || card.scrollWidth > card.clientWidth).map(card => card.innerText)"""
+    )
+    assert cut == []
+    tops = page.evaluate(
+        "[...document.querySelectorAll('article')].filter(card => getComputedStyle(card).breakBefore === 'page').map(card => [...card.parentElement.children].indexOf(card))"
+    )
+    assert tops == [10, 20]
