@@ -62,7 +62,7 @@ class TrafficDay(models.Model):
 
     pk = models.CompositePrimaryKey("relay", "day")
     relay = models.ForeignKey(Relay, models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False)
-    day = models.DateField()
+    day = models.DateField(db_index=True)
     up_bytes = models.BigIntegerField(default=0)
     down_bytes = models.BigIntegerField(default=0)
 

@@ -29,7 +29,7 @@ from acl.devices import admission_api as admission
 from acl.devices import api as devices
 from acl.maps import api as maps
 from containers import api as containers
-from containers import server_api
+from containers import server_api, traffic_api
 from derpmgmt import rental_api
 from derpmgmt.history import api as history
 from derpmgmt.lib.address import client_ip
@@ -53,7 +53,7 @@ api = NinjaAPI(
     title="derpmgmt",
     version="1",
     description=(
-        "Private DERP relays: accounts, serial numbers, servers, relays, maps and devices. "
+        "Private DERP relays: accounts, serial numbers, servers, relays, traffic, maps and devices. "
         "Send a token as `Authorization: Bearer …`, from the account's page or from `POST /api/v1/user/login`. "
         "Every answer has `success`; a failure has `code` and `message` as well. "
         "Times are in UTC (ISO 8601). `Accept-Language` (zh-hans, en) chooses the language of messages. "
@@ -85,6 +85,7 @@ ROOMS: dict[str, list[Room]] = {
     "container": [containers.container],
     "device": [devices.device, admission.device],
     "server": [fleet.server, server_api.server],
+    "traffic": [traffic_api.traffic],
 }
 for _word, _rooms in ROOMS.items():
     for _room in _rooms:

@@ -33,6 +33,7 @@ def test_the_operators_commands_are_there() -> None:
         "server_show",
         "live_url",
         "activity_log",
+        "traffic_show",
     }
 
 
