@@ -9,6 +9,7 @@ from acl.maps import views as map_views
 app_name = "acl"
 urlpatterns = [
     path("map/how-to/", map_views.map_howto, name="map-howto"),
+    path("map/netcheck/", map_views.netcheck, name="netcheck"),
     path("map/history/", map_views.map_history, name="map-history"),
     path("map/regions/<int:pk>/", map_views.region_change, name="region-change"),
     path("map/renew/", map_views.map_renew, name="map-renew"),

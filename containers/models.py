@@ -141,6 +141,9 @@ class Relay(Retried):
         _("carries no packets since"), null=True, blank=True, db_index=True, editable=False
     )
     failing_told_at = models.DateTimeField(_("customer was told"), null=True, blank=True, editable=False)
+    # How long a device of its customer's took to it, when that was pasted last.
+    client_ms = models.FloatField(null=True, blank=True, editable=False)
+    client_measured_at = models.DateTimeField(null=True, blank=True, editable=False)
     probe_asked_at = models.DateTimeField(_("test asked for"), null=True, blank=True, editable=False)
     last_health = models.ForeignKey(
         "RelayHealth", models.SET_NULL, null=True, blank=True, related_name="+", editable=False
@@ -329,7 +332,7 @@ class ServerCheck(JobRecord):
 
 
 # Django looks for a room's tables here.
-from containers.sample_models import RelaySample, RelaySampleHour  # noqa: E402, F401
+from containers.sample_models import ClientLatency, RelaySample, RelaySampleHour  # noqa: E402, F401
 from containers.traffic_models import (  # noqa: E402, F401
     TrafficCounter,
     TrafficDay,

@@ -115,7 +115,7 @@ class RelayCard:
 
 # What cards show of a relay and its server.
 _SHOWN = (
-    "rental", "slot", "status", "derp_port", "proven_at", "probe_asked_at",
+    "rental", "slot", "status", "derp_port", "proven_at", "probe_asked_at", "client_ms", "client_measured_at",
     "server__address", "server__status", "server__silent_since",
 )  # fmt: skip
 _RELAYS = Prepared(

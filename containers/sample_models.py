@@ -53,3 +53,17 @@ class RelaySampleHour(models.Model):
 
 
 add_hourly(RelaySampleHour, RELAY_FIGURES)
+
+
+class ClientLatency(models.Model):
+    """How many milliseconds a customer's own device took to a relay, by what it printed itself (`tailscale netcheck`); kept for 400 days."""
+
+    pk = models.CompositePrimaryKey("relay", "at")
+    relay = models.ForeignKey(Relay, models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False)
+    at = models.PositiveBigIntegerField(db_index=True)
+    ms = models.FloatField()
+
+    objects = RelaySampleQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"{self.relay_id} {self.at}"

@@ -9,6 +9,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET, require_http_methods
 from django_htmx.middleware import HtmxDetails
 
@@ -25,10 +26,11 @@ from acl.maps.derpmap import (
 )
 from acl.maps.forms import RegionIdForm, ShownForm
 from acl.maps.models import AclEvent, LiveUrl, MapRegion
+from acl.maps.netcheck import NotNetcheck
 from acl.maps.tables import MapHistoryTable
 from derpmgmt.lib import confirming
 from derpmgmt.lib.address import client_ip
-from derpmgmt.lib.limits import consume
+from derpmgmt.lib.limits import TooManyRequests, consume
 from derpmgmt.lib.moments import ago
 from derpmgmt.lib.paging import show_page
 from derpmgmt.lib.way_back import posted_from
@@ -152,6 +154,39 @@ def map_howto(request: SignedInRequest) -> HttpResponse:
             "default_map_url": DEFAULT_MAP_URL,
         },
     )
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def netcheck(request: SignedInRequest) -> HttpResponse:
+    """A device's own times to the relays, as pasted; what is none stays in its field, with what is wrong."""
+    rental = _own_rental(request)
+    text, error, wait = request.POST.get("text", ""), "", 0
+    if request.method == "POST" and rental is not None:
+        try:
+            consume(request, group="netcheck", key=str(request.user.pk), rate=services.NETCHECK_RATE)
+            number = services.keep_netcheck(rental=rental, text=text, now=timezone.now())
+        except NotNetcheck as refusal:
+            error = str(refusal) if text.strip() else _("Paste the output of the command first.")
+        except TooManyRequests as limit:
+            wait = limit.wait_seconds
+            error = str(limit)
+        else:
+            messages.success(
+                request,
+                ngettext(
+                    "The time from your device to %(number)d relay is kept.",
+                    "The times from your device to %(number)d relays are kept.",
+                    number,
+                )
+                % {"number": number},
+            )
+            return redirect("home")
+    context = {"text": text, "error": error, "has_rental": rental is not None}
+    response = render(request, "acl/maps/netcheck.html", context, status=429 if wait else 200)
+    if wait:
+        response["Retry-After"] = str(wait)
+    return response
 
 
 @login_required

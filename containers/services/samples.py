@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from containers.deploy import Found
 from containers.sample_models import RELAY_FIGURES, RelaySample, RelaySampleHour
+from containers.services.client_latency import prune_client_latency
 from containers.spec import KIND_RELAY
 from fleet.facts import ContainerFacts, HostFacts
 from fleet.readings import UNKNOWN, Rates, Reading, container_rates, rates_between
@@ -97,3 +98,4 @@ def prune(now: int) -> None:
     sum_up(now)
     for series in (LOAD, RELAYS):
         series.prune(now)
+    prune_client_latency(now)

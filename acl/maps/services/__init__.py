@@ -27,6 +27,7 @@ from acl.maps.services.live_urls import (
 )
 from acl.maps.services.map_news import PasteNote, describe_paste, due_news, due_reminders, remind, tell_change
 from acl.maps.services.map_panel import describe_live, describe_map, describe_version
+from acl.maps.services.netcheck import NETCHECK_RATE, NoneOfYours, keep_netcheck
 from acl.maps.services.versions import (
     LAPSED,
     NO_RELAY,
