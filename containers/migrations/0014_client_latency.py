@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('containers', '0012_quality'),
+        ('containers', '0013_traffic_by_day'),
     ]
 
     operations = [
