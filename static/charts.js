@@ -57,7 +57,8 @@
     const axis = { stroke: colour("--panel-quiet"), grid: { stroke: colour("--panel-line"), width: 1 }, ticks: { show: false }, font: "12px sans-serif" };
     const say_ = units[chart.unit];
     const [from, to] = [chart.x[0], chart.x.at(-1)];
-    const highest = Math.max(...chart.lines.flatMap((line) => line.y.filter((value) => value !== null)));
+    const known = chart.lines.flatMap((line) => line.y.filter((value) => value !== null));
+    const [lowest, highest] = [Math.min(0, ...known), Math.max(0, ...known)];
     figure.plot = new window.uPlot({
       width: box.clientWidth,
       height: box.clientHeight,
@@ -65,7 +66,7 @@
       legend: { show: false },
       cursor: { y: false, points: { size: 6 } },
       // Of one figure alone the axes would be made up.
-      scales: { x: { range: () => [from, to] }, y: { range: () => [0, highest > 0 ? 1.1 * highest : 1] } },
+      scales: { x: { range: () => [from, to] }, y: { range: () => [1.1 * lowest, 1.1 * highest || (lowest ? 0 : 1)] } },
       axes: [
         { ...axis, space: 60, values: (_plot, splits) => splits.map((at) => moment(at, to - from, chart.zone)) },
         { ...axis, size: 76, values: (_plot, splits) => splits.map(say_) },

@@ -13,6 +13,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.utils.functional import Promise
+from django.utils.http import content_disposition_header
 from django.utils.translation import gettext_lazy as _
 
 # Moments of one drawing at most: more than a wide window has points for would cost time and show nothing.
@@ -100,16 +101,14 @@ class Chart:
         }
 
 
-def on_grid(rows: Iterable[Sequence[Any]], moments: range) -> list[list[float | None]]:
-    """The columns after the first of `rows`, each with a value for every one of `moments`.
+def on_grid(rows: Iterable[Sequence[Any]], moments: range, width: int) -> list[list[float | None]]:
+    """The `width` columns after the first of `rows`, each with a value for every one of `moments`.
 
     A row's first column is a time; it counts for the moment whose step holds it. Rows beyond the moments are passed over; of two at one
     moment the later counts. Values may be Decimals, as databases give means.
     """
-    columns: list[list[float | None]] = []
+    columns: list[list[float | None]] = [[None] * len(moments) for _column in range(width)]
     for at, *values in rows:
-        if not columns:
-            columns = [[None] * len(moments) for _value in values]
         place, _rest = divmod(int(at) - moments.start, moments.step)
         if 0 <= place < len(moments):
             for column, value in zip(columns, values, strict=True):
@@ -124,7 +123,8 @@ def answer(request: HttpRequest, name: str, make: Callable[[Range, int], Chart])
     if request.GET.get("format") != "csv":
         return JsonResponse(chart.to_json())
     response = HttpResponse(content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = f'attachment; filename="{name}-{chosen.name}.csv"'
+    disposition = content_disposition_header(as_attachment=True, filename=f"{name}-{chosen.name}.csv")
+    response["Content-Disposition"] = disposition
     response.write("\ufeff")  # or Excel takes it for another encoding
     writer = csv.writer(response)
     writer.writerow(["time", *(f"{line.label} ({chart.unit.value})" for line in chart.lines)])
