@@ -1,10 +1,13 @@
 """Relays and gates, for operators."""
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import Case, SmallIntegerField, When
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
 from django.template.loader import render_to_string
 from django.urls import path, reverse
 from django.utils import timezone
@@ -14,18 +17,22 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin
-from accounts.tabs import link_to
+from accounts.tabs import Said, Tab, TabsMixin, link_to, show_charts
 from containers.admin_acts import GATE_ACTS, RELAY_ACTS
 from containers.derp.probe import REMEDIES
+from containers.graphs import RELAY_GRAPHS
 from containers.job_admin import DeploymentAdmin as DeploymentAdmin
 from containers.job_admin import ServerCheckAdmin as ServerCheckAdmin
 from containers.models import Gate, Relay
 from containers.server_admin import ServerAdmin as ServerAdmin
 from containers.services import gates
-from containers.state_badges import gate_state, relay_state, test_words
+from containers.services.samples import RELAYS
+from containers.state_badges import gate_state, relay_state, relay_words, test_words
 from containers.ticks import relay_days
 from containers.traffic_parts import months_as_csv
+from derpmgmt.lib.charts import answer
 from derpmgmt.lib.moments import exact
+from fleet.graphs import draw
 
 # What does not work stands first, what was removed last; by the relay's own columns, of which there are many rows.
 WORST_FIRST = Case(
@@ -38,9 +45,20 @@ WORST_FIRST = Case(
 )
 
 
+def _show_graphs(relay: Relay, request: HttpRequest) -> SafeString:
+    """What visits measured of its container."""
+    charts = [
+        (graph.title, reverse("admin:containers_relay_graph", args=[relay.pk, name]))
+        for name, graph in RELAY_GRAPHS.items()
+    ]
+    return show_charts(request, charts, tab="graphs")
+
+
 @admin.register(Relay)
-class RelayAdmin(ReadOnlyAdmin):
+class RelayAdmin(TabsMixin, ReadOnlyAdmin):
     """Relays of all customers."""
+
+    form_tab = ("relay", gettext_lazy("Relay"))
 
     list_display = (
         "relay",
@@ -106,6 +124,29 @@ class RelayAdmin(ReadOnlyAdmin):
         "history",
     )
     readonly_fields = fields
+
+    def own_says(self, row: Relay) -> Iterator[Said]:
+        yield Said(*relay_words(row))
+        yield Said(str(row.rental.user) if row.rental else _("throw-away"))
+
+    def own_tabs(self, row: Relay) -> Iterator[Tab]:
+        yield Tab("graphs", _("Graphs"), partial(_show_graphs, row))
+
+    def get_urls(self) -> list[Any]:
+        graph = self.admin_site.admin_view(self.graph)
+        return [
+            path("<int:pk>/graph/<slug:name>/", graph, name="containers_relay_graph"),
+            *super().get_urls(),
+        ]
+
+    def graph(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
+        """One chart's figures, as JSON or CSV."""
+        relay = get_object_or_404(self.get_queryset(request), pk=pk)
+        if name not in RELAY_GRAPHS:
+            raise Http404
+        return answer(
+            request, f"relay-{relay.pk}-{name}", partial(draw, RELAYS, relay.pk, RELAY_GRAPHS[name])
+        )
 
     @admin.display(description=gettext_lazy("relay"), ordering="pk")
     def relay(self, row: Relay) -> str:

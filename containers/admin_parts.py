@@ -16,7 +16,8 @@ from django.utils.translation import ngettext
 
 from accounts.acts import Link
 from accounts.models import User
-from accounts.tabs import Said, Tab, link_to, show_facts, show_table
+from accounts.tabs import Said, Tab, link_to, show_charts, show_facts, show_table
+from containers.graphs import RELAY_GRAPHS
 from containers.models import Deployment, Gate, Relay, RelayQuerySet, ServerCheck
 from containers.server_acts import outcome_sentences
 from containers.services import gates
@@ -74,6 +75,7 @@ def tabs(row: Any) -> Iterator[Tab]:
     """Answer to "row_tabs": a customer's relays; a server's relays and what was done on it."""
     if isinstance(row, User) and (rental := rental_of(row)):
         yield Tab("relays", _("Relays"), partial(_customers_relays, rental))
+        yield Tab("graphs", _("Graphs"), partial(_customers_graphs, rental))
     elif isinstance(row, Server):
         yield Tab("relays", _("Relays"), partial(_servers_relays, row))
         yield Tab("checks", _("Checks"), partial(_servers_checks, row))
@@ -84,6 +86,19 @@ def tabs(row: Any) -> Iterator[Tab]:
 def _relays(request: HttpRequest) -> RelayQuerySet:
     rows = Relay.objects.visible_to(request.user)
     return rows.select_related("server", "rental__user", "last_health").defer(*Relay.SECRETS)
+
+
+def _customers_graphs(rental: Rental, request: HttpRequest) -> SafeString:
+    """What flows through each of the customer's relays, and how many devices hold a connection to it."""
+    charts = [
+        (
+            f"{relay} · {RELAY_GRAPHS[name].title}",
+            reverse("admin:containers_relay_graph", args=[relay.pk, name]),
+        )
+        for relay in _relays(request).live().filter(rental=rental)
+        for name in ("rate", "connections")
+    ]
+    return show_charts(request, charts, tab="graphs")
 
 
 def _day(day: Day) -> SafeString:

@@ -30,16 +30,19 @@ def state_badge(row: Any, colour: str = "") -> SafeString:
     )
 
 
-def relay_state(row: Relay) -> SafeString:
-    """The state of a relay, read with its server and its last test: one that runs may carry nothing all the same."""
-    words = ""
+def relay_words(row: Relay) -> tuple[str, str]:
+    """The state of a relay and its colour, read with its server and its last test: one that runs may carry nothing all the same."""
     if row.status == Relay.Status.RUNNING and row.server.silent_since:
-        words = _("the server does not answer")
-    elif row.status == Relay.Status.RUNNING and row.last_health and not row.last_health.is_ok:
-        words = _("test failed")
-    if words:
-        return format_html('<span class="panel-state is-red">{}</span>', words)
-    return state_badge(row)
+        return _("the server does not answer"), "red"
+    if row.status == Relay.Status.RUNNING and row.last_health and not row.last_health.is_ok:
+        return _("test failed"), "red"
+    return row.get_status_display(), COLOURS[row.status]
+
+
+def relay_state(row: Relay) -> SafeString:
+    """The state of a relay as a badge (`relay_words`)."""
+    words, colour = relay_words(row)
+    return format_html('<span class="panel-state is-{}">{}</span>', colour, words)
 
 
 def test_words(health: RelayHealth | None) -> str | SafeString:

@@ -28,8 +28,9 @@ from derpmgmt.lib.way_back import part_of
 from fleet import services
 from fleet.admin_acts import SERVER_ACTS
 from fleet.forms import SERVER_FIELDS, CredentialForm, HostKeyForm, ProviderAccountForm, ServerForm
-from fleet.graphs import GRAPHS, draw
+from fleet.graphs import SERVER_GRAPHS, draw
 from fleet.models import ProviderAccount, Region, Server, SshCredential, retired_name
+from fleet.samples import LOAD
 from fleet.ssh import RemoteError, read_host_key
 
 
@@ -134,7 +135,7 @@ def _show_graphs(server: Server, request: HttpRequest) -> SafeString:
     """What visits measured of the machine."""
     charts = [
         (graph.title, reverse("admin:fleet_server_graph", args=[server.pk, name]))
-        for name, graph in GRAPHS.items()
+        for name, graph in SERVER_GRAPHS.items()
     ]
     return show_charts(request, charts, tab="graphs")
 
@@ -232,9 +233,9 @@ class ServerAdmin(TabsMixin, StaffAdmin):
     def graph(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
         """One chart's figures, as JSON or CSV."""
         server = get_object_or_404(self.get_queryset(request), pk=pk)
-        if name not in GRAPHS:
+        if name not in SERVER_GRAPHS:
             raise Http404
-        return answer(request, f"{server.name}-{name}", partial(draw, server, GRAPHS[name]))
+        return answer(request, f"{server.name}-{name}", partial(draw, LOAD, server.pk, SERVER_GRAPHS[name]))
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         fields = {name: form.cleaned_data[name] for name in SERVER_FIELDS}

@@ -1,4 +1,4 @@
-"""A server's charts: which figures of its samples lie together in one, and what they are called."""
+"""Charts of samples: which figures lie together in one, and what they are called; those of a server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from types import MappingProxyType
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 from derpmgmt.lib.charts import Chart, Line, Range, Unit, on_grid
-from fleet.models import Server
-from fleet.samples import LOAD
+from fleet.samples import Series
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One chart: its title, what its numbers are, and its lines: name → a figure of `fleet.samples.LOAD`, with `_max` the greatest."""
+    """One chart: its title, what its numbers are, and its lines: name → a figure of the samples, with `_max` the greatest."""
 
     title: str | Promise
     unit: Unit
     lines: tuple[tuple[str | Promise, str], ...]
 
 
-_MEAN, _HIGHEST = _("mean"), _("highest")
+MEAN, HIGHEST = _("mean"), _("highest")
 
-GRAPHS: Mapping[str, Graph] = MappingProxyType(
+SERVER_GRAPHS: Mapping[str, Graph] = MappingProxyType(
     {
-        "cpu": Graph(_("Processors"), Unit.SHARE, ((_MEAN, "cpu"), (_HIGHEST, "cpu_max"))),
-        "load": Graph(_("Load per core"), Unit.NUMBER, ((_MEAN, "load"), (_HIGHEST, "load_max"))),
+        "cpu": Graph(_("Processors"), Unit.SHARE, ((MEAN, "cpu"), (HIGHEST, "cpu_max"))),
+        "load": Graph(_("Load per core"), Unit.NUMBER, ((MEAN, "load"), (HIGHEST, "load_max"))),
         "memory": Graph(
             _("Memory in use"), Unit.SHARE, ((_("memory"), "memory_max"), (_("swap"), "swap_max"))
         ),
@@ -44,8 +44,8 @@ GRAPHS: Mapping[str, Graph] = MappingProxyType(
             _("Bandwidth"),
             Unit.BYTE_RATE,
             (
-                (_("received"), "receive_rate"),
-                (_("sent"), "send_rate"),
+                (pgettext_lazy("network", "received"), "receive_rate"),
+                (pgettext_lazy("network", "sent"), "send_rate"),
                 (_("received, highest"), "receive_rate_max"),
                 (_("sent, highest"), "send_rate_max"),
             ),
@@ -62,17 +62,21 @@ GRAPHS: Mapping[str, Graph] = MappingProxyType(
         "clock": Graph(
             _("Clock ahead of the panel's"),
             Unit.MILLISECONDS,
-            ((_MEAN, "clock_ms"), (_HIGHEST, "clock_ms_max")),
+            ((MEAN, "clock_ms"), (HIGHEST, "clock_ms_max")),
         ),
         "containers": Graph(_("Containers"), Unit.NUMBER, ((_("running"), "containers_max"),)),
     }
 )
 
 
-def draw(server: Server, graph: Graph, chosen: Range, now: int) -> Chart:
-    """The chart of a server over a range that ends at `now`: one query, whatever the range."""
+def draw(series: Series, pk: int, graph: Graph, chosen: Range, now: int) -> Chart:
+    """The chart of one thing that `series` has samples of, over a range that ends at `now`: one query, whatever the range."""
     moments = chosen.moments(now)
-    rows = LOAD.rows(server.pk, moments, [figure for _name, figure in graph.lines])
+    rows = series.rows(pk, moments, [figure for _name, figure in graph.lines])
     columns = on_grid(rows, moments, len(graph.lines))
-    lines = [Line(name, values) for (name, _figure), values in zip(graph.lines, columns, strict=True)]
+    figures = {figure for _name, figure in graph.lines}
+    lines = [
+        Line(name, values, is_peak=figure.removesuffix("_max") in figures - {figure})
+        for (name, figure), values in zip(graph.lines, columns, strict=True)
+    ]
     return Chart(moments, lines, graph.unit)

@@ -6,7 +6,14 @@
   const LIVE_SECONDS = 86400;
   const COLOURS = ["--panel-blue", "--panel-orange", "--panel-green", "--panel-grey"];
   const locale = document.documentElement.lang || undefined;
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // What a canvas can paint with, of a colour that the style sheets compute from others.
+  const probe = document.createElement("i");
+  probe.hidden = true;
+  document.body.append(probe);
+  const colour = (name) => {
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color;
+  };
 
   const round = (value, digits) => value.toLocaleString(locale, { maximumFractionDigits: digits });
   // 1,234,567 with steps of 1,000 and their names: "1.23 MB".
@@ -39,7 +46,7 @@
       const shown = document.createElement("b");
       shown.textContent = value === null || value === undefined ? "–" : say(value);
       entry.append(`${line.label} `, shown);
-      if (at === null && known.length && !line.isLimit) entry.append(` · ${words.highest} ${say(Math.max(...known))}`);
+      if (at === null && known.length && !line.isLimit && !line.isPeak) entry.append(` · ${words.highest} ${say(Math.max(...known))}`);
       return entry;
     }));
   };
@@ -68,7 +75,7 @@
       // Of one figure alone the axes would be made up.
       scales: { x: { range: () => [from, to] }, y: { range: () => [1.1 * lowest, 1.1 * highest || (lowest ? 0 : 1)] } },
       axes: [
-        { ...axis, space: 60, values: (_plot, splits) => splits.map((at) => moment(at, to - from, chart.zone)) },
+        { ...axis, space: 60, size: 32, values: (_plot, splits) => splits.map((at) => moment(at, to - from, chart.zone)) },
         { ...axis, size: 76, values: (_plot, splits) => splits.map(say_) },
       ],
       series: [{}, ...chart.lines.map((line, number) => ({

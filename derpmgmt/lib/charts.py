@@ -73,11 +73,15 @@ def asked_range(request: HttpRequest) -> Range:
 
 @dataclass(frozen=True)
 class Line:
-    """One line: its name, and a value for each of the chart's moments. A `limit` is drawn dashed: what the others are held against."""
+    """One line: its name, and a value for each of the chart's moments.
+
+    A limit is drawn dashed: what the others are held against. A peak is the highest of what another line has the mean of.
+    """
 
     label: str | Promise
     values: Sequence[float | None]
     is_limit: bool = False
+    is_peak: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,12 @@ class Chart:
             "unit": self.unit.value,
             "zone": timezone.get_current_timezone_name(),
             "lines": [
-                {"label": str(line.label), "y": list(line.values), "isLimit": line.is_limit}
+                {
+                    "label": str(line.label),
+                    "y": list(line.values),
+                    "isLimit": line.is_limit,
+                    "isPeak": line.is_peak,
+                }
                 for line in self.lines
             ],
         }

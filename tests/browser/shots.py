@@ -33,7 +33,9 @@ def prepare(demo: Demo) -> None:
     assert folder.manage("serial_redeem", "customer@example.com", demo.take_serial()).returncode == 0
     count = "from containers.models import Relay; print(Relay.objects.filter(status='running').count())"
     wait_for(lambda: folder.python(count) == "3", "three relays run", pause=1)
-    folder.python("from tests.browser.seeding import seed; seed()")
+    folder.python(
+        "from tests.browser.measuring import measure; from tests.browser.seeding import seed; seed(); measure()"
+    )
 
 
 def shoot_role(browser: Browser, demo: Demo, folder: Path, role: str) -> list[str]:

@@ -44,8 +44,8 @@ def test_the_script_reads_gaps_as_null() -> None:
     assert said["unit"] == "byte_rate"
     assert said["zone"] == "Asia/Shanghai"
     assert said["lines"] == [
-        {"label": "上行", "y": [1.5, None, 0], "isLimit": False},
-        {"label": "limit", "y": [2, 2, 2], "isLimit": True},
+        {"label": "上行", "y": [1.5, None, 0], "isLimit": False, "isPeak": False},
+        {"label": "limit", "y": [2, 2, 2], "isLimit": True, "isPeak": False},
     ]
     assert said["x"][1] - said["x"][0] == 15
 
