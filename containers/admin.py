@@ -94,10 +94,6 @@ class RelayAdmin(TabsMixin, ReadOnlyAdmin):
     def get_ordering(self, request: HttpRequest) -> Any:
         return (WORST_FIRST, "-pk")
 
-    def get_urls(self) -> list[Any]:
-        file = path("traffic.csv", self.admin_site.admin_view(months_as_csv), name="containers_relay_traffic")
-        return [file, *super().get_urls()]
-
     fields = (
         "state",
         "customer",
@@ -133,8 +129,10 @@ class RelayAdmin(TabsMixin, ReadOnlyAdmin):
         yield Tab("graphs", _("Graphs"), partial(_show_graphs, row))
 
     def get_urls(self) -> list[Any]:
-        graph = self.admin_site.admin_view(self.graph)
+        staff = self.admin_site.admin_view
+        graph = staff(self.graph)
         return [
+            path("traffic.csv", staff(months_as_csv), name="containers_relay_traffic"),
             path("<int:pk>/graph/<slug:name>/", graph, name="containers_relay_graph"),
             *super().get_urls(),
         ]
