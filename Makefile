@@ -18,7 +18,7 @@ E2E_BESIDE := $(addprefix tests/e2e/test_,checks.py engine_kinds.py faults.py li
 LAB_RUNS := $(filter-out $(E2E_BESIDE) tests/e2e/test_kill.py,$(E2E)) \
 	--beside $(E2E_BESIDE) \
 	--beside tests/lab tests/e2e/test_kill.py \
-	--beside -m differs tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
+	--beside -m differs tests/containers/test_traffic.py tests/containers/test_traffic_play.py tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
 
 # More than there are processors: many tests wait for somebody's patience to end.
 TEST_PROCESSES := 5

@@ -7,7 +7,10 @@ from django.utils import timezone
 
 from accounts.models import User
 from acl.devices.models import Device
-from containers.models import Relay, RelayHealth
+from containers.metering import month_begin
+from containers.models import Relay, RelayHealth, TrafficDay, TrafficHour, TrafficMonth, TrafficServerMonth
+from containers.services.traffic import month_of
+from derpmgmt.lib.sums import add_to_sums
 from serials.rentals.models import Rental
 from tests.factories import (
     AdmissionFactory,
@@ -34,6 +37,48 @@ def _key(dice: random.Random) -> str:
     return f"{dice.getrandbits(256):064x}"
 
 
+def seed_traffic(rental: Rental, relays: list[Relay], dice: random.Random) -> None:
+    """A year of traffic, more of it on workdays and from month to month; added to what the demo's visits have counted."""
+    today = timezone.localdate()
+    rental.spans.update(quota_bytes=500 * 10**9, at_quota="throttle")
+    for relay in relays:
+        share = dice.uniform(0.2, 1)
+        days = []
+        for back in range(365):
+            day = today - timedelta(days=back)
+            gigabytes = (
+                share
+                * (3 + 4 * (365 - back) / 365)
+                * (0.4 if day.weekday() > 4 else 1)
+                * dice.uniform(0.5, 1.5)
+            )
+            up = int(gigabytes * dice.uniform(0.25, 0.4) * 10**9)
+            days.append(
+                {"relay": relay.pk, "day": day, "up_bytes": up, "down_bytes": int(gigabytes * 10**9) - up}
+            )
+        both = ("up_bytes", "down_bytes")
+        add_to_sums(TrafficDay, days, key=("relay", "day"), added=both)
+        hours = [
+            {"relay": relay.pk, "hour": int(timezone.now().timestamp()) // 3600 - back}
+            | {name: days[back // 24][name] // 24 for name in both}
+            for back in range(24 * 80)
+        ]
+        add_to_sums(TrafficHour, hours, key=("relay", "hour"), added=both)
+        whose = {"relay": relay.pk, "rental": rental.pk, "up_rate": 180_000.0, "down_rate": 2_400_000.0}
+        months = [
+            whose | day | {"begins_on": month_of(rental, day["day"]), "read_at": timezone.now()}
+            for day in days
+        ]
+        rates = ("up_rate", "down_rate", "read_at")
+        for month in months:
+            add_to_sums(
+                TrafficMonth, [month], key=("relay", "begins_on"), added=both, replaced=("rental", *rates)
+            )
+            begins_on = month_begin(relay.server.traffic_reset_day, month["day"])
+            own = month | {"server": relay.server_id, "begins_on": begins_on}
+            add_to_sums(TrafficServerMonth, [own], key=("server", "begins_on"), added=both, replaced=rates)
+
+
 def seed() -> None:
     """Devices, knocks, proofs and notices of the demo's customer, and other people and serial numbers around them."""
     dice = random.Random(7)
@@ -54,7 +99,7 @@ def seed() -> None:
             rental=rental, node_key=_key(dice), knocks=2, last_seen_at=now - timedelta(minutes=3 + number)
         )
     DeviceFactory(rental=rental, name="旧手机", node_key=_key(dice), status=Device.Status.REVOKED)
-    relays = list(Relay.objects.filter(rental=rental))
+    relays = list(Relay.objects.filter(rental=rental).select_related("server"))
     for number in range(40):
         AdmissionFactory(
             relay=dice.choice(relays), node_key=_key(dice), at=now - timedelta(minutes=17 * number)
@@ -71,6 +116,7 @@ def seed() -> None:
         for relay in relays
         for number in range(1, PROOFS_A_DAY)
     )
+    seed_traffic(rental, relays, dice)
     ChannelFactory(user=customer)
     for number in range(40):
         UserFactory(email=f"customer{number}@example.com", username=f"customer{number}")

@@ -131,3 +131,25 @@ def test_visits_count_what_flows_while_it_runs_and_after_it_was_killed(fleet, wo
     assert books(relay).up - before.up < lost
     with counted(relay, 400, 1200, what="after the kill"):
         visit_all()
+
+
+def test_an_engine_that_starts_anew_costs_no_more_than_what_no_visit_saw(fleet, work, rental, relay):
+    begin = books(relay)
+    seen = pump(relay, 200, 1200)
+    visit_all()
+    before = books(relay)
+    unseen = pump(relay, 100, 1200)
+    fleet.host_of(relay.server).break_it("docker_down")
+    fleet.host_of(relay.server).heal()
+    for _round in range(3):
+        rest_no_more()
+        visit_all()
+        work(sweep=True)
+    assert_in_order(fleet, rental)
+    visit_all()
+    after = books(relay)
+    assert before.up - begin.up >= seen
+    # Containers end with their Engine, unless it keeps them (`live-restore`).
+    assert after.up - before.up <= unseen + 100 * (AROUND_PACKET + RECEIPT) + 2 * CONNECTIONS
+    with counted(relay, 400, 1200, what="after the Engine's start"):
+        visit_all()
