@@ -19,9 +19,8 @@ from accounts.models import User
 from accounts.tabs import Said, Tab, link_to, show_charts, show_facts, show_table
 from containers.graphs import RELAY_GRAPHS
 from containers.models import Deployment, Gate, Relay, RelayQuerySet, ServerCheck
-from containers.server_acts import outcome_sentences
 from containers.services import gates
-from containers.services.leaving import Leaving, foresee_leaving
+from containers.services.leaving import Leaving, foresee_leaving, outcome_sentences
 from containers.state_badges import gate_state, relay_state, state_badge, test_words
 from containers.steps import format_seconds, step_name
 from containers.ticks import Day, relay_days, server_day

@@ -1,7 +1,6 @@
 """The admin's buttons at servers that need to know what stands on them: checking and draining."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from django.urls import reverse
 from django.utils import timezone
@@ -11,14 +10,12 @@ from django.utils.translation import gettext_lazy, ngettext
 from accounts.acts import Act, Doing, Ticked
 from containers.models import ServerCheck
 from containers.services import checks
-from containers.services.leaving import Leaving, drain_server, foresee_leaving
+from containers.services.leaving import drain_server, foresee_leaving, outcome_sentences
 from fleet import services
 from fleet.admin_acts import SERVER_ACTS, MaintenanceForm
 from fleet.models import Server
 
 _IN_USE = {Server.Status.HEALTHY, Server.Status.UNHEALTHY, Server.Status.MAINTENANCE}
-# So many people are named of those whose relays have nowhere to go.
-_NAMED = 10
 
 
 def _is_being_checked(server: Server) -> bool:
@@ -49,27 +46,6 @@ def _explain_checks(count: int) -> Iterator[str]:
         count,
     )
     yield text % {"count": count}
-
-
-def outcome_sentences(found: Iterable[Leaving]) -> Iterator[str]:
-    """What becomes of the relays of a server that is drained, and whose have nowhere to go."""
-    rows = list(found)
-    moving = Counter(str(leaving.to) for leaving in rows if leaving.is_moving)
-    for name, count in sorted(moving.items()):
-        text = ngettext(
-            "%(count)d relay moves to %(server)s.",
-            "%(count)d relays move to %(server)s.",
-            count,
-        )
-        yield text % {"count": count, "server": name}
-    if staying := [str(leaving.relay.rental) for leaving in rows if leaving.stays]:
-        names = ", ".join(staying[:_NAMED]) + (" …" if len(staying) > _NAMED else "")
-        text = ngettext(
-            "%(count)d relay has nowhere to go and stays until a server has room: %(names)s.",
-            "%(count)d relays have nowhere to go and stay until servers have room: %(names)s.",
-            len(staying),
-        )
-        yield text % {"count": len(staying), "names": names}
 
 
 def _explain_draining(server: Server) -> Iterator[str]:

@@ -29,7 +29,7 @@ from acl.devices import admission_api as admission
 from acl.devices import api as devices
 from acl.maps import api as maps
 from containers import api as containers
-from containers import server_api, traffic_api
+from containers import leaving_api, server_api, traffic_api
 from derpmgmt import rental_api
 from derpmgmt.history import api as history
 from derpmgmt.lib.address import client_ip
@@ -84,7 +84,7 @@ ROOMS: dict[str, list[Room]] = {
     "acl": [maps.acl, admission.acl],
     "container": [containers.container],
     "device": [devices.device, admission.device],
-    "server": [fleet.server, server_api.server],
+    "server": [fleet.server, server_api.server, leaving_api.server],
     "traffic": [traffic_api.traffic],
 }
 for _word, _rooms in ROOMS.items():

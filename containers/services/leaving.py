@@ -1,9 +1,12 @@
 """Servers from which relays are to go: what would become of each, and having it so. Make before break, as when a person moves one."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.utils import timezone
+from django.utils.translation import ngettext
 
 from accounts.models import User
 from containers.decisions import Create, Obstacle, decide_leaving
@@ -12,6 +15,9 @@ from containers.services.ground import read_states
 from containers.services.moving import MoveRefused, release_relay
 from fleet.models import Server
 from fleet.services import start_draining
+
+# So many people are named of those whose relays have nowhere to go.
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,27 @@ def drain_server(
         return None
     move_away(foreseen, by=by, ip=ip)
     return foreseen
+
+
+def outcome_sentences(found: Iterable[Leaving]) -> Iterator[str]:
+    """What becomes of the relays of a server that is drained, and whose have nowhere to go."""
+    rows = list(found)
+    moving = Counter(str(leaving.to) for leaving in rows if leaving.is_moving)
+    for name, count in sorted(moving.items()):
+        text = ngettext(
+            "%(count)d relay moves to %(server)s.",
+            "%(count)d relays move to %(server)s.",
+            count,
+        )
+        yield text % {"count": count, "server": name}
+    if staying := [str(leaving.relay.rental) for leaving in rows if leaving.stays]:
+        names = ", ".join(staying[:_NAMED]) + (" …" if len(staying) > _NAMED else "")
+        text = ngettext(
+            "%(count)d relay has nowhere to go and stays until a server has room: %(names)s.",
+            "%(count)d relays have nowhere to go and stay until servers have room: %(names)s.",
+            len(staying),
+        )
+        yield text % {"count": len(staying), "names": names}
 
 
 def move_away(foreseen: list[Leaving], *, by: User | None, ip: str | None = None) -> int:

@@ -1,21 +1,27 @@
 """Draining a server: what its page says before is what becomes of its relays, and what has nowhere to go stays until there is room."""
 
+import json
 import re
 from html import unescape
+from io import StringIO
+from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from accounts.models import OperationLog, User
 from containers import jobs
 from containers.models import Relay
 from containers.services.leaving import Leaving, foresee_leaving
+from derpmgmt.lib.commands import describe_error
 from fleet.models import Server
 from serials.rentals.models import Rental
-from tests.factories import RelayFactory, RentalFactory, ServerFactory, WholeRentalFactory
+from tests.api import Api
+from tests.factories import RelayFactory, RentalFactory, ServerFactory, UserFactory, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -174,3 +180,78 @@ def test_to_foresee_costs_the_same_for_many_relays() -> None:
     for _number in range(6):
         stand(server)
     assert cost() == few <= 9
+
+
+def run(*arguments: str) -> Any:
+    out = StringIO()
+    with translation.override("en"):
+        call_command(*arguments, "--json", stdout=out, stderr=StringIO())
+    return json.loads(out.getvalue())
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(CommandError) as error:
+        run(*arguments)
+    return str(describe_error(error.value)["code"])
+
+
+def crowd() -> Server:
+    """A server with three relays, of which two can go: to `one` and `two`."""
+    server = ServerFactory(whole=True, name="old")
+    for _number in range(3):
+        stand(server)
+    for name in ("one", "two"):
+        ServerFactory(whole=True, name=name, capacity=1)
+    return server
+
+
+def test_the_command_does_what_the_button_does() -> None:
+    server = crowd()
+    before = foresee(server)
+    told = run("server_drain", "old", "--dry-run")
+    assert told["status"] == "healthy"
+    assert {
+        row["id"]: (row["to"] or "", "no_room" if row["stays"] else "") for row in told["relays"]
+    } == before
+    assert made(server) == dict.fromkeys(before, ("", "no_room")), "only looked at"
+    done = run("server_drain", "old", "--reason", "old machine")
+    assert (done["status"], done["reason"], done["relays"]) == ("draining", "old machine", told["relays"])
+    assert made(server) == before
+    assert all(row["email"] for row in done["relays"])
+    # Once more changes nothing; taken back, what has moved stays there.
+    again = run("server_drain", "old")
+    assert (again["status"], again["relays"], again["reason"]) == ("draining", [], "old machine")
+    assert made(server) == before
+    assert run("server_drain", "old", "--undo")["status"] == "healthy"
+    assert made(server) == before
+    assert refused("server_drain", "old", "--undo") == "wrong_state"
+    assert refused("server_drain", "old", "--undo", "--dry-run")
+    assert refused("server_drain", "nowhere") == "no_server"
+    actions = list(OperationLog.objects.filter(target="old").order_by("pk").values_list("action", flat=True))
+    assert actions == ["server.draining_started", "server.draining_ended"]
+
+
+def test_the_api_does_what_the_button_does() -> None:
+    server, admin = crowd(), UserFactory(role=User.Role.ADMIN)
+    api, before = Api(admin), foresee(server)
+    names = {"": None} | {name: Server.objects.get(name=name).pk for name in ("one", "two")}
+    said = api.post(f"server/{server.pk}/drain", {"reason": "old machine"}).json()
+    assert said["message"].startswith(
+        "old is being drained. 1 relay moves to one. 1 relay moves to two. 1 relay has"
+    )
+    assert said["status"] == "draining"
+    told = {row["container_id"]: (row["to_server_id"], row["stays"]) for row in said["relays"]}
+    assert told == {pk: (names[to], obstacle == "no_room") for pk, (to, obstacle) in before.items()}
+    assert {row["user_id"] for row in said["relays"]} == set(
+        Relay.objects.filter(pk__in=before).values_list("rental__user_id", flat=True)
+    )
+    assert made(server) == before
+    again = api.post(f"server/{server.pk}/drain", {}).json()
+    assert (again["message"], again["relays"]) == ("old is being drained already.", [])
+    ended = api.post(f"server/{server.pk}/end_draining").json()
+    assert (ended["status"], ended["success"]) == ("healthy", True)
+    answer = api.post(f"server/{server.pk}/end_draining")
+    assert (answer.status_code, answer.json()["code"]) == (409, "wrong_state")
+    gone = ServerFactory(status=Server.Status.RETIRED)
+    answer = api.post(f"server/{gone.pk}/drain", {})
+    assert (answer.status_code, answer.json()["code"]) == (409, "wrong_state")

@@ -41,7 +41,7 @@ OWN = {
 STAFF = {
     "user_list", "notifications_send", "rental_pause", "rental_resume",
     "serial_generate", "serial_list", "serial_recall", "container_allocate", "container_release",
-    "server_add", "server_check", "server_confirm_host_key", "server_health_check", "server_host_key", "server_list",
+    "server_add", "server_check", "server_confirm_host_key", "server_drain", "server_end_draining", "server_health_check", "server_host_key", "server_list",
     "server_maintenance", "server_regions", "server_resume", "server_retire", "server_status",
 }  # fmt: skip
 # Only in a browser that is signed in: the scope of no token is enough.

@@ -30,6 +30,7 @@ def test_the_operators_commands_are_there() -> None:
         "user_list",
         "serial_list",
         "serial_recall",
+        "server_drain",
         "server_show",
         "live_url",
         "activity_log",
