@@ -118,6 +118,8 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
                 ("fleet_server", "start-maintenance"),
             )
         },
+        "admin:fleet_server_graph": {"pk": server.pk, "name": "cpu"},
+        "admin:containers_relay_graph": {"pk": relay.pk, "name": "rate"},
         "admin:accounts_notice_list_act": {"verb": "mail-test"},
         "admin:accounts_brandsettings_preview": {"page": "front"},
         "admin:accounts_user_act": {"pk": rental.user_id, "verb": "ban"},
@@ -356,9 +358,9 @@ def test_every_table_that_people_see_is_in_the_admin_or_left_out_on_purpose() ->
     }
     # A test is shown with its relay, an outage with its server's activity, a token with its person; where a person's messages go
     # concerns no admin, and what is kept of requests and codes is hashes and secrets. A picture is shown where it is used.
-    # Traffic is shown at its relays, customers and servers.
+    # Traffic and samples are shown at their relays, customers and servers.
     assert missing == {
         "RelayHealth", "Channel", "Outage", "ApiToken", "KeptAnswer", "SignUpCode", "BrandPicture",
-        "AlertRule",
+        "AlertRule", "HourDue", "LoadSample", "LoadHour", "RelaySample", "RelaySampleHour", "ClientLatency",
         "TrafficCounter", "TrafficDay", "TrafficError", "TrafficHour", "TrafficMonth", "TrafficServerMonth",
     }  # fmt: skip

@@ -35,8 +35,19 @@ from tests.panel.staffed import rental as rental
 
 pytestmark = pytest.mark.django_db
 
-CUSTOMERS = ("rental", "relays", "traffic", "devices", "maps", "history", "notices", "log", "account")
-SERVERS = ("relays", "checks", "leaving", "traffic", "log", "settings")
+CUSTOMERS = (
+    "rental",
+    "relays",
+    "traffic",
+    "graphs",
+    "devices",
+    "maps",
+    "history",
+    "notices",
+    "log",
+    "account",
+)
+SERVERS = ("relays", "checks", "leaving", "traffic", "graphs", "log", "settings")
 
 
 @pytest.fixture
