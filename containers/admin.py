@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy
 from accounts.admin_base import ReadOnlyAdmin
 from accounts.tabs import Said, Tab, TabsMixin, link_to, show_charts
 from containers.admin_acts import GATE_ACTS, RELAY_ACTS
+from containers.allowance_words import limits_in_words
 from containers.derp.probe import REMEDIES
 from containers.graphs import RELAY_GRAPHS
 from containers.job_admin import DeploymentAdmin as DeploymentAdmin
@@ -99,6 +100,10 @@ class RelayAdmin(TabsMixin, ReadOnlyAdmin):
         "customer",
         "server_link",
         "slot",
+        "limits",
+        "traffic_state",
+        "stopped_at",
+        "cap_note",
         "derp_port",
         "stun_port",
         "tested",
@@ -177,6 +182,14 @@ class RelayAdmin(TabsMixin, ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("last test"))
     def tested(self, row: Relay) -> str | SafeString:
         return test_words(row.last_health)
+
+    @admin.display(description=gettext_lazy("limits"))
+    def limits(self, row: Relay) -> str | SafeString:
+        """What counts for it, and where that was said."""
+        if row.rental is None:
+            return "–"
+        shown = limits_in_words(row.rental, timezone.now(), row)
+        return format_html_join(SafeString("<br>"), "{}: {}", shown)
 
     @admin.display(description=gettext_lazy("deployments"))
     def history(self, row: Relay) -> SafeString:

@@ -12,8 +12,9 @@ from django.utils.translation import gettext_lazy
 
 from accounts.acts import Act, ActForm, Doing
 from containers.models import Gate, Relay
-from containers.services import gates, moving, relay_requests
+from containers.services import allowances, gates, moving, relay_requests
 from fleet.models import Server
+from serials.rentals.forms import LimitsForm
 
 _TO_RETRY = {Relay.Status.FAILED, Relay.Status.PLANNED, Relay.Status.REMOVING}
 
@@ -112,6 +113,15 @@ def _explain_move(relay: Relay) -> Iterator[str]:
     )
 
 
+def _set_limits(relay: Relay, doing: Doing) -> str | None:
+    caps, note = doing.data["caps"], doing.data["note"]
+    if not allowances.set_relay_limits(relay=relay, caps=caps, note=note, by=doing.by):
+        return None
+    return _("The limits of the relay on %(server)s are changed; they count within seconds.") % {
+        "server": relay.server
+    }
+
+
 RELAY_ACTS = (
     Act(
         verb="probe",
@@ -153,6 +163,24 @@ RELAY_ACTS = (
         otherwise=_not_placed,
         explain=_explain_move,
         run=_release,
+    ),
+    Act(
+        verb="limits",
+        label=gettext_lazy("Limits"),
+        fits=lambda relay: relay.rental_id is not None and relay.status != Relay.Status.RELEASED,
+        otherwise=lambda relay: (
+            _("This relay is removed already.")
+            if relay.status == Relay.Status.RELEASED
+            else _("These limits are so already.")
+        ),
+        explain=lambda relay: [
+            _(
+                "What is filled in counts for the relay on %(server)s alone, instead of what counts for %(customer)s."
+            )
+            % {"server": relay.server, "customer": relay.rental}
+        ],
+        form=LimitsForm,
+        run=_set_limits,
     ),
 )
 

@@ -17,6 +17,7 @@ from django.utils.translation import ngettext
 from accounts.acts import Link
 from accounts.models import User
 from accounts.tabs import Said, Tab, link_to, show_charts, show_facts, show_table
+from containers.allowance_words import limits_in_words
 from containers.graphs import RELAY_GRAPHS
 from containers.models import Deployment, Gate, Relay, RelayQuerySet, ServerCheck
 from containers.services import gates
@@ -128,9 +129,17 @@ def _customers_relays(rental: Rental, request: HttpRequest) -> SafeString:
     ]  # fmt: skip
     gone_headings = [_("relay"), _("server"), _("created"), _("released"), _("comes back to place")]
     released = own.filter(status=Relay.Status.RELEASED).order_by("-released_at", "-pk")
-    return show_table(
-        request, _("Relays"), own.live().order_by("slot", "pk"), headings, standing
-    ) + show_table(request, _("Earlier relays"), released, gone_headings, gone, page="gone")
+    limits: list[tuple[str, Any]] = [
+        *limits_in_words(rental, timezone.now()),
+        (_("traffic this month"), rental.get_traffic_state_display()),
+        (_("stopped, traffic used up"), rental.stopped_at),
+        (_("note on the limits"), rental.cap_note or None),
+    ]
+    return (
+        show_facts(_("Limits"), limits)
+        + show_table(request, _("Relays"), own.live().order_by("slot", "pk"), headings, standing)
+        + show_table(request, _("Earlier relays"), released, gone_headings, gone, page="gone")
+    )
 
 
 def _servers_relays(server: Server, request: HttpRequest) -> SafeString:

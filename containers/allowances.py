@@ -4,8 +4,8 @@ A figure is inherited: what was said for one relay counts there, else what was s
 figures of traffic are for all their relays together, a relay's own are for it alone.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 # A figure of 0 says that there is no limit, where something was sold that has one.
@@ -176,3 +176,70 @@ def rate_now(allowance: Allowance, happens: AtEnd, lifeline: int) -> int | None:
     if happens is AtEnd.THROTTLE:
         limits.append(lifeline)
     return min(limits, default=None)
+
+
+@dataclass(frozen=True)
+class RelayCase:
+    """A relay of a customer's: what was said for it, and what flowed through it this month."""
+
+    caps: Caps
+    used: Use
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is so for a customer, or for one relay of theirs: how much is used, what happens, how fast each device may send."""
+
+    verdict: Verdict
+    happens: AtEnd
+    rate: int | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is so for a customer, and for each of their relays (by primary key)."""
+
+    allowance: Allowance
+    customer: Outcome
+    relays: Mapping[int, Outcome]
+
+
+def decide(
+    *,
+    sold: Caps,
+    customer: Caps,
+    added: int,
+    used: Use,
+    relays: Mapping[int, RelayCase],
+    lifeline: int,
+) -> Decision:
+    """What follows for a customer from what all their relays, gone ones too, `used` this month; `added` was put on top of the allowance.
+
+    What stops the customer stops all relays.
+    """
+
+    def outcome(allowance: Allowance, of_relay: Use | None = None) -> Outcome:
+        verdict = judge(allowance, used, of_relay)
+        happens = follows(verdict, allowance.at_end)
+        return Outcome(verdict, happens, rate_now(allowance, happens, lifeline))
+
+    whole = widen(inherit(sold, customer), added)
+    return Decision(
+        whole,
+        outcome(whole),
+        {
+            pk: outcome(widen(inherit(sold, customer, case.caps), added), case.used)
+            for pk, case in relays.items()
+        },
+    )
+
+
+def widen(allowance: Allowance, added: int) -> Allowance:
+    """The same with so many bytes on top of what is the customer's."""
+
+    def wider(figure: Figure) -> Figure:
+        if figure.value is None or figure.source is Source.RELAY:
+            return figure
+        return replace(figure, value=figure.value + added)
+
+    return replace(allowance, up=wider(allowance.up), down=wider(allowance.down), both=wider(allowance.both))

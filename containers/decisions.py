@@ -26,7 +26,7 @@ class RelayView:
     """What has to be known of a relay that stands, or is to stand, on a server.
 
     `slot` is its place (None: none), `replaces` the pk of the relay whose place it takes over once it is proven. `is_resting` says
-    that its server did not answer and is left alone for now.
+    that its server did not answer and is left alone for now, `is_held` that it is to stand nowhere because its own traffic is used up.
     """
 
     pk: int
@@ -39,6 +39,7 @@ class RelayView:
     is_retiring: bool = False
     is_resting: bool = False
     failure_code: str = ""
+    is_held: bool = False
 
     @property
     def is_hopeless(self) -> bool:
@@ -69,7 +70,8 @@ class State:
     """One rental, its relays and the servers at one moment.
 
     `servers` are those that are usable now, `bound` (pks) the only ones that what runs allows (None: all), `avoided` those on which
-    a relay of the rental failed lately. Of `gone`, earlier ones come first to a place that several had.
+    a relay of the rental failed lately. Of `gone`, earlier ones come first to a place that several had. `held` are the places of
+    relays that are gone because their own traffic is used up: nothing else comes there meanwhile.
     """
 
     has_rights: bool
@@ -78,6 +80,7 @@ class State:
     servers: tuple[ServerView, ...] = ()
     bound: frozenset[int] | None = None
     avoided: frozenset[int] = frozenset()
+    held: frozenset[int] = frozenset()
 
     def allows(self, server: int) -> bool:
         """Whether what the customer bought allows this server."""
@@ -140,14 +143,19 @@ def decide(state: State) -> Plan:
     With rights they have three on three different usable servers, without none. Those that went with their rights come back where
     they can. One that never came up and whose server or port is at fault is made elsewhere, where there is an elsewhere; so is one that
     carried nothing yet and stands where it may not. One that works and stands where it may not gets a successor; all
-    of these stay while fewer than three servers would do.
+    of these stay while fewer than three servers would do. One whose own traffic is used up goes, and its place stays empty until it
+    comes back.
     """
     if not state.has_rights:
         standing = [relay for relay in state.relays if relay.status != "removing"]
         return Plan(tuple(GiveUp(relay.pk, returns=True) for relay in standing), is_settled=True)
-    kept = [relay for relay in state.relays if relay.slot is not None]
+    holding = [relay for relay in state.relays if relay.slot is not None and relay.is_held]
+    kept = [relay for relay in state.relays if relay.slot is not None and not relay.is_held]
     making, surplus = _successors(state, kept)
     actions: list[Action] = [GiveUp(relay.pk) for relay in surplus]
+    actions += [GiveUp(relay.pk, returns=True) for relay in holding]
+    held = state.held | {relay.slot for relay in holding}
+    places = [slot for slot in SLOTS if slot not in held]
     for gone in _returning(state, kept, making):
         actions.append(BringBack(gone.pk, gone.slot))
         kept.append(RelayView(gone.pk, gone.server, gone.region, gone.slot, "planned", is_proven=False))
@@ -156,21 +164,22 @@ def decide(state: State) -> Plan:
         relay for relay in kept if relay.is_hopeless or not (relay.is_proven or state.allows(relay.server))
     ]
     sound = [relay for relay in kept if relay not in broken]
-    chosen = state.choose(len(SLOTS) - len(sound), sound + making, sound)
+    chosen = state.choose(max(len(places) - len(sound), 0), sound + making, sound)
     # A broken relay goes only where another takes its place: on its own server, else where no empty place needs it more.
     here = {server for server, _region in chosen}
     leaving = [relay for relay in broken if relay.server in here]
-    spare = len(chosen) - len(leaving) - (len(SLOTS) - len(kept))
+    spare = len(chosen) - len(leaving) - (len(places) - len(kept))
     leaving += [relay for relay in broken if relay not in leaving][: max(0, spare)]
     actions += [GiveUp(relay.pk) for relay in leaving]
     kept = [relay for relay in kept if relay not in leaving]
-    for slot, (server, region) in zip(_empty_slots(kept), chosen, strict=False):
+    empty = [slot for slot in _empty_slots(kept) if slot in places]
+    for slot, (server, region) in zip(empty, chosen, strict=False):
         actions.append(Create(server, slot=slot))
         kept.append(RelayView(NEW, server, region, slot, "planned", is_proven=False))
 
     moves = _moves(state, kept, making)
     actions += moves or ()
-    return Plan(tuple(actions), is_settled=len(kept) == len(SLOTS) and moves is not None)
+    return Plan(tuple(actions), is_settled=len(kept) >= len(places) and moves is not None)
 
 
 def decide_successor(state: State, relay_pk: int) -> Create | None:
@@ -221,7 +230,7 @@ def decide_move(state: State, server: int, relay_pk: int | None = None) -> tuple
         return Obstacle.NOT_USABLE
     if not view.has_room:
         return Obstacle.FULL
-    empty = _empty_slots(kept)
+    empty = [slot for slot in _empty_slots(kept) if slot not in state.held]
     if relay_pk is None and empty:
         return (Create(server, slot=empty[0]),)
     chosen = [relay for relay in kept if relay_pk in {None, relay.pk}]
@@ -325,7 +334,7 @@ def _returning(state: State, kept: Iterable[RelayView], making: Iterable[RelayVi
     standing = {relay.server for relay in (*kept, *making)}
     back = []
     for gone in state.gone:
-        if gone.is_possible and gone.server in usable - standing and gone.slot not in slots:
+        if gone.is_possible and gone.server in usable - standing and gone.slot not in slots | state.held:
             slots.add(gone.slot)
             standing.add(gone.server)
             back.append(gone)

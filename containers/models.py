@@ -13,6 +13,7 @@ from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.jobs import JobQuerySet, JobRecord
 from derpmgmt.lib.retries import Retried, Retry
 from fleet.models import Server, StaffOnlyQuerySet
+from serials.rentals.limits import Limited
 from serials.rentals.models import ByRentalQuerySet, Rental
 
 # When a relay, or a gate, that could not be made is tried again; and a gate's list that the host did not take.
@@ -62,13 +63,14 @@ class RelayQuerySet(ByRentalQuerySet["Relay"]):
         return self.live().filter(retiring_since__isnull=False).exclude(status=Relay.Status.REMOVING)
 
 
-class Relay(Retried):
+class Relay(Limited, Retried):
     """One derper of one customer on one server.
 
     `slot` (1–3) says which of the customer's three it is; a surplus relay has none and goes. `status` is what was last done;
     what should be is decided from `slot`. Ports and slots are unique among live rows (`live` is NULL for released ones, and
     NULLs never collide in a unique index); a released row keeps its keys, so that the same relay can come back: one whose
-    customer's rights ended has `return_slot`, the place it comes back to. A successor (`replaces`) is made beside its
+    customer's rights ended, or that is stopped because its own traffic is used up (`stopped_at`), has `return_slot`, the place it comes
+    back to; a stopped one keeps that from all others. A successor (`replaces`) is made beside its
     predecessor and takes the slot over once it is proven; from then on the predecessor is retiring (`retiring_since`).
     """
 

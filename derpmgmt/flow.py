@@ -56,7 +56,14 @@ from serials.rentals.services import automatic_closing as serials_closing
 
 CROSSING: dict[str, list[Job]] = {
     # serials: the end, the schedule or the state of a rental moved
-    "rental_changed": [containers.plan_rental, map_jobs.refresh_acl, device_jobs.enforce_rental],
+    "rental_changed": [
+        containers.plan_rental,
+        containers.judge_rental,
+        map_jobs.refresh_acl,
+        device_jobs.enforce_rental,
+    ],
+    # serials, containers: what was said about the limits of a customer or a relay, or added to a month
+    "limits_changed": [containers.judge_rental],
     # accounts: an account is to be closed, and what the rooms above have of it is to go
     "account_closing": [rentals.close_rental, map_jobs.destroy_maps, device_jobs.destroy_devices],
     # accounts: somebody was banned, or is no longer

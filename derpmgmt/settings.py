@@ -403,5 +403,10 @@ if PROOF_MINUTES < 1 or OUTAGE_NOTICE_MINUTES < 0:
 # Whether a version of a map that lapses takes the pins it names with it, so that snippets copied away really stop.
 ROTATE_PINS = env.read_bool("ROTATE_PINS", default=False)
 
+# How many bytes a second each device still gets once its customer's traffic is used up, where that slows down.
+LIFELINE_RATE = env.read_int("LIFELINE_RATE", 16_000)
+if LIFELINE_RATE < 1000:
+    raise ImproperlyConfigured(gettext("DERPMGMT_LIFELINE_RATE: at least 1000 bytes a second"))
+
 LOGGING = logs.describe(level=env.read("LOG_LEVEL", "INFO"))
 logs.configure()

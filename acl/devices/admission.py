@@ -63,7 +63,7 @@ Reason = Admission.Reason
 # All that decides about known devices, by a row for each. Times are compared by the database.
 _QUERY = """
 SELECT relay.id, device.node_key, relay.server_id, relay.rental_id,
-       rental.entitled_until > %s, customer.is_active,
+       rental.entitled_until > %s, customer.is_active, rental.stopped_at IS NOT NULL,
        device.status, device.source, device.status = 'pending' AND device.trial_until > %s
 FROM containers_relay relay
 JOIN serials_rental rental ON rental.id = relay.rental_id
@@ -80,6 +80,7 @@ class _Found(NamedTuple):
     rental: int
     is_entitled: bool
     is_active: bool
+    is_stopped: bool
     status: str | None = None
     source: str | None = None
     is_on_trial: bool = False
@@ -247,7 +248,7 @@ def _find(questions: Collection[tuple[int, str]]) -> dict[tuple[int, str], _Foun
             raise
         rows = _fetch(query, values)
     known = {(relay, key): _Found(*rest) for relay, key, *rest in rows}
-    without = {relay: _Found(*rest[:4]) for relay, _key, *rest in rows}
+    without = {relay: _Found(*rest[:5]) for relay, _key, *rest in rows}
     return {
         question: known.get(question) or without[question[0]]
         for question in questions
@@ -266,6 +267,8 @@ def _decide(found: _Found, relay: int, node_key: str, ip: str | None) -> Decisio
         return Decision(False, Reason.ENDED)
     if not found.is_active:
         return Decision(False, Reason.BARRED)
+    if found.is_stopped:
+        return Decision(False, Reason.USED_UP)
     if found.status == Device.Status.APPROVED and found.source != Device.Source.VERIFY_URL:
         return Decision(True, Reason.APPROVED)
     decision = _ask(found, relay, node_key, ip)

@@ -63,7 +63,10 @@ def _lost_at(rental: Rental, now: datetime) -> datetime | None:
     if rental.has_rights(now):
         return None
     user = rental.user
-    moments = [rental.paused_at, rental.closed_at, user.banned_at, user.closing_at, user.closed_at]
+    moments = [
+        rental.paused_at, rental.closed_at, rental.stopped_at,
+        user.banned_at, user.closing_at, user.closed_at,
+    ]  # fmt: skip
     if rental.runs_until is None or rental.runs_until <= now:
         moments.append(rental.runs_until or rental.created_at)
     return min((moment for moment in moments if moment is not None), default=None)
@@ -74,7 +77,8 @@ def losses(now: datetime) -> list[int]:
     shut = Rental.objects.filter(user__is_active=False, user__banned_at__isnull=False)
     ended = Rental.objects.filter(relays__status=Relay.Status.REMOVING)
     found = {}
-    for rentals in (shut, ended):
+    stopped = Rental.objects.filter(stopped_at__isnull=False)
+    for rentals in (shut, ended, stopped):
         standing = rentals.filter(relays__live=1).select_related("user", "device_policy")
         found.update({rental.pk: rental for rental in standing})
     return [pk for pk, rental in found.items() if _is_unrecorded(rental, now)]

@@ -187,6 +187,7 @@ class Admission(models.Model):
         FULL = "full", _("device limit reached")
         ENDED = "ended", _("no active rental")
         BARRED = "barred", _("account banned or closed")
+        USED_UP = "used_up", _("traffic of the month used up")
 
     # As few indexes as can be: a row is written for each question. A customer's relays are never deleted.
     relay = models.ForeignKey(

@@ -70,6 +70,7 @@ def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
         ),
         bound=None if bound is None else frozenset(bound),
         avoided=frozenset(failed_lately),
+        held=frozenset(_held(rental)),
     )
     rows = {relay.pk: relay for relay in [*gone, *live]}
     taken = {server.pk: frozenset(row.derp_port for row in standing[server.pk]) for server in servers}
@@ -107,6 +108,12 @@ def read_states(rentals: Collection[Rental], now: datetime) -> dict[int, State]:
     }
 
 
+def _held(rental: Rental) -> list[int]:
+    """The places of the relays that went because their own traffic is used up."""
+    stopped = rental.relays.filter(stopped_at__isnull=False, return_slot__isnull=False)
+    return [slot for slot in stopped.values_list("return_slot", flat=True) if slot is not None]
+
+
 def _count_ports(server: Server, standing: list["_Standing"]) -> tuple[int, int]:
     """How many DERP and STUN ports of a server are free."""
     tcp = range(server.tcp_port_first, server.tcp_port_last + 1)
@@ -133,7 +140,7 @@ def _with_plan_fields(relays: Any) -> RelayQuerySet:
     # fmt: off
     return relays.select_related("server").only(
         "rental_id", "slot", "status", "derp_port", "stun_port", "certificate_address", "certificate_ends_at", "failure_code", "failed_at",
-        "proven_at", "return_slot", "replaces_id", "retiring_since", "server__region_id", "server__address", "server__capacity",
+        "proven_at", "return_slot", "replaces_id", "retiring_since", "stopped_at", "server__region_id", "server__address", "server__capacity",
         "server__next_contact_at", "server__tcp_port_first", "server__tcp_port_last", "server__udp_port_first", "server__udp_port_last",
     )
     # fmt: on
@@ -151,6 +158,7 @@ def _view(relay: Relay, now: datetime) -> RelayView:
         is_retiring=relay.retiring_since is not None,
         is_resting=CONTACT.rests(relay.server, now),
         failure_code=relay.failure_code,
+        is_held=relay.stopped_at is not None,
     )
 
 

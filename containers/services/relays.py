@@ -21,6 +21,7 @@ from containers.spec import INNER_STUN_PORT, RelaySpec
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import JobRecord, Problem
 from fleet.models import Server
+from serials.rentals.limits import CAP_FIELDS
 from serials.rentals.models import Rental
 from serials.rentals.services import credit_waiting_time, lock_rental, request_plan
 
@@ -86,6 +87,9 @@ def create_relay(
     """Plan a relay on these (DERP, STUN) ports of a server, for a place or as the successor of another."""
     relay = new_relay(server=server, derp_port=ports[0], stun_port=ports[1], now=now)
     relay.rental, relay.slot, relay.replaces = rental, slot, replaces
+    if replaces is not None:
+        for name in (*CAP_FIELDS, "cap_note"):
+            setattr(relay, name, getattr(replaces, name))
     relay.save()
     queue.announce("relay_to_apply", relay.pk)
     return relay

@@ -31,7 +31,8 @@ from serials.numbers.wording import redeemed
 from serials.rentals.admin_acts import renewed_sentence
 from serials.rentals.api import Renewed, answer_renewed
 from serials.rentals.forms import end_of_day
-from serials.rentals.models import Entitlement, Redemption, Rental
+from serials.rentals.limits import AtQuota
+from serials.rentals.models import Redemption, Rental
 from serials.rentals.services import NothingToRenew, renew_rental
 from serials.rentals.wording import BYTES_PER_GB, BYTES_PER_MBIT
 
@@ -89,9 +90,7 @@ class Generating(Input):
     rate_bytes_per_second: int | None = Field(
         None, ge=BYTES_PER_MBIT, le=10**5 * BYTES_PER_MBIT, description="For each device; null for no limit."
     )
-    at_quota: Entitlement.AtQuota = Field(
-        Entitlement.AtQuota.NOTHING, description="What happens at the allowance."
-    )
+    at_quota: AtQuota = Field(AtQuota.NOTHING, description="What happens at the allowance.")
     grace_days: int | None = Field(
         None,
         ge=0,

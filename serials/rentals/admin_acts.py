@@ -8,9 +8,9 @@ from django.utils.translation import gettext_lazy
 from accounts.acts import Act, Doing
 from derpmgmt.lib import queue
 from serials.rentals import services
-from serials.rentals.forms import PauseForm, RenewForm, end_of_day
+from serials.rentals.forms import CustomerLimitsForm, PauseForm, RenewForm, TrafficForm, end_of_day
 from serials.rentals.models import Redemption, Rental
-from serials.rentals.wording import moment, moves_on
+from serials.rentals.wording import BYTES_PER_GB, moment, moves_on, traffic
 
 
 def _explain_renewal(rental: Rental) -> Iterator[str]:
@@ -73,6 +73,22 @@ def _resume(rental: Rental, doing: Doing) -> str | None:
     return resumed_sentence(rental)
 
 
+def _set_limits(rental: Rental, doing: Doing) -> str | None:
+    caps, note = doing.data["caps"], doing.data["note"]
+    if not services.set_limits(rental=rental, caps=caps, note=note, by=doing.by):
+        return None
+    return _("The limits of %(customer)s are changed; they count within seconds.") % {"customer": rental}
+
+
+def _add_traffic(rental: Rental, doing: Doing) -> str:
+    size = int(doing.data["size_gb"] * BYTES_PER_GB)
+    services.add_traffic(rental=rental, size_bytes=size, note=doing.data["note"], by=doing.by)
+    return _("%(customer)s has %(size)s more traffic this month.") % {
+        "customer": rental,
+        "size": traffic(size),
+    }
+
+
 RENTAL_ACTS = (
     Act(
         verb="renew",
@@ -102,5 +118,30 @@ RENTAL_ACTS = (
             % {"customer": rental}
         ],
         run=_resume,
+    ),
+    Act(
+        verb="limits",
+        label=gettext_lazy("Limits"),
+        fits=lambda rental: not rental.closed_at,
+        otherwise=lambda rental: "" if rental.closed_at else _("These limits are so already."),
+        explain=lambda rental: [
+            _("What is filled in counts for %(customer)s instead of what was sold, for all relays together.")
+            % {"customer": rental}
+        ],
+        form=CustomerLimitsForm,
+        run=_set_limits,
+    ),
+    Act(
+        verb="traffic",
+        label=gettext_lazy("Add traffic"),
+        fits=lambda rental: not rental.closed_at,
+        explain=lambda rental: [
+            _(
+                "%(customer)s gets it on top of the allowance of the month that runs; it does not go over into the next one."
+            )
+            % {"customer": rental}
+        ],
+        form=TrafficForm,
+        run=_add_traffic,
     ),
 )

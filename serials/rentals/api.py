@@ -19,7 +19,8 @@ from derpmgmt.lib.api import Answer, Input, Line, Moment, NotFound, Output, Pk
 from derpmgmt.lib.prepared import Prepared
 from serials.rentals import services
 from serials.rentals.admin_acts import paused_sentence, resumed_sentence, stops
-from serials.rentals.models import Entitlement, Rental, RentalSpan
+from serials.rentals.limits import AtQuota
+from serials.rentals.models import Rental, RentalSpan
 from serials.rentals.wording import days_left, moves_on, time_left
 
 user = Room("user")
@@ -37,7 +38,7 @@ class SpanShown(Output):
     device_limit: int = Field(description="Devices that may be approved.", examples=[20])
     quota_bytes: int | None = Field(description="Traffic a month; null for no limit.")
     rate_bytes_per_second: int | None = Field(description="For each device; null for no limit.")
-    at_quota: Entitlement.AtQuota = Field(description="What happens at the allowance.")
+    at_quota: AtQuota = Field(description="What happens at the allowance.")
     grace_days: int | None = Field(
         description="So long everything runs on after the end; null: as set for the whole panel."
     )

@@ -13,15 +13,13 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import OwnedQuerySet, User
 from derpmgmt.lib.lines import LineField
 from fleet.models import Server
+from serials.rentals.limits import AtQuota, Limited
 
 
 class Entitlement(models.Model):
     """What was sold; copied from a batch to the spans of a rental, so that later changes never touch what is running."""
 
-    class AtQuota(models.TextChoices):
-        NOTHING = "nothing", _("nothing happens")
-        THROTTLE = "throttle", _("slow down")
-        STOP = "stop", _("stop")
+    AtQuota = AtQuota
 
     device_limit = models.PositiveIntegerField(
         _("devices"), default=20, validators=[MinValueValidator(1), MaxValueValidator(1000)]
@@ -87,8 +85,9 @@ class RentalQuerySet(OwnedQuerySet["Rental"]):
         return self.filter(entitled_until__gt=now)
 
     def with_rights(self, now: Any) -> Self:
-        """Those whose relays should run and let devices in at `now`: their time runs, and their customer's account is in use."""
-        return self.entitled(now).filter(user__is_active=True)
+        """Those whose relays should run and let devices in at `now`: their time runs, their customer's account is in use, and they are
+        not stopped because their traffic is used up."""
+        return self.entitled(now).filter(user__is_active=True, stopped_at=None)
 
     def due(self, now: Any) -> Self:
         """Those whose end, with its grace, has come without having been recorded; read from one index."""
@@ -99,10 +98,11 @@ class RentalQuerySet(OwnedQuerySet["Rental"]):
         return self.filter(plan_due_at__lte=now).order_by("plan_due_at")
 
 
-class Rental(models.Model):
+class Rental(Limited):
     """One customer's time with relays; its schedule is the spans.
 
-    Rights are decided by times (`entitled_until`) and by whether the account is in use; `status` only records what the sweep has
+    Rights are decided by times (`entitled_until`), by whether the account is in use and by whether it is stopped (`stopped_at`: all
+    traffic of the month is used, and that is what was sold; its time runs on); `status` only records what the sweep has
     done. `ends_at` is the end of the last span, `runs_until` that end with its grace. `waiting_since` is set while the customer has paid time but not yet a proven
     relay: that time is given back. `plan_due_at` is when their relays have to be looked at next: at once after every change,
     later when the next span begins or everything ends.
@@ -138,6 +138,9 @@ class Rental(models.Model):
     # When the automatic closing looks at this ended rental again; NULL while it has not done so since the end moved.
     closing_due_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
+    cap_devices = models.PositiveIntegerField(_("devices"), null=True, blank=True, editable=False)
+    # While `traffic_state` says that the traffic is used up: the newest redemption (its primary key) when it came to that.
+    over_after = models.BigIntegerField(null=True, blank=True, editable=False)
 
     objects = RentalQuerySet.as_manager()
 
@@ -164,7 +167,7 @@ class Rental(models.Model):
 
     def has_rights(self, now: Any) -> bool:
         """Whether its relays should run and let devices in at `now`; as `RentalQuerySet.with_rights`."""
-        return self.is_entitled(now) and self.user.is_active
+        return self.is_entitled(now) and self.user.is_active and self.stopped_at is None
 
     @property
     def closes_at(self) -> datetime | None:
@@ -250,3 +253,45 @@ class RentalSpan(Entitlement):
 
     def __str__(self) -> str:
         return f"{timezone.localtime(self.starts_at):%Y-%m-%d} – {timezone.localtime(self.ends_at):%Y-%m-%d}"
+
+
+class TrafficGrant(models.Model):
+    """Traffic that was added to one month of a rental, on top of its allowance; append-only.
+
+    It counts in the month of the rental that holds `at`. `redemption` is the renewal that it came with, if any; by that each renewal gives it
+    once.
+    """
+
+    rental = models.ForeignKey(
+        Rental, models.CASCADE, related_name="traffic_grants", verbose_name=_("rental")
+    )
+    size_bytes = models.BigIntegerField(_("traffic added"), validators=[MinValueValidator(1)])
+    redemption = models.OneToOneField(
+        Redemption,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="traffic_grant",
+        verbose_name=_("renewal"),
+    )
+    at = models.DateTimeField(_("time"), default=timezone.now)
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("by"),
+    )
+    note = LineField(_("note"), max_length=200, blank=True)
+
+    objects = ByRentalQuerySet["TrafficGrant"].as_manager()
+
+    class Meta:
+        verbose_name = _("added traffic")
+        verbose_name_plural = _("added traffic")
+        ordering = ["-pk"]
+        indexes = [models.Index(fields=["rental", "at"])]
+
+    def __str__(self) -> str:
+        return f"{self.rental} · {timezone.localtime(self.at):%Y-%m-%d %H:%M}"

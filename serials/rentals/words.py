@@ -12,6 +12,10 @@ declare(
         "rental.resumed": _("The rental was resumed"),
         "rental.expired": _("The rental ended"),
         "rental.closed": _("The rental was closed"),
+        "rental.limits_changed": _("Limits of a customer changed"),
+        "rental.traffic_added": _("Traffic added"),
+        "rental.stopped": _("Stopped, traffic used up"),
+        "rental.going_on": _("Goes on, traffic left again"),
     },
     notices={
         "rental_redeemed": Kind(_("The rental has begun")),

@@ -203,7 +203,7 @@ def describe_state(
         now=now,
         policy=policy,
         is_entitled=is_entitled,
-        limit=limit_of(span),
+        limit=limit_of(rental, span),
         used=found["placed"],
         until=until if is_entitled and until > now else None,
         may_open=allows_open(span),

@@ -55,6 +55,15 @@ class Decision:
     reason: Admission.Reason
 
 
+def why_not(rental: Rental, now: datetime) -> Admission.Reason | None:
+    """Why no device at all is let in by a rental at `now`; None where it has its rights."""
+    if not rental.is_entitled(now):
+        return Reason.ENDED
+    if not rental.user.is_active:
+        return Reason.BARRED
+    return Reason.USED_UP if rental.stopped_at else None
+
+
 def knock(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None) -> Decision:
     """Decide about a device that is not approved, of a rental whose relays check devices.
 

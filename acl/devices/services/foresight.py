@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from acl.devices.models import Admission, Device, DevicePolicy
-from acl.devices.services.enrolment import Decision, judge
+from acl.devices.services.enrolment import Decision, judge, why_not
 from acl.devices.services.places import span_may_open
 from serials.rentals.models import Rental
 
@@ -16,10 +16,10 @@ def foresee(*, rental: Rental | None, node_key: str, now: datetime) -> Decision:
     The customer's own verify address is not asked: a device that it knew the last time is allowed, one that it was never asked about is
     unknown. While a window is open, which network a device comes from may decide too, and is not known here.
     """
-    if rental is None or not rental.is_entitled(now):
+    if rental is None:
         return Decision(False, Reason.ENDED)
-    if not rental.user.is_active:
-        return Decision(False, Reason.BARRED)
+    if reason := why_not(rental, now):
+        return Decision(False, reason)
     device = Device.objects.filter(rental=rental, node_key=node_key).first()
     status = device.status if device else None
     is_of_source = device is not None and device.source == Device.Source.VERIFY_URL

@@ -11,12 +11,14 @@ from serials.rentals.services import current_span
 
 def device_limit(rental: Rental, now: datetime) -> int:
     """How many devices the rental allows now; 0 when it has no time."""
-    return limit_of(current_span(rental, now))
+    return limit_of(rental, current_span(rental, now))
 
 
-def limit_of(span: RentalSpan | None) -> int:
-    """How many devices are allowed while that span rules, or none does."""
-    return span.device_limit if span else 0
+def limit_of(rental: Rental, span: RentalSpan | None) -> int:
+    """How many devices are allowed while that span rules, or none does: what was said for the customer goes before what was sold."""
+    if span is None:
+        return 0
+    return span.device_limit if rental.cap_devices is None else rental.cap_devices
 
 
 def placed(rental: Rental, now: datetime) -> QuerySet[Device]:

@@ -8,7 +8,7 @@ from django.utils import timezone
 from acl.devices import sources
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.devices.services.devices import enforce, note_changed
-from acl.devices.services.enrolment import Decision
+from acl.devices.services.enrolment import Decision, why_not
 from acl.devices.services.places import places_left
 from serials.rentals.services import lock_rental
 
@@ -33,8 +33,8 @@ def ask_sources(*, rental_pk: int, relay_pk: int, node_key: str, ip: str | None)
         rental = lock_rental(rental_pk)
         now = timezone.now()
         # Both may have changed while it was asked.
-        if not rental.has_rights(now):
-            return Decision(False, Reason.BARRED if rental.is_entitled(now) else Reason.ENDED)
+        if reason := why_not(rental, now):
+            return Decision(False, reason)
         policy.refresh_from_db()
         if is_current := policy.verify_url == asked:
             _note_problem(policy, answer.problem, now)

@@ -10,6 +10,15 @@ from serials.rentals.services.life import (
     resume_rental,
     sweep_rentals,
 )
+from serials.rentals.services.limits import (
+    add_traffic,
+    ask_staff,
+    grant_renewals,
+    record_use,
+    renewed_when_over,
+    set_limits,
+    write_limits,
+)
 from serials.rentals.services.refusals import (
     AccountBarred,
     AccountClosed,

@@ -16,7 +16,7 @@ from accounts.works import Work, declare
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import one_line
 from serials.rentals import reminders, schedule
-from serials.rentals.models import Redemption, Rental
+from serials.rentals.models import Redemption, Rental, TrafficGrant
 from serials.rentals.services.notices import tell
 from serials.rentals.services.refusals import (
     AccountBarred,
@@ -297,6 +297,8 @@ def close_rental(*, rental: Rental, by: User | None) -> bool:
     now = _now()
     rental = lock_rental(rental.pk)
     Redemption.objects.filter(rental=rental).exclude(note="").update(note="")
+    TrafficGrant.objects.filter(rental=rental).exclude(note="").update(note="")
+    Rental.objects.filter(pk=rental.pk).exclude(cap_note="").update(cap_note="")
     if rental.closed_at is not None:
         return False
     rental.closed_at, rental.status = now, Rental.Status.CLOSED

@@ -1,0 +1,45 @@
+"""What counts as a limit for a customer, or a relay, in words for operators: each with where it comes from."""
+
+from datetime import datetime
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from containers.allowances import Figure, Source
+from containers.models import Relay
+from containers.services.allowances import allowance_of
+from serials.rentals.limits import AtQuota
+from serials.rentals.models import Rental
+from serials.rentals.services import current_span
+from serials.rentals.wording import rate, traffic
+
+_SOURCES = {
+    Source.RELAY: gettext_lazy("said for this relay"),
+    Source.CUSTOMER: gettext_lazy("said for the customer"),
+    Source.SOLD: gettext_lazy("as sold"),
+}
+
+
+def limits_in_words(rental: Rental, now: datetime, relay: Relay | None = None) -> list[tuple[str, str]]:
+    """Name and value of each limit that counts now, or may; one query."""
+    allowance = allowance_of(rental, current_span(rental, now), relay)
+
+    def said(figure: Figure, text: str) -> str:
+        return f"{text} · {_SOURCES[figure.source]}"
+
+    shown = []
+    for name, figure in (
+        (_("traffic a month"), allowance.both),
+        (_("of it up"), allowance.up),
+        (_("of it down"), allowance.down),
+    ):
+        # Up and down have a limit of their own only where somebody said so.
+        if figure.value is not None or figure.source is not Source.SOLD or figure is allowance.both:
+            value = _("unlimited") if figure.value is None else traffic(figure.value)
+            shown.append((name, said(figure, value)))
+    value = _("none") if allowance.rate.value is None else rate(allowance.rate.value)
+    shown.append((_("rate limit"), said(allowance.rate, value)))
+    if relay is None:
+        shown.append((_("devices"), said(allowance.devices, str(allowance.devices.value or 0))))
+    at_end = f"{AtQuota(allowance.at_end).label} · {_SOURCES[allowance.at_end_source]}"
+    return [*shown, (_("at the allowance"), at_end)]
