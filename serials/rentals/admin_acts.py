@@ -80,9 +80,13 @@ def _set_limits(rental: Rental, doing: Doing) -> str | None:
     return _("The limits of %(customer)s are changed; they count within seconds.") % {"customer": rental}
 
 
-def _add_traffic(rental: Rental, doing: Doing) -> str:
+def _add_traffic(rental: Rental, doing: Doing) -> str | None:
     size = int(doing.data["size_gb"] * BYTES_PER_GB)
-    services.add_traffic(rental=rental, size_bytes=size, note=doing.data["note"], by=doing.by)
+    grant = services.add_traffic(
+        rental=rental, size_bytes=size, note=doing.data["note"], after=doing.data["after"], by=doing.by
+    )
+    if grant is None:
+        return None
     return _("%(customer)s has %(size)s more traffic this month.") % {
         "customer": rental,
         "size": traffic(size),
@@ -97,6 +101,34 @@ RENTAL_ACTS = (
         explain=_explain_renewal,
         form=RenewForm,
         run=_renew,
+    ),
+    Act(
+        verb="limits",
+        label=gettext_lazy("Limits"),
+        fits=lambda rental: not rental.closed_at,
+        otherwise=lambda rental: "" if rental.closed_at else _("These limits are so already."),
+        explain=lambda rental: [
+            _("What is filled in counts for %(customer)s instead of what was sold, for all relays together.")
+            % {"customer": rental}
+        ],
+        form=CustomerLimitsForm,
+        run=_set_limits,
+    ),
+    Act(
+        verb="traffic",
+        label=gettext_lazy("Add traffic"),
+        fits=lambda rental: not rental.closed_at,
+        otherwise=lambda rental: (
+            "" if rental.closed_at else _("Traffic was added meanwhile; have a look before you add more.")
+        ),
+        explain=lambda rental: [
+            _(
+                "%(customer)s gets it on top of the allowance of the month that runs; it does not go over into the next one."
+            )
+            % {"customer": rental}
+        ],
+        form=TrafficForm,
+        run=_add_traffic,
     ),
     Act(
         verb="pause",
@@ -118,30 +150,5 @@ RENTAL_ACTS = (
             % {"customer": rental}
         ],
         run=_resume,
-    ),
-    Act(
-        verb="limits",
-        label=gettext_lazy("Limits"),
-        fits=lambda rental: not rental.closed_at,
-        otherwise=lambda rental: "" if rental.closed_at else _("These limits are so already."),
-        explain=lambda rental: [
-            _("What is filled in counts for %(customer)s instead of what was sold, for all relays together.")
-            % {"customer": rental}
-        ],
-        form=CustomerLimitsForm,
-        run=_set_limits,
-    ),
-    Act(
-        verb="traffic",
-        label=gettext_lazy("Add traffic"),
-        fits=lambda rental: not rental.closed_at,
-        explain=lambda rental: [
-            _(
-                "%(customer)s gets it on top of the allowance of the month that runs; it does not go over into the next one."
-            )
-            % {"customer": rental}
-        ],
-        form=TrafficForm,
-        run=_add_traffic,
     ),
 )

@@ -115,6 +115,12 @@ class TrafficForm(ActForm):
     note = LineFormField(
         label=_("Note"), required=False, max_length=200, help_text=_("Operators read it beside the traffic.")
     )
+    # What had been added when the page was made: the same page sent twice adds once.
+    after = forms.IntegerField(widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["after"].initial = self.row.traffic_grants.count()
 
 
 class PauseForm(ActForm):

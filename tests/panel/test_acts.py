@@ -73,6 +73,10 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
         accounts.enrol_second_factor(user=user, secret="JBSWY3DPEHPK3PXP")
     elif (model, verb) == (Rental, "renew"):
         data = {"until": f"{timezone.localdate().year + 1}-06-01"}
+    elif verb == "limits":
+        data = {"both_gb": "5"}
+    elif (model, verb) == (Rental, "traffic"):
+        data = {"size_gb": "0.5", "after": 0}
     elif (model, verb) == (Rental, "resume"):
         rentals.pause_rental(rental=rental, by=None)
     elif (model, verb) == (Server, "end-maintenance"):

@@ -144,8 +144,8 @@ def test_danger_stands_last_and_is_red(staff: Client, rental: Rental) -> None:
     text = read(staff, page_of(rental.user))
     [buttons] = re.findall(r'<ul class="panel-buttons">(.*?)</ul>', text, re.DOTALL)
     found = re.findall(r'<a href="[^"]*/(\w[\w-]*)/do/"( class="is-danger")?', buttons)
-    assert [verb for verb, _red in found] == ["renew", "pause", "ban", "close"]
-    assert [bool(red) for _verb, red in found] == [False, True, True, True]
+    assert [verb for verb, _red in found] == ["renew", "limits", "traffic", "pause", "ban", "close"]
+    assert [bool(red) for _verb, red in found] == [False, False, False, True, True, True]
 
 
 def test_a_renewal_keeps_its_note_and_a_ban_its_reason(staff: Client, rental: Rental) -> None:

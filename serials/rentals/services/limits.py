@@ -62,12 +62,20 @@ def write_limits(row: Limited, names: Iterable[str], caps: Mapping[str, Any], no
 
 
 @transaction.atomic
-def add_traffic(*, rental: Rental, size_bytes: int, by: User | None, note: str = "") -> TrafficGrant:
-    """Add traffic to the month that runs, on top of the allowance. Raises `NotAllowed`, `RentalClosed`. Announces `limits_changed`."""
+def add_traffic(
+    *, rental: Rental, size_bytes: int, by: User | None, note: str = "", after: int | None = None
+) -> TrafficGrant | None:
+    """Add traffic to the month that runs, on top of the allowance.
+
+    `after` is how many times that was done when a person decided it: None where it was done once more since. Raises `NotAllowed`,
+    `RentalClosed`. Announces `limits_changed`.
+    """
     ask_staff(by)
     rental = lock_rental(rental.pk)
     if rental.closed_at is not None:
         raise RentalClosed
+    if after is not None and rental.traffic_grants.count() != after:
+        return None
     grant = TrafficGrant.objects.create(
         rental=rental, size_bytes=size_bytes, by=by, note=one_line(note)[:200]
     )
