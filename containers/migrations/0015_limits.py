@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('containers', '0011_samples'),
+        ('containers', '0014_client_latency'),
     ]
 
     operations = [
