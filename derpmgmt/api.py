@@ -37,6 +37,7 @@ from derpmgmt.lib.api.failures import NotFound, body, failure_of
 from derpmgmt.lib.api.naming import name_apart
 from derpmgmt.lib.api.schemas import Failure
 from fleet import api as fleet
+from fleet import monitoring_api
 from serials.numbers import api as numbers
 from serials.rentals import api as rentals
 
@@ -86,6 +87,7 @@ ROOMS: dict[str, list[Room]] = {
     "device": [devices.device, admission.device],
     "server": [fleet.server, server_api.server, leaving_api.server],
     "traffic": [traffic_api.traffic],
+    "monitoring": [monitoring_api.monitoring],
 }
 for _word, _rooms in ROOMS.items():
     for _room in _rooms:

@@ -1,7 +1,6 @@
 """The fleet in the admin: registering servers, confirming their host keys, maintenance and removal."""
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,7 +15,6 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from accounts import wordlist
 from accounts.acts import Act, Link
 from accounts.admin_base import StaffAdmin
 from accounts.models import OperationLog
@@ -29,8 +27,9 @@ from fleet import services
 from fleet.admin_acts import SERVER_ACTS
 from fleet.forms import SERVER_FIELDS, CredentialForm, HostKeyForm, ProviderAccountForm, ServerForm
 from fleet.graphs import SERVER_GRAPHS, draw
-from fleet.models import ProviderAccount, Region, Server, SshCredential, retired_name
+from fleet.models import ProviderAccount, Region, Server, SshCredential
 from fleet.samples import LOAD
+from fleet.server_log import CLOCKS, log_of
 from fleet.ssh import RemoteError, read_host_key
 
 
@@ -82,8 +81,6 @@ class SshCredentialAdmin(StaffAdmin):
         )
 
 
-# A server's row and the line that says so have times of their own.
-_CLOCKS = timedelta(seconds=5)
 # What does not work stands first, then what waits for a person, then what works.
 WORST_FIRST = Case(
     When(status=Server.Status.RETIRED, then=9),
@@ -115,12 +112,8 @@ def is_silent(server: Server) -> bool:
 
 
 def _show_log(server: Server, request: HttpRequest) -> SafeString:
-    """What was done with a server, under the name that it has or, removed, had; not what was done with one of that name before."""
-    actions = [action for action in wordlist.ACTIONS if action.startswith("server.")]
-    names = [server.name, server.name.removesuffix(retired_name("", server.pk))]
-    rows = OperationLog.objects.visible_to(request.user).filter(
-        action__in=actions, target__in=names, at__gte=server.created_at - _CLOCKS
-    )
+    """What was done with a server."""
+    rows = log_of(server, request.user)
 
     def cells(found: list[OperationLog]) -> Iterable[Iterable[Any]]:
         for entry in found:
@@ -168,7 +161,7 @@ class ServerAdmin(TabsMixin, StaffAdmin):
         yield Said(row.get_status_display(), COLOURS[Server.Status(row.status)])
         if begun := _BEGUN.get(Server.Status(row.status)):
             entries = OperationLog.objects.filter(
-                action=begun, target=row.name, at__gte=row.created_at - _CLOCKS
+                action=begun, target=row.name, at__gte=row.created_at - CLOCKS
             )
             for at in entries.order_by("-pk").values_list("at", flat=True)[:1]:
                 yield Said(_("begun on %(at)s") % {"at": moment(at)})

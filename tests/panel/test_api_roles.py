@@ -43,6 +43,7 @@ STAFF = {
     "serial_generate", "serial_list", "serial_recall", "container_allocate", "container_release",
     "server_add", "server_check", "server_confirm_host_key", "server_drain", "server_end_draining", "server_health_check", "server_host_key", "server_list",
     "server_maintenance", "server_regions", "server_resume", "server_retire", "server_status",
+    "monitoring_health", "monitoring_load_analysis", "monitoring_logs",
 }  # fmt: skip
 # Only in a browser that is signed in: the scope of no token is enough.
 BROWSER = {"user_make_token"}
