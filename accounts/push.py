@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
 from accounts.brand import current_brand
+from accounts.push_answers import listening, refusal_in
 from derpmgmt.lib.outgoing import never_connected
 from derpmgmt.lib.refusals import NotSent, Refusal
 
@@ -140,10 +141,15 @@ def send(url: str, *, title: str, text: str) -> None:
     apprise_log, failures = logging.getLogger("apprise"), _Failures()
     apprise_log.addHandler(failures)
     try:
-        is_taken = service.notify(title=title, body=text, notify_type=NotifyType.INFO)
+        with listening(service) as bodies:
+            is_taken = service.notify(
+                title=title, body=_shortened(service, title, text), notify_type=NotifyType.INFO
+            )
     finally:
         apprise_log.removeHandler(failures)
     if is_taken:
+        if words := refusal_in(service, bodies):
+            raise PushFailed(_without_keys(words, url)[:300])
         return
     broken = [error for error in failures.errors if _is_of_line(error) and not never_connected(error)]
     # An address may name several receivers, of whom some may have got it.
@@ -153,6 +159,14 @@ def send(url: str, *, title: str, text: str) -> None:
         raise PushFailed(UNREACHABLE)
     words = " ".join(" ".join(failures.words).split())
     raise PushFailed(_without_keys(words, url)[:300] or NOT_TAKEN)
+
+
+def _shortened(service: Any, title: str, text: str) -> str:
+    """The text as far as the service takes it: WeCom counts bytes, apprise characters."""
+    room = service.body_maxlen - len(title.encode()) - 2
+    if len(text.encode()) <= room or type(service).__name__ != "NotifyWeComBot":
+        return text
+    return text.encode()[: room - 3].decode(errors="ignore") + "…"
 
 
 def _is_of_line(error: BaseException | None) -> bool:

@@ -108,6 +108,52 @@ def test_a_service_is_taken_and_only_its_own_host_is_asked(
     assert all((call.request.url or "").startswith("https://") for call in internet.calls)
 
 
+@pytest.mark.parametrize(
+    ("address", "body", "reason"),
+    [
+        (
+            "wecombot://6aaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee",
+            {"errcode": 93000, "errmsg": "invalid webhook url"},
+            "93000 invalid webhook url",
+        ),
+        (
+            "dingtalk://" + "a1" * 32,
+            {"errcode": 310000, "errmsg": "keywords not in content"},
+            "310000 keywords not in content",
+        ),
+        (
+            "feishu://6aaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee",
+            {"code": 19024, "msg": "Key Words Not Found", "data": {}},
+            "19024 Key Words Not Found",
+        ),
+        ("feishu://6aaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee", {"StatusCode": 0, "StatusMessage": "success"}, ""),
+        ("wecombot://6aaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee", {"errcode": 0, "errmsg": "ok"}, ""),
+        ("wecombot://6aaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee", ["no", "object"], ""),
+    ],
+)
+def test_what_a_service_refuses_in_the_body_of_a_200_was_not_sent(
+    address: str, body: Any, reason: str
+) -> None:
+    url = push.read_address(address).url
+    for _number in range(2):
+        with responses.RequestsMock() as world:
+            world.add("POST", re.compile(".*"), json=body)
+            if not reason:
+                push.send(url, title="Title", text="Text")
+                continue
+            with pytest.raises(push.PushFailed) as refused:
+                push.send(url, title="Title", text="Text")
+            assert (refused.value.reason, refused.value.is_in_doubt) == (reason, False)
+
+
+def test_a_long_text_in_chinese_fits_into_wecoms_bytes(internet: responses.RequestsMock) -> None:
+    push.send("wecombot://6aaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee", title="告警", text="中继" * 2000)
+    (call,) = internet.calls
+    content = json.loads(call.request.body or "")["text"]["content"]
+    assert 1900 < len(content.encode()) <= 2048
+    assert content.endswith("…")
+
+
 @pytest.mark.parametrize("address", REFUSED)
 def test_an_address_that_could_be_pointed_elsewhere_is_refused(
     address: str, internet: responses.RequestsMock
