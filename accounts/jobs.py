@@ -47,7 +47,11 @@ def delete_old_access() -> None:
 
 
 # What stays in this room: a notice was made; somebody asks for what was put off.
-RINGS: dict[str, list[queue.Job]] = {"notice_made": [send_notice], "retry_asked": [try_again]}
+RINGS: dict[str, list[queue.Job]] = {
+    "notice_made": [send_notice],
+    "retry_asked": [try_again],
+    "alert_to_tell": [alerts.tell_alerts],
+}
 TICKS = [
     queue.every(30, sweep_closing),
     queue.every(10, sweep_notices),

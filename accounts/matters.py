@@ -10,6 +10,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from accounts.alerts.route_models import AlertDelivery
 from accounts.models import Notice, PutOff
 from accounts.sweeps import name_rows
 from derpmgmt.lib.address import is_proxy_noted
@@ -38,8 +39,25 @@ def matters(now: datetime) -> Iterator[Matter]:
             failed["first"],
             rule="panel",
         )
+    yield from _untold(now)
     if is_proxy_noted():
         yield unknown_proxy()
+
+
+def _untold(now: datetime) -> Iterator[Matter]:
+    failed = AlertDelivery.objects.filter(
+        state=AlertDelivery.State.FAILED, created_at__gt=now - NOTICES_SHOWN_FOR
+    ).aggregate(count=Count("pk"), first=Min("created_at"))
+    if not failed["count"]:
+        return
+    title = ngettext(
+        "%(count)d message about alerts was not delivered",
+        "%(count)d messages about alerts were not delivered",
+        failed["count"],
+    ) % {"count": failed["count"]}
+    text = _("Look at the reasons, and try the route with its button.")
+    url = reverse("admin:accounts_alertdelivery_changelist") + "?state__exact=failed"
+    yield Matter(WARNING, title, text, url, "alerts_untold", failed["first"], rule="panel")
 
 
 def _heading(title: str) -> Callable[[int], str]:

@@ -394,4 +394,5 @@ class PutOff(Retried):
 # Django looks for a room's tables here.
 from accounts.access.models import ApiToken, KeptAnswer, SignUpCode  # noqa: E402, F401
 from accounts.alerts.models import Alert, AlertRule  # noqa: E402, F401
+from accounts.alerts.route_models import AlertDelivery, AlertRoute, AlertTelling  # noqa: E402, F401
 from accounts.brand.models import BrandPicture, BrandSettings  # noqa: E402, F401

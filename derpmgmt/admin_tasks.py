@@ -43,7 +43,7 @@ TASKS = (
         "admin:serials_serialnumber_changelist",
         ("serials.serialnumber", "serials.serialbatch", "serials.redemption"),
     ),
-    Task(_("Alerts"), "admin:alerts", ("accounts.alert", "accounts.notice", "accounts.putoff"), ("alerts",)),
+    Task(_("Alerts"), "admin:alerts", ("accounts.alert", "accounts.alertdelivery", "accounts.notice", "accounts.putoff"), ("alerts",)),
     Task(_("Log"), "admin:accounts_operationlog_changelist", ("accounts.operationlog",)),
     Task(_("Settings"), "admin:settings", ("accounts.brandsettings", "fleet.region", "fleet.sshcredential", "fleet.provideraccount"), ("settings",)),
 )  # fmt: skip

@@ -5,12 +5,16 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin
 from accounts.alerts.models import Alert
+from accounts.alerts.route_models import AlertDelivery
+from accounts.alerts.telling import MOST_NAMED
+from accounts.tabs import link_to
 
 _COLOURS = {Alert.State.ACTIVE: "red", Alert.State.CLEARED: "green", Alert.State.RESOLVED: "green"}
 
@@ -60,3 +64,25 @@ class AlertAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("note"))
     def why(self, alert: Alert) -> str:
         return alert.note_text or "–"
+
+
+@admin.register(AlertDelivery)
+class AlertDeliveryAdmin(ReadOnlyAdmin):
+    """What was told of alerts by which route, and why not."""
+
+    list_display = ["created_at", "route", "what", "state", "sent_at", "tries", "reason", "instead_of"]
+    list_filter = ["state", "route", "what", "created_at"]
+    list_select_related = ["route", "instead_of__route"]
+    fields = readonly_fields = (
+        "route", "what", "state", "reason", "tries", "created_at", "sent_at", "instead_of", "about"
+    )  # fmt: skip
+
+    @admin.display(description=gettext_lazy("reason"))
+    def reason(self, delivery: AlertDelivery) -> str:
+        return _(delivery.error) if delivery.error else "–"
+
+    @admin.display(description=gettext_lazy("alerts"))
+    def about(self, delivery: AlertDelivery) -> SafeString | str:
+        rows = delivery.tellings.select_related("alert")[:MOST_NAMED]
+        lines = ((link_to(told.alert), told.get_what_display()) for told in rows)
+        return format_html_join(mark_safe("<br>"), "{} · {}", lines) or "–"

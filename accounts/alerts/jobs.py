@@ -2,14 +2,25 @@
 
 from django.utils import timezone
 
-from accounts.alerts import feeding, services
+from accounts.alerts import feeding, services, telling
 from derpmgmt.lib import queue
 
 
 @queue.on_queue("alerts")
 def sweep_alerts(_pk: int = 0) -> None:
-    """Take in what is wrong now."""
-    feeding.feed(timezone.now())
+    """Take in what is wrong now, and have it told."""
+    now = timezone.now()
+    feeding.feed(now)
+    telling.plan(now)
+    telling.recover_lost(now)
+    for pk in telling.due(now):
+        queue.enqueue(tell_alerts, pk, is_again=True)
+
+
+@queue.on_queue("notices")
+def tell_alerts(pk: int) -> None:
+    """Send one message about alerts."""
+    telling.send(pk)
 
 
 @queue.on_queue("alerts")

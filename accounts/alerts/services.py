@@ -17,6 +17,7 @@ from django.utils.translation import gettext_noop
 
 from accounts.alerts.decide import Pace, Standing, Step, decide
 from accounts.alerts.models import Alert, AlertRule, Severity
+from accounts.alerts.route_models import AlertDelivery
 from accounts.alerts.rules import RULES, Changes, Kind, Rule, rule_of
 from accounts.models import User
 from accounts.services.activity import log_operation
@@ -313,6 +314,7 @@ def send_alert(
 def prune(now: datetime) -> None:
     """Forget alerts that were over long ago."""
     old = Alert.objects.filter(gone_at__lt=now - KEEP)
+    AlertDelivery.objects.filter(created_at__lt=now - KEEP).delete()
     while pks := list(old.order_by("gone_at").values_list("pk", flat=True)[:PRUNE_AT_ONCE]):
         Alert.objects.filter(pk__in=pks).delete()
 

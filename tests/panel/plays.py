@@ -9,6 +9,7 @@ from django.contrib.sessions.backends.db import SessionStore
 
 from accounts import jobs as accounts
 from accounts.alerts import jobs as alerts
+from accounts.alerts.route_models import AlertRoute
 from accounts.models import Notice, User
 from accounts.services import close_account, log_operation, notify
 from acl.maps import jobs as acl
@@ -237,8 +238,14 @@ def silent_and_told(stage: Stage) -> None:
         stage.run(containers.sweep_outages, accounts.sweep_notices)
 
 
-def silent_and_raised(stage: Stage) -> None:
+def silent_and_untold(stage: Stage) -> None:
+    """A server is silent, and alerts are told to nobody."""
     silent(stage)
+    AlertRoute.objects.all().delete()
+
+
+def silent_and_raised(stage: Stage) -> None:
+    silent_and_untold(stage)
     with stage.at(BEGIN - MINUTE):
         stage.run(alerts.sweep_alerts)
 
@@ -384,7 +391,7 @@ PLAYS = {
         moments=SOON,
     ),
     "what is wrong becomes alerts": Play(
-        silent,
+        silent_and_untold,
         [alerts.sweep_alerts],
         {ALERTS: [("panel", "active", 3), ("server_error", "active", 1)]},
         moments=SOON,

@@ -362,5 +362,6 @@ def test_every_table_that_people_see_is_in_the_admin_or_left_out_on_purpose() ->
     assert missing == {
         "RelayHealth", "Channel", "Outage", "ApiToken", "KeptAnswer", "SignUpCode", "BrandPicture",
         "AlertRule", "HourDue", "LoadSample", "LoadHour", "RelaySample", "RelaySampleHour", "ClientLatency",
+        "AlertRoute", "AlertTelling",
         "TrafficCounter", "TrafficDay", "TrafficError", "TrafficHour", "TrafficMonth", "TrafficServerMonth",
     }  # fmt: skip

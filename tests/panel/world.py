@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from accounts import services as accounts
 from accounts.alerts.models import Alert
+from accounts.alerts.route_models import AlertDelivery, AlertRoute
 from accounts.brand.models import ONLY_ROW, BrandSettings
 from accounts.models import PutOff, User
 from acl.devices.models import Admission, Device, DevicePolicy
@@ -70,6 +71,10 @@ def row_of(rental: Rental, model: type[Model]) -> Model:
         return BrandSettings.objects.get_or_create(pk=ONLY_ROW)[0]
     if model is Alert:
         return AlertFactory(customer=rental.user)
+    if model is AlertDelivery:
+        return AlertDelivery.objects.create(
+            route=AlertRoute.objects.create(name="row", by="staff"), key="row"
+        )
     if model is PutOff:
         return PutOffFactory(row=rental.pk)
     own: dict[type[Model], Callable[[], Model | None]] = {
