@@ -278,7 +278,7 @@ def test_the_panel_looks_at_itself(clock: time_machine.Traveller, monkeypatch: p
         flow, "READINGS", [flow.read_notices, watch.read_queues, watch.read_sweeps, watch.read_disk]
     )
     sweep(clock, 70)
-    found = {(alert.rule, alert.severity) for alert in Alert.objects.filter(kind="panel", state="active")}
+    found = {(alert.rule, alert.severity) for alert in Alert.objects.filter(source="reading", state="active")}
     assert found == {
         ("panel_workers", "critical"),
         ("panel_sweeps", "critical"),
