@@ -72,9 +72,8 @@ def row_of(rental: Rental, model: type[Model]) -> Model:
     if model is Alert:
         return AlertFactory(customer=rental.user)
     if model is AlertDelivery:
-        return AlertDelivery.objects.create(
-            route=AlertRoute.objects.create(name="row", by="staff"), key="row"
-        )
+        route = AlertRoute.objects.get_or_create(name="row", by="staff")[0]
+        return AlertDelivery.objects.get_or_create(route=route, key="row")[0]
     if model is PutOff:
         return PutOffFactory(row=rental.pk)
     own: dict[type[Model], Callable[[], Model | None]] = {
