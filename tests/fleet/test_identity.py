@@ -69,7 +69,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
             if endpoint.port not in made.machines:
                 raise TimedOut()
             made.reached.append(endpoint.port)
-            connection = SimpleNamespace(port=endpoint.port, ping=lambda: True)
+            connection = SimpleNamespace(
+                port=endpoint.port, ping=lambda: True, opened_at=0.0, opening_seconds=None
+            )
             connection.recall = lambda *_what: None
             connection.remember = connection.forget = lambda *_what: None
             return connection
