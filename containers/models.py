@@ -18,6 +18,7 @@ from serials.rentals.models import ByRentalQuerySet, Rental
 
 # When a relay, or a gate, that could not be made is tried again; and a gate's list that the host did not take.
 RETRY = Retry(first=timedelta(seconds=5), longest=timedelta(minutes=5))
+RATE_RETRY = Retry(RETRY.first, RETRY.longest, "rate_failures", "rate_try_after")
 LIST_RETRY = Retry(RETRY.first, RETRY.longest, "list_failures", "list_try_after")
 
 
@@ -110,6 +111,13 @@ class Relay(Limited, Retried):
     stun_port = models.PositiveIntegerField(_("STUN port (UDP)"))
     # STUN's port inside the container; 3478 for relays from before it was the host's (`containers.services.relays.inner_port`).
     inner_stun_port = models.PositiveIntegerField(default=INNER_STUN_PORT, editable=False)
+    # Whether its container reads rates from a file (`RelaySpec.takes_rate`); relays from before that get it when they are made anew.
+    takes_rate = models.BooleanField(default=True, editable=False)
+    # How many bytes a second each device may send, NULL for any; since when the host has not got that yet.
+    rate = models.BigIntegerField(_("rate limit now"), null=True, blank=True, editable=False)
+    rate_owed_at = models.DateTimeField(null=True, blank=True, db_index=True, editable=False)
+    rate_failures = models.PositiveIntegerField(default=0, editable=False)
+    rate_try_after = models.DateTimeField(null=True, blank=True, editable=False)
     image = models.CharField(_("image"), max_length=80, blank=True, editable=False)
     certificate = models.TextField(_("certificate"), editable=False)
     certificate_key = EncryptedTextField(editable=False)

@@ -28,6 +28,10 @@ FILES_DIR = "/relay"
 # Inside the container the DERP port is fixed; only the host's differ from relay to relay. Relays from before STUN had the
 # host's number inside too (`RelaySpec.inner_stun_port`) keep this one.
 INNER_DERP_PORT = 8443
+# What each client may send, which changes while the relay runs and is therefore no part of its spec.
+RATE_PATH = f"{FILES_DIR}/rate.json"
+# Before what derper says that it has applied (`LoadAndApplyRateConfig` in derp/derpserver/derpserver.go).
+RATE_APPLIED = b"rate config applied: "
 INNER_STUN_PORT = 3478
 
 PANEL_ID = re.compile(r"[0-9a-f]{8}")
@@ -38,6 +42,20 @@ _VERIFY_URL = re.compile(r"https?://[!-~]+")
 def relay_name(panel_id: str, relay_id: int) -> str:
     """The name of a relay's container and of its volume."""
     return f"derp-{panel_id}-{relay_id}"
+
+
+def rate_files(rate: int | None) -> dict[str, bytes]:
+    """The file by which derper lets each client send so many bytes a second; None: as many as it can.
+
+    It reads it when it starts, and again at each HUP. What it does not know it takes for no limit, and says so in no way: `rate_line`
+    tells what it applied.
+    """
+    return {RATE_PATH: json.dumps({"PerClientRateLimitBytesPerSec": rate} if rate else {}).encode()}
+
+
+def rate_line(rate: int | None) -> bytes:
+    """What derper logs when it has applied that."""
+    return RATE_APPLIED + f"client-rate={rate or 0} bytes/sec,".encode()
 
 
 def relay_labels(panel_id: str, relay_id: int) -> dict[str, str]:
@@ -127,7 +145,8 @@ class RelaySpec(ContainerSpec):
     the image. `private_key` and `mesh_key` are 64 lowercase hex digits. `verify_url` is asked before a client is let
     in; empty lets everybody in, and `fail_open` says whether everybody gets in while it does not answer. `memory_bytes`
     bounds memory and swap together: derper takes 16 MiB at rest and up to 100 KiB a connection. `inner_stun_port` is STUN's
-    port inside the container. Raises ValueError for anything else.
+    port inside the container. `takes_rate` says that it reads from a file, which a new container then needs, how much its clients may
+    send (`rate_files`). Raises ValueError for anything else.
     """
 
     panel_id: str
@@ -144,6 +163,7 @@ class RelaySpec(ContainerSpec):
     verify_url: str = ""
     fail_open: bool = False
     inner_stun_port: int = INNER_STUN_PORT
+    takes_rate: bool = False
     memory_bytes: int = 128 * 1024 * 1024
     pids_limit: int = 256
 
@@ -203,6 +223,8 @@ class RelaySpec(ContainerSpec):
             # Open relays are found by derper's home page and used by strangers.
             "-home=blank",
         ]
+        if self.takes_rate:
+            command.append(f"-rate-config={RATE_PATH}")
         if self.verify_url:
             # derper's own default is to let everybody in while the address does not answer.
             answer = "true" if self.fail_open else "false"
@@ -223,10 +245,15 @@ class RelaySpec(ContainerSpec):
             "Image": self.image,
             "Cmd": self.command,
             "User": f"{USER_ID}:{USER_ID}",
+            # New rates come with HUP: as for the gate (`containers.gate`), the Engine must not take that for a stop. It takes any signal for
+            # one unless another is named for that, even the one that is used anyway.
+            **({"StopSignal": "SIGTERM"} if self.takes_rate else {}),
             "ExposedPorts": {derp: {}, stun: {}},
             "HostConfig": {
                 **self._hardened(
-                    memory_bytes=self.memory_bytes, pids_limit=self.pids_limit, restart="unless-stopped"
+                    memory_bytes=self.memory_bytes,
+                    pids_limit=self.pids_limit,
+                    restart="always" if self.takes_rate else "unless-stopped",
                 ),
                 "PortBindings": {
                     derp: [{"HostIp": self.bind_address, "HostPort": str(self.derp_port)}],

@@ -11,6 +11,7 @@ from containers.jobs.deployments import apply_queue, apply_relay, probe_relay
 from containers.jobs.gates import apply_gate, gate_queue, push_list
 from containers.jobs.plans import follow_server, plan_customer, plan_rental, plan_waiting
 from containers.jobs.proofs import prove_relays, prove_server, prune_health, sweep_outages
+from containers.jobs.rates import push_rate
 from containers.jobs.rotations import (
     check_certificates,
     drain_servers,
@@ -32,6 +33,8 @@ RINGS: dict[str, list[Job]] = {
     # a gate's row no longer says what its container is; who may come in on a server is another
     "gate_to_apply": [apply_gate],
     "gate_list_outdated": [push_list],
+    # each device of a relay may send more, or less, than its host knows
+    "relay_rate_changed": [push_rate],
     "probe_asked": [probe_relay],
     "check_requested": [check_server],
     "orphans_found": [remove_orphans],

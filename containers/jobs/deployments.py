@@ -17,7 +17,8 @@ from containers.jobs.claims import ClaimLost, server_queue, take_step, working
 from containers.jobs.traffic import read_counters
 from containers.models import RETRY, Deployment, Relay
 from containers.problems import ProbeFailed, ServerResting
-from containers.services import images, proving, relays
+from containers.services import images, proving, rates, relays
+from containers.spec import rate_files
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import JobRecord, worker_name
 from derpmgmt.lib.problems import INTERNAL, Problem
@@ -101,6 +102,7 @@ def _make_so(relay: Relay, deployment: Deployment) -> None:
 def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None) -> None:
     take_step(deployment, "connect", f"{relay.server.name} ({relay.server.ssh_address})")
     _check_rest(relay.server)
+    relay.refresh_from_db(fields=["rate", "rate_owed_at"])
     with contact(relay.server) as reached:
         last_look = partial(read_counters, reached, relay.server)
         archive = images.find_image(relay.image, reached.engine.architecture)
@@ -109,15 +111,25 @@ def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None)
         if relay.failure_code == STALE:
             # Only a new publishing of its port makes the Engine look through the connection tracking again.
             deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk, last_look)
-        if not relays.has_inner_port_of_today(relay) and not deploy.runs_as(reached.engine, spec):
-            relays.renew_inner_port(relay=relay)
+        if relays.needs_form_of_today(relay) or (
+            not relays.has_form_of_today(relay) and not deploy.runs_as(reached.engine, spec)
+        ):
+            relays.renew_form(relay=relay)
             spec = relays.spec_of(relay, archive.tag)
+
+        taken: list[str] = []
+
+        def note(step: str) -> None:
+            taken.append(step)
+            take_step(deployment, step)
+
         try:
             is_new = deploy.make_so(
                 reached.engine,
                 spec,
                 archive,
-                partial(take_step, deployment),
+                note,
+                also=rate_files(relay.rate) if relay.takes_rate else None,
                 is_proven_next=True,
                 last_look=last_look,
             )
@@ -137,6 +149,8 @@ def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None)
         raise ProbeFailed(code=result.cause, detail=result.detail)
     times = {"handshake": f"{result.handshake_ms:.1f}", "packet": f"{result.packet_ms:.1f}"}
     take_step(deployment, "done", problem=Problem("proven", values=times))
+    if "files" in taken:
+        rates.record_rate(relay=relay)
     relays.record_running(relay=relay, image=archive.tag, now=timezone.now())
     deployment.finish(JobRecord.Status.DONE)
 

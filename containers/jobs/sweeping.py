@@ -4,7 +4,7 @@ from functools import partial
 
 from django.utils import timezone
 
-from containers.jobs import gates
+from containers.jobs import gates, rates
 from containers.jobs.claims import server_queue
 from containers.jobs.deployments import apply_relay
 from containers.jobs.plans import plan_rental
@@ -28,3 +28,4 @@ def sweep() -> None:
     for server_pk in checks.unchecked_servers():
         attempt(f"the check of server {server_pk}", partial(checks.request_check, server_pk=server_pk))
     gates.ring_gates(now)
+    rates.ring_rates(now)

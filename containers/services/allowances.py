@@ -31,7 +31,7 @@ from containers.allowances import (
     inherit,
 )
 from containers.metering import next_month
-from containers.models import Relay
+from containers.models import RATE_RETRY, Relay
 from containers.services.traffic import month_of
 from containers.traffic_models import TrafficMonth
 from derpmgmt.lib import queue
@@ -126,8 +126,11 @@ class _Case:
 
 
 def _is_so(relay: Relay, outcome: Outcome, is_rental_stopped: bool) -> bool:
-    return relay.traffic_state == outcome.verdict.state and (relay.stopped_at is not None) == _is_held(
-        relay, outcome, is_rental_stopped
+    is_held = _is_held(relay, outcome, is_rental_stopped)
+    return (relay.traffic_state, relay.stopped_at is not None, relay.rate) == (
+        outcome.verdict.state,
+        is_held,
+        outcome.rate,
     )
 
 
@@ -138,7 +141,7 @@ def _is_held(relay: Relay, outcome: Outcome, is_rental_stopped: bool) -> bool:
 
 def _read(rentals: QuerySet[Rental], now: datetime) -> list[_Case]:
     """The rentals among those whose time runs that have, or had, limits; four queries."""
-    own = Relay.objects.filter(_LIMITED, Q(live=1) | Q(return_slot__isnull=False))
+    own = Relay.objects.filter(_LIMITED | Q(rate__isnull=False), Q(live=1) | Q(return_slot__isnull=False))
     spans = open_spans(RentalSpan.objects.filter(rental__in=rentals), now).filter(
         Q(quota_bytes__isnull=False)
         | Q(rate_bytes_per_second__isnull=False)
@@ -153,7 +156,7 @@ def _read(rentals: QuerySet[Rental], now: datetime) -> list[_Case]:
     if not cases:
         return []
     relays = Relay.objects.filter(Q(live=1) | Q(return_slot__isnull=False), rental__in=list(cases))
-    for relay in relays.only("rental_id", "traffic_state", "stopped_at", *CAP_FIELDS):
+    for relay in relays.only("rental_id", "traffic_state", "stopped_at", "rate", *CAP_FIELDS):
         cases[relay.rental_id or 0].relays.append(relay)
     oldest = timezone.localdate(now) - _LONGEST_MONTH
     months = TrafficMonth.objects.filter(rental__in=list(cases), begins_on__gte=oldest)
@@ -230,6 +233,9 @@ def _write_relay(rental: Rental, relay: Relay, outcome: Outcome, *, is_held: boo
     fields: dict[str, Any] = {"traffic_state": outcome.verdict.state}
     if has_changed:
         fields["stopped_at"] = now if is_held else None
+    if relay.rate != outcome.rate:
+        fields |= {"rate": outcome.rate, "rate_owed_at": now, **RATE_RETRY.cleared}
+        queue.announce("relay_rate_changed", relay.pk)
     # Nothing of this is in a map.
     Relay.objects.filter(pk=relay.pk).update(**fields, changed_at=F("changed_at"))
     if has_changed:

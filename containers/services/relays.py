@@ -64,15 +64,22 @@ def inner_port(stun_port: int) -> int:
     return stun_port if stun_port >= 1024 else INNER_STUN_PORT
 
 
-def has_inner_port_of_today(relay: Relay) -> bool:
-    """Whether STUN's port inside its container is the one that relays get now."""
-    return relay.inner_stun_port == inner_port(relay.stun_port)
+def has_form_of_today(relay: Relay) -> bool:
+    """Whether its container is one as relays get now: by STUN's port inside, and by its taking rates."""
+    return relay.takes_rate and relay.inner_stun_port == inner_port(relay.stun_port)
 
 
-def renew_inner_port(*, relay: Relay) -> None:
-    """Give a relay whose container has to be made anyway the inner port of today."""
-    relay.inner_stun_port = inner_port(relay.stun_port)
-    Relay.objects.filter(pk=relay.pk).update(inner_stun_port=relay.inner_stun_port)
+def needs_form_of_today(relay: Relay) -> bool:
+    """Whether it is to do what only a container of today does."""
+    return relay.rate is not None and not relay.takes_rate
+
+
+def renew_form(*, relay: Relay) -> None:
+    """Let a relay whose container has to be made anyway have one as relays get now."""
+    relay.inner_stun_port, relay.takes_rate = inner_port(relay.stun_port), True
+    Relay.objects.filter(pk=relay.pk).update(
+        inner_stun_port=relay.inner_stun_port, takes_rate=relay.takes_rate
+    )
 
 
 def create_relay(
@@ -155,6 +162,7 @@ def spec_of(relay: Relay, image: str) -> RelaySpec:
         verify_url=gate_url(settings.PANEL_ID, relay.pk) if gate and gate.running_since else "",
         fail_open=relay.server.is_fail_open,
         inner_stun_port=relay.inner_stun_port,
+        takes_rate=relay.takes_rate,
     )
 
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from containers.derp import keys
 from derpmgmt.sandbox.program import Exited, Surroundings
+from derpmgmt.sandbox.rates import RateConfig
 from derpmgmt.sandbox.relay import SandboxRelay
 
 _BOOLEANS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
@@ -105,6 +106,7 @@ class Derper:
         self._wire = around.wire
         self.relay: SandboxRelay | None = None
         self.reloads_on_hangup = False
+        self._rates_path = ""
 
     async def start(self) -> None:
         """Raises Exited when it ends at once, OSError when the ports on the host are taken."""
@@ -121,8 +123,7 @@ class Derper:
         private_key = self._read_private_key(flags.text("c"))
         if flags.values["stun"]:
             self._log(f"STUN server listening on [{host or '::'}]:{stun_port}")
-        if flags.values["rate-config"]:
-            self._read_rates(flags.text("rate-config"))
+        rates = self._start_rates(flags.text("rate-config"))
         mesh_key = self._read_mesh_key(flags.text("mesh-psk-file"))
         if flags.text("certmode") != "manual":
             raise Exited(1, "this is a sandbox: its relays know only -certmode manual")
@@ -147,7 +148,9 @@ class Derper:
             seen_source=self._seen_source,
             wire=self._wire,
         )
+        self.relay.limit(rates)
         await self.relay.start()
+        self._rates_path = flags.text("rate-config")
         self.reloads_on_hangup = bool(flags.values["rate-config"])
 
     async def stop(self) -> None:
@@ -156,7 +159,14 @@ class Derper:
             self.relay = None
 
     def reload(self) -> None:
-        """It reads its rates again, which a sandbox relay does not limit."""
+        """It reads its rates again; those that it cannot read change nothing."""
+        self._log(f"derper: received SIGHUP, reloading rate config from {self._rates_path}")
+        try:
+            self._apply_rates(self._rates_path)
+        except ValueError as error:
+            self._log(f"derper: rate config reload failed: {error}")
+            return
+        self._log("derper: rate config reloaded successfully")
 
     def processes(self) -> dict[int, str]:
         return {os.getpid(): " ".join((self._program, *self._arguments))}
@@ -209,16 +219,28 @@ class Derper:
             raise Exited(2, "panic: can't take the public key of a zero NodePrivate", plain=True)
         return private_key
 
-    def _read_rates(self, path: str) -> None:
+    def _start_rates(self, path: str) -> RateConfig:
+        if not path:
+            return RateConfig()
         try:
-            json.loads(self._open(path))
-        except FileNotFoundError as error:
-            words = _go_words("open", path, error)
-            raise Exited(1, f"derper: loading rate config: error reading rate config: {words}") from None
+            return self._apply_rates(path)
         except ValueError as error:
-            raise Exited(
-                1, f"derper: loading rate config: error unmarshalling rate config: {error}"
-            ) from None
+            raise Exited(1, f"derper: loading rate config: {error}") from None
+
+    def _apply_rates(self, path: str) -> RateConfig:
+        """Read the rates, and apply them where it runs already. Raises ValueError in its own words."""
+        try:
+            content = self._read(path)
+        except OSError as error:
+            raise ValueError(f"error reading rate config: {_go_words('open', path, error)}") from None
+        try:
+            rates = RateConfig.read(content)
+        except ValueError as error:
+            raise ValueError(f"error parsing rate config: {error}") from None
+        if self.relay is not None:
+            self.relay.limit(rates)
+        self._log(rates.words)
+        return rates
 
     def _read_mesh_key(self, path: str) -> str:
         if not path:

@@ -5,6 +5,7 @@ from collections import deque
 
 from containers.derp import frames
 from containers.derp.frames import FrameType, PeerPresent
+from derpmgmt.sandbox.rates import Limiter, RateConfig
 from derpmgmt.sandbox.wire import Wire, count_message
 
 # derper's own limits (derp/derpserver/derpserver.go).
@@ -34,6 +35,7 @@ class Peer:
         self.is_trusted = is_trusted
         self.is_home = False
         self.heard_from: set[str] = set()
+        self.limiter: Limiter | None = None
         self._counters = counters
         self._wire = wire
         self._writer = writer
@@ -41,6 +43,10 @@ class Peer:
         self._news: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._sender = asyncio.get_running_loop().create_task(self._send())
+
+    def limit(self, rates: RateConfig) -> None:
+        """Let it send so much from now on."""
+        self.limiter = Limiter(rates) if rates.rate and not self.is_trusted else None
 
     def queue_packet(self, source: str, packet: bytes) -> None:
         """Queue a packet; the oldest one is dropped when the peer does not keep up."""

@@ -2,7 +2,7 @@
 
 It behaves as derper does (Tailscale's derp/derpserver/derpserver.go, derp/derpserver/handler.go, cmd/derper/derper.go) in what
 clients, probes and the panel can see: HTTP pages, key exchange, admission, forwarding, mesh watchers, counters and STUN. It does
-not mesh with other relays, limit rates or speak WebSocket.
+not mesh with other relays or speak WebSocket.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from containers.derp import frames, keys, stun
 from containers.derp.frames import FrameType, GoneReason, PeerPresent, ProtocolError
 from derpmgmt.sandbox.peer import Peer
 from derpmgmt.sandbox.program import Resolve
+from derpmgmt.sandbox.rates import RateConfig
 from derpmgmt.sandbox.verify_client import is_admitted
 from derpmgmt.sandbox.wire import Wire, count_datagram, count_greeting, count_message, nowhere
 
@@ -97,6 +98,7 @@ class SandboxRelay:
         # Connections by key, the one that spoke last at the end: it gets the packets.
         self._peers: dict[str, list[Peer]] = {}
         self._watchers: set[Peer] = set()
+        self._rates = RateConfig()
 
     async def start(self) -> None:
         """Listen on both ports; raises OSError when one is taken, and then holds none."""
@@ -134,6 +136,13 @@ class SandboxRelay:
             await asyncio.wait(list(self._tasks), timeout=0.25)
         # asyncio frees a datagram socket's port in the next turn of its loop.
         await asyncio.sleep(0)
+
+    def limit(self, rates: RateConfig) -> None:
+        """From now on each client, those that are connected too, sends no more than that; trusted ones as much as they like."""
+        self._rates = rates
+        for connections in self._peers.values():
+            for peer in connections:
+                peer.limit(rates)
 
     @property
     def open_connections(self) -> int:
@@ -247,6 +256,7 @@ class SandboxRelay:
         present = PeerPresent(key=key, address=address, port=port, flags=flags or 1)
         peer = Peer(present, writer, self.counters, self._wire, is_trusted=is_trusted)
         self._register(peer)
+        peer.limit(self._rates)
         try:
             sealed = keys.seal(
                 json.dumps({"version": frames.PROTOCOL_VERSION}).encode(),
@@ -274,7 +284,7 @@ class SandboxRelay:
     async def _read_frames(self, peer: Peer, reader: asyncio.StreamReader) -> None:
         """Do what a client asks until it ends, or asks what it may not."""
         while True:
-            frame_type, payload = await self._read_frame(reader)
+            frame_type, payload = await self._read_frame(reader, peer)
             if len(self._peers[peer.key]) > 1:
                 self._peers[peer.key].remove(peer)
                 self._peers[peer.key].append(peer)
@@ -298,9 +308,12 @@ class SandboxRelay:
                     for target in self._peers.get(payload.hex(), []):
                         target.drop()
 
-    async def _read_frame(self, reader: asyncio.StreamReader) -> tuple[int, bytes]:
-        """Return type and payload of the next frame; raises ProtocolError when its length is out of bounds."""
+    async def _read_frame(self, reader: asyncio.StreamReader, peer: Peer | None = None) -> tuple[int, bytes]:
+        """Return type and payload of the next frame, once its client may send that much; raises ProtocolError when its length is
+        out of bounds."""
         frame_type, length = frames.decode_header(await reader.readexactly(frames.HEADER_BYTES))
+        if peer is not None and peer.limiter is not None:
+            await peer.limiter.take(length)
         payload = await reader.readexactly(length)
         count_message(self._wire, received=frames.HEADER_BYTES + length)
         return frame_type, payload

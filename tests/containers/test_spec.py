@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from containers.spec import RelaySpec
+from containers.spec import RelaySpec, rate_files
 
 SPEC = RelaySpec(
     panel_id="0a1b2c3d",
@@ -23,6 +23,9 @@ SPEC = RelaySpec(
     mesh_key="2e" * 32,
     verify_url="http://derp-gate-0a1b2c3d:8080/relay/7",
 )
+
+# Of `SPEC`, as it was before relays took rates.
+OLD_HASH = "b965532dd44d40dd824cde16ddffb1a969889c518d71923ea74e16de2e3009c2"
 
 CHANGES: dict[str, Any] = {
     "panel_id": "0a1b2c3e",
@@ -39,6 +42,7 @@ CHANGES: dict[str, Any] = {
     "verify_url": "https://panel.example/admission/7",
     "fail_open": True,
     "inner_stun_port": 30002,
+    "takes_rate": True,
     "memory_bytes": 64 * 1024 * 1024,
     "pids_limit": 64,
 }
@@ -56,7 +60,7 @@ def test_hash_changes_when_a_field_changes(name):
 
 
 def test_hash_is_the_same_when_another_process_makes_it():
-    program = f"from containers.spec import RelaySpec; print({SPEC!r}.spec_hash)".replace(
+    program = f"from containers.spec import RelaySpec, rate_files; print({SPEC!r}.spec_hash)".replace(
         "certificate_pem=",
         f"certificate_key_pem={SPEC.certificate_key_pem!r}, private_key={SPEC.private_key!r}, "
         f"mesh_key={SPEC.mesh_key!r}, certificate_pem=",
@@ -152,3 +156,19 @@ def test_bad_value_is_refused_without_being_repeated_when_given(name, value):
         replace(SPEC, **{name: value})
     if name in ("private_key", "mesh_key"):
         assert value not in str(refusal.value)
+
+
+def test_one_that_takes_rates_starts_again_after_the_signal_that_brings_them():
+    body = replace(SPEC, takes_rate=True).create_body
+    assert "-rate-config=/relay/rate.json" in body["Cmd"]
+    # As a signal through the Engine counts for a stop else (docs/design.md).
+    assert (body["HostConfig"]["RestartPolicy"]["Name"], body["StopSignal"]) == ("always", "SIGTERM")
+    assert {path: json.loads(content) for path, content in rate_files(64_000).items()} == {
+        "/relay/rate.json": {"PerClientRateLimitBytesPerSec": 64_000}
+    }
+    assert list(rate_files(None).values()) == [b"{}"]
+
+
+def test_relays_from_before_rates_keep_the_container_they_have():
+    """Their hash must stay for good: another one would have all of them made anew at once."""
+    assert SPEC.spec_hash == OLD_HASH
