@@ -28,7 +28,7 @@ FILES_DIR = "/relay"
 # Inside the container the DERP port is fixed; only the host's differ from relay to relay. Relays from before STUN had the
 # host's number inside too (`RelaySpec.inner_stun_port`) keep this one.
 INNER_DERP_PORT = 8443
-# What each client may send, which changes while the relay runs and is therefore no part of its spec.
+# What each client may send. It changes while the relay runs, so that only its being there is part of the spec.
 RATE_PATH = f"{FILES_DIR}/rate.json"
 # Before what derper says that it has applied (`LoadAndApplyRateConfig` in derp/derpserver/derpserver.go).
 RATE_APPLIED = b"rate config applied: "
@@ -145,8 +145,8 @@ class RelaySpec(ContainerSpec):
     the image. `private_key` and `mesh_key` are 64 lowercase hex digits. `verify_url` is asked before a client is let
     in; empty lets everybody in, and `fail_open` says whether everybody gets in while it does not answer. `memory_bytes`
     bounds memory and swap together: derper takes 16 MiB at rest and up to 100 KiB a connection. `inner_stun_port` is STUN's
-    port inside the container. `takes_rate` says that it reads from a file, which a new container then needs, how much its clients may
-    send (`rate_files`). Raises ValueError for anything else.
+    port inside the container. `takes_rate` says that it reads from a file how much its clients may send
+    (`rate_files`). Raises ValueError for anything else.
     """
 
     panel_id: str
@@ -205,6 +205,8 @@ class RelaySpec(ContainerSpec):
             f"{FILES_DIR}/mesh.psk": self.mesh_key.encode(),
             f"{FILES_DIR}/{self.address}.crt": self.certificate_pem.encode(),
             f"{FILES_DIR}/{self.address}.key": self.certificate_key_pem.encode(),
+            # Without limits, unless others come with it.
+            **(rate_files(None) if self.takes_rate else {}),
         }
 
     @property

@@ -172,3 +172,8 @@ def test_one_that_takes_rates_starts_again_after_the_signal_that_brings_them():
 def test_relays_from_before_rates_keep_the_container_they_have():
     """Their hash must stay for good: another one would have all of them made anew at once."""
     assert SPEC.spec_hash == OLD_HASH
+
+
+def test_one_that_takes_rates_has_none_at_first():
+    assert replace(SPEC, takes_rate=True).files["/relay/rate.json"] == b"{}"
+    assert "/relay/rate.json" not in SPEC.files

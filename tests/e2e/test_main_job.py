@@ -175,7 +175,7 @@ def test_hardening_is_seen_by_inspect(fleet: Fleet, work, rental):
     assert "no-new-privileges" in host["SecurityOpt"]
     assert host["Memory"] > 0
     assert host["PidsLimit"] > 0
-    assert host["RestartPolicy"]["Name"] == "unless-stopped"
+    assert host["RestartPolicy"]["Name"] == "always"
     assert host["LogConfig"]["Config"]["max-size"]
     assert inspected["Config"]["User"] == "65532:65532"
     text = json.dumps(inspected)

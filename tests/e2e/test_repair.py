@@ -59,7 +59,7 @@ def test_a_changed_container_is_made_anew(fleet, work, rental, relays):
     with fleet.reach(relay.server) as reached:
         after = reached.engine.inspect_container(name_of(relay))
     assert after["Id"] != before
-    assert after["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    assert after["HostConfig"]["RestartPolicy"]["Name"] == "always"
 
 
 def test_an_orphan_is_removed_with_its_volume(fleet, work, rental, relays):
