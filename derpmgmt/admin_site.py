@@ -21,6 +21,7 @@ from django.views.decorators.cache import never_cache
 from django.views.i18n import JavaScriptCatalog
 
 from accounts import services
+from accounts.alerts.feeding import alert_pages
 from accounts.matters import unknown_proxy
 from accounts.requests import staff_of, used_second_factor
 from derpmgmt.admin_tasks import navigation
@@ -94,7 +95,7 @@ class PanelAdminSite(admin.AdminSite):
 
     def alerts(self, request: HttpRequest) -> HttpResponse:
         """All that needs a person, to be narrowed down by level, room and region."""
-        found = admin_alerts(self._own_matters(request), request.GET)
+        found = admin_alerts(self._own_matters(request), request.GET, alert_pages(request.user))
         context = {**self.each_context(request), "title": _("Alerts"), **found}
         return TemplateResponse(request, "admin/alerts.html", context)
 

@@ -45,7 +45,7 @@ TASKS = (
     ),
     Task(_("Alerts"), "admin:alerts", ("accounts.alert", "accounts.alertdelivery", "accounts.notice", "accounts.putoff"), ("alerts",)),
     Task(_("Log"), "admin:accounts_operationlog_changelist", ("accounts.operationlog",)),
-    Task(_("Settings"), "admin:settings", ("accounts.brandsettings", "fleet.region", "fleet.sshcredential", "fleet.provideraccount"), ("settings",)),
+    Task(_("Settings"), "admin:settings", ("accounts.brandsettings", "fleet.region", "fleet.sshcredential", "fleet.provideraccount", "accounts.alertrule", "accounts.alertroute"), ("settings",)),
 )  # fmt: skip
 
 

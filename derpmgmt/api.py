@@ -87,7 +87,7 @@ ROOMS: dict[str, list[Room]] = {
     "device": [devices.device, admission.device],
     "server": [fleet.server, server_api.server, leaving_api.server],
     "traffic": [traffic_api.traffic],
-    "monitoring": [monitoring_api.monitoring],
+    "monitoring": [monitoring_api.monitoring, *accounts.ROOMS["monitoring"]],
 }
 for _word, _rooms in ROOMS.items():
     for _room in _rooms:

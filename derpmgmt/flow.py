@@ -42,7 +42,7 @@ from derpmgmt.lib.matters import about
 from derpmgmt.lib.queue import Job, Tick
 from fleet import figures as server_figures
 from fleet.matters import matters as server_matters
-from fleet.measures import read_servers
+from fleet.measures import alert_servers, read_servers
 from fleet.search import search as server_search
 from serials.numbers import admin_parts as number_parts
 from serials.numbers import figures as number_figures
@@ -108,6 +108,8 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
         about("serials", _("serial numbers"), serial_matters),
         about("alerts", _("what was read"), alert_matters),
     ],
+    # for which servers rules of alerts can be changed
+    "alert_servers": [alert_servers],
     # what is read as numbers, for alerts; each room's by itself (`accounts.alerts.feeding`)
     "readings": [lambda now: [partial(read, now) for read in READINGS]],
     # what one search of the admin finds, kind by kind

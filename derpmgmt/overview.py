@@ -5,7 +5,7 @@ Few queries, however much there is.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.utils import timezone
@@ -63,9 +63,14 @@ _BY: dict[str, Callable[[Matter], tuple[str, str] | None]] = {
 }
 
 
-def admin_alerts(own: Iterable[Matter], asked: Mapping[str, str]) -> dict[str, Any]:
-    """The alerts that have the `level`, `room` and `region` of `asked`; what there is none of narrows nothing down."""
-    matters = _all_matters(own)
+def admin_alerts(
+    own: Iterable[Matter], asked: Mapping[str, str], alert_urls: Mapping[str, str]
+) -> dict[str, Any]:
+    """The alerts that have the `level`, `room` and `region` of `asked`; what there is none of narrows nothing down.
+
+    `alert_urls` are the pages of those that have become alerts, by the matters' keys.
+    """
+    matters = [replace(matter, alert_url=alert_urls.get(matter.key, "")) for matter in _all_matters(own)]
     found = {by: Counter(filter(None, map(value_of, matters))) for by, value_of in _BY.items()}
     chosen = {
         by: asked[by] for by, counts in found.items() if asked.get(by) in {value for value, _word in counts}

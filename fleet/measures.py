@@ -42,3 +42,8 @@ def read_servers(now: datetime) -> Iterator[Reading]:
                 server=row["pk"],
                 region=row["region"],
             )
+
+
+def alert_servers() -> Iterator[tuple[int, str]]:
+    """Answer to "alert_servers": the servers in use, by which rules can be changed."""
+    yield from Server.objects.exclude(status=Server.Status.RETIRED).order_by("name").values_list("pk", "name")

@@ -6,8 +6,10 @@ A sweep takes all of it in, over and over; what it was told before it was killed
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from django.conf import settings
+from django.urls import reverse
 from django.utils import translation
 
 from accounts.alerts import services
@@ -75,6 +77,16 @@ def alert_matters(now: datetime) -> Iterable[Matter]:
     rows = Alert.objects.active().exclude(source=Alert.Source.MATTERS).order_by("raised_at", "pk")
     for alert in rows:
         yield Matter(
-            alert.severity, alert.title, alert.text, alert.page, f"alert:{alert.pk}", alert.since, alert.name,
+            alert.severity, alert.title, alert.text, alert.page, _matter_key(alert), alert.since, alert.name,
             rule="", server=alert.server, customer=alert.customer_id,
         )  # fmt: skip
+
+
+def _matter_key(alert: Alert) -> str:
+    return alert.thing if alert.source == Alert.Source.MATTERS else f"alert:{alert.pk}"
+
+
+def alert_pages(reader: Any) -> dict[str, str]:
+    """The pages of the active alerts, by the keys of the matters that tell of them."""
+    rows = Alert.objects.visible_to(reader).active().only("pk", "thing", "source")
+    return {_matter_key(alert): reverse("admin:accounts_alert_change", args=[alert.pk]) for alert in rows}

@@ -110,7 +110,7 @@ class Alert(models.Model):
 
     class Meta:
         verbose_name = _("alert")
-        verbose_name_plural = _("alerts")
+        verbose_name_plural = _("alert history")
         ordering = ["-pk"]
         constraints = [models.UniqueConstraint(name="alert_open_once", fields=["kind", "thing", "open"])]
         indexes = [models.Index(fields=["state", "severity"])]

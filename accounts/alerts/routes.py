@@ -49,14 +49,15 @@ def read_address(by: str, text: str) -> tuple[str, str]:
 
 
 @transaction.atomic
-def save_route(*, by: User, route: AlertRoute, address: str = "", **fields: Any) -> AlertRoute:
-    """Add a route (one without a primary key), or change one; an empty `address` leaves the one there is.
+def save_route(*, by: User, route: AlertRoute, address: str = "", way: str = "", **fields: Any) -> AlertRoute:
+    """Add a route (one without a primary key), or change one; an empty `address` or `way` leaves what there is.
 
     Raises `NotAllowed`, `RouteRefused`, and what `read_address` raises.
     """
     if not (by.is_staff and by.is_active):
         raise NotAllowed
     before = AlertRoute.objects.filter(pk=route.pk).first() if route.pk else None
+    route.by = way or route.by
     for name, value in fields.items():
         setattr(route, name, value)
     if before is None:

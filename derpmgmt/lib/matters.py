@@ -86,6 +86,8 @@ class Matter:
     customer: int | None = None
     is_certain: bool = True
     is_told: bool = False
+    # The page of its alert, where it has become one.
+    alert_url: str = ""
 
     @property
     def level_text(self) -> str:

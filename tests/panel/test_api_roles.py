@@ -19,7 +19,7 @@ from derpmgmt import api
 from fleet.models import Region
 from serials.rentals.models import Rental
 from tests.api import Api
-from tests.factories import UserFactory, WholeRentalFactory
+from tests.factories import AlertFactory, UserFactory, WholeRentalFactory
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
@@ -28,7 +28,7 @@ PUBLIC = {"user_send_code", "user_register", "user_login"}
 # About one's own things; staff may name another's.
 OWN = {
     "user_me", "user_logout", "user_show", "user_release", "user_tokens", "user_revoke_token",
-    "user_history", "user_renew", "user_rental_info", "notifications_list", "logs_system",
+    "user_history", "alert_list", "user_renew", "user_rental_info", "notifications_list", "logs_system",
     "serial_activate", "serial_activation", "serial_status",
     "container_list", "container_status", "container_probe", "container_traffic",
     "traffic_realtime", "traffic_stats", "traffic_over_limit",
@@ -39,7 +39,7 @@ OWN = {
 }  # fmt: skip
 # For staff only.
 STAFF = {
-    "user_list", "notifications_send", "rental_pause", "rental_resume",
+    "user_list", "notifications_send", "alert_send", "alert_resolve", "rental_pause", "rental_resume",
     "serial_generate", "serial_list", "serial_recall", "container_allocate", "container_release",
     "server_add", "server_check", "server_confirm_host_key", "server_drain", "server_end_draining", "server_health_check", "server_host_key", "server_list",
     "server_maintenance", "server_regions", "server_resume", "server_retire", "server_status",
@@ -81,6 +81,7 @@ class Victim:
         # What fields and places of addresses mean: the victim's own.
         self.named: dict[str, Any] = {
             "user_id": self.user.pk,
+            "alert_id": AlertFactory(customer=self.user).pk,
             "rental_id": rental.pk,
             "container_id": self.relay.pk,
             "relay_id": self.relay.pk,

@@ -11,6 +11,8 @@ from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
+from accounts.alerts.models import Alert, AlertRule
+from accounts.alerts.route_models import AlertRoute
 from accounts.brand import colours
 from accounts.models import User
 from containers.models import Relay
@@ -104,6 +106,9 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
         "admin:acl_aclconfig_act": {"pk": rental.acl_configs.get().pk, "verb": "renew"},
         "admin:acl_liveurl_act": {"pk": rental.live_urls.get().pk, "verb": "revoke"},
         "admin:accounts_notice_act": {"pk": rental.user.notices.first().pk, "verb": "again"},
+        "admin:accounts_alert_act": {"pk": world.row_of(rental, Alert).pk, "verb": "resolve"},
+        "admin:accounts_alertrule_act": {"pk": world.row_of(rental, AlertRule).pk, "verb": "reset"},
+        "admin:accounts_alertroute_act": {"pk": world.row_of(rental, AlertRoute).pk, "verb": "remove"},
         "admin:accounts_putoff_act": {"pk": PutOffFactory(row=rental.pk).pk, "verb": "try-now"},
         "admin:serials_serialbatch_codes": {"pk": serial.batch_id},
         "admin:serials_serialbatch_act": {"pk": serial.batch_id, "verb": "mark-unpaid"},
@@ -112,6 +117,7 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
             for model, verb in (
                 ("accounts_user", "ban"),
                 ("accounts_notice", "again"),
+                ("accounts_alert", "resolve"),
                 ("serials_serialbatch", "mark-unpaid"),
                 ("serials_serialnumber", "recall"),
                 ("acl_device", "revoke"),
@@ -361,7 +367,7 @@ def test_every_table_that_people_see_is_in_the_admin_or_left_out_on_purpose() ->
     # Traffic and samples are shown at their relays, customers and servers.
     assert missing == {
         "RelayHealth", "Channel", "Outage", "ApiToken", "KeptAnswer", "SignUpCode", "BrandPicture",
-        "AlertRule", "HourDue", "LoadSample", "LoadHour", "RelaySample", "RelaySampleHour", "ClientLatency",
-        "AlertRoute", "AlertTelling",
+        "HourDue", "LoadSample", "LoadHour", "RelaySample", "RelaySampleHour", "ClientLatency",
+        "AlertTelling",
         "TrafficCounter", "TrafficDay", "TrafficError", "TrafficHour", "TrafficMonth", "TrafficServerMonth",
     }  # fmt: skip

@@ -34,6 +34,8 @@ def test_the_operators_commands_are_there() -> None:
         "server_show",
         "live_url",
         "activity_log",
+        "alert_list",
+        "alert_resolve",
         "traffic_show",
     }
 

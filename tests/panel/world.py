@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts import services as accounts
-from accounts.alerts.models import Alert
+from accounts.alerts.models import Alert, AlertRule
 from accounts.alerts.route_models import AlertDelivery, AlertRoute
 from accounts.brand.models import ONLY_ROW, BrandSettings
 from accounts.models import PutOff, User
@@ -71,6 +71,10 @@ def row_of(rental: Rental, model: type[Model]) -> Model:
         return BrandSettings.objects.get_or_create(pk=ONLY_ROW)[0]
     if model is Alert:
         return AlertFactory(customer=rental.user)
+    if model is AlertRule:
+        return AlertRule.objects.get_or_create(rule="disk")[0]
+    if model is AlertRoute:
+        return AlertRoute.objects.get_or_create(name="row", by="staff")[0]
     if model is AlertDelivery:
         route = AlertRoute.objects.get_or_create(name="row", by="staff")[0]
         return AlertDelivery.objects.get_or_create(route=route, key="row")[0]
