@@ -34,7 +34,7 @@ def _explain(count: int) -> list[str]:
 def _resolve(alert: Alert, doing: Doing) -> str | None:
     if not services.resolve_alert(alert=alert, by=doing.by, note=doing.data["note"]):
         return None
-    return _("The alert is resolved.")
+    return _("“%(alert)s” is resolved.") % {"alert": alert}
 
 
 ALERT_ACTS = (
@@ -43,7 +43,11 @@ ALERT_ACTS = (
         label=gettext_lazy("Resolve"),
         fits=_is_active,
         otherwise=_over,
-        explain=lambda _alert: _explain(1),
+        explain=lambda alert: [
+            _("“%(alert)s” counts as dealt with, and leaves the list of those that are open.")
+            % {"alert": alert},
+            _("While the cause lasts it is not raised again, unless it becomes worse."),
+        ],
         form=ResolveForm,
         run=_resolve,
         ticked=Ticked(
@@ -59,14 +63,17 @@ ALERT_ACTS = (
 
 
 def _reset(row: AlertRule, doing: Doing) -> str | None:
-    return _("The rule is as it was before.") if services.reset_rule(row=row, by=doing.by) else None
+    name = str(row)
+    if not services.reset_rule(row=row, by=doing.by):
+        return None
+    return _("“%(rule)s” is as it was before operators changed it.") % {"rule": name}
 
 
 RULE_ACTS = (
     Act(
         verb="reset",
         label=gettext_lazy("Set back"),
-        explain=lambda _row: [_("The rule is as it was before operators changed it.")],
+        explain=lambda row: [_("“%(rule)s” is again as it was before operators changed it.") % {"rule": row}],
         run=_reset,
         after=lambda _row: reverse("admin:accounts_alertrule_changelist"),
     ),
@@ -92,14 +99,18 @@ ROUTE_ACTS = (
         verb="test",
         label=gettext_lazy("Send a test"),
         is_at_once=True,
-        explain=lambda _route: [_("A few words go by this route now, and you read what the service says.")],
+        explain=lambda route: [
+            _("A few words go by “%(route)s” now, and you read what the service says.") % {"route": route}
+        ],
         run=_try,
     ),
     Act(
         verb="remove",
         label=gettext_lazy("Remove"),
         is_danger=True,
-        explain=lambda _route: [_("Nothing is told by it any more; what it told is forgotten.")],
+        explain=lambda route: [
+            _("Nothing is told by “%(route)s” any more; what it told is forgotten.") % {"route": route}
+        ],
         run=_remove,
         after=lambda _route: reverse("admin:accounts_alertroute_changelist"),
     ),

@@ -7,12 +7,14 @@ from django.db import models
 from django.db.models import Case, Q, Value, When
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.translation import get_language, pgettext_lazy
+from django.utils.translation import get_language, gettext, gettext_noop, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from accounts.alerts.rules import Changes, Kind, rule_of
 from derpmgmt.lib.lines import LineField
-from derpmgmt.lib.problems import translate
+
+# In place of a person's note, where an alert ended since nobody read it.
+NOT_READ = gettext_noop("Nothing was read of it any more.")
 
 
 class Severity(models.TextChoices):
@@ -157,8 +159,8 @@ class Alert(models.Model):
 
     @property
     def note_text(self) -> str:
-        """The note as it is read; the panel's own are translated."""
-        return translate(self.note, {})
+        """The note as it is read: a person's as they wrote it."""
+        return gettext(NOT_READ) if self.note == NOT_READ else self.note
 
 
 class StaffOnlyQuerySet(models.QuerySet[Any]):

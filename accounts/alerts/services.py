@@ -13,10 +13,9 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_noop
 
 from accounts.alerts.decide import Pace, Standing, Step, decide
-from accounts.alerts.models import Alert, AlertRule, Severity
+from accounts.alerts.models import NOT_READ, Alert, AlertRule, Severity
 from accounts.alerts.route_models import AlertDelivery
 from accounts.alerts.rules import RULES, Changes, Kind, Rule, rule_of
 from accounts.models import User
@@ -29,7 +28,6 @@ KEEP = timedelta(days=400)
 PRUNE_AT_ONCE = 5_000
 # What was not read for so long is no more.
 UNREAD = timedelta(hours=1)
-NOT_READ = gettext_noop("Nothing was read of it any more.")
 
 
 class AlertRefused(Refusal):

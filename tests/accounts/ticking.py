@@ -13,11 +13,11 @@ def tick(client: Client, url: str, verb: str, rows: Iterable[Model], **more: Any
     return client.post(url, data, follow=True)
 
 
-def confirm(client: Client, page: Any) -> Any:
-    """Press the button of the page that asks."""
+def confirm(client: Client, page: Any, **typed: Any) -> Any:
+    """Press the button of the page that asks, with what was typed there."""
     assert page.redirect_chain, "nothing asked"
     address = page.redirect_chain[-1][0]
-    return client.post(address, {"row": page.context["rows"]}, follow=True)
+    return client.post(address, {"row": page.context["rows"], **typed}, follow=True)
 
 
 def do(client: Client, url: str, verb: str, rows: Iterable[Model], **more: Any) -> Any:

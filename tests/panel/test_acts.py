@@ -13,6 +13,8 @@ from django.utils import timezone
 
 from accounts import services as accounts
 from accounts.acts import Act, ActsMixin
+from accounts.alerts.models import Alert, AlertRule
+from accounts.alerts.route_models import AlertRoute
 from accounts.models import Notice, OperationLog, PutOff, User
 from acl.devices.models import Device
 from acl.maps.models import AclConfig, LiveUrl
@@ -22,6 +24,7 @@ from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals import services as rentals
 from serials.rentals.models import Rental
 from tests.factories import (
+    AlertFactory,
     PutOffFactory,
     SerialBatchFactory,
     SerialNumberFactory,
@@ -63,6 +66,9 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
         Notice: user.notices.first(),
         PutOff: PutOffFactory(row=rental.pk),
         SerialBatch: SerialBatchFactory(is_paid=verb == "mark-unpaid"),
+        Alert: AlertFactory(),
+        AlertRule: AlertRule.objects.get_or_create(rule="disk")[0],
+        AlertRoute: AlertRoute.objects.get_or_create(name="robot", by="staff")[0],
     }[model]
     name = str(user) if model in {User, Rental, AclConfig, LiveUrl, Notice, PutOff} else str(row)
     if model in {Relay, Gate}:
@@ -73,6 +79,8 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
         accounts.enrol_second_factor(user=user, secret="JBSWY3DPEHPK3PXP")
     elif (model, verb) == (Rental, "renew"):
         data = {"until": f"{timezone.localdate().year + 1}-06-01"}
+    elif model is Alert:
+        data = {"note": "cleaned up"}
     elif verb == "limits":
         data = {"both_gb": "5"}
     elif (model, verb) == (Rental, "traffic"):
@@ -98,7 +106,15 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
 
 
 # What may be done again and again.
-REPEATABLE = {(AclConfig, "renew"), (Gate, "retry"), (SerialNumber, "reveal"), (Relay, "retry")}
+REPEATABLE = {
+    (AclConfig, "renew"),
+    (Gate, "retry"),
+    (SerialNumber, "reveal"),
+    (Relay, "retry"),
+    (AlertRoute, "test"),
+}
+# After which the row is gone.
+REMOVING = {(AlertRule, "reset"), (AlertRoute, "remove")}
 
 
 @pytest.mark.slow
@@ -132,7 +148,9 @@ def test_each_button_says_what_it_will_do_does_it_and_says_what_happened(
     if (model, act.verb) in REPEATABLE:
         return
     assert OperationLog.objects.count() == done
-    if (model, act.verb) == (Rental, "renew"):  # whose form says why it is refused
+    if (model, act.verb) in REMOVING:
+        assert boss.post(url, data).status_code == 404
+    elif (model, act.verb) == (Rental, "renew"):  # whose form says why it is refused
         assert "never shortens" in boss.post(url, data).content.decode()
     else:
         assert len(again) == 1

@@ -264,6 +264,7 @@ def test_djangos_scripts_speak_our_words(staff: Client) -> None:
 DANGERS = {
     ("user", "ban"), ("user", "close"), ("user", "reset-second-factor"), ("rental", "pause"), ("serialnumber", "recall"),
     ("serialbatch", "mark-unpaid"), ("device", "revoke"), ("device", "give-place"), ("liveurl", "revoke"), ("server", "retire"),
+    ("alertroute", "remove"),
 }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def test_an_operator_resolves_an_alert_with_a_note(staff: Client) -> None:
     act = f"/admin/accounts/alert/{alert.pk}/resolve/do/"
     assert "While the cause lasts" in staff.get(act).content.decode()
     assert "This field is required" in staff.post(act, {"note": " "}).content.decode()
-    assert "The alert is resolved." in staff.post(act, {"note": "cleaned up"}, follow=True).content.decode()
+    assert "is resolved." in staff.post(act, {"note": "cleaned up"}, follow=True).content.decode()
     assert "not active any more" in staff.post(act, {"note": "again"}, follow=True).content.decode()
     alert.refresh_from_db()
     assert (alert.state, alert.note) == ("resolved", "cleaned up")

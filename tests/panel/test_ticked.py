@@ -13,6 +13,7 @@ from django.utils import translation
 
 from accounts import services as accounts
 from accounts.acts import Act
+from accounts.alerts.models import Alert
 from accounts.models import Notice, OperationLog, User
 from accounts.ticked import TickedMixin
 from acl.devices.models import Device
@@ -21,7 +22,14 @@ from fleet.models import Server
 from serials.numbers.models import SerialBatch, SerialNumber
 from serials.rentals.models import Rental
 from tests.accounts.ticking import confirm, do, said, tick
-from tests.factories import DeviceFactory, SerialBatchFactory, ServerFactory, UserFactory, WholeRentalFactory
+from tests.factories import (
+    AlertFactory,
+    DeviceFactory,
+    SerialBatchFactory,
+    ServerFactory,
+    UserFactory,
+    WholeRentalFactory,
+)
 from tests.panel import world
 from tests.panel.staffed import boss as boss
 from tests.panel.staffed import rental as rental
@@ -58,6 +66,8 @@ def ready(rental: Rental, model: type[Model], verb: str) -> list[Any]:
         )
         Notice.objects.filter(pk__in=[row.pk for row in rows]).update(state=Notice.State.FAILED)
         return rows
+    if model is Alert:
+        return AlertFactory.create_batch(2)
     if model is SerialBatch:
         return SerialBatchFactory.create_batch(2, is_paid=verb == "mark-unpaid")
     if model is SerialNumber:
@@ -82,6 +92,7 @@ def test_each_says_what_it_will_do_to_whom_does_it_once_and_says_what_happened(
     boss: Client, rental: Rental, model: type[Model], act: Act
 ) -> None:
     rows = ready(rental, model, act.verb)
+    typed = {"note": "cleaned up"} if model is Alert else {}
     url = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
     before = OperationLog.objects.count()
     page = tick(boss, url, act.verb, rows)
@@ -94,14 +105,14 @@ def test_each_says_what_it_will_do_to_whom_does_it_once_and_says_what_happened(
         assert all(act.ticked.name(row) in text for row in rows)
     assert "2" in " ".join(page.context["explanation"])
 
-    (sentence,) = said(confirm(boss, page))
+    (sentence,) = said(confirm(boss, page, **typed))
     assert sentence.startswith(("2 ", "The bans of 2 "))
     assert all(not act.fits(row) for row in model._default_manager.filter(pk__in=[row.pk for row in rows]))
     done = OperationLog.objects.count()
     assert done >= before + 2
 
     # Another click, and the page's own reload.
-    (again,) = said(confirm(boss, page))
+    (again,) = said(confirm(boss, page, **typed))
     assert again.startswith("For 2 rows nothing was left to do:")
     assert OperationLog.objects.count() == done
     assert "Nothing can be done with any of the rows" in boss.get(page.redirect_chain[-1][0]).content.decode()
