@@ -9,7 +9,7 @@ import pytest
 from django.contrib import admin
 from django.db.models import Model
 from django.test import Client
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from accounts import services as accounts
 from accounts.acts import Act, ActsMixin
@@ -66,11 +66,14 @@ def ready(rental: Rental, model: type[Model], verb: str) -> tuple[Any, dict[str,
         Notice: user.notices.first(),
         PutOff: PutOffFactory(row=rental.pk),
         SerialBatch: SerialBatchFactory(is_paid=verb == "mark-unpaid"),
-        Alert: AlertFactory(),
+        Alert: AlertFactory(values={"said": {"en": ["Backup failed", ""]}}),
         AlertRule: AlertRule.objects.get_or_create(rule="disk")[0],
         AlertRoute: AlertRoute.objects.get_or_create(name="robot", by="staff")[0],
     }[model]
     name = str(user) if model in {User, Rental, AclConfig, LiveUrl, Notice, PutOff} else str(row)
+    if model is AlertRule:
+        with translation.override("en"):
+            name = str(row)
     if model in {Relay, Gate}:
         name = str(relay.server)
     if (model, verb) == (User, "unban"):

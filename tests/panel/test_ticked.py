@@ -67,7 +67,7 @@ def ready(rental: Rental, model: type[Model], verb: str) -> list[Any]:
         Notice.objects.filter(pk__in=[row.pk for row in rows]).update(state=Notice.State.FAILED)
         return rows
     if model is Alert:
-        return AlertFactory.create_batch(2)
+        return AlertFactory.create_batch(2, values={"said": {"en": ["Backup failed", ""]}})
     if model is SerialBatch:
         return SerialBatchFactory.create_batch(2, is_paid=verb == "mark-unpaid")
     if model is SerialNumber:
