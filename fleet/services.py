@@ -229,9 +229,15 @@ def retire_server(*, server: Server, by: User | None) -> None:
 
 
 def record_contact(*, server_pk: int) -> None:
-    """The server answered: it is no longer skipped, and one that was unhealthy for its silence is healthy again."""
+    """The server answered: it is no longer skipped, and one that was unhealthy for its silence is healthy again.
+
+    It costs one write where all was well before, since that happens with each visit.
+    """
     now = timezone.now()
     Server.objects.filter(pk=server_pk).update(last_contact_at=now)
+    was_wrong = Q(silent_since__isnull=False) | Q(status=Server.Status.UNHEALTHY) | Q(contact_failures__gt=0)
+    if not Server.objects.filter(was_wrong, pk=server_pk).exists():
+        return
     outages.end_outage(server_pk=server_pk, now=now)
     with transaction.atomic():
         recovered = Server.objects.filter(pk=server_pk, status=Server.Status.UNHEALTHY, fault="").update(

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import OperationLog
@@ -199,3 +200,22 @@ def test_phone_numbers_are_masked():
     assert ProviderAccount(phone="13812345678").phone_masked == "138••••••78"
     assert ProviderAccount(phone="12345").phone_masked == "•••••"
     assert ProviderAccount(phone="").phone_masked == ""
+
+
+def test_a_contact_costs_one_write_where_all_is_well_and_mends_what_was_wrong(server: Server) -> None:
+    Server.objects.filter(pk=server.pk).update(status=Server.Status.HEALTHY, host_key=LINE)
+    with CaptureQueriesContext(connection) as asked:
+        services.record_contact(server_pk=server.pk)
+    assert sum(query["sql"].startswith("UPDATE") for query in asked) == 1
+    for _time in range(2):
+        services.record_failed_contact(server_pk=server.pk, error=TimedOut())
+    server.refresh_from_db()
+    assert (server.status, server.silent_since is None) == (Server.Status.UNHEALTHY, False)
+    services.record_contact(server_pk=server.pk)
+    server.refresh_from_db()
+    assert (server.status, server.silent_since, server.contact_failures, server.next_contact_at) == (
+        Server.Status.HEALTHY,
+        None,
+        0,
+        None,
+    )
