@@ -7,11 +7,13 @@ or changed its state since the last visit is looked at then.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 # So many that have changed are looked at in one visit, as after a restart of the whole server; the next visits go on.
 MOST_CHANGED = 8
+# What the list does not tell of a server, its volumes and its gate's list, is looked at once in so many visits.
+REST_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class Looks:
     def __init__(self) -> None:
         self._known: dict[int, Seen] | None = None
         self._last = 0
+        self._standing: Hashable = None
+        # Not the same visit for all servers.
+        self._visits = random.randrange(REST_EVERY)  # noqa: S311
+
+    def is_rest_due(self, standing: Hashable) -> bool:
+        """Whether to look at the rest now: at the first visit, where what stands there (`standing`) is other than at the one before,
+        and every `REST_EVERY` visits."""
+        self._visits += 1
+        is_other, self._standing = standing != self._standing, standing
+        return is_other or self._visits % REST_EVERY == 0
 
     def choose(self, seen: Mapping[int, Seen]) -> list[int]:
         """Which of these relays to look at whole now: those that have changed, and the one whose turn it is.

@@ -25,7 +25,8 @@ from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import worker_name
 from fleet import facts
 from fleet import services as fleet_services
-from fleet.contact import Contact, contact
+from fleet.contact import contact
+from fleet.engine import Engine
 from fleet.engine_errors import EngineError
 from fleet.facts import ContainerFacts
 from fleet.models import Server
@@ -98,14 +99,18 @@ def visit_server(server: Server, measured: samples.Round) -> None:
                 connect_seconds=reached.connect_seconds,
                 engine_seconds=engine_seconds,
             )
-        volumes = deploy.read_volumes(reached.engine, settings.PANEL_ID)
+        looks: Looks = reached.connection.recall(Looks, math.inf) or Looks()
+        reached.connection.remember(Looks, looks)
+        is_rest_due = looks.is_rest_due(frozenset(ours.relays + ours.gates))
+        volumes = deploy.read_volumes(reached.engine, settings.PANEL_ID) if is_rest_due else set()
         standing = {item.relay_id for item in ours.relays if item.kind == KIND_RELAY} | volumes
         is_own = visits.check_owner(server.pk, standing)
         traffic.record_visit(server_pk=server.pk, read=read, found=ours.relays)
         wanted = visits.wanted_hashes(server.pk)
         measured.note_relays(facts=read, found=ours.relays, relay_pks=wanted.keys())
-        changed = _find_changed(reached, wanted, ours.relays, read.containers)
-        gates.look_at_gate(reached.engine, server.pk, ours.gates, may_go=is_own)
+        changed = _find_changed(reached.engine, looks, wanted, ours.relays, read.containers)
+        if is_rest_due:
+            gates.look_at_gate(reached.engine, server.pk, ours.gates, may_go=is_own)
     fleet_services.record_facts(
         server=server,
         facts=read,
@@ -122,10 +127,14 @@ def visit_server(server: Server, measured: samples.Round) -> None:
 
 
 def _find_changed(
-    reached: Contact, wanted: Mapping[int, str], found: Sequence[Found], containers: Iterable[ContainerFacts]
+    engine: Engine,
+    looks: Looks,
+    wanted: Mapping[int, str],
+    found: Sequence[Found],
+    containers: Iterable[ContainerFacts],
 ) -> set[int]:
-    """The relays, `wanted` with the hashes of their specs, whose container is not the one that it should be: by the list's labels, and by what was looked at whole
-    (`containers.looks`). Raises `RemoteError`."""
+    """The relays, `wanted` with the hashes of their specs, whose container is not the one that it should be: by the list's labels, and
+    by what was looked at whole (`containers.looks`). Raises `RemoteError`."""
     epochs = {one.container_id: one.epoch for one in containers}
     rows = {item.relay_id: item for item in found if item.kind == KIND_RELAY}
     numbers = Counter(item.relay_id for item in found if item.kind == KIND_RELAY)
@@ -140,12 +149,10 @@ def _find_changed(
         for pk, item in rows.items()
         if pk in wanted
     }
-    looks: Looks = reached.connection.recall(Looks, math.inf) or Looks()
-    reached.connection.remember(Looks, looks)
     changed = {pk for pk in doubtful if numbers[pk] > 1}
     for relay, spec in visits.specs_of(doubtful.union(looks.choose(seen))):
         try:
-            if deploy.read_differences(reached.engine, spec):
+            if deploy.read_differences(engine, spec):
                 changed.add(relay.pk)
         except EngineError as error:
             if error.code != "not_found":

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.looks import MOST_CHANGED, Looks, Seen
+from containers.looks import MOST_CHANGED, REST_EVERY, Looks, Seen
 
 
 def many(number: int) -> dict[int, Seen]:
@@ -60,3 +60,13 @@ def test_everything_that_changed_is_looked_at_in_the_end(rounds: list[dict[int, 
         before = states if right is None else right
         right = {pk: state for pk, state in before.items() if pk in states} | looked_at
     assert right == rounds[-1]
+
+
+def test_rest_is_looked_at_first_when_something_is_other_and_in_its_turn() -> None:
+    looks = Looks()
+    assert looks.is_rest_due("a")
+    quiet = [looks.is_rest_due("a") for _visit in range(3 * REST_EVERY)]
+    assert quiet.count(True) == 3
+    first = quiet.index(True)
+    assert quiet[first::REST_EVERY] == [True] * 3
+    assert looks.is_rest_due("b")

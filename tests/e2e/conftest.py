@@ -24,7 +24,7 @@ django.setup()
 
 # ruff: noqa: E402
 from accounts.models import User
-from containers import deploy
+from containers import deploy, looks
 from containers.gate_image import find_nginx
 from containers.models import Relay
 from containers.services import images
@@ -274,6 +274,12 @@ def fleet(transactional_db: None, hosts: list[Any], _image: Path) -> Iterator[Fl
             deploy.remove_orphans(reached.engine, settings.PANEL_ID, lambda _standing: ())
             deploy.remove_gate(reached.engine, settings.PANEL_ID)
     pool().close()
+
+
+@pytest.fixture(autouse=True)
+def _visits_look_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each visit looks at all that one in some does."""
+    monkeypatch.setattr(looks, "REST_EVERY", 1)
 
 
 @pytest.fixture

@@ -6,14 +6,19 @@ from datetime import timedelta
 
 import pytest
 from django.conf import settings
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from containers import looks
 from containers.deploy import make_so
 from containers.derp.probe import probe_relay
+from containers.gate import gate_name
 from containers.jobs.visits import visit_server, visit_servers
-from containers.models import Relay, RelaySample
+from containers.models import Gate, Relay, RelaySample
 from containers.services import images, relays, samples
 from containers.services.samples import Round
+from fleet.contact import pool
 from fleet.models import LoadSample, Server
 from serials.rentals.models import Rental
 
@@ -59,27 +64,56 @@ def asked(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_a_visit_asks_the_same_at_one_and_at_thirty_relays(
-    fleet: Fleet, work: Callable[..., None], rental: Rental, asked: list[str], django_assert_max_num_queries
+def test_visits_ask_the_same_at_one_and_at_thirty_relays(
+    fleet: Fleet, work: Callable[..., None], rental: Rental, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work()
     server = assert_in_order(fleet, rental)[0].server
     assert server == fleet.servers[0]
-    visit(server)
-    asked.clear()
-    with django_assert_max_num_queries(60) as few:
-        visit(server)
-    at_one = list(asked)
+    monkeypatch.setattr(looks, "REST_EVERY", 4)
+    pool().close()
+
+    def four_visits() -> tuple[list[list[str]], int]:
+        """What was asked of the Engine, the least first, and the queries of all four."""
+        each = []
+        with CaptureQueriesContext(connection) as queries:
+            for _time in range(4):
+                asked.clear()
+                visit(server)
+                each.append(list(asked))
+        return sorted(each, key=len), len(queries)
+
+    four_visits()
+    at_one, queries_at_one = four_visits()
     add_relays(fleet, server, 29)
-    for _time in range(5):  # the new ones are looked at whole once
-        visit(server)
-    asked.clear()
-    with django_assert_max_num_queries(len(few)):
-        visit(server)
+    for _round in range(2):  # the new ones are looked at whole once
+        four_visits()
+    at_thirty, queries_at_thirty = four_visits()
     assert len(Relay.objects.filter(server=server, status="running")) == 30
-    assert asked == at_one
-    # The list, the volumes, one relay and the gate looked at whole, the hash of the gate's list.
-    assert len(at_one) == 5
+    assert at_thirty == at_one
+    assert queries_at_thirty <= queries_at_one + 4  # one of a new minute's samples at most in each
+    # The list and one relay looked at whole; in one of four visits the volumes, the gate and the hash of its list too.
+    assert [len(each) for each in at_one] == [2, 2, 2, 5]
+
+
+def test_a_gate_that_was_changed_by_hand_is_found_within_four_visits(
+    fleet: Fleet, work: Callable[..., None], rental: Rental, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work()
+    server = assert_in_order(fleet, rental)[0].server
+    monkeypatch.setattr(looks, "REST_EVERY", 4)
+    visit(server)
+    with fleet.reach(server) as reached:
+        name = gate_name(settings.PANEL_ID)
+        reached.engine.update_container(name, restart_policy={"Name": "no"})
+    for _time in range(4):
+        visit(server)
+    assert Gate.objects.get(server=server).status == Gate.Status.PLANNED
+    work(sweep=True)
+    with fleet.reach(server) as reached:
+        reached.engine.stop(name, timeout=1)
+    visit(server)  # that the list tells, so it is found at once
+    assert Gate.objects.get(server=server).status == Gate.Status.PLANNED
 
 
 def test_limits_that_are_changed_by_hand_are_found_when_it_is_the_relays_turn(
