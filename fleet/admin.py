@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy
 
 from accounts.acts import Act, Link
 from accounts.admin_base import StaffAdmin
+from accounts.alerts.admin_parts import show_alerts
 from accounts.models import OperationLog
 from accounts.tabs import Said, Tab, TabsMixin, link_to, show_charts, show_table
 from derpmgmt.lib import queue
@@ -176,6 +177,7 @@ class ServerAdmin(TabsMixin, StaffAdmin):
 
     def own_tabs(self, row: Server) -> Iterator[Tab]:
         yield Tab("graphs", _("Graphs"), partial(_show_graphs, row))
+        yield Tab("alerts", _("Alerts"), partial(show_alerts, row.pk))
         yield Tab("log", _("Activity log"), partial(_show_log, row))
 
     def own_links(self, row: Server) -> Iterator[Link]:

@@ -192,3 +192,14 @@ def test_what_is_told_to_admins_is_a_notice_of_theirs() -> None:
     AlertFactory(severity="critical", raised_at=long_ago)
     sweep_alerts()
     assert Notice.objects.filter(user=admin, kind="alert").count() == 1
+
+
+def test_a_servers_page_has_its_alerts_and_no_others(staff: Client) -> None:
+    server = ServerFactory(whole=True)
+    AlertFactory(server=server.pk, values={"value": "91 %"})
+    AlertFactory(server=server.pk, values={"value": "92 %"}, state="cleared", gone_at=timezone.now())
+    AlertFactory(server=server.pk + 1, values={"value": "93 %"})
+    page = staff.get(f"/admin/fleet/server/{server.pk}/change/?tab=alerts").content.decode()
+    assert page.index("91 %") < page.index("92 %")
+    assert "93 %" not in page
+    assert staff.get(f"/admin/accounts/alertrule/?server__exact={server.pk}").status_code == 200

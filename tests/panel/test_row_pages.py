@@ -47,7 +47,7 @@ CUSTOMERS = (
     "log",
     "account",
 )
-SERVERS = ("relays", "checks", "leaving", "traffic", "graphs", "log", "settings")
+SERVERS = ("relays", "checks", "leaving", "traffic", "graphs", "alerts", "log", "settings")
 
 
 @pytest.fixture
