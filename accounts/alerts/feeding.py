@@ -23,21 +23,27 @@ from derpmgmt.lib.sweeps import attempt
 
 def feed(now: datetime) -> None:
     """Have everything that is wrong by now, and nothing else, be an open alert."""
-    attempt("what needs a person, as alerts", lambda: _feed_matters(now))
+    mentioned: set[int] = set()
+    attempt("what needs a person, as alerts", partial(_feed_matters, now, mentioned))
     # Each room by itself: what one cannot read is unknown, and says nothing of what others read.
     for read in queue.ask("readings", now):
-        attempt("what was read, as alerts", partial(_feed_readings, read, now))
-    services.end_unread(now)
+        attempt("what was read, as alerts", partial(_feed_readings, read, now, mentioned))
+    services.end_unread(now, mentioned)
 
 
-def _feed_matters(now: datetime) -> None:
+def _feed_matters(now: datetime, mentioned: set[int]) -> None:
     matters, words = _read(now)
-    services.record([_reading(matter, words) for matter in matters], now=now, source=Alert.Source.MATTERS)
+    services.record(
+        [_reading(matter, words) for matter in matters],
+        now=now,
+        source=Alert.Source.MATTERS,
+        mentioned=mentioned,
+    )
     services.end_absent(source=Alert.Source.MATTERS, present=map(_key, matters), now=now)
 
 
-def _feed_readings(read: Callable[[], Iterable[Reading]], now: datetime) -> None:
-    services.record(read(), now=now)
+def _feed_readings(read: Callable[[], Iterable[Reading]], now: datetime, mentioned: set[int]) -> None:
+    services.record(read(), now=now, mentioned=mentioned)
 
 
 def _read(now: datetime) -> tuple[list[Matter], dict[str, dict[str, tuple[str, str]]]]:

@@ -101,8 +101,11 @@ def record(
     now: datetime | None = None,
     source: Alert.Source = Alert.Source.READING,
     rules: Rules | None = None,
+    mentioned: set[int] | None = None,
 ) -> list[int]:
     """Take readings in: alerts begin, are raised, worsen and are cleared as `decide` says. Returns those raised or worsened (pks).
+
+    Alerts of which nobody could tell how they are now are added to `mentioned` (pks).
 
     Of things that are well and have no alert nothing is written, so a fleet that is well costs two queries.
     """
@@ -121,6 +124,10 @@ def record(
     well: list[int] = []
     for key, reading in by_key.items():
         alert, severity = standing.get(key), rules.severity(reading)
+        if severity is None:
+            if alert is not None and mentioned is not None:
+                mentioned.add(alert.pk)
+            continue
         if alert is None and not severity:
             continue
         pace = rules.find(reading.rule, reading.server).pace
@@ -133,7 +140,7 @@ def record(
                 _create(reading, after, source, now)
         elif _move(alert, reading, after, step, now):
             told += [alert.pk] if step in {Step.RAISE, Step.WORSEN} else []
-        elif severity is not None:
+        else:
             (bad if severity else well).append(alert.pk)
     _looked(bad, now, seen_at=now)
     _looked(well, now)
@@ -165,9 +172,10 @@ def end_absent(
     _looked(still, now)
 
 
-def end_unread(now: datetime) -> None:
-    """What nobody has read for long is no more: its server is gone, or its room reads it no longer."""
+def end_unread(now: datetime, mentioned: Iterable[int] = ()) -> None:
+    """What nobody has read for long is no more: its server is gone, or its room reads it no longer. `mentioned` are still asked about."""
     rows = Alert.objects.filter(open=1, looked_at__lt=now - UNREAD).exclude(source=Alert.Source.PERSON)
+    rows = rows.exclude(pk__in=list(mentioned))
     rows.filter(state=Alert.State.PENDING).delete()
     rows.filter(state=Alert.State.RESOLVED).update(gone_at=now)
     rows.filter(state=Alert.State.ACTIVE).update(state=Alert.State.CLEARED, gone_at=now, note=NOT_READ)

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # What comes together is one message: a route tells again after this time at the soonest.
 FOLD = timedelta(minutes=2)
+# Where one of them is critical.
+FOLD_CRITICAL = timedelta(seconds=30)
 # So long the first of several waits for the others.
 GATHER = timedelta(seconds=10)
 # After a refusal that may pass the n-th try comes so long after the one before; then it is failed. Another route has it by then.
@@ -69,7 +71,8 @@ def _plan_route(route: AlertRoute, now: datetime) -> None:
     at_once = [alert for alert in untold if route.tells_now(alert.severity, now)]
     over = [] if route.is_quiet(now) else list(_over(route))
     oldest = min((alert.raised_at for alert in at_once if alert.raised_at), default=now)
-    last = AlertDelivery.objects.filter(route=route, created_at__gt=now - FOLD, created_at__lte=now)
+    fold = FOLD_CRITICAL if any(alert.severity == CRITICAL for alert in at_once) else FOLD
+    last = AlertDelivery.objects.filter(route=route, created_at__gt=now - fold, created_at__lte=now)
     if (over or oldest <= now - GATHER) and not last.exists():
         _make(
             route,

@@ -155,6 +155,16 @@ class _Lane:
             with suppress(redis.RedisError):
                 self._worker.register_death()
 
+    def beat(self) -> None:
+        """Have the worker's record say that it lives while its thread is at a long piece of work; called by another thread."""
+        worker = self._worker
+        if worker is None or not self.is_busy:
+            return
+        beat = worker.last_heartbeat
+        if beat is None or (rq_now() - beat).total_seconds() > _WAIT_SECONDS / 2:
+            with suppress(redis.RedisError):
+                worker.heartbeat()
+
     def _run(self) -> None:
         name_thread(self.queue)
         serving.set(self.queue)
@@ -233,6 +243,14 @@ class _Lane:
         return self._worker
 
 
+def _beat(lanes: Sequence[_Lane]) -> None:
+    """In a thread of its own: a Redis that hangs must not keep the main thread from looking after the others."""
+    while not all(lane.is_ending for lane in lanes):
+        time.sleep(_WAIT_SECONDS / 4)
+        for lane in lanes:
+            lane.beat()
+
+
 class _Ending(BaseException):
     """A signal asks for the end."""
 
@@ -257,6 +275,7 @@ def run_workers(queues: Sequence[str], ticks: Iterable[Tick] = ()) -> None:
             signal.signal(number, end)
         for lane in lanes:
             lane.thread.start()
+        threading.Thread(target=_beat, args=(lanes,), name="beats", daemon=True).start()
         while all(lane.thread.is_alive() for lane in lanes):
             if not TimeLimit.look(time.monotonic()):
                 log.error("a job does not end when its time is over; %s start anew", ", ".join(queues))
@@ -303,7 +322,8 @@ class ForkingWorker(Worker):
 def run_forking_worker(queue: str, groups: Groups) -> None:
     """Serve `queue` by a process for each job until SIGTERM, which lets the one under way finish."""
     served = django_rq.get_queue(queue)
-    worker = ForkingWorker([served], connection=served.connection)
+    # Its record is as fresh as those of the others.
+    worker = ForkingWorker([served], connection=served.connection, worker_ttl=_WAIT_SECONDS + 15)
     worker.groups = groups
     worker.work(logging_level="WARNING")
 

@@ -264,6 +264,8 @@ def test_disk_clock_and_line_of_servers_are_judged_as_their_last_visit_found_the
         disk_share=0, silent_since=timezone.now(), last_visit_at=timezone.now() - timedelta(minutes=5)
     )
     sweep(clock, 330)
+    clock.shift(4000)
+    sweep(clock)
     assert Alert.objects.filter(state="active", kind="disk").exists()
 
 
@@ -289,6 +291,22 @@ def test_the_panel_looks_at_itself(clock: time_machine.Traveller, monkeypatch: p
 
 def clock_now() -> float:
     return timezone.now().timestamp()
+
+
+def test_a_worker_lives_while_its_thread_is_at_a_long_piece_of_work() -> None:
+    import django_rq
+
+    with django_rq.get_connection("default") as client:
+        lane = workers._Lane("default", [], client)
+        worker = lane._keep_worker()
+        try:
+            for is_busy in (False, True):
+                before = worker.last_heartbeat = workers.rq_now() - timedelta(seconds=95)
+                lane.is_busy = is_busy
+                lane.beat()
+                assert (worker.last_heartbeat != before) == is_busy
+        finally:
+            lane.leave()
 
 
 def test_a_tick_that_is_done_is_noted_and_one_that_fails_is_not() -> None:
