@@ -18,6 +18,7 @@ declare(
     },
     notices={
         "relay_silent": Kind(_("A relay carries no packets")),
+        "server_used_up": Kind(_("A relay stops, its server's traffic is used up")),
         "traffic_near": Kind(_("Little traffic is left this month")),
         "traffic_over": Kind(_("The month's traffic is used up")),
     },

@@ -408,5 +408,10 @@ LIFELINE_RATE = env.read_int("LIFELINE_RATE", 16_000)
 if LIFELINE_RATE < 1000:
     raise ImproperlyConfigured(gettext("DERPMGMT_LIFELINE_RATE: at least 1000 bytes a second"))
 
+# A server whose load is so much for each of its processors has no room for more relays. A demo's servers are all this machine.
+FULL_LOAD = env.read_int("FULL_LOAD", 1000 if IS_DEMO else 4)
+if FULL_LOAD < 1:
+    raise ImproperlyConfigured(gettext("DERPMGMT_FULL_LOAD: at least 1"))
+
 LOGGING = logs.describe(level=env.read("LOG_LEVEL", "INFO"))
 logs.configure()

@@ -144,16 +144,24 @@ class ServerAdmin(TabsMixin, StaffAdmin):
     list_select_related = ("region",)
     acts: ClassVar[tuple[Act, ...]] = SERVER_ACTS
     form_tab = ("settings", gettext_lazy("Settings"))
-    readonly_fields = ("state", "key_fingerprint", "docker_version", "last_contact_at", "last_visit_at")
+    readonly_fields = (
+        "state",
+        "key_fingerprint",
+        "docker_version",
+        "last_contact_at",
+        "last_visit_at",
+        "traffic_runs_out_on",
+        "traffic_over_at",
+    )
     fieldsets = (
-        (None, {"fields": ("name", "region", "provider_account", "capacity")}),
+        (None, {"fields": ("name", "region", "provider_account", "capacity", "customer_limit")}),
         (gettext_lazy("Addresses"), {"fields": ("address", "bind_address")}),
         (
             gettext_lazy("Ports"),
             {"fields": (("tcp_port_first", "tcp_port_last"), ("udp_port_first", "udp_port_last"))},
         ),
         (gettext_lazy("Admission"), {"fields": ("is_fail_open",)}),
-        (gettext_lazy("Traffic"), {"fields": ("traffic_reset_day",)}),
+        (gettext_lazy("Traffic"), {"fields": ("traffic_limit_bytes", "traffic_reset_day")}),
         ("SSH · Docker", {"fields": ("ssh_host", "ssh_port", "credential", "docker_socket")}),
     )
     _seen = (gettext_lazy("State"), {"fields": readonly_fields})

@@ -1,5 +1,6 @@
 """Input about servers."""
 
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -106,11 +107,35 @@ SERVER_FIELDS = (
     "udp_port_last",
     "is_fail_open",
     "traffic_reset_day",
+    "traffic_limit_bytes",
+    "customer_limit",
 )
+
+
+class GigabytesField(forms.DecimalField):
+    """Bytes, which people give and read in GB."""
+
+    _UNIT = 10**9
+
+    def prepare_value(self, value: Any) -> Any:
+        return (Decimal(value) / self._UNIT).normalize() if isinstance(value, int) else value
+
+    def clean(self, value: Any) -> int | None:
+        size = super().clean(value)
+        return None if size is None else int(size * self._UNIT)
 
 
 class ServerForm(forms.ModelForm[Server]):
     """A server's registration."""
+
+    traffic_limit_bytes = GigabytesField(
+        label=_("traffic a month in GB"),
+        required=False,
+        min_value=Decimal("0.001"),
+        max_value=10**6,
+        decimal_places=3,
+        help_text=_("Both ways together; empty = unlimited."),
+    )
 
     class Meta:
         model = Server

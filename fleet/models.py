@@ -201,6 +201,20 @@ class Server(models.Model):
         ),
     )
 
+    traffic_limit_bytes = models.BigIntegerField(
+        _("traffic a month"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("Both ways together; empty = unlimited."),
+    )
+    customer_limit = models.PositiveIntegerField(
+        _("capacity (customers)"), null=True, blank=True, help_text=_("Empty = as many as it has relays for.")
+    )
+    # On which day its traffic of the month will be used up, as it goes; and since when it is, so that relays had to stop.
+    traffic_runs_out_on = models.DateField(_("traffic runs out on"), null=True, blank=True, editable=False)
+    traffic_over_at = models.DateTimeField(_("traffic used up"), null=True, blank=True, editable=False)
+
     status = models.CharField(_("state"), max_length=12, choices=Status, default=Status.NEW, db_index=True)
     # Why it is in its state: what a person wrote, or an error's code and values (`reason` reads both).
     status_reason = models.TextField(_("reason"), blank=True)

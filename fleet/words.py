@@ -17,6 +17,8 @@ declare(
         "server.maintenance_ended": _("Maintenance ended"),
         "server.draining_started": _("Draining started"),
         "server.draining_ended": _("Draining ended"),
+        "server.traffic_over": _("A server's traffic is used up"),
+        "server.traffic_back": _("A server has traffic again"),
         "server.retired": _("Server retired"),
         "server.silent": _("Server does not answer"),
         "server.answers": _("Server answers again"),

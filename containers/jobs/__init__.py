@@ -5,7 +5,7 @@ Jobs are found here by name, also those that a queue has kept from before they h
 
 from django.conf import settings
 
-from containers.jobs.allowances import judge_rental, judge_rentals
+from containers.jobs.allowances import judge_rental, judge_rentals, judge_servers
 from containers.jobs.claims import server_queue
 from containers.jobs.deployments import apply_queue, apply_relay, probe_relay
 from containers.jobs.gates import apply_gate, gate_queue, push_list
@@ -42,6 +42,7 @@ RINGS: dict[str, list[Job]] = {
 TICKS = [
     every(5, sweep),
     every(5, judge_rentals),
+    every(60, judge_servers),
     *(every(15, visit_servers, shard) for shard in range(settings.SHARDS)),
     every(5, prove_relays),
     every(10, sweep_outages),

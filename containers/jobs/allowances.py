@@ -4,7 +4,7 @@ from functools import partial
 
 from django.utils import timezone
 
-from containers.services import allowances
+from containers.services import allowances, server_allowances
 from derpmgmt.lib.sweeps import attempt
 
 
@@ -21,3 +21,8 @@ def judge_rentals() -> None:
             f"the allowance of rental {rental_pk}",
             partial(allowances.judge_rental, rental_pk=rental_pk, now=now),
         )
+
+
+def judge_servers() -> None:
+    """See how long servers' traffic of the month lasts, and stop relays where it does not."""
+    server_allowances.judge_servers(timezone.now())

@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Q
 
 from containers import placement
 from containers.decisions import PANEL_FAILURES, PORT_FAILURES, GoneView, RelayView, State
 from containers.models import Relay, RelayQuerySet
+from containers.services.server_allowances import traffic_shares
 from fleet.models import CONTACT, Server
 from serials.rentals.models import Rental
 from serials.rentals.services import bound_servers, bound_servers_of
 
 # A server on which a customer's relay failed is not tried again for them within this time while others are left.
 AVOID_FOR = timedelta(minutes=10)
+# What an idle relay takes of its host's memory, with Docker's own processes for it, and some connections, in bytes.
+RELAY_MEMORY = 64 * 1024 * 1024
 # A port found taken by a stranger is not tried again for a day.
 PORT_AVOID_FOR = timedelta(days=1)
 # A certificate is renewed, and a relay does not come back with it, when its end is as near as this.
@@ -60,12 +64,15 @@ def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
     ports = {server.pk: _free_ports(server, standing[server.pk]) for server in servers}
     failed_lately = _failed_lately(rental.relays, now).values_list("server_id", flat=True)
     bound = bound_servers(rental, now)
+    traffic = traffic_shares(servers, now)
     state = State(
         has_rights=True,
         relays=relays,
         gone=tuple(_gone_view(relay, standing[relay.server_id], now) for relay in gone),
         servers=tuple(
-            _server_view(server, standing[server.pk], _count_ports(server, standing[server.pk]))
+            _server_view(
+                server, standing[server.pk], _count_ports(server, standing[server.pk]), traffic.get(server.pk)
+            )
             for server in servers
         ),
         bound=None if bound is None else frozenset(bound),
@@ -91,8 +98,11 @@ def read_states(rentals: Collection[Rental], now: datetime) -> dict[int, State]:
         avoided[rental_pk].add(server_pk)
     servers = list(Server.objects.usable().due_for_contact(now).order_by("pk"))
     standing = _read_standing(servers, now)
+    traffic = traffic_shares(servers, now)
     views = tuple(
-        _server_view(server, standing[server.pk], _count_ports(server, standing[server.pk]))
+        _server_view(
+            server, standing[server.pk], _count_ports(server, standing[server.pk]), traffic.get(server.pk)
+        )
         for server in servers
     )
     bound = bound_servers_of(rentals, now)
@@ -141,7 +151,7 @@ def _with_plan_fields(relays: Any) -> RelayQuerySet:
     return relays.select_related("server").only(
         "rental_id", "slot", "status", "derp_port", "stun_port", "certificate_address", "certificate_ends_at", "failure_code", "failed_at",
         "proven_at", "return_slot", "replaces_id", "retiring_since", "stopped_at", "server__region_id", "server__address", "server__capacity",
-        "server__next_contact_at", "server__tcp_port_first", "server__tcp_port_last", "server__udp_port_first", "server__udp_port_last",
+        "server__next_contact_at", "server__traffic_over_at", "server__tcp_port_first", "server__tcp_port_last", "server__udp_port_first", "server__udp_port_last",
     )
     # fmt: on
 
@@ -164,9 +174,11 @@ def _view(relay: Relay, now: datetime) -> RelayView:
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """What has ports on a server: pks, ports, and whether it stands there or its port is only avoided."""
+    """What has ports on a server: pks, ports, whose it is, since when, and whether it stands there or its port is only avoided."""
 
     pk: int
+    rental: int | None
+    created_at: datetime
     derp_port: int
     stun_port: int
     is_live: bool
@@ -179,9 +191,13 @@ def _read_standing(servers: list[Server], now: datetime) -> dict[int, list[_Stan
         ~Q(status=Relay.Status.RELEASED)
         | Q(failure_code__in=PORT_FAILURES, failed_at__gt=now - PORT_AVOID_FOR)
     )
-    rows = in_use.values_list("server_id", "pk", "derp_port", "stun_port", "status")
-    for server_pk, pk, derp_port, stun_port, status in rows:
-        standing[server_pk].append(_Standing(pk, derp_port, stun_port, status != Relay.Status.RELEASED))
+    rows = in_use.values_list(
+        "server_id", "pk", "rental_id", "created_at", "derp_port", "stun_port", "status"
+    )
+    for server_pk, pk, rental_pk, created_at, derp_port, stun_port, status in rows:
+        standing[server_pk].append(
+            _Standing(pk, rental_pk, created_at, derp_port, stun_port, status != Relay.Status.RELEASED)
+        )
     return standing
 
 
@@ -195,6 +211,7 @@ def _gone_view(relay: Relay, standing: list[_Standing], now: datetime) -> GoneVi
         and server.udp_port_first <= relay.stun_port <= server.udp_port_last
         and not any(row.derp_port == relay.derp_port or row.stun_port == relay.stun_port for row in others)
         and len(others) < server.capacity
+        and server.traffic_over_at is None
         and not (
             relay.failure_code in PORT_FAILURES and relay.failed_at and relay.failed_at > now - PORT_AVOID_FOR
         )
@@ -215,13 +232,26 @@ def _free_ports(server: Server, standing: list[_Standing]) -> tuple[int | None, 
     )
 
 
-def _server_view(server: Server, standing: list[_Standing], ports: tuple[int, int]) -> placement.ServerView:
+def _server_view(
+    server: Server, standing: list[_Standing], ports: tuple[int, int], traffic: float | None
+) -> placement.ServerView:
+    live = [row for row in standing if row.is_live]
+    seen_at, memory, more_memory = server.last_visit_at, server.memory_share, 0.0
+    if memory is not None and server.memory_bytes:
+        more_memory = RELAY_MEMORY / server.memory_bytes
+        # Those that were placed since are not in what was measured.
+        memory += more_memory * sum(seen_at is None or row.created_at > seen_at for row in live)
     return placement.ServerView(
         pk=server.pk,
         region=str(server.region_id),
         capacity=server.capacity,
-        relays=sum(row.is_live for row in standing),
+        relays=len(live),
         free_derp_ports=ports[0],
         free_stun_ports=ports[1],
-        load=server.load_ratio,
+        load=None if server.load_ratio is None else server.load_ratio / settings.FULL_LOAD,
+        memory=memory,
+        more_memory=more_memory,
+        traffic=traffic,
+        customers=len({row.rental for row in live if row.rental is not None}),
+        customer_capacity=server.customer_limit,
     )

@@ -27,7 +27,12 @@ def fleets(draw: st.DrawFn) -> list[ServerView]:
             relays=draw(st.integers(0, 3)),
             free_derp_ports=draw(st.integers(0, 2)),
             free_stun_ports=draw(st.integers(0, 2)),
-            load=draw(st.none() | st.floats(0, 1)),
+            load=draw(st.none() | st.floats(0, 1.5)),
+            memory=draw(st.none() | st.floats(0, 1)),
+            more_memory=0.1,
+            traffic=draw(st.none() | st.floats(0, 1.5)),
+            customers=draw(st.integers(0, 2)),
+            customer_capacity=draw(st.none() | st.integers(0, 3)),
         )
         for pk in draw(st.permutations(range(count)))
     ]
@@ -44,6 +49,10 @@ def test_choice_keeps_every_limit_when_played_at_random(fleet, wanted, taken, bo
         view.pk: view
         for view in fleet
         if view.relays < view.capacity
+        and (view.load is None or view.load < 1)
+        and (view.memory is None or view.memory + 0.1 <= 1)
+        and (view.traffic is None or view.traffic < 1)
+        and (view.customer_capacity is None or view.customers < view.customer_capacity)
         and view.free_derp_ports
         and view.free_stun_ports
         and view.pk not in taken
@@ -83,9 +92,25 @@ def test_new_region_wins_when_its_server_is_fuller():
     assert choose_servers([server(1), full], 1, regions_used=["shanghai"]) == [2]
 
 
-def test_lower_load_wins_and_unknown_comes_last_when_shares_are_equal():
-    fleet = [server(1), server(2, load=0.9), server(3, load=0.1)]
-    assert choose_servers(fleet, 3) == [3, 2, 1]
+def test_what_is_scarcest_counts_and_the_unknown_says_nothing():
+    fleet = [
+        server(1, load=0.9),
+        server(2, memory=0.5, traffic=0.2),
+        server(3, traffic=0.6),
+        server(4, relays=1),
+        server(5),
+        server(6, customers=3, customer_capacity=4),
+    ]
+    assert choose_servers(fleet, 6) == [5, 4, 2, 3, 6, 1]
+
+
+def test_one_more_relay_takes_its_share_of_everything():
+    view = server(1, memory=0.5, more_memory=0.3, customer_capacity=9, customers=1)
+    fuller = view.with_one_more()
+    assert (fuller.memory, fuller.customers, fuller.relays) == (0.8, 2, 1)
+    assert view.has_room
+    assert not fuller.has_room
+    assert not server(1, customer_capacity=1, customers=1).has_room
 
 
 def test_lowest_free_port_is_chosen_when_some_are_taken():

@@ -1,0 +1,136 @@
+"""Servers whose traffic runs out: who is warned, what stops, where nothing new comes, and when it is back."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from accounts.models import Notice, OperationLog
+from containers.jobs.allowances import judge_servers
+from containers.matters import matters
+from containers.metering import month_begin
+from containers.models import Relay
+from containers.services.planning import plan_relays
+from containers.traffic_models import TrafficDay, TrafficServerMonth
+from fleet.forms import ServerForm
+from fleet.models import Server
+from tests.containers.rentals import prove
+from tests.factories import RelayFactory, RentalFactory, ServerFactory
+
+pytestmark = pytest.mark.django_db
+GB = 10**9
+
+
+@pytest.fixture
+def server() -> Server:
+    return ServerFactory(healthy=True, traffic_limit_bytes=1000 * GB, traffic_reset_day=reset_day())
+
+
+def reset_day() -> int:
+    """Ten days from now, so that there is time in which it can run out."""
+    return (timezone.localdate() + timedelta(days=10)).day
+
+
+def relay_on(server: Server, gb_a_day: int) -> Relay:
+    """A customer's relay that carries as much each day."""
+    relay = RelayFactory(rental=RentalFactory(), server=server, stun_port=20500 + Relay.objects.count())
+    today = timezone.localdate()
+    for number in range(1, 29):
+        TrafficDay.objects.create(relay=relay, day=today - timedelta(days=number), up_bytes=gb_a_day * GB)
+    return relay
+
+
+def use(server: Server, gb: float) -> None:
+    now = timezone.now()
+    TrafficServerMonth.objects.filter(server=server).delete()
+    TrafficServerMonth.objects.create(
+        server=server,
+        begins_on=month_begin(server.traffic_reset_day, timezone.localdate()),
+        up_bytes=int(gb * GB),
+        read_at=now,
+    )
+
+
+def judged(server: Server) -> Server:
+    judge_servers()
+    judge_servers()
+    return Server.objects.get(pk=server.pk)
+
+
+def keys() -> set[str]:
+    return {matter.key.partition(":")[0] for matter in matters(timezone.now())}
+
+
+def going(server: Server) -> set[int]:
+    return set(Relay.objects.filter(server=server, slot__isnull=False).values_list("pk", flat=True))
+
+
+def test_the_day_on_which_it_runs_out_is_told(server):
+    relay_on(server, 50)
+    use(server, 400)
+    assert judged(server).traffic_runs_out_on is None
+    assert not {key for key in keys() if key.startswith("server_traffic")}
+    use(server, 800)
+    # 200 GB are left, and 50 a day from today on.
+    assert judged(server).traffic_runs_out_on == timezone.localdate() + timedelta(days=3)
+    assert "server_traffic" in keys()
+    assert going(server)
+
+
+def test_at_the_end_the_heaviest_stop_their_customers_hear_of_it_and_nothing_new_comes_there(server):
+    heavy, light, idle = relay_on(server, 40), relay_on(server, 4), relay_on(server, 0)
+    use(server, 949)
+    judged(server)
+    assert going(server) == {heavy.pk, light.pk, idle.pk}
+    use(server, 955)
+    over = judged(server)
+    assert over.traffic_over_at
+    assert "server_traffic_over" in keys()
+    # 45 GB are left for ten days: the light one's 40 of them.
+    assert going(server) == {light.pk, idle.pk}
+    told = Notice.objects.filter(kind="server_used_up")
+    assert [notice.user for notice in told] == [heavy.rental.user]
+    assert OperationLog.objects.filter(action="relay.stopped").count() == 1
+    ServerFactory(healthy=True)
+    plan_relays(rental_pk=heavy.rental_id)
+    prove(heavy.rental)
+    assert [relay.server_id for relay in heavy.rental.relays.wanted()] != [server.pk]
+    assert not heavy.rental.relays.wanted().filter(server=server).exists()
+    use(server, 1000)
+    judged(server)
+    assert going(server) == {idle.pk}
+
+
+def test_with_the_next_month_or_a_higher_limit_relays_come_back(server):
+    relay = relay_on(server, 40)
+    use(server, 1000)
+    judged(server)
+    plan_relays(rental_pk=relay.rental_id)
+    prove(relay.rental)
+    assert not Relay.objects.live().filter(rental=relay.rental).exists()
+    Server.objects.filter(pk=server.pk).update(traffic_limit_bytes=2000 * GB)
+    assert judged(server).traffic_over_at is None
+    plan_relays(rental_pk=relay.rental_id)
+    prove(relay.rental)
+    assert going(server) == {relay.pk}
+
+
+def test_a_server_holds_no_more_customers_than_it_may():
+    servers = ServerFactory.create_batch(3, healthy=True, customer_limit=1)
+    first, second = RentalFactory(), RentalFactory()
+    plan_relays(rental_pk=first.pk)
+    plan_relays(rental_pk=second.pk)
+    assert {relay.server_id for relay in first.relays.all()} == {server.pk for server in servers}
+    assert not second.relays.exists()
+
+
+def test_operators_fill_the_limit_in_in_gb(server):
+    form = ServerForm(instance=server)
+    assert form["traffic_limit_bytes"].value() == 1000
+    data = {name: "" if form[name].value() is None else form[name].value() for name in form.fields}
+    filled = ServerForm(data | {"traffic_limit_bytes": "1.5", "customer_limit": "7"}, instance=server)
+    assert filled.is_valid(), filled.errors
+    assert filled.cleaned_data["traffic_limit_bytes"] == 1_500_000_000
+    assert ServerForm(data | {"traffic_limit_bytes": "-1"}, instance=server).errors.keys() == {
+        "traffic_limit_bytes"
+    }
