@@ -123,6 +123,7 @@ def test_the_form_shows_each_refusal_at_its_field_and_keeps_what_was_typed(first
         "credential": first.credential_id,
         "ssh_port": 20001,
         "capacity": 500,
+        "traffic_reset_day": 1,
         "docker_socket": "tcp://x",
     }
     form = ServerForm(values)
