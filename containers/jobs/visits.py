@@ -104,11 +104,11 @@ def visit_server(server: Server, measured: samples.Round) -> None:
         is_rest_due = looks.is_rest_due(frozenset(ours.relays + ours.gates))
         volumes = deploy.read_volumes(reached.engine, settings.PANEL_ID) if is_rest_due else set()
         standing = {item.relay_id for item in ours.relays if item.kind == KIND_RELAY} | volumes
-        is_own = visits.check_owner(server.pk, standing)
+        wanted = visits.read_wanted(server.pk)
+        is_own = visits.check_owner(server.pk, standing.difference(wanted.live))
         traffic.record_visit(server_pk=server.pk, read=read, found=ours.relays)
-        wanted = visits.wanted_hashes(server.pk)
-        measured.note_relays(facts=read, found=ours.relays, relay_pks=wanted.keys())
-        changed = _find_changed(reached.engine, looks, wanted, ours.relays, read.containers)
+        measured.note_relays(facts=read, found=ours.relays, relay_pks=wanted.running)
+        changed = _find_changed(reached.engine, looks, wanted.running, ours.relays, read.containers)
         if is_rest_due:
             gates.look_at_gate(reached.engine, server.pk, ours.gates, may_go=is_own)
     fleet_services.record_facts(
@@ -120,7 +120,7 @@ def visit_server(server: Server, measured: samples.Round) -> None:
         docker_version=reached.engine.engine_version,
     )
     repaired, orphans = visits.record_containers(
-        server=server, found=ours.relays, volumes=volumes, changed=changed
+        server=server, wanted=wanted, found=ours.relays, volumes=volumes, changed=changed
     )
     if repaired or orphans:
         log.warning("visit of %s: to repair %s, orphans %s", server.name, repaired, orphans)

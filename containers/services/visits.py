@@ -1,6 +1,7 @@
 """What a visit found on a server, compared with the rows."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from containers.deploy import Found
 from containers.models import Relay
@@ -9,6 +10,7 @@ from containers.services.relays import spec_of
 from containers.spec import KIND_RELAY, RelaySpec
 from derpmgmt.lib import queue
 from derpmgmt.lib.kept import Kept
+from derpmgmt.lib.prepared import Prepared
 from fleet.machine import SameMachine
 from fleet.models import Server
 
@@ -16,8 +18,56 @@ from fleet.models import Server
 _HASHES: Kept[str] = Kept(20_000)
 
 
+# A server's live relays, with all that their specs are made of and that may change.
+_ROWS = Prepared(
+    lambda server: (
+        Relay.objects.live()
+        .filter(server=server)
+        .order_by()
+        .values(
+            "pk",
+            "status",
+            "changed_at",
+            "image",
+            "certificate_sha256",
+            "public_key",
+            "server__address",
+            "server__bind_address",
+            "server__is_fail_open",
+            "server__gate__running_since",
+        )
+    )
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What should stand on a server by its rows: all live relays there, and those that are said to run with the hashes of their specs."""
+
+    live: Collection[int]
+    running: Mapping[int, str]
+
+
+def read_wanted(server_pk: int) -> Wanted:
+    """What should stand on a server; two queries at most. Read it after what does: rows are written before containers.
+
+    A relay's secrets are read, and its spec is made, only where something about it is another than at the last visit.
+    """
+    rows = {row["pk"]: row for row in _ROWS.read(server=server_pk)}
+    keys = {pk: tuple(row.values()) for pk, row in rows.items() if row["status"] == Relay.Status.RUNNING}
+    hashes = {pk: found for pk, key in keys.items() if (found := _HASHES.find(key)) is not None}
+    for relay, spec in specs_of(keys.keys() - hashes.keys()):
+        hashes[relay.pk] = _HASHES.keep(keys[relay.pk], spec.spec_hash)
+    return Wanted(rows.keys(), hashes)
+
+
 def record_containers(
-    *, server: Server, found: Iterable[Found], volumes: Collection[int], changed: Collection[int]
+    *,
+    server: Server,
+    wanted: Wanted,
+    found: Iterable[Found],
+    volumes: Collection[int],
+    changed: Collection[int],
 ) -> tuple[list[int], list[int]]:
     """Compare what stands on a server with what should; gives the relays to repair and the orphans (relay ids).
 
@@ -26,17 +76,14 @@ def record_containers(
     progress.
     """
     present = {item.relay_id: item for item in found if item.kind == KIND_RELAY}
-    rows = dict(Relay.objects.live().filter(server=server).values_list("pk", "status"))
     repaired = []
-    for pk, status in rows.items():
-        if status != Relay.Status.RUNNING:
-            continue
+    for pk in wanted.running:
         item = present.get(pk)
         is_right = item is not None and item.state == "running" and item.is_wired and pk not in changed
         if not is_right and request_repair(relay_pk=pk):
             repaired.append(pk)
-    standing = set(present) | set(volumes)
-    orphans = sorted(standing - owned(standing))
+    unknown = (set(present) | set(volumes)).difference(wanted.live)
+    orphans = sorted(unknown - owned(unknown))
     if orphans:
         queue.announce("orphans_found", server.pk)
     return repaired, orphans
@@ -64,32 +111,6 @@ def check_owner(server_pk: int, standing: Collection[int]) -> bool:
         if relay.server.boot_id is None:
             raise SameMachine(server=relay.server.name)
     return not foreign
-
-
-def wanted_hashes(server_pk: int) -> dict[int, str]:
-    """The relays that are said to run on a server, each with the hash of its spec; two queries at most.
-
-    A relay's secrets are read, and its spec is made, only where something about it is another than at the last visit.
-    """
-    running = Relay.objects.filter(server_id=server_pk, status=Relay.Status.RUNNING)
-    keys = {
-        row[0]: row
-        for row in running.order_by().values_list(
-            "pk",
-            "changed_at",
-            "image",
-            "certificate_sha256",
-            "public_key",
-            "server__address",
-            "server__bind_address",
-            "server__is_fail_open",
-            "server__gate__running_since",
-        )
-    }
-    missing = [pk for pk, key in keys.items() if _HASHES.find(key) is None]
-    for relay, spec in specs_of(missing):
-        _HASHES.keep(keys[relay.pk], spec.spec_hash)
-    return {pk: wanted for pk, key in keys.items() if (wanted := _HASHES.find(key)) is not None}
 
 
 def specs_of(relay_pks: Collection[int]) -> list[tuple[Relay, RelaySpec]]:
