@@ -36,6 +36,7 @@ CONTEXT: dict[str, Any] = {
     "url": "http://testserver/home/", "reason": "test", "code": "AB-CD", "days": 30, "name": "shanghai-1", "names": ["shanghai-1"],
     "region": "上海", "count": 2, "version": 3, "old_version": 2, "changes": [], "must_paste": True, "ip": "192.0.2.1", "key": "nodekey:1",
     "servers": [], "mail_subject": "Subject", "mail_text": "Text", "mail_html": "<p>Text</p>",
+    "used": 80_000_000_000, "allowed": 100_000_000_000, "lifeline": 16_000, "way": "both", "at_end": "throttle",
     **dict.fromkeys(("ends_at", "closes_at", "since_at", "at", "valid_until", "old_until", "pause_until"), "2026-12-24T12:00:00Z"),
 }  # fmt: skip
 

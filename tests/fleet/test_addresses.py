@@ -165,6 +165,7 @@ def test_the_page_says_it_at_the_field_in_chinese_and_keeps_what_was_typed() -> 
         "name": "one", "region": made.region_id, "credential": made.credential_id, "address": "0.0.0.0",  # noqa: S104
         "ssh_host": "root@1.2.3.4:22", "ssh_port": 22, "docker_socket": made.docker_socket, "capacity": 50,
         "tcp_port_first": 20000, "tcp_port_last": 20999, "udp_port_first": 20000, "udp_port_last": 20999,
+        "traffic_reset_day": 1,
     }  # fmt: skip
     answer = client.post(url, values, headers={"accept-language": "zh-hans"})
     assert answer.status_code == 200

@@ -369,5 +369,5 @@ def test_every_table_that_people_see_is_in_the_admin_or_left_out_on_purpose() ->
         "RelayHealth", "Channel", "Outage", "ApiToken", "KeptAnswer", "SignUpCode", "BrandPicture",
         "HourDue", "LoadSample", "LoadHour", "RelaySample", "RelaySampleHour", "ClientLatency",
         "AlertTelling",
-        "TrafficCounter", "TrafficDay", "TrafficError", "TrafficHour", "TrafficMonth", "TrafficServerMonth",
+        "TrafficCounter", "TrafficDay", "TrafficError", "TrafficGrant", "TrafficHour", "TrafficMonth", "TrafficServerMonth",
     }  # fmt: skip

@@ -46,7 +46,9 @@ OTHERWISE = {
     "acl.Device.came_from", "acl.Device.last_place", "acl.Device.node_key", "acl.DevicePolicy.verify_problem",
     "acl.LiveUrl.last_browser", "containers.Deployment.error_code", "containers.Deployment.step", "containers.Deployment.worker",
     "containers.ServerCheck.error_code", "containers.ServerCheck.step", "containers.ServerCheck.worker", "containers.RelayHealth.cause", "containers.RelayHealth.detail", "containers.RelayHealth.step",
-    "fleet.Server.docker_socket", "fleet.Outage.told_key",
+    "fleet.Server.docker_socket", "fleet.Outage.told_key", "fleet.HourDue.series",
+    "containers.TrafficCounter.epoch", "containers.TrafficError.doubt", "containers.TrafficError.received_bytes",
+    "containers.TrafficError.sent_bytes",
 }  # fmt: skip
 # A line break of each kind, tab, NUL, escape, the sign that turns the text around, one half of a pair, and spaces around.
 TYPED = " a\nb\r\nc\u2028d\u2029e\x85f\x0bg\th\0i\x1b[31mj\u202ek\ud800l \u3000m\n"

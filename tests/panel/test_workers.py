@@ -178,7 +178,7 @@ def test_each_queue_keeps_connections_of_its_own_and_lends_them_to_its_visits(
     servers = ServerFactory.create_batch(2, healthy=True)
     monkeypatch.setattr(settings, "SHARDS", 1)
     lent: dict[int, list[ConnectionPool]] = {server.pk: [] for server in servers}
-    monkeypatch.setattr(visits, "visit_server", lambda server: lent[server.pk].append(pool()))
+    monkeypatch.setattr(visits, "visit_server", lambda server, _round: lent[server.pk].append(pool()))
     own = []
     for name in ("visit-0", "apply-0"):
 
