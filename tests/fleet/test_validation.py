@@ -125,7 +125,6 @@ def test_the_form_shows_each_refusal_at_its_field_and_keeps_what_was_typed(first
         "capacity": 500,
         "traffic_reset_day": 1,
         "docker_socket": "tcp://x",
-        "traffic_reset_day": 1,
     }
     form = ServerForm(values)
     assert set(form.errors) == {"capacity", "ssh_port", "docker_socket", "tcp_port_first", "udp_port_first"}
