@@ -22,7 +22,7 @@ from accounts.models import Notice, OperationLog, User
 from accounts.services import notices
 from tests.factories import AlertFactory, UserFactory
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 WECOM = "wecombot://6aaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 FEISHU = "feishu://6aaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"

@@ -22,7 +22,7 @@ from fleet.ssh import TimedOut
 from tests.factories import ServerFactory, UserFactory, WholeRentalFactory
 from tests.panel.test_matters import images  # noqa: F401 — there are images of relays and gates
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 MEASURED = ["disk", "clock", "speed"]

@@ -19,7 +19,7 @@ from tests.api import Api
 from tests.factories import AlertFactory, ServerFactory, UserFactory
 from tests.panel import world
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 WECOM = "wecombot://6aaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 
