@@ -132,7 +132,13 @@ declare(
         code="traffic_error", kind=Kind.TRAFFIC_ERROR, title=_("A counter of traffic cannot be right"), pace=Pace(clear_after=_MINUTE)
     ),
     Rule(code="task", kind=Kind.TASK, title=_("Something waits for a person"), pace=Pace(raise_after=_MINUTE)),
-    Rule(code="panel", kind=Kind.PANEL, title=_("The panel itself does not do its work")),
+    Rule(
+        code="panel",
+        kind=Kind.PANEL,
+        title=_("The panel itself does not do its work"),
+        # What a panel that has just been started makes by itself wakes nobody.
+        pace=Pace(raise_after=_MINUTE, clear_after=_MINUTE),
+    ),
     Rule(code="message", kind=Kind.MESSAGE, title=_("A program told something")),
     # Read as numbers.
     Rule(

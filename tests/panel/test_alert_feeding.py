@@ -202,13 +202,13 @@ def test_a_sweep_that_costs_the_same_however_much_is_wrong(
     fleet(2)
     for number in range(30):
         PutOff.objects.create(work="nothing", row=number)
-    sweep(clock)
+    sweep(clock, 60)
     assert len(alerts()) == 30
     with django_assert_max_num_queries(60) as asked:
         jobs.sweep_alerts()
     for number in range(30, 60):
         PutOff.objects.create(work="nothing", row=number)
-    sweep(clock)
+    sweep(clock, 60)
     with django_assert_max_num_queries(len(asked)):
         jobs.sweep_alerts()
 
