@@ -12,7 +12,6 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from containers.allowance_matters import traffic_matters
 from containers.decisions import SLOTS
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Gate, Relay, ServerCheck
@@ -48,7 +47,6 @@ def matters(now: datetime) -> Iterator[Matter]:
     yield from _internal_errors(now)
     yield from _certificates(now)
     yield from _traffic(now)
-    yield from traffic_matters()
     yield from _places(now)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext
@@ -51,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True)
 class RelayCard:
-    """What one card shows. `state` is running, silent, preparing, retrying or waiting; `colour` is one of those of a state's badge (`{% state %}`).
+    """What one card shows. `state` is running, silent, preparing, retrying or waiting or stopped; `colour` is one of those of a state's badge (`{% state %}`).
 
     Green is only what carries packets as far as anybody knows: the server answered at the last contact, the last test passed.
     """
@@ -143,6 +144,8 @@ def relay_cards(rental: Rental, now: datetime, flows: Mapping[int, Flow] | None 
         gone = Relay.objects.filter(rental=rental, status=Relay.Status.REMOVING).exclude(failure_code="")
         replaced = gone.exists()
     days = relay_days({relay.pk: relay.last_health_id for relay in relays.values()}, now)
+    missing = [slot for slot in SLOTS if slot not in relays]
+    stopped = set(missing) if rental.stopped_at else _stopped_places(rental) if missing else set()
     is_planned = rental.waiting_since is None or now - rental.waiting_since > _PLAN_PATIENCE
     is_cut_off = any(relay.server.silent_since for relay in relays.values()) and reaches_nothing()
     return [
@@ -156,10 +159,18 @@ def relay_cards(rental: Rental, now: datetime, flows: Mapping[int, Flow] | None 
                 is_replacing=replaced,
                 is_planned=is_planned,
                 is_cut_off=is_cut_off,
+                is_stopped=slot in stopped,
             )
             for slot in SLOTS
         )
     ]
+
+
+def _stopped_places(rental: Rental) -> set[int | None]:
+    """The places of relays that are stopped alone, because their own traffic, or that of their server, is used up."""
+    used_up = Q(stopped_at__isnull=False) | Q(server__traffic_over_at__isnull=False)
+    gone = Relay.objects.filter(used_up, rental=rental, return_slot__isnull=False)
+    return set(gone.values_list("return_slot", flat=True))
 
 
 def pause_after(looks: int) -> float:
@@ -232,6 +243,16 @@ def describe_overall(cards: list[RelayCard], *, is_unproven: bool = False) -> Ov
             return Overall("orange", gettext("Not known"), text % {"named": named})
         text = gettext("%(named)s. It is tried again by itself; there is nothing for you to do.")
         return Overall("red", gettext("Down"), text % {"named": named})
+    stopped = [card for card in cards if card.state == "stopped"]
+    if len(stopped) == len(cards):
+        text = gettext("This month's traffic is used up. Your devices use Tailscale's own relays meanwhile.")
+        return Overall("orange", gettext("Stopped"), text)
+    if stopped:
+        text = gettext(
+            "%(named)s: this month's traffic is used up. Your devices use the other relays meanwhile."
+        )
+        names = gettext("; ").join(card.name for card in stopped)
+        return Overall("orange", gettext("Partly stopped"), text % {"named": names})
     is_held_up = is_unproven and any(card.state == "waiting" for card in cards)
     if is_unproven and not is_held_up:
         text = gettext(
@@ -259,7 +280,13 @@ def _card(
     is_replacing: bool,
     is_planned: bool,
     is_cut_off: bool,
+    is_stopped: bool,
 ) -> RelayCard:
+    if relay is None and is_stopped:
+        sentence = _(
+            "This month's traffic is used up. The relay comes back as it was once there is some again."
+        )
+        return RelayCard(slot, None, "stopped", _("stopped"), "grey", sentence)
     if relay is None and not is_planned:
         return RelayCard(slot, None, "preparing", _("being prepared"), "blue", steps=_steps(None, now))
     if relay is None:
@@ -301,12 +328,12 @@ def _card(
             _("The server did not bring it up. It is tried again by itself; there is nothing for you to do."),
             steps,
         )
-    sentence = (
+    rebuilt = (
         _("It is being rebuilt on another server; there is nothing for you to do.")
         if is_replacing and relay.proven_at is None
         else ""
     )
-    return RelayCard(slot, relay, "preparing", _("being prepared"), "blue", sentence, steps)
+    return RelayCard(slot, relay, "preparing", _("being prepared"), "blue", rebuilt, steps)
 
 
 def _silent_card(slot: int, relay: Relay, *, is_testing: bool, is_cut_off: bool) -> RelayCard:

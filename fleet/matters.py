@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
 from django.urls import reverse
+from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -84,6 +85,8 @@ def matters(now: datetime) -> Iterator[Matter]:
         yield _cut_off(cut_off)
     for server in servers:
         if matter := _matter_of(server, is_seen=not cut_off):
+            yield matter
+        if matter := _traffic_of(server):
             yield matter
 
 
@@ -174,4 +177,48 @@ def _matter_of(server: Server, *, is_seen: bool) -> Matter | None:
         return Matter(
             WARNING, title, text, page, key, server.created_at, server.name, cause, region, server=server.pk
         )
+    return None
+
+
+def _used_up(count: int) -> str:
+    return ngettext(
+        "%(count)d server has no traffic left", "%(count)d servers have no traffic left", count
+    ) % {"count": count}
+
+
+def _running_out(count: int) -> str:
+    return ngettext(
+        "%(count)d server's traffic will not last", "%(count)d servers' traffic will not last", count
+    ) % {"count": count}
+
+
+def _traffic_of(server: Server) -> Matter | None:
+    """That a server's traffic of the month is used up, or will be before it is counted anew."""
+    page, region = reverse("admin:fleet_server_change", args=[server.pk]), place_of(server.region)
+    if server.traffic_over_at:
+        url = server_list(traffic_over_at__isnull=0)
+        cause = Cause("server_traffic_over", _used_up, url, "region__id__exact")
+        title = _("The traffic of %(server)s is used up") % {"server": server}
+        text = _("Its heaviest relays are stopped, and nothing new is placed there until it is counted anew.")
+        key = f"server_traffic_over:{server.pk}"
+        return Matter(
+            CRITICAL,
+            title,
+            text,
+            page,
+            key,
+            server.traffic_over_at,
+            server.name,
+            cause,
+            region,
+            server=server.pk,
+        )
+    if server.traffic_runs_out_on:
+        url = server_list(traffic_runs_out_on__isnull=0)
+        cause = Cause("server_traffic", _running_out, url, "region__id__exact")
+        day = date_format(server.traffic_runs_out_on, "Y-m-d")
+        title = _("The traffic of %(server)s runs out on %(day)s") % {"server": server, "day": day}
+        text = _("That is before it is counted anew, as it goes: its heaviest relays will stop then.")
+        key = f"server_traffic:{server.pk}"
+        return Matter(WARNING, title, text, page, key, None, server.name, cause, region, server=server.pk)
     return None

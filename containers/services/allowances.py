@@ -60,6 +60,7 @@ _LIMITED = (
     | ~Q(traffic_state=Limited.TrafficState.FINE)
     | Q(stopped_at__isnull=False)
 )
+_WIDENED = ~Q(added_bytes=0)
 
 
 def caps_of(row: Any) -> Caps:
@@ -92,7 +93,7 @@ def allowance_of(rental: Rental, span: RentalSpan | None, relay: Relay | None = 
 
 
 @dataclass
-class _Case:
+class Case:
     """A rental with all that is decided on."""
 
     rental: Rental
@@ -120,6 +121,7 @@ class _Case:
         is_stopped = decision.customer.happens is AtEnd.STOP
         return (
             rental.traffic_state == decision.customer.verdict.state
+            and rental.added_bytes == self.added
             and (rental.stopped_at is not None) == is_stopped
             and all(_is_so(relay, decision.relays[relay.pk], is_stopped) for relay in self.relays)
         )
@@ -139,20 +141,20 @@ def _is_held(relay: Relay, outcome: Outcome, is_rental_stopped: bool) -> bool:
     return relay.stopped_at is not None if is_rental_stopped else outcome.happens is AtEnd.STOP
 
 
-def _read(rentals: QuerySet[Rental], now: datetime) -> list[_Case]:
+def read_cases(rentals: QuerySet[Rental], now: datetime) -> list[Case]:
     """The rentals among those whose time runs that have, or had, limits; four queries."""
     own = Relay.objects.filter(_LIMITED | Q(rate__isnull=False), Q(live=1) | Q(return_slot__isnull=False))
     spans = open_spans(RentalSpan.objects.filter(rental__in=rentals), now).filter(
         Q(quota_bytes__isnull=False)
         | Q(rate_bytes_per_second__isnull=False)
-        | Q(rental__in=rentals.filter(_LIMITED).values("pk"))
+        | Q(rental__in=rentals.filter(_LIMITED | _WIDENED).values("pk"))
         | Q(rental__in=own.values("rental"))
     )
     rental_fields = [f"rental__{name}" for name in (*CAP_FIELDS, *_STATE)]
-    cases: dict[int, _Case] = {}
+    cases: dict[int, Case] = {}
     for span in spans.select_related("rental").only("starts_at", "ends_at", *_SOLD, *rental_fields):
         if rules(span, span.rental, now):
-            cases[span.rental_id] = _Case(span.rental, span, month_of(span.rental, now))
+            cases[span.rental_id] = Case(span.rental, span, month_of(span.rental, now))
     if not cases:
         return []
     relays = Relay.objects.filter(Q(live=1) | Q(return_slot__isnull=False), rental__in=list(cases))
@@ -182,6 +184,7 @@ _STATE = (
     "ends_at",
     "runs_until",
     "traffic_state",
+    "added_bytes",
     "stopped_at",
     "cap_devices",
 )
@@ -191,7 +194,7 @@ def unrecorded(now: datetime) -> list[int]:
     """The rentals whose rows do not say what follows from what they used, or that were renewed since it was used up; a fixed number of
     queries."""
     entitled = Rental.objects.entitled(now)
-    found = {case.rental.pk for case in _read(entitled, now) if not case.is_recorded()}
+    found = {case.rental.pk for case in read_cases(entitled, now) if not case.is_recorded()}
     return sorted(found.union(renewed_when_over(now)))
 
 
@@ -202,25 +205,29 @@ def judge_rental(*, rental_pk: int, now: datetime) -> None:
     """
     with transaction.atomic():
         rental = lock_rental(rental_pk)
-        for case in _read(Rental.objects.entitled(now).filter(pk=rental_pk), now):
+        for case in read_cases(Rental.objects.entitled(now).filter(pk=rental_pk), now):
             decision = case.decide()
             if decision.customer.verdict.state is State.OVER:
                 base = (decision.customer.verdict.allowed or 0) - case.added
                 if grant_renewals(rental=rental, size_bytes=base, now=now):
-                    case = _read(Rental.objects.entitled(now).filter(pk=rental_pk), now)[0]
+                    case = read_cases(Rental.objects.entitled(now).filter(pk=rental_pk), now)[0]
                     decision = case.decide()
             _write(rental, case, decision, now)
 
 
-def _write(rental: Rental, case: _Case, decision: Decision, now: datetime) -> None:
+def _write(rental: Rental, case: Case, decision: Decision, now: datetime) -> None:
     is_stopped = decision.customer.happens is AtEnd.STOP
     for relay in case.relays:
         outcome = decision.relays[relay.pk]
         if not _is_so(relay, outcome, is_stopped):
             _write_relay(rental, relay, outcome, is_held=_is_held(relay, outcome, is_stopped), now=now)
     state = decision.customer.verdict.state
-    if state != rental.traffic_state or is_stopped != (rental.stopped_at is not None):
-        record_use(rental=rental, state=state, is_stopped=is_stopped, now=now)
+    if (state, case.added, is_stopped) != (
+        rental.traffic_state,
+        rental.added_bytes,
+        rental.stopped_at is not None,
+    ):
+        record_use(rental=rental, state=state, added=case.added, is_stopped=is_stopped, now=now)
     _tell(rental, case, decision.customer, relay=None)
     for relay in case.relays:
         # What is the customer's is told once, for all relays together.
@@ -244,7 +251,7 @@ def _write_relay(rental: Rental, relay: Relay, outcome: Outcome, *, is_held: boo
         request_plan(rental_pk=rental.pk, now=now)
 
 
-def _tell(rental: Rental, case: _Case, outcome: Outcome, *, relay: Relay | None) -> None:
+def _tell(rental: Rental, case: Case, outcome: Outcome, *, relay: Relay | None) -> None:
     """Tell a customer, once a month each, that little is left, or nothing."""
     verdict = outcome.verdict
     if verdict.state is State.FINE:

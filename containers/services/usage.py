@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from django.db.models import Sum
+from django.conf import settings
 from django.utils import timezone
 
+from containers.allowances import FINE, AtEnd, State, Use, Verdict, judge, widen
 from containers.metering import month_begin, next_month
 from containers.models import TrafficMonth, TrafficServerMonth
+from containers.services.allowances import allowance_of, read_cases
 from containers.services.traffic import month_of
 from derpmgmt.lib.prepared import Prepared
 from fleet.models import Server
@@ -65,25 +67,31 @@ def sum_flows(flows: Iterable[Flow]) -> Flow:
 
 @dataclass(frozen=True)
 class Usage:
-    """A customer's month: from when it runs, when the next one begins, what flowed and, where that is limited, their allowance in bytes."""
+    """A customer's month: from when it runs, when the next one begins, what flowed, how much of their allowance that is, what happens at
+    its end, and how many bytes a second each device has left then, where that is to slow down."""
 
     begins_on: date
     ends_on: date
     flow: Flow
     relays: Mapping[int, Flow] = field(default_factory=dict)
-    quota_bytes: int | None = None
+    verdict: Verdict = FINE
+    at_end: AtEnd = AtEnd.NOTHING
+    lifeline: int = 0
+
+    @property
+    def quota_bytes(self) -> int | None:
+        """The allowance of which the most is used, with what was added to it; None where there is none."""
+        return self.verdict.allowed
 
     @property
     def left_bytes(self) -> int | None:
         """What is left of the allowance; None where there is none."""
-        return None if self.quota_bytes is None else max(self.quota_bytes - self.flow.bytes, 0)
+        return None if self.quota_bytes is None else max(self.quota_bytes - self.verdict.used, 0)
 
     @property
     def used_percent(self) -> int:
         """Which part of the allowance was used, 100 at most; 0 where there is none."""
-        if not self.quota_bytes:
-            return 0
-        return min(100 * self.flow.bytes // self.quota_bytes, 100)
+        return min(self.verdict.percent or 0, 100)
 
 
 FLOW_FIELDS = ("up_bytes", "down_bytes", "up_rate", "down_rate", "read_at")
@@ -99,12 +107,16 @@ def read_usage(*, rental: Rental, span: RentalSpan | None, now: datetime) -> Usa
     begins_on = month_of(rental, now)
     rows = _MONTH.read(rental=rental.pk, begins_on=begins_on)
     relays = {row["relay_id"]: flow_of(row, now) for row in rows}
+    flow = sum_flows(relays.values())
+    allowance = widen(allowance_of(rental, span), rental.added_bytes)
     return Usage(
         begins_on=begins_on,
         ends_on=next_month(timezone.localdate(rental.created_at).day, begins_on),
-        flow=sum_flows(relays.values()),
+        flow=flow,
         relays=relays,
-        quota_bytes=span.quota_bytes if span else None,
+        verdict=judge(allowance, Use(flow.up_bytes, flow.down_bytes)),
+        at_end=allowance.at_end,
+        lifeline=settings.LIFELINE_RATE,
     )
 
 
@@ -127,34 +139,22 @@ def read_server(*, server: Server, now: datetime) -> Flow:
 def over_quota(now: datetime, *, user_pk: int | None = None) -> list[dict[str, Any]]:
     """Customers who used their month's allowance up, by falling rental: `rental`, `user`, `up_bytes`, `down_bytes`, `quota_bytes`.
 
-    Of one customer only with `user_pk`. One query.
+    Of one customer only with `user_pk`. A fixed number of queries.
     """
-    today = timezone.localdate(now)
-    rows = TrafficMonth.objects.filter(
-        begins_on__gte=today - LONGEST_MONTH,
-        begins_on__lte=today,
-        rental__spans__quota_bytes__isnull=False,
-        rental__spans__starts_at__lte=now,
-        rental__spans__ends_at__gt=now,
-    )
+    rentals = Rental.objects.entitled(now)
     if user_pk is not None:
-        rows = rows.filter(rental__user=user_pk)
-    sums = (
-        rows.values(
-            "rental_id", "rental__user_id", "rental__created_at", "begins_on", "rental__spans__quota_bytes"
-        )
-        .annotate(up=Sum("up_bytes"), down=Sum("down_bytes"))
-        .order_by("-rental_id")
-    )
-    return [
-        {
-            "rental": row["rental_id"],
-            "user": row["rental__user_id"],
-            "up_bytes": row["up"],
-            "down_bytes": row["down"],
-            "quota_bytes": row["rental__spans__quota_bytes"],
-        }
-        for row in sums
-        if row["begins_on"] == month_begin(timezone.localdate(row["rental__created_at"]).day, today)
-        and row["up"] + row["down"] >= row["rental__spans__quota_bytes"]
-    ]
+        rentals = rentals.filter(user=user_pk)
+    found = []
+    for case in sorted(read_cases(rentals, now), key=lambda case: -case.rental.pk):
+        verdict, used = case.decide().customer.verdict, sum(case.used.values(), Use())
+        if verdict.state is State.OVER:
+            found.append(
+                {
+                    "rental": case.rental.pk,
+                    "user": case.rental.user_id,
+                    "up_bytes": used.up,
+                    "down_bytes": used.down,
+                    "quota_bytes": verdict.allowed,
+                }
+            )
+    return found

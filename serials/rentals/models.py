@@ -139,6 +139,8 @@ class Rental(Limited):
     closing_due_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     cap_devices = models.PositiveIntegerField(_("devices"), null=True, blank=True, editable=False)
+    # What was added to the month that runs (`TrafficGrant`), as of the last verdict.
+    added_bytes = models.BigIntegerField(default=0, editable=False)
     # While `traffic_state` says that the traffic is used up: the newest redemption (its primary key) when it came to that.
     over_after = models.BigIntegerField(null=True, blank=True, editable=False)
 

@@ -7,12 +7,12 @@ from django.utils import timezone
 
 from accounts.models import Notice, OperationLog
 from containers.jobs.allowances import judge_servers
-from containers.matters import matters
 from containers.metering import month_begin
 from containers.models import Relay
 from containers.services.planning import plan_relays
 from containers.traffic_models import TrafficDay, TrafficServerMonth
 from fleet.forms import ServerForm
+from fleet.matters import matters
 from fleet.models import Server
 from tests.containers.rentals import prove
 from tests.factories import RelayFactory, RentalFactory, ServerFactory

@@ -12,12 +12,15 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
+from containers.jobs.allowances import judge_rentals
 from containers.metering import month_begin
 from containers.models import Relay, TrafficMonth, TrafficServerMonth
 from containers.server_admin import ServerAdmin
+from containers.services.planning import plan_relays
 from containers.services.traffic import month_of
 from fleet.models import Server
 from serials.rentals.models import Rental
+from serials.rentals.services import add_traffic, set_limits
 from tests.factories import RelayFactory, WholeRentalFactory
 from tests.panel import world
 from tests.panel.test_query_counts import count
@@ -173,3 +176,43 @@ def test_months_are_given_as_a_file(rental: Rental, staff: Client) -> None:
 def test_a_file_of_months_is_for_staff(rental: Rental) -> None:
     response = world.sign_in(rental.user).get(reverse("admin:containers_relay_traffic"))
     assert response.status_code in (302, 403, 404)
+
+
+@pytest.mark.parametrize(
+    ("at_quota", "quota", "sentence"),
+    [
+        (
+            "throttle",
+            100,
+            "When it is used up, each device is slowed down to 128 kbit/s until it is counted anew.",
+        ),
+        ("stop", 100, "When it is used up, the relays stop until it is counted anew."),
+        ("nothing", 100, "When it is used up, everything goes on as it is."),
+        ("throttle", 10, "Used up: each device is slowed down to 128 kbit/s until"),
+        ("stop", 10, "Used up: your relays are stopped until"),
+        ("nothing", 10, "Used up. Everything goes on as it is."),
+    ],
+)
+def test_home_says_what_happens_at_the_end(rental: Rental, at_quota: str, quota: int, sentence: str) -> None:
+    rental.spans.update(quota_bytes=quota * 10**9, at_quota=at_quota)
+    client = world.sign_in(rental.user)
+    assert sentence in read(client, reverse("home"))
+    assert count(client, reverse("home")) <= 10
+
+
+def test_home_counts_what_was_said_for_the_customer_and_added(rental: Rental) -> None:
+    set_limits(rental=rental, caps={"cap_up_bytes": 5 * 10**9, "cap_at_quota": "stop"}, note="", by=None)
+    add_traffic(rental=rental, size_bytes=10**9, by=None)
+    judge_rentals()
+    page = read(world.sign_in(rental.user), reverse("home"))
+    assert "Up: 4.01 GB of 6 GB used this month, 1.99 GB left" in page
+
+
+def test_home_of_a_customer_who_is_stopped_says_so_at_each_place(rental: Rental) -> None:
+    rental.spans.update(quota_bytes=10**10, at_quota="stop")
+    judge_rentals()
+    plan_relays(rental_pk=rental.pk)
+    page = read(world.sign_in(rental.user), reverse("home"))
+    assert "Used up: your relays are stopped until" in page
+    assert "Stopped This month's traffic is used up." in page
+    assert page.count("The relay comes back as it was once there is some again.") == 3

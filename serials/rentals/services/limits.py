@@ -104,10 +104,13 @@ def grant_renewals(*, rental: Rental, size_bytes: int, now: datetime) -> bool:
     return bool(renewals)
 
 
-def record_use(*, rental: Rental, state: str, is_stopped: bool, now: datetime) -> None:
-    """Write down how much of a locked rental's traffic is used, and whether that stops it. Announces `rental_changed` where that changes."""
+def record_use(*, rental: Rental, state: str, added: int, is_stopped: bool, now: datetime) -> None:
+    """Write down how much of a locked rental's traffic is used, how much was `added` to the month, and whether it is stopped.
+
+    Announces `rental_changed` where that changes.
+    """
     is_over = state == Limited.TrafficState.OVER
-    fields: dict[str, Any] = {"traffic_state": state}
+    fields: dict[str, Any] = {"traffic_state": state, "added_bytes": added}
     if not is_over:
         fields["over_after"] = None
     elif rental.over_after is None:
