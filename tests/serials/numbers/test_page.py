@@ -196,6 +196,18 @@ def test_serial_is_not_lost_when_a_visitor_signs_in_by_himself(db: None, client:
     assert codes.group(serial.code) in words(client.get(URL))
 
 
+def test_home_leads_on_with_a_kept_serial_whichever_way_its_owner_came(signed_in: Client) -> None:
+    link = f'href="{URL}">继续激活'
+    assert link not in words(signed_in.get("/home/"))
+    serial = SerialNumberFactory()
+    signed_in.post(URL, {"code": serial.code})
+    page = words(signed_in.get("/home/"))
+    assert link in page
+    assert serial.code not in page.replace("-", "")
+    signed_in.get(URL, {"code": ""})
+    assert link not in words(signed_in.get("/home/"))
+
+
 def test_kept_code_does_not_lie_in_the_session(db: None, client: Client) -> None:
     serial = SerialNumberFactory()
     client.post(URL, {"code": serial.code})
