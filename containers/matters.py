@@ -334,7 +334,9 @@ def _places(now: datetime) -> Iterator[Matter]:
         title = ngettext("%(count)d usable server", "%(count)d usable servers", usable) % {"count": usable}
         text = _("A customer's three relays stand on three servers: add one.")
         yield Matter(CRITICAL, title, text, reverse("admin:fleet_server_add"), "too_few_servers")
-    standing = Count("relays", filter=Q(relays__slot__isnull=False))
+    # Those whose own traffic is used up are not missing.
+    held = Q(relays__return_slot__isnull=False, relays__stopped_at__isnull=False)
+    standing = Count("relays", filter=Q(relays__slot__isnull=False) | held)
     short = (
         Rental.objects.with_rights(now).annotate(standing=standing).filter(standing__lt=len(SLOTS)).count()
     )

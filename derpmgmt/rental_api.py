@@ -82,7 +82,7 @@ def _answer(redemption: Redemption, message: str, wait: int) -> Activated:
         new_expiry_time=rental.ends_at,
         relays_proven=number,
         relays_wanted=len(SLOTS),
-        is_ready=number == len(SLOTS) or not rental.is_entitled(now),
+        is_ready=number == len(SLOTS) or not rental.has_rights(now),
         follow=f"/api/v1/serial/activation/{redemption.pk}",
     )
     return answer if answer.is_ready else accepted(answer)  # type: ignore[return-value]
@@ -97,5 +97,5 @@ def _all_proven(rental_pk: int) -> bool | None:
     """True once all run, or none is to run; None before."""
     if _count_proven(rental_pk) == len(SLOTS):
         return True
-    runs = Rental.objects.entitled(timezone.now()).filter(pk=rental_pk).exists()
+    runs = Rental.objects.with_rights(timezone.now()).filter(pk=rental_pk).exists()
     return None if runs else False

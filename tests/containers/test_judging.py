@@ -6,7 +6,10 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import Notice, OperationLog
+from acl.devices.services.foresight import foresee
+from acl.devices.services.places import device_limit
 from containers.jobs.allowances import judge_rentals
+from containers.matters import matters
 from containers.models import Relay
 from containers.services.allowances import set_relay_limits, unrecorded
 from containers.services.planning import plan_relays
@@ -165,6 +168,7 @@ def test_a_relays_own_end_stops_it_alone_and_keeps_its_place():
     apply(rental)
     apply(rental)
     assert running(rental) == [1, 3]
+    assert "customers_without_relays" not in {matter.key for matter in matters(timezone.now())}
     assert told(rental) == ["traffic_near", "traffic_over"]
     set_relay_limits(relay=relay, caps={"cap_down_bytes": 6 * GB}, note="", by=admin())
     judged(rental)
@@ -172,13 +176,18 @@ def test_a_relays_own_end_stops_it_alone_and_keeps_its_place():
     assert ways(rental) == before
 
 
-def test_a_pause_is_left_alone_and_a_second_look_changes_nothing(django_assert_num_queries):
+def test_a_pause_is_left_alone_and_a_second_look_changes_nothing():
     rental = rental_of()
     services.pause_rental(rental=rental, by=None)
     use(rental, 200 * GB)
     assert judged(rental).traffic_state == "fine"
     services.resume_rental(rental=Rental.objects.get(pk=rental.pk), by=None)
     assert judged(rental).stopped_at
+    # The time that passes now is not given back.
+    apply(rental)
+    services.pause_rental(rental=Rental.objects.get(pk=rental.pk), by=None)
+    services.resume_rental(rental=Rental.objects.get(pk=rental.pk), by=None)
+    assert judged(rental).waiting_since is None
     at = Rental.objects.get(pk=rental.pk).stopped_at
     assert judged(rental).stopped_at == at
 
@@ -190,3 +199,20 @@ def test_a_look_costs_the_same_for_many(django_assert_max_num_queries):
     with django_assert_max_num_queries(5):
         judge_rentals()
     assert Notice.objects.filter(kind="traffic_near").count() == 6
+
+
+def test_time_in_which_a_customer_is_stopped_is_not_given_back():
+    rental = rental_of()
+    Rental.objects.filter(pk=rental.pk).update(waiting_since=timezone.now() - timedelta(hours=1))
+    use(rental, 200 * GB)
+    assert judged(rental).waiting_since is None
+
+
+def test_a_device_limit_of_the_customers_goes_before_what_was_sold():
+    rental = rental_of()
+    assert device_limit(rental, timezone.now()) == 20
+    services.set_limits(rental=rental, caps={"cap_devices": 3}, note="", by=None)
+    assert device_limit(Rental.objects.get(pk=rental.pk), timezone.now()) == 3
+    assert foresee(rental=judged(rental), node_key="a" * 64, now=timezone.now()).reason != "used_up"
+    use(rental, 200 * GB)
+    assert foresee(rental=judged(rental), node_key="a" * 64, now=timezone.now()).reason == "used_up"

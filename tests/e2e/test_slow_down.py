@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from django.conf import settings as panel_settings
+from django.utils import timezone
 
 from acl.devices.node_keys import NewDevice
 from acl.devices.services import add_devices
@@ -18,7 +19,7 @@ from containers.spec import relay_name
 from serials.rentals.models import Rental
 from serials.rentals.services import add_traffic
 
-from .conftest import Fleet, assert_in_order, rest_no_more
+from .conftest import Fleet, assert_in_order, rest_no_more, standing
 from .door import Phone, assert_stays, visit_all, wait_for
 from .door import browser as browser
 from .door import new_relays as new_relays
@@ -116,8 +117,8 @@ def comes_in(relay: Relay) -> bool:
         return False
 
 
-def sell(rental: Rental, quota: int | None) -> None:
-    rental.spans.update(quota_bytes=quota, at_quota="throttle")
+def sell(rental: Rental, quota: int | None, at_quota: str = "throttle") -> None:
+    rental.spans.update(quota_bytes=quota, at_quota=at_quota)
 
 
 def slowed() -> list[int | None]:
@@ -133,7 +134,7 @@ def ids(fleet: Fleet) -> set[str]:
 def test_devices_are_slowed_down_and_let_go_while_connected_and_the_relay_still_starts_again(
     fleet: Fleet, ready: list[Relay], rental: Rental, judge: Callable[[], None], capsys
 ) -> None:
-    relay, standing = ready[0], ids(fleet)
+    relay, before_all = ready[0], ids(fleet)
     pair = Pair(relay)
     sell(rental, 10**9)
     judge()
@@ -151,7 +152,7 @@ def test_devices_are_slowed_down_and_let_go_while_connected_and_the_relay_still_
     assert slowed() == [None]
     after = pair.measure()
     assert_stays(*pair.clients)
-    assert ids(fleet) == standing
+    assert ids(fleet) == before_all
     with capsys.disabled():
         print(f"\nbytes a second: before {before:.0f}, under {under:.0f}, after {after:.0f}")
     assert 0.8 * LIFELINE < under < 1.1 * LIFELINE
@@ -181,19 +182,19 @@ def test_a_relay_from_before_is_left_alone_until_it_has_to_be_slowed_down(
 ) -> None:
     for relay in ready:
         make_as_before(fleet, relay)
-    standing = ids(fleet)
+    old = ids(fleet)
     sell(rental, 10**9)
     pair = Pair(ready[0])
     pair.pump(10.0, BURST)
     pair.close()
     judge()
     judge()
-    assert ids(fleet) == standing
+    assert ids(fleet) == old
 
     sell(rental, 1000)
     judge()
     assert slowed() == [LIFELINE]
-    assert not ids(fleet) & standing
+    assert not ids(fleet) & old
     assert_in_order(fleet, rental)
     pair = Pair(ready[0])
     assert pair.measure() < 1.1 * LIFELINE
@@ -203,6 +204,21 @@ def test_a_relay_from_before_is_left_alone_until_it_has_to_be_slowed_down(
     judge()
     assert slowed() == [None]
     assert ids(fleet) == made
+
+
+def test_what_was_sold_to_stop_stops_and_comes_back_as_it_was(
+    fleet: Fleet, ready: list[Relay], rental: Rental, judge: Callable[[], None]
+) -> None:
+    ways = [(relay.pk, relay.server_id, relay.derp_port, relay.public_key) for relay in ready]
+    sell(rental, 1000, "stop")
+    judge()
+    assert not any(standing(fleet).values())
+    assert Rental.objects.get(pk=rental.pk).is_entitled(timezone.now())
+    add_traffic(rental=rental, size_bytes=10**12, by=None)
+    judge()
+    back = assert_in_order(fleet, rental)
+    assert [(relay.pk, relay.server_id, relay.derp_port, relay.public_key) for relay in back] == ways
+    assert ONE.gets_in(back[0])
 
 
 def make_as_before(fleet: Fleet, relay: Relay) -> None:

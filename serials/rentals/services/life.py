@@ -262,7 +262,7 @@ def resume_rental(*, rental: Rental, by: User | None) -> Redemption | None:
     rental.paused_at, rental.status = None, Rental.Status.ACTIVE
     if rental.waiting_since is not None:
         rental.waiting_since += now - paused_at
-    elif not _has_running(rental):
+    elif rental.stopped_at is None and not _has_running(rental):
         rental.waiting_since = now
     rental.save(update_fields=["paused_at", "status", "waiting_since"])
     redemption = write_schedule(

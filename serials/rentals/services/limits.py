@@ -119,6 +119,9 @@ def record_use(*, rental: Rental, state: str, added: int, is_stopped: bool, now:
     has_changed = is_stopped != (rental.stopped_at is not None)
     if has_changed:
         fields["stopped_at"] = timezone.now() if is_stopped else None
+    if has_changed and is_stopped:
+        # From then on they are without relays for another reason: that time is not given back.
+        fields["waiting_since"] = None
     Rental.objects.filter(pk=rental.pk).update(**fields)
     if has_changed:
         action = "rental.stopped" if is_stopped else "rental.going_on"

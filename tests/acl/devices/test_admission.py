@@ -11,6 +11,7 @@ import pytest
 import time_machine
 from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from accounts.services import ban_user
 from acl.devices import admission, admission_writer
@@ -54,6 +55,10 @@ def test_every_change_counts_at_the_next_question(rental: Rental, relay: Relay) 
     pause_rental(rental=rental, by=None, reason="test")
     assert knock(relay, A) == REFUSED
     resume_rental(rental=rental, by=None)
+    assert knock(relay, A) == ALLOWED
+    Rental.objects.filter(pk=rental.pk).update(stopped_at=timezone.now())
+    assert knock(relay, A) == REFUSED
+    Rental.objects.filter(pk=rental.pk).update(stopped_at=None)
     assert knock(relay, A) == ALLOWED
     devices.set_open(rental=rental, is_open=True, by=rental.user)
     assert knock(relay, B) == ALLOWED
