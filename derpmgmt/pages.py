@@ -28,14 +28,11 @@ from derpmgmt.appearance import read_theme
 from derpmgmt.first_run import describe_first_run
 from derpmgmt.front import current_facts, draw_regions
 from derpmgmt.lib.mail import LIMIT, WINDOW
-from derpmgmt.lib.prepared import Prepared
 from derpmgmt.lib.way_back import part_of
-from serials.rentals.models import Redemption
 from serials.rentals.services import Standing, current_pause, read_standing
 
 # From then on the page says that the end is near.
 ENDING_SOON = timedelta(days=7)
-HISTORY_ROWS = 10
 # Of the front page's picture of a home page, in CSS pixels.
 PICTURE_SIZE = (960, 600)
 # Devices that wait for approval, on the home page.
@@ -77,17 +74,6 @@ def robots(request: HttpRequest) -> HttpResponse:
     return HttpResponse("\n".join(lines), content_type="text/plain; charset=utf-8")
 
 
-# What moved a rental's end, the latest first, with what was redeemed.
-_HISTORY = Prepared(
-    lambda rental: (
-        Redemption.objects.filter(rental=rental)
-        .select_related("serial")
-        .only("kind", "at", "old_ends_at", "new_ends_at", "serial__code_end")
-        .order_by("-pk")[:HISTORY_ROWS]
-    )
-)
-
-
 def _parts(user: User, *, seen: str = "", looks: str = "") -> dict[str, Any]:
     """What the customer's home shows, from every room; a fixed number of queries."""
     now = timezone.now()
@@ -95,13 +81,11 @@ def _parts(user: User, *, seen: str = "", looks: str = "") -> dict[str, Any]:
     if standing is None:
         return {"rental": None}
     rental, span = standing.rental, standing.span
-    history = _HISTORY.read(rental=rental.pk)
     if not rental.is_entitled(now):
         pause, closes_at = current_pause(rental), rental.closes_at
         return {
             "rental": rental,
             "is_entitled": False,
-            "history": history,
             "pause_reason": pause.reason if pause else "",
             # Past only where something still holds the closing up.
             "closes_at": closes_at and max(closes_at, now),
@@ -116,7 +100,6 @@ def _parts(user: User, *, seen: str = "", looks: str = "") -> dict[str, Any]:
         "is_entitled": True,
         "is_in_grace": rental.ends_at is not None and rental.ends_at <= now,
         "is_ending": rental.ends_at is not None and rental.ends_at - now < ENDING_SOON,
-        "history": history,
         "used_percent": round(100 * share),
         "usage": usage,
         **describe_relays(rental, now, flows=usage.relays, seen=seen, looks=looks),
