@@ -122,7 +122,7 @@ def test_a_visitor_has_three_proven_relays_and_the_map_in_one_unbroken_run(
     )
     assert page.evaluate("window.sameDocument") is True
     window.shoot("06-home")
-    assert page.locator("#rental a[href*=\"kind=redemption\"]").count() == 1
+    assert page.locator('#rental a[href*="kind=redemption"]').count() == 1
 
     # The button tests a relay while one looks.
     card = page.locator("#relays .relay-card").first
