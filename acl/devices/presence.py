@@ -25,6 +25,7 @@ from containers.derp.probe import ProbeTarget
 from containers.models import Relay
 from containers.services.relays import target_of
 from derpmgmt.lib import queue
+from derpmgmt.lib.kept import Kept
 from serials.rentals.models import Rental
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,10 @@ RELAY_SECONDS = 2.0
 # What was read counts so long; relays are asked for a page at most once in so many seconds.
 KNOWN_SECONDS = 60
 _ASK_PAUSE_SECONDS = 4
+# Where another process had them asked, this one looks so much later whether it is its turn.
+_LOOK_AGAIN_SECONDS = 1
+# By rental, until when (`time.monotonic`) this process need not look.
+_quiet_until: Kept[float] = Kept(10_000)
 # Kept longer than it counts, so that the next reading knows since when somebody is there.
 _KEPT_SECONDS = 24 * 3600
 # Customers, and for a sweep relays, that one process deals with at the same time.
@@ -95,10 +100,14 @@ def finder(rental_pks: Collection[int]) -> Callable[[Device], bool | None]:
 
 def ask_presence(*, rental_pk: int) -> None:
     """Have the rental's relays asked who is there, unless that was done a moment ago. Announces `presence_asked`."""
+    now = time.monotonic()
+    if now < (_quiet_until.find(rental_pk) or 0):
+        return
     try:
         is_first = cache.add(f"presence-asked:{rental_pk}", 1, _ASK_PAUSE_SECONDS)
     except redis.RedisError:
         return
+    _quiet_until.keep(rental_pk, now + (_ASK_PAUSE_SECONDS if is_first else _LOOK_AGAIN_SECONDS))
     if is_first:
         queue.announce("presence_asked", rental_pk)
 

@@ -1,6 +1,7 @@
 """Connections follow rights: who is cut off relays that run, who stays, and what pages learn about who is there."""
 
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from acl.devices.models import Admission, Device
 from containers.derp import keys
 from containers.models import Relay as RelayRow
 from derpmgmt import flow
+from derpmgmt.lib.kept import Kept
 from derpmgmt.lib.workers import run_workers
 from serials.rentals.models import Rental
 from tests.acl.standing import NOWHERE, add_row, is_cut_soon, rung
@@ -111,11 +113,18 @@ def test_nothing_is_known_when_the_cache_is_away(
     assert rung() == []
 
 
-def test_relays_are_asked_for_a_page_once_in_a_while(rental: Rental) -> None:
+def test_relays_are_asked_for_a_page_once_in_a_while(rental: Rental, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         presence.ask_presence(rental_pk=rental.pk)
     assert rung() == [("read_presence", rental.pk)]
+    Kept.forget_all()  # as another process, which asks the cache
+    presence.ask_presence(rental_pk=rental.pk)
+    assert len(rung()) == 1
+    later = time.monotonic() + presence._ASK_PAUSE_SECONDS + 0.1
     cache.clear()
+    presence.ask_presence(rental_pk=rental.pk)
+    assert len(rung()) == 1
+    monkeypatch.setattr(presence.time, "monotonic", lambda: later)
     presence.ask_presence(rental_pk=rental.pk)
     assert len(rung()) == 2
 
