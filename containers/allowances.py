@@ -52,6 +52,9 @@ class Caps:
     at_end: AtEnd | None = None
 
 
+NOTHING_SAID = Caps()
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure that counts, and where it comes from; `value` None: no limit."""
@@ -224,11 +227,15 @@ def decide(
         return Outcome(verdict, happens, rate_now(allowance, happens, lifeline))
 
     whole = widen(inherit(sold, customer), added)
+    of_customer = outcome(whole)
     return Decision(
         whole,
-        outcome(whole),
+        of_customer,
         {
-            pk: outcome(widen(inherit(sold, customer, case.caps), added), case.used)
+            # Most relays have nothing of their own.
+            pk: of_customer
+            if case.caps == NOTHING_SAID
+            else outcome(widen(inherit(sold, customer, case.caps), added), case.used)
             for pk, case in relays.items()
         },
     )

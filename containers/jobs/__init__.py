@@ -41,7 +41,7 @@ RINGS: dict[str, list[Job]] = {
 }
 TICKS = [
     every(5, sweep),
-    every(5, judge_rentals),
+    every(10, judge_rentals),
     every(60, judge_servers),
     *(every(15, visit_servers, shard) for shard in range(settings.SHARDS)),
     every(5, prove_relays),

@@ -12,13 +12,17 @@ from containers.allowances import (
     AtEnd,
     Caps,
     Figure,
+    Outcome,
+    RelayCase,
     Source,
     State,
     Use,
+    decide,
     follows,
     inherit,
     judge,
     rate_now,
+    widen,
 )
 from serials.rentals.models import Entitlement
 
@@ -104,6 +108,21 @@ caps = st.builds(
 )
 uses = st.builds(Use, st.integers(0, 10**6), st.integers(0, 10**6))
 WEIGHT = list(State)
+
+
+@given(sold=caps, customer=caps, relay=caps, used=uses, more=uses, own=uses)
+def test_what_is_decided_for_relays_is_what_counts_for_each(sold, customer, relay, used, more, own):
+    cases = {1: RelayCase(NOTHING, own), 2: RelayCase(relay, own), 3: RelayCase(replace(relay, up=None), own)}
+    added = more.up
+    found = decide(sold=sold, customer=customer, added=added, used=used, relays=cases, lifeline=10)
+    for pk, case in cases.items():
+        allowance = widen(inherit(sold, customer, case.caps), added)
+        verdict = judge(allowance, used, case.used)
+        happens = follows(verdict, allowance.at_end)
+        assert found.relays[pk] == Outcome(verdict, happens, rate_now(allowance, happens, 10))
+    assert found.customer == found.relays[1]
+    # What is added widens what is the customer's, and no relay's own.
+    assert widen(inherit(sold, customer, Caps(1, 1, 1)), added).both.value == 1
 
 
 @given(sold=caps, customer=caps, relay=caps, used=uses, more=uses, own=uses)
