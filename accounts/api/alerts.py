@@ -94,7 +94,9 @@ class NewAlert(Input):
 
     title: Line = Field(min_length=1, max_length=150, examples=["The nightly backup failed"])
     text: Line = Field(default="", max_length=1000, description="More of it.")
-    severity: Severity = Field(default=Severity.WARNING)
+    severity: Severity = Field(
+        default=Severity.WARNING, description="How bad it is; routes go by it.", examples=["warning"]
+    )
     thing: Line = Field(
         default="",
         max_length=100,

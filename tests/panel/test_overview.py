@@ -370,8 +370,11 @@ def test_home_says_what_has_ended_and_when(
     assert 'id="derp-map"' not in text
 
 
-def test_home_shows_what_moved_the_end(home: Any, rental: Rental) -> None:
-    assert rental.redemptions.get().serial.masked in home()  # type: ignore[union-attr]
+def test_home_leads_to_what_moved_the_end(home: Any, rental: Rental) -> None:
+    link = "/history/?kind=redemption"
+    assert f'href="{link}"' in home()
+    page = world.sign_in(rental.user).get(link)
+    assert rental.redemptions.get().serial.masked in page.text  # type: ignore[union-attr]
 
 
 def test_pages_that_fetch_themselves_again_reload_when_the_rental_has_ended(rental: Rental) -> None:
