@@ -340,12 +340,12 @@ def say_noise(_datagram: bytes, _client: tuple[str, int]) -> bytes:
 
 @contextlib.contextmanager
 def udp_server(
-    answer: Callable[[bytes, tuple[str, int]], bytes | None], port: int = 0
+    answer: Callable[[bytes, tuple[str, int]], bytes | None], port: int = 0, host: str = "127.0.0.1"
 ) -> Iterator[tuple[int, list[bytes]]]:
     """Run a UDP port that answers each datagram with what `answer` returns; yields the port and the datagrams seen."""
     seen: list[bytes] = []
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("127.0.0.1", port))
+    server.bind((host, port))
     port = server.getsockname()[1]
 
     def serve() -> None:
@@ -363,6 +363,6 @@ def udp_server(
         yield port, seen
     finally:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stopper:
-            stopper.sendto(b"stop", ("127.0.0.1", port))
+            stopper.sendto(b"stop", (host, port))
         thread.join(PATIENCE)
         server.close()

@@ -243,6 +243,6 @@ def test_relay_passes_when_only_later_packets_are_lost(relay: Relay) -> None:
         asked += 1
         return stun.encode_answer(stun.decode_request(datagram), *client) if asked == 1 else None
 
-    with udp_server(first_only) as (port, _seen):
+    with udp_server(first_only, host=relay.address) as (port, _seen):
         result = probe_relay(relay.target(stun_port=port), timeout=PATIENCE, measures_quality=True)
     assert (result.ok, result.stun_loss, result.stun_jitter_ms) == (True, 1.0, None)

@@ -10,6 +10,7 @@ import pytest
 
 from fleet.facts import FACTS_SCRIPT, HostFacts, parse_facts
 from fleet.ssh import RemoteError
+from fleet.ssh.shell import Wrapped
 
 ALPINE = """Welcome!
 derpmgmt-facts
@@ -138,3 +139,9 @@ def test_own_addresses_are_told_where_the_machine_tells_them(
 ) -> None:
     facts = parse_facts(ALPINE.replace("docker usable\n", f"docker usable\n{lines}"), 1795331918)
     assert (facts.ssh_server, set(facts.addresses)) == (server, addresses)
+
+
+def test_the_script_is_a_command_that_dropbear_takes() -> None:
+    """It ends the connection where one has more than 9,000 bytes (MAX_CMD_LEN in its sysoptions.h)."""
+    script = f"set -- '{'/run/user/1000/docker.sock':<200}' '{'/var/lib/docker':<200}'\n{FACTS_SCRIPT}"
+    assert len(Wrapped(script).command) < 9000
