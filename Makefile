@@ -83,9 +83,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python .ci/translations
 	$(BIN)/python .ci/styles
 
-# Tests that wait for nobody: a process more than processors is enough, and each costs seconds to begin.
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist worksteal -q -m "not lab and not slow"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -q -m "not lab and not slow"
 
 # When `make quick` takes longer than it says: what is slow is measured and written down in tests/slow.txt.
 quick-anew: $(VENV)/.installed-dev
