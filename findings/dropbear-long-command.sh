@@ -1,5 +1,5 @@
 #!/bin/sh
-# dropbear 2022.83 with OpenSSH's ssh 9.2: a command of more than 9,000 bytes ends the whole connection, without a word of why.
+# dropbear 2022.83 (dropbear-bin==2022.83-1+deb12u3) with OpenSSH's ssh 9.2: a command of more than 9,000 bytes ends the whole connection, without a word of why.
 #
 # RFC 4254 (section 6.5) bounds no command, and sshd takes one of 100,000 bytes. dropbear's limit (MAX_CMD_LEN in sysoptions.h) is
 # nowhere told to the client: neither does the channel request fail (SSH_MSG_CHANNEL_FAILURE), nor does a disconnect message come.
