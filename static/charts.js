@@ -35,18 +35,18 @@
   const say = (figure, words) => { figure.querySelector(".chart-box").textContent = words; };
 
   const legend = (figure, chart, at) => {
-    const say = units[chart.unit];
+    const inWords = units[chart.unit];
     const words = figure.closest(".charts").dataset;
     const list = figure.querySelector(".chart-legend");
     list.replaceChildren(...chart.lines.map((line, number) => {
       const known = line.y.filter((value) => value !== null);
       const value = at === null ? line.y.findLast((each) => each !== null) : line.y[at];
       const entry = document.createElement("li");
-      entry.className = line.isLimit ? "is-limit" : `chart-${number + 1}`;
+      entry.className = `chart-${number + 1}`;
       const shown = document.createElement("b");
-      shown.textContent = value === null || value === undefined ? "–" : say(value);
+      shown.textContent = value === null || value === undefined ? "–" : inWords(value);
       entry.append(`${line.label} `, shown);
-      if (at === null && known.length && !line.isLimit && !line.isPeak) entry.append(` · ${words.highest} ${say(Math.max(...known))}`);
+      if (at === null && known.length && !line.isPeak) entry.append(` · ${words.highest} ${inWords(Math.max(...known))}`);
       return entry;
     }));
   };
@@ -62,7 +62,6 @@
     }
     box.textContent = "";
     const axis = { stroke: colour("--panel-quiet"), grid: { stroke: colour("--panel-line"), width: 1 }, ticks: { show: false }, font: "12px sans-serif" };
-    const say_ = units[chart.unit];
     const [from, to] = [chart.x[0], chart.x.at(-1)];
     const known = chart.lines.flatMap((line) => line.y.filter((value) => value !== null));
     const [lowest, highest] = [Math.min(0, ...known), Math.max(0, ...known)];
@@ -76,11 +75,11 @@
       scales: { x: { range: () => [from, to] }, y: { range: () => [1.1 * lowest, 1.1 * highest || (lowest ? 0 : 1)] } },
       axes: [
         { ...axis, space: 60, size: 32, values: (_plot, splits) => splits.map((at) => moment(at, to - from, chart.zone)) },
-        { ...axis, size: 76, values: (_plot, splits) => splits.map(say_) },
+        { ...axis, size: 76, values: (_plot, splits) => splits.map(units[chart.unit]) },
       ],
       series: [{}, ...chart.lines.map((line, number) => ({
         label: line.label, width: 1.5, spanGaps: false, points: { show: false },
-        stroke: colour(line.isLimit ? "--panel-red" : COLOURS[number % COLOURS.length]), dash: line.isLimit ? [6, 4] : undefined,
+        stroke: colour(COLOURS[number % COLOURS.length]),
       }))],
       hooks: { setCursor: [(plot) => legend(figure, chart, plot.cursor.idx ?? null)] },
     }, [chart.x, ...chart.lines.map((line) => line.y)], box);

@@ -16,8 +16,6 @@ from django.utils.functional import Promise
 from django.utils.http import content_disposition_header
 from django.utils.translation import gettext_lazy as _
 
-# Moments of one drawing at most: more than a wide window has points for would cost time and show nothing.
-MOST_POINTS = 720
 _HOUR, _DAY = 3600, 86400
 
 
@@ -75,12 +73,11 @@ def asked_range(request: HttpRequest) -> Range:
 class Line:
     """One line: its name, and a value for each of the chart's moments.
 
-    A limit is drawn dashed: what the others are held against. A peak is the highest of what another line has the mean of.
+    A peak is the highest of what another line has the mean of.
     """
 
     label: str | Promise
     values: Sequence[float | None]
-    is_limit: bool = False
     is_peak: bool = False
 
 
@@ -102,7 +99,6 @@ class Chart:
                 {
                     "label": str(line.label),
                     "y": list(line.values),
-                    "isLimit": line.is_limit,
                     "isPeak": line.is_peak,
                 }
                 for line in self.lines
