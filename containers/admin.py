@@ -1,13 +1,11 @@
 """Relays and gates, for operators."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import Case, SmallIntegerField, When
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
+from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.urls import path, reverse
 from django.utils import timezone
@@ -17,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin
-from accounts.tabs import Said, Tab, TabsMixin, link_to, show_charts
+from accounts.tabs import Said, Tab, TabsMixin, link_to
 from containers.admin_acts import GATE_ACTS, RELAY_ACTS
 from containers.allowance_words import limits_in_words
 from containers.derp.probe import REMEDIES
@@ -31,9 +29,8 @@ from containers.services.samples import RELAYS
 from containers.state_badges import gate_state, relay_state, relay_words, test_words
 from containers.ticks import relay_days
 from containers.traffic_parts import months_as_csv
-from derpmgmt.lib.charts import answer
 from derpmgmt.lib.moments import exact
-from fleet.graphs import draw
+from fleet.graph_pages import GraphsMixin
 
 # What does not work stands first, what was removed last; by the relay's own columns, of which there are many rows.
 WORST_FIRST = Case(
@@ -46,20 +43,12 @@ WORST_FIRST = Case(
 )
 
 
-def _show_graphs(relay: Relay, request: HttpRequest) -> SafeString:
-    """What visits measured of its container."""
-    charts = [
-        (graph.title, reverse("admin:containers_relay_graph", args=[relay.pk, name]))
-        for name, graph in RELAY_GRAPHS.items()
-    ]
-    return show_charts(request, charts, tab="graphs")
-
-
 @admin.register(Relay)
-class RelayAdmin(TabsMixin, ReadOnlyAdmin):
+class RelayAdmin(GraphsMixin, TabsMixin, ReadOnlyAdmin):
     """Relays of all customers."""
 
     form_tab = ("relay", gettext_lazy("Relay"))
+    series, graphs = RELAYS, RELAY_GRAPHS
 
     list_display = (
         "relay",
@@ -131,25 +120,11 @@ class RelayAdmin(TabsMixin, ReadOnlyAdmin):
         yield Said(str(row.rental.user) if row.rental else _("throw-away"))
 
     def own_tabs(self, row: Relay) -> Iterator[Tab]:
-        yield Tab("graphs", _("Graphs"), partial(_show_graphs, row))
+        yield self.graphs_tab(row)
 
     def get_urls(self) -> list[Any]:
-        staff = self.admin_site.admin_view
-        graph = staff(self.graph)
-        return [
-            path("traffic.csv", staff(months_as_csv), name="containers_relay_traffic"),
-            path("<int:pk>/graph/<slug:name>/", graph, name="containers_relay_graph"),
-            *super().get_urls(),
-        ]
-
-    def graph(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
-        """One chart's figures, as JSON or CSV."""
-        relay = get_object_or_404(self.get_queryset(request), pk=pk)
-        if name not in RELAY_GRAPHS:
-            raise Http404
-        return answer(
-            request, f"relay-{relay.pk}-{name}", partial(draw, RELAYS, relay.pk, RELAY_GRAPHS[name])
-        )
+        months = self.admin_site.admin_view(months_as_csv)
+        return [path("traffic.csv", months, name="containers_relay_traffic"), *super().get_urls()]
 
     @admin.display(description=gettext_lazy("relay"), ordering="pk")
     def relay(self, row: Relay) -> str:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.db.models import Case, Count, Q, QuerySet, SmallIntegerField, When
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -19,15 +19,15 @@ from accounts.acts import Act, Link
 from accounts.admin_base import StaffAdmin
 from accounts.alerts.admin_parts import show_alerts
 from accounts.models import OperationLog
-from accounts.tabs import Said, Tab, TabsMixin, link_to, show_charts, show_table
+from accounts.tabs import Said, Tab, TabsMixin, link_to, show_table
 from derpmgmt.lib import queue
-from derpmgmt.lib.charts import answer
 from derpmgmt.lib.moments import age, moment
 from derpmgmt.lib.way_back import part_of
 from fleet import services
 from fleet.admin_acts import SERVER_ACTS
 from fleet.forms import SERVER_FIELDS, CredentialForm, HostKeyForm, ProviderAccountForm, ServerForm
-from fleet.graphs import SERVER_GRAPHS, draw
+from fleet.graph_pages import GraphsMixin
+from fleet.graphs import SERVER_GRAPHS
 from fleet.models import ProviderAccount, Region, Server, SshCredential
 from fleet.samples import LOAD
 from fleet.server_log import CLOCKS, log_of
@@ -125,16 +125,7 @@ def _show_log(server: Server, request: HttpRequest) -> SafeString:
     return show_table(request, _("Activity log"), rows.select_related("actor"), headings, cells)
 
 
-def _show_graphs(server: Server, request: HttpRequest) -> SafeString:
-    """What visits measured of the machine."""
-    charts = [
-        (graph.title, reverse("admin:fleet_server_graph", args=[server.pk, name]))
-        for name, graph in SERVER_GRAPHS.items()
-    ]
-    return show_charts(request, charts, tab="graphs")
-
-
-class ServerAdmin(TabsMixin, StaffAdmin):
+class ServerAdmin(GraphsMixin, TabsMixin, StaffAdmin):
     """Servers: one line each, and four steps to add one. The room that knows what stands on them shows them with that."""
 
     form = ServerForm
@@ -144,6 +135,7 @@ class ServerAdmin(TabsMixin, StaffAdmin):
     list_select_related = ("region",)
     acts: ClassVar[tuple[Act, ...]] = SERVER_ACTS
     form_tab = ("settings", gettext_lazy("Settings"))
+    series, graphs = LOAD, SERVER_GRAPHS
     readonly_fields = (
         "state",
         "key_fingerprint",
@@ -184,7 +176,7 @@ class ServerAdmin(TabsMixin, StaffAdmin):
         yield from (Said(row.region.name), Said(row.address))
 
     def own_tabs(self, row: Server) -> Iterator[Tab]:
-        yield Tab("graphs", _("Graphs"), partial(_show_graphs, row))
+        yield self.graphs_tab(row)
         yield Tab("alerts", _("Alerts"), partial(show_alerts, row.pk))
         yield Tab("log", _("Activity log"), partial(_show_log, row))
 
@@ -229,16 +221,8 @@ class ServerAdmin(TabsMixin, StaffAdmin):
             path(
                 "<int:pk>/host-key/read/", staff(key(self.host_key_read)), name="fleet_server_host_key_read"
             ),
-            path("<int:pk>/graph/<slug:name>/", staff(self.graph), name="fleet_server_graph"),
             *super().get_urls(),
         ]
-
-    def graph(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
-        """One chart's figures, as JSON or CSV."""
-        server = get_object_or_404(self.get_queryset(request), pk=pk)
-        if name not in SERVER_GRAPHS:
-            raise Http404
-        return answer(request, f"{server.name}-{name}", partial(draw, LOAD, server.pk, SERVER_GRAPHS[name]))
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         fields = {name: form.cleaned_data[name] for name in SERVER_FIELDS}
