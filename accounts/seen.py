@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 # The row is at most twice as old as this.
 SEEN_EVERY = timedelta(minutes=5)
-# What this process wrote in this stretch of time, or found written by another.
-_written: Kept[bool] = Kept(10_000)
+# By session, when (`time.time`) this process wrote it, or found it written by another.
+_written: Kept[float] = Kept(10_000)
 
 
 class SeenMiddleware:
@@ -32,10 +32,11 @@ class SeenMiddleware:
         response = self._get_response(request)
         session = request.session
         if session.accessed and session.session_key and SESSION_KEY in session:
-            stretch = (session.session_key, int(time.time() / SEEN_EVERY.total_seconds()))
-            if not _written.find(stretch):
+            now, before = time.time(), _written.find(session.session_key)
+            # Whichever way the clock was set meanwhile.
+            if before is None or abs(now - before) >= SEEN_EVERY.total_seconds():
                 _note(request, session.session_key)
-                _written.keep(stretch, True)
+                _written.keep(session.session_key, now)
         return response
 
 
