@@ -153,6 +153,12 @@ def decide(state: State) -> Plan:
     kept = [relay for relay in state.relays if relay.slot is not None and not relay.is_held]
     making, surplus = _successors(state, kept)
     actions: list[Action] = [GiveUp(relay.pk) for relay in surplus]
+    # Its successor has the place to which the traffic counts: nothing is left for it either.
+    actions += [
+        GiveUp(relay.pk)
+        for relay in state.relays
+        if relay.is_retiring and relay.is_held and relay.status != "removing"
+    ]
     actions += [GiveUp(relay.pk, returns=True) for relay in holding]
     held = state.held | {relay.slot for relay in holding}
     places = [slot for slot in SLOTS if slot not in held]

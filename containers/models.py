@@ -96,6 +96,8 @@ class Relay(Limited, Retried):
     )
     server = models.ForeignKey(Server, models.PROTECT, related_name="relays", verbose_name=_("server"))
     slot = models.PositiveSmallIntegerField(_("place"), null=True, blank=True)
+    # The place that it has, takes over or had: what flowed there in a month is that of all relays which had it one after another.
+    place = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
     status = models.CharField(_("state"), max_length=8, choices=Status, default=Status.PLANNED, db_index=True)
     live = models.GeneratedField(
         expression=Case(When(~Q(status="released"), then=Value(1)), default=None),
@@ -187,6 +189,11 @@ class Relay(Limited, Retried):
 
     def __str__(self) -> str:
         return f"{self.server} · {self.derp_port}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self._state.adding and self.place is None:
+            self.place = self.slot or (self.replaces.place if self.replaces else None)
+        super().save(*args, **kwargs)
 
     def is_closed_since(self, moment: datetime) -> bool:
         """Whether nothing of it has been on its server since `moment`, so that nobody could reach it; one that comes back counts

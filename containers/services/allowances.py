@@ -61,6 +61,7 @@ _LIMITED = (
     | Q(stopped_at__isnull=False)
 )
 _WIDENED = ~Q(added_bytes=0)
+_STAND_OR_RETURN = Q(live=1) | Q(return_slot__isnull=False)
 
 
 def caps_of(row: Any) -> Caps:
@@ -101,7 +102,20 @@ class Case:
     begins_on: date
     relays: list[Relay] = field(default_factory=list)
     used: dict[int, Use] = field(default_factory=dict)
+    used_at: dict[int, Use] = field(default_factory=dict)
     added: int = 0
+
+    def add(self, relay_pk: int, place: int | None, use: Use) -> None:
+        """Count what flowed through a relay, and in its place."""
+        self.used[relay_pk] = use
+        if place is not None:
+            self.used_at[place] = self.used_at.get(place, Use()) + use
+
+    def used_by(self, relay: Relay) -> Use:
+        """What counts for a relay's own allowance: also what flowed through those that had its place this month."""
+        if relay.place is None:
+            return self.used.get(relay.pk, Use())
+        return self.used_at.get(relay.place, Use())
 
     def decide(self) -> Decision:
         return decide(
@@ -109,9 +123,7 @@ class Case:
             customer=caps_of(self.rental),
             added=self.added,
             used=sum(self.used.values(), Use()),
-            relays={
-                relay.pk: RelayCase(caps_of(relay), self.used.get(relay.pk, Use())) for relay in self.relays
-            },
+            relays={relay.pk: RelayCase(caps_of(relay), self.used_by(relay)) for relay in self.relays},
             lifeline=settings.LIFELINE_RATE,
         )
 
@@ -143,7 +155,7 @@ def _is_held(relay: Relay, outcome: Outcome, is_rental_stopped: bool) -> bool:
 
 def read_cases(rentals: QuerySet[Rental], now: datetime) -> list[Case]:
     """The rentals among those whose time runs that have, or had, limits; four queries."""
-    own = Relay.objects.filter(_LIMITED | Q(rate__isnull=False), Q(live=1) | Q(return_slot__isnull=False))
+    own = Relay.objects.filter(_LIMITED | Q(rate__isnull=False), _STAND_OR_RETURN)
     spans = open_spans(RentalSpan.objects.filter(rental__in=rentals), now).filter(
         Q(quota_bytes__isnull=False)
         | Q(rate_bytes_per_second__isnull=False)
@@ -157,16 +169,16 @@ def read_cases(rentals: QuerySet[Rental], now: datetime) -> list[Case]:
             cases[span.rental_id] = Case(span.rental, span, month_of(span.rental, now))
     if not cases:
         return []
-    relays = Relay.objects.filter(Q(live=1) | Q(return_slot__isnull=False), rental__in=list(cases))
-    for relay in relays.only("rental_id", "traffic_state", "stopped_at", "rate", *CAP_FIELDS):
+    relays = Relay.objects.filter(_STAND_OR_RETURN, rental__in=list(cases))
+    for relay in relays.only("rental_id", "place", "traffic_state", "stopped_at", "rate", *CAP_FIELDS):
         cases[relay.rental_id or 0].relays.append(relay)
     oldest = timezone.localdate(now) - _LONGEST_MONTH
     months = TrafficMonth.objects.filter(rental__in=list(cases), begins_on__gte=oldest)
-    for rental_pk, relay_pk, begins_on, up, down in months.values_list(
-        "rental_id", "relay_id", "begins_on", "up_bytes", "down_bytes"
+    for rental_pk, relay_pk, place, begins_on, up, down in months.values_list(
+        "rental_id", "relay_id", "relay__place", "begins_on", "up_bytes", "down_bytes"
     ):
         if begins_on == cases[rental_pk].begins_on:
-            cases[rental_pk].used[relay_pk] = Use(up, down)
+            cases[rental_pk].add(relay_pk, place, Use(up, down))
     since = timezone.make_aware(datetime.combine(oldest, time()))
     for rental_pk, size, at in TrafficGrant.objects.filter(rental__in=list(cases), at__gte=since).values_list(
         "rental_id", "size_bytes", "at"
@@ -280,18 +292,32 @@ def _tell(rental: Rental, case: Case, outcome: Outcome, *, relay: Relay | None) 
             "region_en": region.name_en,
             "address": row.certificate_address,
         }
-    key = f"{kind}-{f'relay-{relay.pk}' if relay else rental.pk}-{case.begins_on}"
+    # Once a month for a place, whichever relays have it one after another.
+    about = rental.pk if relay is None else f"{rental.pk}-{_place_name(relay)}"
+    key = f"{kind}-{about}-{case.begins_on}"
     notify(user=rental.user, kind=kind, key=key, context=context, fits_until=ends_at)
+
+
+def _place_name(relay: Relay) -> str:
+    return f"relay-{relay.pk}" if relay.place is None else f"place-{relay.place}"
 
 
 @transaction.atomic
 def set_relay_limits(*, relay: Relay, caps: Mapping[str, Any], note: str, by: User | None) -> bool:
-    """Say what counts for one relay instead of what counts for its customer; as `serials.rentals.services.set_limits`."""
+    """Say what counts for one relay instead of what counts for its customer; as `serials.rentals.services.set_limits`.
+
+    It counts for those too that stand, or come back, in the same place: a successor on its way, and the one that it replaces.
+    """
     ask_staff(by)
     rental = lock_rental(relay.rental_id or 0)
-    row = Relay.objects.select_for_update().only("rental_id", *CAP_FIELDS, "cap_note").get(pk=relay.pk)
-    changed = write_limits(row, CAP_FIELDS, caps, note)
-    if not changed:
+    same_place = Q(pk=relay.pk)
+    if relay.place is not None:
+        same_place |= _STAND_OR_RETURN & Q(rental=rental, place=relay.place)
+    rows = Relay.objects.select_for_update().filter(same_place).only("rental_id", *CAP_FIELDS, "cap_note")
+    changes = {row.pk: write_limits(row, CAP_FIELDS, caps, note) for row in rows}
+    row = next(row for row in rows if row.pk == relay.pk)
+    changed = changes[relay.pk]
+    if not any(changes.values()):
         return False
     log_operation(
         by=by, action="relay.limits_changed", target=f"#{relay.pk}", subject=rental.user, note=row.cap_note, changes=changed

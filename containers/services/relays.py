@@ -91,12 +91,17 @@ def create_relay(
     slot: int | None = None,
     replaces: Relay | None = None,
 ) -> Relay:
-    """Plan a relay on these (DERP, STUN) ports of a server, for a place or as the successor of another."""
+    """Plan a relay on these (DERP, STUN) ports of a server, for a place or as the successor of another.
+
+    What was said about the limits of the one that had the place last counts for it too.
+    """
     relay = new_relay(server=server, derp_port=ports[0], stun_port=ports[1], now=now)
     relay.rental, relay.slot, relay.replaces = rental, slot, replaces
-    if replaces is not None:
-        for name in (*CAP_FIELDS, "cap_note"):
-            setattr(relay, name, getattr(replaces, name))
+    said = (*CAP_FIELDS, "cap_note")
+    before = replaces or rental.relays.filter(place=slot).only(*said).order_by("-pk").first()
+    if before is not None:
+        for name in said:
+            setattr(relay, name, getattr(before, name))
     relay.save()
     queue.announce("relay_to_apply", relay.pk)
     return relay

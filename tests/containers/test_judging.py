@@ -1,8 +1,11 @@
 """What follows from what was used, written into the rows: who is told, what stops, and what brings it back."""
 
 from datetime import timedelta
+from importlib import import_module
 
 import pytest
+from django.apps import apps
+from django.conf import settings
 from django.utils import timezone
 
 from accounts.models import Notice, OperationLog
@@ -12,6 +15,7 @@ from containers.jobs.allowances import judge_rentals
 from containers.matters import matters
 from containers.models import Relay
 from containers.services.allowances import set_relay_limits, unrecorded
+from containers.services.moving import allocate_relay
 from containers.services.planning import plan_relays
 from containers.services.traffic import month_of
 from containers.traffic_models import TrafficMonth
@@ -174,6 +178,61 @@ def test_a_relays_own_end_stops_it_alone_and_keeps_its_place():
     judged(rental)
     apply(rental)
     assert ways(rental) == before
+
+
+def test_a_successor_goes_on_with_what_its_predecessor_used():
+    servers = ServerFactory.create_batch(2, healthy=True)
+    rental = rental_of("nothing", None)
+    old, by = rental.relays.get(slot=2), admin()
+    set_relay_limits(relay=old, caps={"cap_both_bytes": 10 * GB, "cap_at_quota": "stop"}, note="", by=by)
+    use(rental, 6 * GB, 2 * GB, slot=2)
+    judged(rental)
+    made = allocate_relay(rental=rental, server=servers[0], relay=old, by=by)
+    # Said while both stand, it counts for both.
+    set_relay_limits(relay=old, caps={"cap_both_bytes": 9 * GB}, note="", by=by)
+    apply(rental)
+    assert rental.relays.get(slot=2).pk == made.pk
+    assert judged(rental).relays.get(pk=made.pk).traffic_state == "near"
+    use(rental, 1 * GB, slot=2)
+    judged(rental)
+    apply(rental)
+    # The one that retires carries nothing any more either.
+    assert sorted(rental.relays.live().values_list("slot", flat=True)) == [1, 3]
+    assert told(rental) == ["traffic_near", "traffic_over"]
+    set_relay_limits(relay=made, caps={"cap_both_bytes": None}, note="", by=by)
+    judged(rental)
+    apply(rental)
+    assert rental.relays.get(slot=2).pk == made.pk
+
+
+def test_a_relay_in_an_empty_place_goes_on_with_what_the_one_before_it_had_and_used():
+    servers = ServerFactory.create_batch(2, healthy=True)
+    rental = rental_of("nothing", None)
+    old = rental.relays.get(slot=2)
+    set_relay_limits(relay=old, caps={"cap_up_bytes": 10 * GB, "cap_at_quota": "throttle"}, note="", by=None)
+    use(rental, 10 * GB, slot=2)
+    # It never came up, so another one is made in its stead.
+    Relay.objects.filter(pk=old.pk).update(proven_at=None)
+    made = allocate_relay(rental=rental, server=servers[0], relay=old, by=None)
+    assert (made.slot, made.replaces) == (2, None)
+    judged(rental)
+    made.refresh_from_db()
+    assert (made.traffic_state, made.rate) == ("over", settings.LIFELINE_RATE)
+    assert Relay.objects.get(slot=1).rate is None
+
+
+def test_places_of_relays_from_before_are_known():
+    rental = rental_of()
+    first, second = rental.relays.get(slot=2), RelayFactory(rental=rental, slot=None)
+    third, stray = RelayFactory(rental=rental, slot=None), RelayFactory(rental=rental, slot=None)
+    Relay.objects.filter(pk=second.pk).update(replaces=first)
+    Relay.objects.filter(pk=third.pk).update(replaces=second)
+    Relay.objects.filter(pk=first.pk).update(slot=None)
+    Relay.objects.filter(pk=second.pk).update(slot=2)
+    Relay.objects.update(place=None)
+    import_module("containers.migrations.0017_place").know_places(apps, None)
+    assert {Relay.objects.get(pk=relay.pk).place for relay in (first, second, third)} == {2}
+    assert Relay.objects.get(pk=stray.pk).place is None
 
 
 def test_a_pause_is_left_alone_and_a_second_look_changes_nothing():
