@@ -25,7 +25,7 @@ from derpmgmt.lib.problems import explain, translate
 from derpmgmt.lib.refusals import Refusal
 from fleet.adding import confirm_shown_key
 from fleet.api import ServerState, find_server, host_failed
-from fleet.models import Server
+from fleet.models import Server, unhealthy_since
 from fleet.services import WrongState
 from fleet.ssh import HostKey, RemoteError
 
@@ -82,6 +82,9 @@ class ServerRow(Output):
     status: ServerState
     reason: str = Field(description="Why it is in its state; may be empty.")
     silent_since: Moment | None = Field(description="Since when it does not answer; null while it does.")
+    unhealthy_since: Moment | None = Field(
+        description="Since when it does not answer or does not do its work; null unless it is `unhealthy`."
+    )
     relays: int = Field(description="Relays that stand there.", examples=[12])
     capacity: int = Field(description="Relays that it may hold.", examples=[50])
     load_per_core: float | None = Field(description="The kernel's average over a minute.")
@@ -157,7 +160,7 @@ class Confirming(Input):
 
 
 _COLUMNS = ("id", "name", "region__code", "address", "status", "status_code", "status_values", "status_reason", "silent_since",
-            "capacity", "load_ratio", "disk_free_bytes", "last_contact_at", "last_visit_at")  # fmt: skip
+            "fault_since", "capacity", "load_ratio", "disk_free_bytes", "last_contact_at", "last_visit_at")  # fmt: skip
 
 
 @server.reads("/list", Servers)
@@ -220,6 +223,7 @@ def _describe_row(relays: dict[int, int], row: dict[str, Any]) -> dict[str, Any]
         # As `Server.reason`.
         "reason": explain(code, row["status_values"], words) if code else translate(words, {}),
         "silent_since": row["silent_since"],
+        "unhealthy_since": unhealthy_since(row["status"], row["silent_since"], row["fault_since"]),
         "relays": relays.get(row["id"], 0),
         "capacity": row["capacity"],
         "load_per_core": row["load_ratio"],

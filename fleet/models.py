@@ -345,9 +345,8 @@ class Server(models.Model):
 
     @property
     def unhealthy_since(self) -> datetime | None:
-        """Since when it does not answer or does not do its work; None while it is in another state, or where nobody noted it."""
-        moments = [at for at in (self.silent_since, self.fault_since) if at]
-        return min(moments) if moments and self.status == self.Status.UNHEALTHY else None
+        """As `unhealthy_since`."""
+        return unhealthy_since(self.status, self.silent_since, self.fault_since)
 
     @property
     def ssh_address(self) -> str:
@@ -358,6 +357,14 @@ class Server(models.Model):
     def listen_address(self) -> str:
         """The IPv4 address that relays' ports are bound to."""
         return self.bind_address or self.address
+
+
+def unhealthy_since(
+    status: str, silent_since: datetime | None, fault_since: datetime | None
+) -> datetime | None:
+    """Since when a server does not answer or does not do its work; None while it is in another state, or where nobody noted it."""
+    moments = [at for at in (silent_since, fault_since) if at]
+    return min(moments) if moments and status == Server.Status.UNHEALTHY else None
 
 
 class Outage(models.Model):

@@ -51,6 +51,9 @@ class Health(Answer, Measured):
     server_id: Pk = Field(examples=[3])
     status: ServerState
     is_answering: bool = Field(description="Whether the last contact went well.")
+    unhealthy_since: Moment | None = Field(
+        description="Since when it does not answer or does not do its work; null unless it is `unhealthy`."
+    )
     measured_at: Moment | None = Field(description="When that was measured; null where it never was.")
 
 
@@ -121,6 +124,7 @@ def monitoring_health(request: ApiRequest, server_id: Pk) -> Health:
     return Health(
         server_id=server.pk,
         is_answering=server.silent_since is None,
+        unhealthy_since=server.unhealthy_since,
         measured_at=datetime.fromtimestamp(newest.at, UTC) if newest else None,
         **told,
     )

@@ -5,6 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -310,6 +311,24 @@ def test_the_list_has_what_operators_look_for(admin: User) -> None:
     assert names(status="healthy") == ["sh-1"]
     assert names(q="SH") == ["sh-1"]
     assert names(q=gz.address) == ["gz-1"]
+
+
+def test_since_when_a_server_is_unhealthy_is_told_wherever_its_state_is(admin: User) -> None:
+    silent, faulty = timezone.now() - timedelta(minutes=5), timezone.now() - timedelta(hours=2)
+    unhealthy = Server.Status.UNHEALTHY
+    both = ServerFactory(status=unhealthy, silent_since=silent, fault="gate_list", fault_since=faulty)
+    fault = ServerFactory(status=unhealthy, fault="gate_list", fault_since=faulty)
+    kept = ServerFactory(status=Server.Status.MAINTENANCE, silent_since=silent)
+    well = ServerFactory(healthy=True)
+    api = Api(admin)
+    listed = {row["server_id"]: row["unhealthy_since"] for row in api.get("server/list").json()["servers"]}
+    for server, since in ((both, faulty), (fault, faulty), (kept, None), (well, None)):
+        status = api.get(f"server/status/{server.pk}").json()["server_status"]["unhealthy_since"]
+        health = api.get(f"monitoring/health/{server.pk}").json()["unhealthy_since"]
+        assert listed[server.pk] == status == health
+        assert (status and datetime.fromisoformat(status).replace(microsecond=0)) == (
+            since and since.replace(microsecond=0)
+        )
 
 
 def test_the_list_costs_one_query_whatever_there_is(admin: User, monkeypatch: pytest.MonkeyPatch) -> None:
