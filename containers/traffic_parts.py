@@ -18,7 +18,7 @@ from accounts.models import User
 from accounts.tabs import Said, Tab, link_to, show_facts, show_table
 from containers.models import Relay, TrafficMonth, TrafficServerMonth
 from containers.services.usage import Flow, read_server, read_usage
-from derpmgmt.lib.spreadsheets import MARK, harmless
+from derpmgmt.lib.spreadsheets import MARK, Echo, harmless
 from fleet.models import Server
 from serials.rentals.admin_parts import rental_of
 from serials.rentals.models import Rental
@@ -122,13 +122,6 @@ def _servers(server: Server, request: HttpRequest) -> SafeString:
     )  # fmt: skip
 
 
-class _Echo:
-    """What the writer of the file's lines writes to: it hands them on."""
-
-    def write(self, line: str) -> str:
-        return line
-
-
 def months_as_csv(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
     """The months of a customer's relays (`user`), a server's (`server`) or all, as a file; bytes are whole numbers."""
     wanted: dict[str, Any] = {}
@@ -140,7 +133,7 @@ def months_as_csv(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
     lines = rows.values_list(
         "begins_on", "rental__user__email", "relay_id", "relay__server__name", "up_bytes", "down_bytes"
     )
-    writer = csv.writer(_Echo())
+    writer = csv.writer(Echo())
     headings = ["month_from", "customer", "relay", "server", "up_bytes", "down_bytes"]
 
     def content() -> Iterator[str]:

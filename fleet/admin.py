@@ -129,10 +129,27 @@ class ServerAdmin(GraphsMixin, TabsMixin, StaffAdmin):
     """Servers: one line each, and four steps to add one. The room that knows what stands on them shows them with that."""
 
     form = ServerForm
-    list_display: tuple[str, ...] = ("name", "state", "region", "load", "address", "last_visit_at")
-    list_filter = ("status", "region")
-    search_fields = ("name", "address", "ssh_host")
-    list_select_related = ("region",)
+    list_display: tuple[str, ...] = (
+        "name",
+        "state",
+        "region",
+        "account",
+        "address",
+        "load",
+        "latency",
+        "last_visit_at",
+    )
+    list_filter = ("status", "region", "provider_account")
+    search_fields = (
+        "name",
+        "address",
+        "ssh_host",
+        "provider_account__provider",
+        "provider_account__name",
+        "region__name_zh",
+        "region__name_en",
+    )
+    list_select_related = ("region", "provider_account")
     acts: ClassVar[tuple[Act, ...]] = SERVER_ACTS
     form_tab = ("settings", gettext_lazy("Settings"))
     series, graphs = LOAD, SERVER_GRAPHS
@@ -203,7 +220,21 @@ class ServerAdmin(GraphsMixin, TabsMixin, StaffAdmin):
 
     @admin.display(description=gettext_lazy("load per core"), ordering="load_ratio")
     def load(self, server: Server) -> str:
-        return "–" if server.load_ratio is None else f"{server.load_ratio:.2f}"
+        load = server.fresh(server.load_ratio)
+        return "–" if load is None else f"{load:.2f}"
+
+    @admin.display(description=gettext_lazy("latency"), ordering="answer_ms")
+    def latency(self, server: Server) -> str:
+        """How long its shell takes to answer the panel."""
+        latency = server.fresh(server.answer_ms)
+        return "–" if latency is None else f"{latency:.0f} ms"
+
+    @admin.display(description=gettext_lazy("provider account"), ordering="provider_account")
+    def account(self, server: Server) -> SafeString | str:
+        account = server.provider_account
+        if account is None:
+            return "–"
+        return format_html('{} <span class="admin-quiet">{}</span>', account, account.phone_masked)
 
     @admin.display(description=gettext_lazy("host key"))
     def key_fingerprint(self, server: Server) -> str:

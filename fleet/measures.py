@@ -1,15 +1,13 @@
 """What of servers is read as numbers, for alerts: as their last visits found it."""
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.urls import reverse
 
 from accounts.alerts.services import Reading
-from fleet.models import Server
+from fleet.models import FRESH, Server
 
-# Of a server that was visited longer ago nobody knows how it is.
-FRESH = timedelta(minutes=1)
 _FIELDS = (
     "pk",
     "name",

@@ -98,6 +98,8 @@ class SshCredential(models.Model):
         return self.name
 
 
+# Of a server that was visited longer ago nobody knows how it is.
+FRESH = timedelta(minutes=1)
 # When a server that did not answer is asked again.
 CONTACT = Retry(timedelta(seconds=10), timedelta(minutes=5), "contact_failures", "next_contact_at")
 
@@ -347,6 +349,11 @@ class Server(models.Model):
     def unhealthy_since(self) -> datetime | None:
         """As `unhealthy_since`."""
         return unhealthy_since(self.status, self.silent_since, self.fault_since)
+
+    def fresh(self, figure: float | None) -> float | None:
+        """A figure of the last visit; None where that was too long ago to say how the server is now."""
+        at = self.last_visit_at
+        return figure if at is not None and timezone.now() - at <= FRESH else None
 
     @property
     def ssh_address(self) -> str:
