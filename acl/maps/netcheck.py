@@ -1,7 +1,8 @@
 """What `tailscale netcheck --format=json` prints, as people copy it from a terminal: a device's own time to each relay. Pure.
 
 The program prints its `Report` (Tailscale's net/netcheck/netcheck.go): `RegionLatency` has nanoseconds by region ID. What it logs goes before
-that on some systems, and prompts stand around what is copied.
+that, and prompts stand around what is copied. It measures the relays of the map that the local tailscaled has, which has no flag to give it another;
+where none answers it asks for Tailscale's own map, and says so.
 """
 
 import json
@@ -19,6 +20,7 @@ _LONGEST_MS = 60_000
 # Braces in prompts and logs that are tried before the report's own.
 _MOST_TRIES = 50
 _CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\0\ufeff\u200b-\u200f]")
+_DEFAULT_MAP = re.compile(r"attempting to fetch a DERPMap|No DERP map from tailscaled")
 _TABLE = re.compile(r"^\s*\* (UDP|DERP latency|Nearest DERP)\b", re.MULTILINE)
 
 
@@ -36,6 +38,7 @@ _IS_TABLE = _("This is the table for people to read. Run the command as it stand
 _NOT_WHOLE = _("The output is not whole, or something stands in its middle. Run the command again and paste all of it, from the first { to the last }.")  # fmt: skip
 _OTHER_JSON = _("This is the output of another command: it has no RegionLatency. Paste that of the command on this page.")  # fmt: skip
 _REACHED_NONE = _("The device reached no relay at all at that time. Check its internet connection, and run the command again.")  # fmt: skip
+NOT_CONNECTED = _("Tailscale is not connected on this device, so the command did not know your relays. Connect it and run the command again.")  # fmt: skip
 _TOO_LONG = _("This is too long to be the output of the command.")
 
 
@@ -58,6 +61,11 @@ def parse_netcheck(text: str) -> dict[int, float]:
     return found
 
 
+def knew_no_map(text: str) -> bool:
+    """Whether the program says that the device has no map of its own, so that it measured other relays than its customer's, if any."""
+    return bool(_DEFAULT_MAP.search(text))
+
+
 def _find_report(text: str) -> dict[str, Any]:
     decoder = json.JSONDecoder(parse_constant=_refuse)
     others = False
@@ -76,6 +84,8 @@ def _find_report(text: str) -> dict[str, Any]:
         place = text.find("{", end)
     if "RegionLatency" in text:
         raise NotNetcheck(_NOT_WHOLE)
+    if knew_no_map(text):
+        raise NotNetcheck(NOT_CONNECTED)
     if others:
         raise NotNetcheck(_OTHER_JSON)
     if _TABLE.search(text):

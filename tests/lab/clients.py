@@ -31,7 +31,7 @@ class Client:
         programs = Path(os.environ["DERPMGMT_TEST_TAILSCALE"])
         state = folder / name
         state.mkdir()
-        self.name, self._socket = name, state / "socket"
+        self.name, self._socket, self._inside = name, state / "socket", inside
         start(
             stack,
             [
@@ -68,6 +68,15 @@ class Client:
         """The map that its control server has told it."""
         found: dict[str, Any] = self._ask("GET", "derpmap")
         return found
+
+    def command(self, *words: str) -> str:
+        """What the command line prints to somebody who sits at this device: answers and warnings alike."""
+        program = Path(os.environ["DERPMGMT_TEST_TAILSCALE"]) / "tailscale"
+        command = [*self._inside, str(program), f"--socket={self._socket}", *words]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=True
+        )
+        return done.stdout
 
     @property
     def home(self) -> str:

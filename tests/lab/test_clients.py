@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import Client as Browser
 from django.utils import timezone
 
 from acl.maps import services
@@ -24,6 +25,9 @@ from acl.maps.services.regions import LETS_GO_AFTER
 from containers.certificates import make_certificate
 from containers.derp.keys import generate_private_key
 from containers.models import Relay
+from containers.sample_models import ClientLatency
+from derpmgmt.templatetags.panel import milliseconds
+from fleet.models import Server
 from serials.rentals.models import Rental
 from tests.factories import MapRegionFactory, RelayFactory, RentalFactory, ServerFactory
 from tests.lab.clients import Client, start
@@ -32,6 +36,7 @@ from tests.panel.running import wait_for
 pytestmark = [pytest.mark.lab, pytest.mark.django_db]
 
 NAMESPACE, ADDRESS = f"clients-{os.getpid()}", "10.99.0.1"
+MORE_ADDRESSES = "10.99.0.2", "10.99.0.3"
 PINGS = 40
 
 
@@ -61,13 +66,15 @@ class Relays:
     def __init__(self, inside: list[str], folder: Path, stack: ExitStack) -> None:
         self._inside, self._folder, self._stack = inside, folder, stack
         self._running: dict[int, subprocess.Popen[bytes]] = {}
-        self._server = ServerFactory(address=ADDRESS)
+        self._servers: dict[str, Server] = {}
 
-    def make(self, rental: Rental, port: int, **fields: Any) -> Relay:
-        """A relay that runs in place 1."""
-        certificate = make_certificate(ADDRESS, timezone.now())
+    def make(self, rental: Rental, port: int, address: str = ADDRESS, **fields: Any) -> Relay:
+        """A relay that runs, in place 1 where nothing else is said."""
+        if address not in self._servers:
+            self._servers[address] = ServerFactory(address=address)
+        certificate = make_certificate(address, timezone.now())
         relay = RelayFactory(
-            rental=rental, server=self._server, derp_port=port, stun_port=port,
+            rental=rental, server=self._servers[address], derp_port=port, stun_port=port,
             certificate=certificate.pem, certificate_key=certificate.key_pem,
             certificate_sha256=certificate.sha256, private_key=generate_private_key(), **fields,
         )  # fmt: skip
@@ -75,15 +82,15 @@ class Relays:
         return relay
 
     def start(self, relay: Relay) -> None:
-        folder = self._folder / str(relay.pk)
+        folder, address = self._folder / str(relay.pk), relay.server.address
         folder.mkdir(exist_ok=True)
-        (folder / f"{ADDRESS}.crt").write_text(relay.certificate)
-        (folder / f"{ADDRESS}.key").write_text(relay.certificate_key)
+        (folder / f"{address}.crt").write_text(relay.certificate)
+        (folder / f"{address}.key").write_text(relay.certificate_key)
         (folder / "key.json").write_text(json.dumps({"PrivateKey": f"privkey:{relay.private_key}"}))
         port = str(relay.derp_port)
         command = [
-            *self._inside, os.environ["DERPMGMT_TEST_DERPER"], "-a", f":{port}", "-http-port", "-1",
-            "-stun-port", port, "-hostname", ADDRESS, "-certmode", "manual", "-certdir", str(folder),
+            *self._inside, os.environ["DERPMGMT_TEST_DERPER"], "-a", f"{address}:{port}", "-http-port", "-1",
+            "-stun-port", port, "-hostname", address, "-certmode", "manual", "-certdir", str(folder),
             "-c", str(folder / "key.json"),
         ]  # fmt: skip
         self._running[relay.pk] = start(self._stack, command, folder / "log")
@@ -184,3 +191,43 @@ def test_clients_stay_in_touch_through_a_move_an_end_and_a_return(inside: list[s
         wait_for(lambda: silent.answers(to_silent), "the silent clients answer after the return")
         wait_for(lambda: busy.answers(to_busy), "the busy clients answer after the return")
         wait_for(lambda: other_silent.answers(busy.address), "all reach all")
+
+
+def test_what_a_real_client_measures_is_kept_of_each_relay_and_stands_on_its_card(
+    inside: list[str], tmp_path: Path, client: Browser
+) -> None:
+    def paste(text: str) -> str:
+        print(text)
+        return client.post("/map/netcheck/", {"text": text}, follow=True).text
+
+    def kept() -> list[float | None]:
+        found = {relay.pk: relay.client_ms for relay in Relay.objects.all()}
+        return [found[relay.pk] for relay in (one, other, away)]
+
+    with ExitStack() as stack:
+        relays, rental = Relays(inside, tmp_path, stack), RentalFactory()
+        client.force_login(rental.user)
+        for address in MORE_ADDRESSES:
+            subprocess.run([*inside, "ip", "addr", "add", f"{address}/24", "dev", "out"], check=True)
+        one, other, away = (
+            relays.make(rental, 20000 + slot, address, slot=slot, whole=True)
+            for slot, address in enumerate((ADDRESS, *MORE_ADDRESSES), 1)
+        )
+        control = Control(inside, made(rental), tmp_path, stack)
+        device = Client(inside, "device", control.address, tmp_path, stack)
+        wait_for(lambda: device.home, "the device has its home")
+        relays.stop(away)
+
+        page = paste(device.command("netcheck", "--format=json"))
+        first = kept()
+        assert first[0]
+        assert first[1]
+        assert first[2] is None
+        assert all(milliseconds(each) in page for each in first[:2])
+        # Where UDP does not pass, it asks relays by HTTPS with their pinned certificates, and else machines by ping.
+        subprocess.run([*inside, "iptables", "-A", "INPUT", "-p", "udp", "-j", "DROP"], check=True)
+        page = paste(device.command("netcheck", "--format=json-line"))
+        second = kept()
+        assert all(second)
+        assert first[:2] != second[:2]
+        assert ClientLatency.objects.count() == 5

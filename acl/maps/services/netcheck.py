@@ -5,7 +5,7 @@ from datetime import datetime
 from django.utils.translation import gettext_lazy as _
 
 from acl.maps.models import MapRegion
-from acl.maps.netcheck import NotNetcheck, parse_netcheck
+from acl.maps.netcheck import NOT_CONNECTED, NotNetcheck, knew_no_map, parse_netcheck
 from containers.services.client_latency import record_client_latency
 from serials.rentals.models import Rental
 
@@ -32,6 +32,6 @@ def keep_netcheck(*, rental: Rental, text: str, now: datetime) -> int:
     regions = MapRegion.objects.filter(rental=rental, relay__isnull=False, region_id__in=times)
     found = {relay: times[region] for relay, region in regions.values_list("relay", "region_id")}
     if not found:
-        raise NoneOfYours
+        raise NoneOfYours(NOT_CONNECTED if knew_no_map(text) else NoneOfYours.sentence)
     record_client_latency(times=found, now=now)
     return len(found)

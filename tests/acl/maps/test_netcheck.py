@@ -17,7 +17,7 @@ from containers.sample_models import ClientLatency
 from serials.rentals.models import Rental
 from tests.factories import ServedRentalFactory, UserFactory, WholeRentalFactory
 
-# As Tailscale 1.102.5 prints it: tabs, times in nanoseconds.
+# As Tailscale 1.102.5 printed it in the lab, with the numbers of another network: times in nanoseconds, a relay that did not answer missing.
 REPORT: dict[str, Any] = {
     "Now": "2026-11-30T22:59:00.123456789+08:00",
     "UDP": True,
@@ -28,19 +28,34 @@ REPORT: dict[str, Any] = {
     "OSHasIPv6": True,
     "ICMPv4": False,
     "MappingVariesByDestIP": False,
-    "UPnP": None,
-    "PMP": None,
-    "PCP": None,
+    "UPnP": False,
+    "PMP": False,
+    "PCP": False,
     "PreferredDERP": 901,
     "RegionLatency": {"900": 31_250_000, "901": 8_400_123, "1": 210_000_000},
-    "RegionV4Latency": {"900": 31_250_000, "901": 8_400_123},
-    "RegionV6Latency": None,
+    "RegionV4Latency": {"900": 31_250_000, "901": 8_400_123, "1": 210_000_000},
+    "RegionV6Latency": {},
     "GlobalV4Counters": {"203.0.113.9:41641": 2},
     "GlobalV6Counters": None,
     "GlobalV4": "203.0.113.9:41641",
     "GlobalV6": "",
-    "CaptivePortal": False,
+    "CaptivePortal": None,
 }
+# By ping and HTTPS, since no UDP passes.
+NO_UDP = REPORT | {
+    "UDP": False, "ICMPv4": True, "MappingVariesByDestIP": None, "RegionV4Latency": {}, "GlobalV4Counters": None, "GlobalV4": "",
+}  # fmt: skip
+# What the program tells the terminal before it.
+NOISE = (
+    "# Warning: this JSON format is not yet considered a stable interface\n"
+    "2026/12/01 10:27:59 portmap: monitor: gateway and self IP changed: gw=10.99.0.254 self=10.99.0.1\n"
+)
+NO_TAILSCALED = (
+    NOISE
+    + "2026/12/01 10:28:02 attempting to fetch a DERPMap from https://controlplane.tailscale.com\n"
+    + "2026/12/01 10:28:12 Failed to fetch a DERP map, so netcheck cannot continue. Check your Internet connection.\n"
+    + 'fetch prodDERPMap failed: Get "https://controlplane.tailscale.com/derpmap/default": context deadline exceeded\n'
+)
 TABLE = """Report:
 \t* Time: 2026-11-30T14:59:00Z
 \t* UDP: true
@@ -58,6 +73,8 @@ def printed(report: dict[str, Any] | None = None) -> str:
     [
         printed(),
         json.dumps(REPORT),
+        NOISE + printed(),
+        NOISE + json.dumps(NO_UDP, separators=(",", ":")),
         f"PS C:\\> tailscale netcheck --format=json\n2026/11/30 22:59:00 portmap: {{monitor}} down\n{printed()}\n\nuser@host:~$ ",
         "\ufeff" + "".join(f"{letter}\0" for letter in printed()),
         f"\x1b[32m{printed()}\x1b[0m",
@@ -74,6 +91,7 @@ def test_times_are_read_whatever_stands_around_them(text: str) -> None:
         ("", "not what the command prints"),
         ("command not found: tailscale", "not what the command prints"),
         (TABLE, "the table for people"),
+        (NO_TAILSCALED, "is not connected on this device"),
         (printed()[:-300], "not whole"),
         (printed()[:120], "not whole"),
         ('{"BackendState": "Running", "Peer": {}}', "another command"),
@@ -142,7 +160,8 @@ def test_pasted_times_stand_on_the_cards_beside_the_panels(signed_in: Client, re
 
 @pytest.mark.django_db
 def test_what_is_none_stays_in_its_field_with_what_is_wrong(signed_in: Client, rental: Rental) -> None:
-    for text, words in ((TABLE, "--format=json, and paste"), (" ", "Paste the output"), (printed(REPORT | {"RegionLatency": {"2": 5_000_000}}), "none of yours")):  # fmt: skip
+    for text, words in ((TABLE, "--format=json, and paste"), (" ", "Paste the output"), (printed(REPORT | {"RegionLatency": {"2": 5_000_000}}), "none of yours"),
+                        (NO_TAILSCALED.splitlines()[2] + printed(REPORT | {"RegionLatency": {"2": 5_000_000}}), "is not connected on this device")):  # fmt: skip
         page = signed_in.post("/map/netcheck/", {"text": text}).content.decode()
         assert words in page
         assert escape(text) in page
