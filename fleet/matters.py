@@ -1,7 +1,6 @@
 """What of the fleet needs a person."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
@@ -18,15 +17,8 @@ from fleet.models import UNHEALTHY_AFTER, Region, Server
 # Servers are visited every 15 s: after so long nobody seems to do it.
 VISITS_MISSED = timedelta(minutes=2)
 
-# Servers that went silent within this time did so at once: a round of visits with its time limits.
-AT_ONCE = timedelta(minutes=3)
-# While others answer, so long it may be the panel's own network; with fewer servers nobody can tell.
-CUT_OFF_LASTS = timedelta(minutes=5)
-FEWEST = 2
 # What the Engine says or lacks while SSH answers.
 DOCKER_CODES = frozenset(ENGINE_SENTENCES)
-
-_UNANNOUNCED = (Server.Status.HEALTHY, Server.Status.UNHEALTHY, Server.Status.DRAINING)
 
 
 def place_of(region: Region) -> Place:
@@ -71,7 +63,9 @@ def matters(now: datetime) -> Iterator[Matter]:
         .order_by("region__code", "name")
     )
     managed = [server for server in servers if server.status != Server.Status.NEW]
-    cut_off = find_cut_off(servers, now)
+    cut_off = outages.find_cut_off(servers, now)
+    seen_since = outages.sees_again_since()
+    is_blind = cut_off or (seen_since is not None and now - seen_since < outages.GATHER)
     visited_at = max((server.last_visit_at for server in managed if server.last_visit_at), default=None)
     if managed and (visited_at is None or now - visited_at > VISITS_MISSED):
         text = _("Every server is visited four times a minute. Do the panel's workers run?")
@@ -84,47 +78,24 @@ def matters(now: datetime) -> Iterator[Matter]:
     if cut_off:
         yield _cut_off(cut_off)
     for server in servers:
-        if matter := _matter_of(server, is_seen=not cut_off):
+        if matter := _matter_of(
+            server, is_seen=not is_blind and outages.is_heard_of_others(server, servers, now)
+        ):
             yield matter
         if matter := _traffic_of(server):
             yield matter
 
 
-@dataclass(frozen=True)
-class CutOff:
-    """Most servers have stopped answering at once: `silent` of `servers`, `since` when."""
-
-    silent: int
-    servers: int
-    since: datetime
-
-
-def find_cut_off(servers: Iterable[Server], now: datetime) -> CutOff | None:
-    """Whether the panel itself may be cut off, since most servers went silent at once and nothing is heard of them.
-
-    For as long as all are silent; where others answer only for a while, since then those have gone by themselves.
-    """
-    asked = [server for server in servers if server.status in _UNANNOUNCED]
-    silent = [
-        server.silent_since
-        for server in asked
-        if server.silent_since and not server.fault and server.status_code in outages.NOTHING_HEARD
-    ]
-    at_once = [since for since in silent if since >= max(silent) - AT_ONCE]
-    if len(asked) < FEWEST or 2 * len(at_once) <= len(asked):
-        return None
-    found = CutOff(len(silent), len(asked), min(at_once))
-    return found if len(silent) == len(asked) or now - found.since < CUT_OFF_LASTS else None
-
-
-def _cut_off(found: CutOff) -> Matter:
+def _cut_off(found: outages.CutOff) -> Matter:
     text = _("%(silent)d of %(count)d servers: look at the panel's own network first.") % {
         "silent": found.silent,
         "count": found.servers,
     }
     title = _("Most servers have stopped answering at once: the panel itself may be cut off")
     url, key = reverse("admin:fleet_server_changelist"), "panel_cut_off"
-    return Matter(CRITICAL, title, text, url, key, found.since, rule="panel_cut_off", is_told=True)
+    return Matter(
+        CRITICAL, title, text, url, key, found.since, rule="panel_cut_off", is_certain=found.is_certain
+    )
 
 
 def _rule_of(server: Server) -> str:
@@ -136,16 +107,17 @@ def _matter_of(server: Server, *, is_seen: bool) -> Matter | None:
     """What there is to say of a server; alerts only of those that the panel is not cut off from."""
     page = reverse("admin:fleet_server_change", args=[server.pk])
     title, region = f"{server} · {server.get_status_display()}", place_of(server.region)
-    if server.silent_since and server.status in _UNANNOUNCED:
-        url = server_list(status__in=",".join(_UNANNOUNCED), silent_since__isnull=0)
+    if server.silent_since and server.status in outages.UNANNOUNCED:
+        url = server_list(status__in=",".join(outages.UNANNOUNCED), silent_since__isnull=0)
         cause = Cause("server_silent", _silent, url, "region__id__exact")
-        text = server.reason or _("It does not answer.")
+        title = _("%(server)s does not answer") % {"server": server}
+        text = server.reason
         since, key = server.silent_since, f"server_silent:{server.pk}"
         return Matter(
             CRITICAL, title, text, page, key, since, server.name, cause, region,
-            rule=_rule_of(server), server=server.pk, is_told=True,
-            # One lost visit is none.
-            is_certain=is_seen and (server.contact_failures >= UNHEALTHY_AFTER or server.status == Server.Status.UNHEALTHY),
+            rule=_rule_of(server), server=server.pk,
+            # One lost visit is none; one that answers wrongly is none that was lost.
+            is_certain=is_seen and (server.contact_failures >= UNHEALTHY_AFTER or server.status_code not in outages.NOTHING_HEARD),
         )  # fmt: skip
     if server.status == Server.Status.UNHEALTHY:
         # What a person or an older panel wrote has no code.

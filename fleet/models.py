@@ -269,9 +269,6 @@ class Server(models.Model):
     silent_since = models.DateTimeField(
         _("does not answer since"), null=True, blank=True, db_index=True, editable=False
     )
-    outage_told_at = models.DateTimeField(_("admins were told"), null=True, blank=True, editable=False)
-    # The key of the notices in which they were told, which may name other servers too (`fleet.outages`).
-    told_key = models.CharField(max_length=60, blank=True, default="", editable=False)
     busy_by = models.CharField(_("busy with"), max_length=120, blank=True, editable=False)
     busy_until = models.DateTimeField(_("busy until"), null=True, blank=True, editable=False)
     created_at = models.DateTimeField(_("added"), default=timezone.now, editable=False)
@@ -374,26 +371,15 @@ def unhealthy_since(
     return min(moments) if moments and status == Server.Status.UNHEALTHY else None
 
 
-class Outage(models.Model):
-    """A time without answers that is over: admins are told of its end once (`fleet.outages`).
+class Blindness(models.Model):
+    """A time in which the panel reached no server at all, that is over; the last one stays (`fleet.outages`)."""
 
-    Only those of which they were told have a `told_key`. `was_cut_off` says that no server at all answered until this one did.
-    """
-
-    server = models.ForeignKey(Server, models.CASCADE, related_name="outages")
-    began_at = models.DateTimeField()
-    ended_at = models.DateTimeField(db_index=True)
-    told_key = models.CharField(max_length=60, blank=True, default="")
-    end_told_at = models.DateTimeField(null=True, blank=True, db_index=True)
-    was_cut_off = models.BooleanField(default=False)
+    ended_at = models.DateTimeField()
 
     objects = StaffOnlyQuerySet.as_manager()
 
-    class Meta:
-        ordering = ["-pk"]
-
     def __str__(self) -> str:
-        return f"{self.server} · {self.began_at:%Y-%m-%d %H:%M}"
+        return f"{self.ended_at:%Y-%m-%d %H:%M}"
 
 
 # After this many failed contacts in a row a healthy server counts as unhealthy.

@@ -2,7 +2,7 @@
 
 from django.utils.translation import gettext_lazy as _
 
-from accounts.wordlist import Kind, declare
+from accounts.wordlist import declare
 
 declare(
     actions={
@@ -20,13 +20,5 @@ declare(
         "server.traffic_over": _("A server's traffic is used up"),
         "server.traffic_back": _("A server has traffic again"),
         "server.retired": _("Server retired"),
-        "server.silent": _("Server does not answer"),
-        "server.answers": _("Server answers again"),
-    },
-    notices={
-        "server_silent": Kind(_("A server does not answer")),
-        "server_back": Kind(_("A server answers again")),
-        "servers_silent": Kind(_("Several servers do not answer")),
-        "servers_back": Kind(_("Several servers answer again")),
     },
 )

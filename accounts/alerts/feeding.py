@@ -74,7 +74,6 @@ def _reading(matter: Matter, words: dict[str, dict[str, tuple[str, str]]]) -> Re
         customer=matter.customer,
         since=matter.since,
         said=words.get(matter.key, {}),
-        is_told=matter.is_told,
     )
 
 

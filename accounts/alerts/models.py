@@ -80,8 +80,6 @@ class Alert(models.Model):
         related_name="alerts",
         verbose_name=_("customer"),
     )
-    # Somebody else tells operators of it (`derpmgmt.lib.matters.Matter.is_told`), so that nobody hears twice.
-    is_told = models.BooleanField(default=False, editable=False)
     since = models.DateTimeField(_("since"))
     bad_since = models.DateTimeField(editable=False)
     well_since = models.DateTimeField(null=True, editable=False)

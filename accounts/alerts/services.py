@@ -57,7 +57,6 @@ class Reading:
     since: datetime | None = None
     values: dict[str, Any] = field(default_factory=dict)
     said: dict[str, tuple[str, str]] = field(default_factory=dict)
-    is_told: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -203,7 +202,6 @@ def _told_fields(reading: Reading, now: datetime) -> dict[str, Any]:
         "server": reading.server,
         "region": reading.region,
         "customer_id": reading.customer,
-        "is_told": reading.is_told,
     }
 
 

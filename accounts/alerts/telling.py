@@ -27,7 +27,7 @@ from accounts.alerts.route_models import AlertDelivery, AlertRoute, AlertTelling
 from accounts.alerts.rules import is_at_least
 from accounts.brand import sender
 from accounts.models import Notice, User
-from accounts.services.notices import IN_DOUBT, INTERNAL, OUTDATED, notify
+from accounts.services.notices import IN_DOUBT, INTERNAL, OUTDATED, notify, take_back_notices
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import LOST_AFTER, Heartbeat, worker_name
 from derpmgmt.lib.mail import MailFailed, MailLimited, deliver
@@ -85,11 +85,9 @@ def _plan_route(route: AlertRoute, now: datetime) -> None:
 
 def _of_route(route: AlertRoute) -> QuerySet[Alert]:
     severities = [severity for severity in SEVERITIES if is_at_least(severity, route.severity)]
-    rows = Alert.objects.filter(
+    return Alert.objects.filter(
         severity__in=severities, kind__in=route.kinds, raised_at__gte=route.created_at
     )
-    # Operators are told of these otherwise.
-    return rows.exclude(is_told=True) if route.by == AlertRoute.By.STAFF else rows
 
 
 def _untold(route: AlertRoute) -> list[Alert]:
@@ -329,6 +327,8 @@ def _settle_staff(now: datetime) -> None:
         state = Notice.State
         still = [error for what, error, _at in notices if what in (state.WAITING, state.SENDING)]
         mine = AlertDelivery.objects.filter(pk=delivery.pk, state=_State.WAITING)
+        if _is_outdated(delivery) and _take_back(delivery, mine):
+            continue
         if sent := [at for what, _error, at in notices if what == state.SENT]:
             mine.update(state=_State.SENT, sent_at=max(filter(None, sent), default=now), error="")
         elif not still:
@@ -336,6 +336,15 @@ def _settle_staff(now: datetime) -> None:
             mine.update(state=_State.FAILED, error=errors[0] if errors else NOBODY)
         elif now - delivery.created_at >= STAFF_LATE and not delivery.error:
             mine.update(error=next(filter(None, still), NOT_YET))
+
+
+@transaction.atomic
+def _take_back(delivery: AlertDelivery, mine: QuerySet[AlertDelivery]) -> bool:
+    """What is over before it left is told to nobody; False where somebody has it already."""
+    if take_back_notices(key=notice_key(delivery)):
+        return False
+    mine.update(state=_State.DROPPED, error=OUTDATED)
+    return True
 
 
 def _replace(delivery: AlertDelivery, now: datetime) -> None:

@@ -22,7 +22,6 @@ from accounts.services.notices import (
     drop_notices,
     notify,
     notify_all,
-    people_told,
     send_again,
     take_back_notices,
     why_not_again,

@@ -188,11 +188,6 @@ def take_back_notices(*, key: str) -> set[int]:
     Returns the people (pks) to whom one of them went out, or may have.
     """
     _take_back(Notice.objects.filter(key=key))
-    return people_told(key=key)
-
-
-def people_told(*, key: str) -> set[int]:
-    """The people (pks) who have or get a notice of `key`: all but those whose notices were dropped."""
     rows = Notice.objects.filter(key=key).exclude(state=Notice.State.DROPPED)
     return set(rows.values_list("user_id", flat=True))
 

@@ -10,7 +10,6 @@ from containers.derp.probe import probe_relay
 from containers.services import proving, relays
 from derpmgmt.lib import queue
 from derpmgmt.lib.sweeps import attempt
-from fleet import outages
 
 # So many relays are tested at once: enough for 10,000 in a quarter of an hour over slow lines, little for one machine.
 THREADS = 16
@@ -46,10 +45,8 @@ def prove_server(server_pk: int) -> None:
 
 
 def sweep_outages() -> None:
-    """Tell those concerned what does not answer and what carries no packets."""
-    now = timezone.now()
-    attempt("telling of servers", partial(outages.sweep_outages, now))
-    proving.sweep_failing(now)
+    """Tell customers what of theirs carries no packets."""
+    proving.sweep_failing(timezone.now())
 
 
 @queue.on_queue("proofs")

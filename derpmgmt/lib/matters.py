@@ -68,7 +68,7 @@ class Matter:
     the same `cause` and `region`. `topic` says which room's it is (`about`).
 
     `rule` is that by which it becomes an alert ("" for none: what somebody announced, and alerts themselves), about which `server` and
-    `customer` (primary keys). Before it `is_certain` it is shown and raises none; `is_told` says that operators hear of it otherwise.
+    `customer` (primary keys). Before it `is_certain` it is shown and raises none.
     """
 
     level: str
@@ -85,7 +85,6 @@ class Matter:
     server: int | None = None
     customer: int | None = None
     is_certain: bool = True
-    is_told: bool = False
     # The page of its alert, where it has become one.
     alert_url: str = ""
 

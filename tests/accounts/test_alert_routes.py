@@ -134,7 +134,7 @@ def test_a_route_tells_from_its_severity_on_and_of_its_kinds(
     raised(severity="warning")
     raised(severity="critical", kind="panel")
     raised(severity="critical", kind="relay", rule="relay")
-    raised(severity="critical", is_told=True, state=Alert.State.RESOLVED)
+    raised(severity="critical", state=Alert.State.RESOLVED)
     sweep(clock, times=20)
     assert [text.split("\r\n")[0] for text in texts(world)] == ["[critical] A relay or gate fails"]
 
@@ -182,15 +182,12 @@ def test_warnings_come_once_a_day_in_a_digest(
     assert sorted(AlertTelling.objects.values_list("what", flat=True)) == ["digest", "digest", "raised"]
 
 
-def test_every_admin_gets_it_in_their_own_language_but_not_what_they_are_told_otherwise(
+def test_every_admin_gets_it_in_their_own_language(
     clock: time_machine.Traveller,
 ) -> None:
     UserFactory(role=User.Role.SUPERADMIN, language="zh-hans", email="boss@example.com")
     UserFactory(role=User.Role.USER)
     route("staff")
-    raised(is_told=True)
-    sweep(clock, times=3)
-    assert mail.outbox == []
     raised()
     sweep(clock, times=3)
     assert {message.to[0]: message.subject for message in mail.outbox} == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -151,35 +152,7 @@ def test_a_failed_test_is_seen_on_the_card_and_counted(relay: Relay, boss: User)
     assert figure() == "1 / 3"
 
 
-def test_admins_are_told_of_an_outage_once_and_of_its_end_once(relay: Relay, boss: User) -> None:
-    fail_contact(relay.server)
-    sweep()
-    assert told(boss) == {}  # one may be a blip
-    for _time in range(3):
-        fail_contact(relay.server)
-        sweep()
-    assert told(boss) == {"server_silent": 1}
-    send_all(boss)
-    answer(relay.server)
-    answer(relay.server)
-    sweep()
-    assert told(boss) == {"server_silent": 1, "server_back": 1}
-    for _time in range(2):
-        fail_contact(relay.server)
-    sweep()
-    assert told(boss) == {"server_silent": 2, "server_back": 1}
-
-
-def test_an_outage_that_is_over_before_its_notice_left_is_not_told_at_all(relay: Relay, boss: User) -> None:
-    for _time in range(2):
-        fail_contact(relay.server)
-    sweep()
-    answer(relay.server)
-    assert told(boss) == {}
-    assert boss.notices.get().state == "dropped"
-
-
-def test_nobody_is_told_of_what_maintenance_announced(relay: Relay, boss: User) -> None:
+def test_no_customer_is_told_of_what_maintenance_announced(relay: Relay, boss: User) -> None:
     from fleet.services import start_maintenance
 
     start_maintenance(server=relay.server, by=boss, reason="a new disk")
@@ -189,14 +162,13 @@ def test_nobody_is_told_of_what_maintenance_announced(relay: Relay, boss: User) 
             test_relay(relay, passes=False)
             sweep()
             clock.shift(6 * MINUTE)
-    assert told(boss) == {}
     assert told(relay.rental.user) == {}  # type: ignore[union-attr]
     card = card_of(relay)
     assert (card.label, card.colour) == ("in maintenance", "orange")
     assert "in maintenance and does not answer" in str(card.sentence)
 
 
-def test_a_customer_is_told_once_when_a_relay_has_carried_nothing_for_long(relay: Relay, boss: User) -> None:
+def test_a_customer_is_told_once_when_a_relay_has_carried_nothing_for_long(relay: Relay) -> None:
     customer = relay.rental.user  # type: ignore[union-attr]
     with time_machine.travel(timezone.now(), tick=False) as clock:
         for _time in range(2):
@@ -230,7 +202,7 @@ def test_a_customer_is_not_told_when_only_the_panel_cannot_reach_the_server(rela
 
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
 @pytest.mark.parametrize("others", [0, 1, 2])
-def test_notices_are_written_in_both_languages(relay: Relay, boss: User, language: str, others: int) -> None:
+def test_notices_are_written_in_both_languages(relay: Relay, language: str, others: int) -> None:
     from accounts.models import User
     from accounts.services.notices import render
 
@@ -243,12 +215,9 @@ def test_notices_are_written_in_both_languages(relay: Relay, boss: User, languag
             fail_contact(relay.server)
         clock.shift(11 * MINUTE)
         sweep()
-        send_all(boss)
-        answer(relay.server)
-        sweep()
     from accounts.models import Notice
 
-    for notice in Notice.objects.filter(kind__in=["server_silent", "server_back", "relay_silent"]):
+    for notice in Notice.objects.filter(kind="relay_silent"):
         words = render(notice)
         is_english = not any("一" <= letter <= "鿿" for letter in words.subject + words.text.split("http")[0])
         assert is_english == (language == "en") or "上海" in words.subject, words.text
@@ -265,24 +234,19 @@ ACTS = ["down", "up", "passes", "fails", "sweep", "killed sweep", "minutes"]
 def test_no_card_is_green_without_reason_and_nothing_is_told_twice(
     servers: list[Server], announced: Any, acts: list[tuple[str, int]]
 ) -> None:
-    from accounts.models import Notice, User
-    from fleet import outages
+    from accounts.models import Notice
+    from containers.services import proving
     from fleet.models import Server as Row
 
     cache.clear()
-    Row.objects.update(
-        silent_since=None, outage_told_at=None, contact_failures=0, next_contact_at=None, status="healthy"
-    )
-    User.objects.update(role="user", is_staff=False)
-    boss = UserFactory(role=User.Role.ADMIN)
+    Row.objects.update(silent_since=None, contact_failures=0, next_contact_at=None, status="healthy")
     rental = RentalFactory(days=30)
     plan(rental)
     prove(rental)
     relay = rental.relays.select_related("server", "rental__user").get(slot=1)
     test_relay(relay, passes=True)
     server = relay.server
-    is_down, is_failing, contacts_failed = False, False, 0
-    outages_begun, is_told = 0, False
+    is_down, is_failing = False, False
     failing_since: datetime | None = None
     times_told, told_this_time = 0, False
     with time_machine.travel(timezone.now(), tick=False) as clock:
@@ -291,12 +255,10 @@ def test_no_card_is_green_without_reason_and_nothing_is_told_twice(
             clock.shift(timedelta(seconds=1))
             if act == "down":
                 fail_contact(server)
-                is_down, contacts_failed = True, contacts_failed + 1
+                is_down = True
             elif act == "up":
-                send_all(boss)
                 answer(server)
-                outages.sweep_outages(timezone.now())
-                is_down, is_told, contacts_failed = False, False, 0
+                is_down = False
             elif act in {"passes", "fails"}:
                 test_relay(relay, passes=act == "passes")
                 is_failing = act == "fails"
@@ -306,27 +268,16 @@ def test_no_card_is_green_without_reason_and_nothing_is_told_twice(
                 clock.shift(number * MINUTE)
             else:
                 if act == "killed sweep":
-                    with pytest.MonkeyPatch.context() as patch:
-                        patch.setattr(outages, "log_operation", _die)
-                        try:
-                            sweep()
-                        except _Killed:
-                            pass
-                        else:
-                            assert is_told or contacts_failed < 2
+                    with pytest.MonkeyPatch.context() as patch, suppress(_Killed):
+                        patch.setattr(proving, "notify", _die)
+                        sweep()
                 sweep()
-                if contacts_failed >= 2 and not is_told:
-                    outages_begun, is_told = outages_begun + 1, True
                 now = timezone.now()
                 if failing_since and now - failing_since >= 10 * MINUTE and not told_this_time:
                     times_told, told_this_time = times_told + 1, True
             card = card_of(relay)
             assert (card.colour == "green") == (not is_down and not is_failing), acts
-            silent = Notice.objects.filter(user=boss, kind="server_silent")
-            assert silent.count() == outages_begun
             assert Notice.objects.filter(user=rental.user, kind="relay_silent").count() == times_told
-            back = Notice.objects.filter(user=boss, kind="server_back").count()
-            assert back == outages_begun - is_told
 
 
 class _Killed(BaseException):

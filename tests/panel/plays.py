@@ -232,12 +232,6 @@ def silent(stage: Stage) -> None:
     Relay.objects.filter(pk=relay.pk).update(failing_since=since)
 
 
-def silent_and_told(stage: Stage) -> None:
-    silent(stage)
-    with stage.at(BEGIN - MINUTE):
-        stage.run(containers.sweep_outages, accounts.sweep_notices)
-
-
 def silent_and_untold(stage: Stage) -> None:
     """A server is silent, and alerts are told to nobody."""
     silent(stage)
@@ -387,7 +381,7 @@ PLAYS = {
     "a server does not answer and its relay carries nothing": Play(
         silent,
         [containers.sweep_outages, accounts.sweep_notices],
-        {TOLD: [("relay_silent", "sent", 1), ("server_silent", "sent", 1)]},
+        {TOLD: [("relay_silent", "sent", 1)]},
         moments=SOON,
     ),
     "what is wrong becomes alerts": Play(
@@ -400,13 +394,6 @@ PLAYS = {
         silent_and_raised,
         [alerts.sweep_alerts],
         {ALERTS: [("panel", "active", 3), ("server_error", "cleared", 1)]},
-        answer,
-        moments=SOON,
-    ),
-    "a server answers again": Play(
-        silent_and_told,
-        [containers.sweep_outages, accounts.sweep_notices],
-        {TOLD: [("relay_silent", "sent", 1), ("server_back", "sent", 1), ("server_silent", "sent", 1)]},
         answer,
         moments=SOON,
     ),

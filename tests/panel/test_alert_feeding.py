@@ -10,6 +10,7 @@ from django.utils import timezone, translation
 
 from accounts.alerts import jobs
 from accounts.alerts.models import Alert, AlertRule
+from accounts.alerts.route_models import AlertRoute
 from accounts.alerts.services import Reading, change_rule
 from accounts.models import Notice, PutOff
 from containers.models import Relay, RelayHealth
@@ -35,7 +36,9 @@ def clock() -> Iterator[time_machine.Traveller]:
 
 
 @pytest.fixture(autouse=True)
-def no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_readings(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read, and alerts are told to nobody."""
+    AlertRoute.objects.all().delete()
     monkeypatch.setattr(flow, "READINGS", [])
 
 
@@ -43,7 +46,8 @@ def sweep(clock: time_machine.Traveller, seconds: int = 0) -> None:
     """Time goes on, with sweeps in between; the servers that answer are visited."""
     for step in [0, *[30] * (seconds // 30), seconds % 30]:
         clock.shift(step)
-        Server.objects.filter(silent_since=None).update(last_visit_at=timezone.now())
+        now = timezone.now()
+        Server.objects.filter(silent_since=None).update(last_visit_at=now, last_contact_at=now)
         jobs.sweep_alerts()
 
 

@@ -366,7 +366,7 @@ def test_every_table_that_people_see_is_in_the_admin_or_left_out_on_purpose() ->
     # concerns no admin, and what is kept of requests and codes is hashes and secrets. A picture is shown where it is used.
     # Traffic and samples are shown at their relays, customers and servers.
     assert missing == {
-        "RelayHealth", "Channel", "Outage", "ApiToken", "KeptAnswer", "SignUpCode", "BrandPicture",
+        "RelayHealth", "Channel", "Blindness", "ApiToken", "KeptAnswer", "SignUpCode", "BrandPicture",
         "HourDue", "LoadSample", "LoadHour", "RelaySample", "RelaySampleHour", "ClientLatency",
         "AlertTelling",
         "TrafficCounter", "TrafficDay", "TrafficError", "TrafficGrant", "TrafficHour", "TrafficMonth", "TrafficServerMonth",

@@ -46,7 +46,7 @@ OTHERWISE = {
     "acl.Device.came_from", "acl.Device.last_place", "acl.Device.node_key", "acl.DevicePolicy.verify_problem",
     "acl.LiveUrl.last_browser", "containers.Deployment.error_code", "containers.Deployment.step", "containers.Deployment.worker",
     "containers.ServerCheck.error_code", "containers.ServerCheck.step", "containers.ServerCheck.worker", "containers.RelayHealth.cause", "containers.RelayHealth.detail", "containers.RelayHealth.step",
-    "fleet.Server.docker_socket", "fleet.Outage.told_key", "fleet.HourDue.series",
+    "fleet.Server.docker_socket", "fleet.HourDue.series",
     "containers.TrafficCounter.epoch", "containers.TrafficError.doubt", "containers.TrafficError.received_bytes",
     "containers.TrafficError.sent_bytes",
 }  # fmt: skip
