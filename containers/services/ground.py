@@ -65,10 +65,15 @@ def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
     failed_lately = _failed_lately(rental.relays, now).values_list("server_id", flat=True)
     bound = bound_servers(rental, now)
     traffic = traffic_shares(servers, now)
+    rows_of = {server.pk: server for server in servers}
     state = State(
         has_rights=True,
         relays=relays,
-        gone=tuple(_gone_view(relay, standing[relay.server_id], now) for relay in gone),
+        gone=tuple(
+            _gone_view(relay, rows_of[pk], standing[pk], traffic.get(pk), now)
+            for relay in gone
+            for pk in [relay.server_id]
+        ),
         servers=tuple(
             _server_view(
                 server, standing[server.pk], _count_ports(server, standing[server.pk]), traffic.get(server.pk)
@@ -81,7 +86,7 @@ def read_state(rental: Rental, now: datetime) -> tuple[State, Ground]:
     )
     rows = {relay.pk: relay for relay in [*gone, *live]}
     taken = {server.pk: frozenset(row.derp_port for row in standing[server.pk]) for server in servers}
-    return state, Ground(rows, {server.pk: server for server in servers}, ports, taken)
+    return state, Ground(rows, rows_of, ports, taken)
 
 
 def read_states(rentals: Collection[Rental], now: datetime) -> dict[int, State]:
@@ -151,7 +156,7 @@ def _with_plan_fields(relays: Any) -> RelayQuerySet:
     return relays.select_related("server").only(
         "rental_id", "slot", "status", "derp_port", "stun_port", "certificate_address", "certificate_ends_at", "failure_code", "failed_at",
         "proven_at", "return_slot", "replaces_id", "retiring_since", "stopped_at", "server__region_id", "server__address", "server__capacity",
-        "server__next_contact_at", "server__traffic_over_at", "server__tcp_port_first", "server__tcp_port_last", "server__udp_port_first", "server__udp_port_last",
+        "server__next_contact_at", "server__tcp_port_first", "server__tcp_port_last", "server__udp_port_first", "server__udp_port_last",
     )
     # fmt: on
 
@@ -201,17 +206,19 @@ def _read_standing(servers: list[Server], now: datetime) -> dict[int, list[_Stan
     return standing
 
 
-def _gone_view(relay: Relay, standing: list[_Standing], now: datetime) -> GoneView:
-    """A relay that went with the rights; it may come back where its ports are free and in the server's ranges, one more relay fits,
-    and its certificate names the server's present address and lasts."""
-    server = relay.server
+def _gone_view(
+    relay: Relay, server: Server, standing: list[_Standing], traffic: float | None, now: datetime
+) -> GoneView:
+    """A relay that went with the rights; it may come back where its ports are free and in the server's ranges, one more relay fits
+    as any other would, and its certificate names the server's present address and lasts."""
     others = [row for row in standing if row.is_live and row.pk != relay.pk]
+    # Of ports only its own count.
+    room = _server_view(server, others, (1, 1), traffic)
     is_possible = (
         server.tcp_port_first <= relay.derp_port <= server.tcp_port_last
         and server.udp_port_first <= relay.stun_port <= server.udp_port_last
         and not any(row.derp_port == relay.derp_port or row.stun_port == relay.stun_port for row in others)
-        and len(others) < server.capacity
-        and server.traffic_over_at is None
+        and room.has_room
         and not (
             relay.failure_code in PORT_FAILURES and relay.failed_at and relay.failed_at > now - PORT_AVOID_FOR
         )

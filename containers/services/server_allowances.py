@@ -20,9 +20,17 @@ from django.utils import timezone
 from accounts.services import log_operation, notify
 from containers.metering import month_begin, next_month
 from containers.models import Relay
-from containers.server_allowances import PATTERN_DAYS, STOP_PERCENT, Pattern, choose_to_stop, runs_out_on
+from containers.server_allowances import (
+    PATTERN_DAYS,
+    STOP_PERCENT,
+    Pattern,
+    Today,
+    choose_to_stop,
+    runs_out_on,
+)
 from containers.services.relays import give_up
 from containers.traffic_models import TrafficDay, TrafficServerMonth
+from derpmgmt.lib import queue
 from fleet.models import Server
 from serials.rentals.services import lock_rental, request_plan
 
@@ -70,19 +78,30 @@ class _Flowed:
 def _read_days(
     server_pks: Collection[int], today: date
 ) -> tuple[dict[int, _Flowed], dict[int, dict[int, _Flowed]]]:
-    """By server, and by server and relay that stands there; one query."""
+    """By server, and by server and relay that stands there and is not to go already; one query."""
     servers: dict[int, _Flowed] = defaultdict(_Flowed)
     relays: dict[int, dict[int, _Flowed]] = defaultdict(lambda: defaultdict(_Flowed))
     rows = TrafficDay.objects.filter(
         relay__server__in=server_pks, day__gte=today - timedelta(days=PATTERN_DAYS), day__lte=today
     ).annotate(size=F("up_bytes") + F("down_bytes"))
-    for server_pk, relay_pk, is_live, day, size in rows.values_list(
-        "relay__server_id", "relay_id", "relay__live", "day", "size"
+    going = {Relay.Status.REMOVING, Relay.Status.RELEASED}
+    for server_pk, relay_pk, status, day, size in rows.values_list(
+        "relay__server_id", "relay_id", "relay__status", "day", "size"
     ):
         servers[server_pk].add(day, size, today)
-        if is_live:
+        if status not in going:
             relays[server_pk][relay_pk].add(day, size, today)
     return servers, relays
+
+
+def _passed(now: datetime) -> float:
+    """Which share of the day is over, in the panel's time zone."""
+    today = timezone.localdate(now)
+    begin, end = (
+        timezone.make_aware(datetime.combine(day, datetime.min.time()))
+        for day in (today, today + timedelta(days=1))
+    )
+    return (now - begin) / (end - begin)
 
 
 def judge_servers(now: datetime) -> None:
@@ -99,6 +118,7 @@ def judge_servers(now: datetime) -> None:
         return
     used = _used(servers, today)
     by_server, by_relay = _read_days([server.pk for server in servers], today)
+    passed = _passed(now)
     for server in servers:
         limit, end = server.traffic_limit_bytes, next_month(server.traffic_reset_day, today)
         flowed = by_server[server.pk]
@@ -106,15 +126,15 @@ def judge_servers(now: datetime) -> None:
         day = None
         if limit:
             expected = {
-                pk: Pattern(relay.before or {today: relay.today}).expect_until(today, relay.today, end)
+                pk: Pattern(relay.before).or_of(of_today).expect_until(of_today, end)
                 for pk, relay in by_relay[server.pk].items()
+                for of_today in [Today(today, relay.today, passed)]
             }
             chosen = choose_to_stop(used=used.get(server.pk, 0), limit=limit, expected=expected)
             day = runs_out_on(
                 left=limit - used.get(server.pk, 0),
                 pattern=Pattern(flowed.before),
-                flowed_today=flowed.today,
-                today=today,
+                today=Today(today, flowed.today, passed),
                 end=end,
             )
         so_far = used.get(server.pk, 0)
@@ -138,7 +158,8 @@ def _record(server: Server, *, day: date | None, is_over: bool, now: datetime) -
             by=None, action="server.traffic_over" if over_at else "server.traffic_back", target=server
         )
         if not over_at:
-            # What waits for its place here comes back.
+            # There is room again, and what waits for its place here comes back.
+            queue.announce("server_usable", server.pk)
             gone = Relay.objects.filter(server=server, return_slot__isnull=False)
             for rental_pk in set(gone.values_list("rental_id", flat=True)) - {None}:
                 request_plan(rental_pk=rental_pk, now=now)
@@ -154,11 +175,15 @@ def _stop_relay(server: Server, relay_pk: int, *, ends_on: date, now: datetime) 
     with transaction.atomic():
         rental = lock_rental(relay.rental.pk)
         relay.refresh_from_db(fields=["slot", "status"])
+        had_place = relay.slot is not None
         if not give_up(relay, returns=True):
             return
         log_operation(
             by=None, action="relay.stopped", target=f"#{relay.pk}", subject=rental.user, server=server.name
         )
+        request_plan(rental_pk=rental.pk, now=now)
+        if not had_place:
+            return  # another has it, or keeps it
         region = server.region
         ends_at = timezone.make_aware(datetime.combine(ends_on, datetime.min.time()))
         context: dict[str, Any] = {
@@ -175,4 +200,3 @@ def _stop_relay(server: Server, relay_pk: int, *, ends_on: date, now: datetime) 
             context=context,
             fits_until=ends_at,
         )
-        request_plan(rental_pk=rental.pk, now=now)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.server_allowances import STOP_PERCENT, Pattern, choose_to_stop, runs_out_on
+from containers.server_allowances import STOP_PERCENT, Pattern, Today, choose_to_stop, runs_out_on
 
 TODAY = date(2026, 11, 30)  # a Monday
 END = date(2027, 1, 1)
@@ -34,7 +34,7 @@ def pattern(weekday: int = 100, weekend: int = 100, days: int = 28) -> Pattern:
     ],
 )
 def test_the_day_on_which_it_runs_out(left, made_of, flowed_today, expected):
-    found = runs_out_on(left=left, pattern=made_of, flowed_today=flowed_today, today=TODAY, end=END)
+    found = runs_out_on(left=left, pattern=made_of, today=Today(TODAY, flowed_today), end=END)
     assert found == expected
 
 
@@ -42,16 +42,41 @@ def test_the_day_on_which_it_runs_out(left, made_of, flowed_today, expected):
     left=st.integers(1, 10**5),
     sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=28),
     flowed=st.integers(0, 5000),
+    passed=st.floats(0, 1),
 )
-def test_it_runs_out_exactly_where_more_is_expected_than_is_left(left, sizes, flowed):
+def test_it_runs_out_exactly_where_more_is_expected_than_is_left(left, sizes, flowed, passed):
+    today = Today(TODAY, flowed, passed)
     past = Pattern({TODAY - timedelta(days=number + 1): size for number, size in enumerate(sizes)})
-    day = runs_out_on(left=left, pattern=past, flowed_today=flowed, today=TODAY, end=END)
+    day = runs_out_on(left=left, pattern=past, today=today, end=END)
+    assert past.expect_today(today) >= 0
     if day is None:
-        assert past.expect_until(TODAY, flowed, END) < left
+        assert past.expect_until(today, END) < left
     else:
         assert TODAY <= day < END
-        assert past.expect_until(TODAY, flowed, day + timedelta(days=1)) >= left - 1e-6
-        assert past.expect_until(TODAY, flowed, day) < left
+        assert past.expect_until(today, day + timedelta(days=1)) >= left - 1e-6
+        assert past.expect_until(today, day) < left
+
+
+@pytest.mark.parametrize(
+    ("flowed", "passed", "expected"),
+    [
+        (0, 0.9, 100.0),
+        (60, 0.6, 40.0),
+        (100, 1.0, 0.0),
+        (300, 0.5, 300.0),  # as much again
+        (300, 0.75, 100.0),
+        (100, 0.01, 300.0),  # the first minutes tell no more than a quarter of the day
+        (300, 1.5, 0.0),
+    ],
+)
+def test_what_is_expected_of_the_rest_of_today(flowed, passed, expected):
+    assert pattern().expect_today(Today(TODAY, flowed, passed)) == pytest.approx(expected)
+
+
+def test_of_what_has_no_past_each_day_is_as_today():
+    today = Today(TODAY, 50, 0.5)
+    assert Pattern().or_of(today).expect_until(today, TODAY + timedelta(days=3)) == 50 + 2 * 100
+    assert pattern().or_of(today) == pattern()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import Notice, OperationLog
@@ -14,7 +15,7 @@ from containers.traffic_models import TrafficDay, TrafficServerMonth
 from fleet.forms import ServerForm
 from fleet.matters import matters
 from fleet.models import Server
-from tests.containers.rentals import prove
+from tests.containers.rentals import end, prove, set_end
 from tests.factories import RelayFactory, RentalFactory, ServerFactory
 
 pytestmark = pytest.mark.django_db
@@ -101,18 +102,92 @@ def test_at_the_end_the_heaviest_stop_their_customers_hear_of_it_and_nothing_new
     assert going(server) == {idle.pk}
 
 
-def test_with_the_next_month_or_a_higher_limit_relays_come_back(server):
+def test_what_flows_today_counts_where_the_past_says_nothing(server):
+    """On the last day of the month a relay that was quiet ever since carries what is left, and more."""
+    quiet, light = relay_on(server, 0), relay_on(server, 0)
+    Server.objects.update(traffic_reset_day=(timezone.localdate() + timedelta(days=1)).day)
+    server.refresh_from_db()
+    for relay, size in ((quiet, 600), (light, 1)):
+        TrafficDay.objects.create(relay=relay, day=timezone.localdate(), up_bytes=size * GB)
+    use(server, 1000)
+    judged(server)
+    assert going(server) == set()
+
+
+def test_what_goes_already_is_none_that_goes_on(server):
+    going_away, heavy = relay_on(server, 3), relay_on(server, 4)
+    Relay.objects.filter(pk=going_away.pk).update(slot=None, status=Relay.Status.REMOVING)
+    use(server, 955)
+    judged(server)
+    # 45 GB are left for ten days of 4 GB each.
+    assert going(server) == {heavy.pk}
+    assert not Notice.objects.filter(kind="server_used_up").exists()
+
+
+def test_one_that_retires_stops_without_a_word_since_another_has_its_place(server):
+    relay = relay_on(server, 40)
+    Relay.objects.filter(pk=relay.pk).update(slot=None, retiring_since=timezone.now())
+    use(server, 1000)
+    judged(server)
+    assert Relay.objects.get(pk=relay.pk).status == Relay.Status.REMOVING
+    assert not Notice.objects.filter(kind="server_used_up").exists()
+
+
+def raise_limit(server: Server) -> None:
+    Server.objects.filter(pk=server.pk).update(traffic_limit_bytes=2000 * GB)
+
+
+def begin_month(server: Server) -> None:
+    TrafficServerMonth.objects.update(begins_on=F("begins_on") - timedelta(days=31))
+
+
+@pytest.mark.parametrize("give_more", [raise_limit, begin_month])
+def test_with_the_next_month_or_a_higher_limit_relays_come_back(server, give_more, announced):
     relay = relay_on(server, 40)
     use(server, 1000)
     judged(server)
     plan_relays(rental_pk=relay.rental_id)
     prove(relay.rental)
     assert not Relay.objects.live().filter(rental=relay.rental).exists()
-    Server.objects.filter(pk=server.pk).update(traffic_limit_bytes=2000 * GB)
+    give_more(server)
+    announced.clear()
     assert judged(server).traffic_over_at is None
+    # Also for those who wait for room.
+    assert ("server_usable", server.pk) in announced
     plan_relays(rental_pk=relay.rental_id)
     prove(relay.rental)
     assert going(server) == {relay.pk}
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        {"customer_limit": 1},
+        {"capacity": 1},
+        {"load_ratio": 1000.0},
+        {"memory_share": 0.99, "memory_bytes": 10**9},
+        {"traffic_limit_bytes": 1},
+    ],
+)
+def test_nothing_comes_back_to_a_server_that_has_no_room_for_it(full, announced):
+    first = ServerFactory(healthy=True)
+    rental = RentalFactory()
+    plan_relays(rental_pk=rental.pk)
+    prove(rental)
+    end(rental)
+    RelayFactory(rental=RentalFactory(), server=first, stun_port=20777)
+    TrafficServerMonth.objects.create(
+        server=first, begins_on=month_begin(1, timezone.localdate()), up_bytes=1, read_at=timezone.now()
+    )
+    set_end(rental, timezone.now() + timedelta(days=30))
+    Server.objects.filter(pk=first.pk).update(**full)
+    plan_relays(rental_pk=rental.pk)
+    assert going(first) == {Relay.objects.get(stun_port=20777).pk}
+    other = ServerFactory(healthy=True)
+    plan_relays(rental_pk=rental.pk)
+    assert [relay.server for relay in rental.relays.wanted()] == [other]
+    # It waits no longer for its place there.
+    assert not rental.relays.filter(return_slot=1).exists()
 
 
 def test_a_server_holds_no_more_customers_than_it_may():
