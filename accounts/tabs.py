@@ -24,7 +24,7 @@ from django.utils.safestring import SafeString
 from accounts.acts import ActsMixin, Button, Link
 from accounts.requests import staff_of
 from derpmgmt.lib import queue
-from derpmgmt.lib.charts import RANGES, asked_range
+from derpmgmt.lib.charts import describe_charts
 from derpmgmt.lib.moments import exact, moment
 from derpmgmt.lib.paging import page_number
 
@@ -128,17 +128,8 @@ def show_facts(title: str | Promise, facts: Iterable[tuple[str | Promise, Any]])
 
 def show_charts(request: HttpRequest, charts: Iterable[tuple[str | Promise, str]], *, tab: str) -> SafeString:
     """Charts of a tab, over the range that the address names: titles and the addresses of their data (`derpmgmt.lib.charts.answer`)."""
-    chosen = asked_range(request)
     kept = {_FILTERS: request.GET[_FILTERS]} if _FILTERS in request.GET else {}
-    return render_to_string(
-        "partials/charts.html",
-        {
-            "charts": [(title, f"{url}?{urlencode({'range': chosen.name})}") for title, url in charts],
-            "ranges": RANGES.values(),
-            "chosen": chosen,
-            "here": f"?{urlencode({'tab': tab, **kept, 'range': ''})}",
-        },
-    )
+    return render_to_string("partials/charts.html", describe_charts(request, charts, {"tab": tab, **kept}))
 
 
 class TabsMixin(ActsMixin):

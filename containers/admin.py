@@ -1,11 +1,13 @@
 """Relays and gates, for operators."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import Case, SmallIntegerField, When
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404
 from django.template.loader import render_to_string
 from django.urls import path, reverse
 from django.utils import timezone
@@ -15,11 +17,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.admin_base import ReadOnlyAdmin
-from accounts.tabs import Said, Tab, TabsMixin, link_to
+from accounts.alerts.admin_parts import show_alerts
+from accounts.models import OperationLog
+from accounts.tabs import Said, Tab, TabsMixin, link_to, show_table
 from containers.admin_acts import GATE_ACTS, RELAY_ACTS
 from containers.allowance_words import limits_in_words
 from containers.derp.probe import REMEDIES
-from containers.graphs import RELAY_GRAPHS
+from containers.graphs import LATENCY, RELAY_GRAPHS, draw_latency
 from containers.job_admin import DeploymentAdmin as DeploymentAdmin
 from containers.job_admin import ServerCheckAdmin as ServerCheckAdmin
 from containers.models import Gate, Relay
@@ -28,9 +32,13 @@ from containers.services import gates
 from containers.services.samples import RELAYS
 from containers.state_badges import gate_state, relay_state, relay_words, test_words
 from containers.ticks import relay_days
-from containers.traffic_parts import months_as_csv
+from containers.traffic_graphs import TITLE, relay_month, rental_month
+from containers.traffic_parts import months_as_csv, show_relay
+from derpmgmt.lib.charts import answer
 from derpmgmt.lib.moments import exact
-from fleet.graph_pages import GraphsMixin
+from fleet.graph_pages import Drawn, GraphsMixin
+from fleet.server_log import CLOCKS
+from serials.rentals.models import Rental
 
 # What does not work stands first, what was removed last; by the relay's own columns, of which there are many rows.
 WORST_FIRST = Case(
@@ -41,6 +49,30 @@ WORST_FIRST = Case(
     default=2,
     output_field=SmallIntegerField(),
 )
+
+
+def _show_alerts(relay: Relay, request: HttpRequest) -> SafeString:
+    page = reverse("admin:containers_relay_change", args=[relay.pk])
+    return show_alerts(request, server_pk=relay.server_id, page=page)
+
+
+def _show_log(relay: Relay, request: HttpRequest) -> SafeString:
+    """What was done with a relay; lines name it by its number or by its server and port, which another one may have had before."""
+    rows = OperationLog.objects.visible_to(request.user).filter(
+        action__startswith="relay.",
+        target__in=[f"#{relay.pk}", str(relay)],
+        at__gte=relay.created_at - CLOCKS,
+    )
+    if relay.released_at:
+        rows = rows.filter(at__lte=relay.released_at + CLOCKS)
+
+    def cells(found: list[OperationLog]) -> Iterator[tuple[Any, ...]]:
+        for entry in found:
+            actor = link_to(entry.actor, tab="log") if entry.actor else ""
+            yield entry.at, link_to(entry, entry.action_text), actor, entry.detail.get("reason", "")
+
+    headings = [_("time"), _("action"), _("who"), _("reason")]
+    return show_table(request, _("Activity log"), rows.select_related("actor"), headings, cells)
 
 
 @admin.register(Relay)
@@ -121,10 +153,31 @@ class RelayAdmin(GraphsMixin, TabsMixin, ReadOnlyAdmin):
 
     def own_tabs(self, row: Relay) -> Iterator[Tab]:
         yield self.graphs_tab(row)
+        if row.rental_id:
+            yield Tab("traffic", _("Traffic"), partial(show_relay, row))
+        yield Tab("alerts", _("Alerts"), partial(_show_alerts, row))
+        yield Tab("log", _("Activity log"), partial(_show_log, row))
+
+    def more_graphs(self, row: Relay) -> Mapping[str, Drawn]:
+        return {
+            "traffic": (TITLE, partial(relay_month, row)),
+            "latency": (LATENCY, partial(draw_latency, row)),
+        }
 
     def get_urls(self) -> list[Any]:
-        months = self.admin_site.admin_view(months_as_csv)
-        return [path("traffic.csv", months, name="containers_relay_traffic"), *super().get_urls()]
+        def staff(view: Callable[..., HttpResponse | StreamingHttpResponse]) -> Any:
+            return self.admin_site.admin_view(view)
+
+        return [
+            path("traffic.csv", staff(months_as_csv), name="containers_relay_traffic"),
+            path("rental/<int:pk>/graph/", staff(self.rental_graph), name="containers_rental_graph"),
+            *super().get_urls(),
+        ]
+
+    def rental_graph(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The figures of a customer's month, as JSON or CSV."""
+        rental = get_object_or_404(Rental.objects.visible_to(request.user), pk=pk)
+        return answer(request, f"traffic-{rental.user_id}", partial(rental_month, rental))
 
     @admin.display(description=gettext_lazy("relay"), ordering="pk")
     def relay(self, row: Relay) -> str:

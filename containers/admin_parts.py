@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from accounts.acts import Link
+from accounts.alerts.admin_parts import show_alerts
 from accounts.models import User
 from accounts.tabs import Said, Tab, link_to, show_charts, show_facts, show_table
 from containers.allowance_words import limits_in_words
@@ -25,6 +26,7 @@ from containers.services.leaving import Leaving, foresee_leaving, outcome_senten
 from containers.state_badges import gate_state, relay_state, state_badge, test_words
 from containers.steps import format_seconds, step_name
 from containers.ticks import Day, relay_days, server_day
+from containers.traffic_graphs import TITLE
 from derpmgmt.lib.jobs import JobRecord
 from fleet.models import Server
 from serials.rentals.admin_parts import rental_of
@@ -76,6 +78,7 @@ def tabs(row: Any) -> Iterator[Tab]:
     if isinstance(row, User) and (rental := rental_of(row)):
         yield Tab("relays", _("Relays"), partial(_customers_relays, rental))
         yield Tab("graphs", _("Graphs"), partial(_customers_graphs, rental))
+        yield Tab("alerts", _("Alerts"), partial(show_alerts, customer_pk=row.pk))
     elif isinstance(row, Server):
         yield Tab("relays", _("Relays"), partial(_servers_relays, row))
         yield Tab("checks", _("Checks"), partial(_servers_checks, row))
@@ -89,7 +92,7 @@ def _relays(request: HttpRequest) -> RelayQuerySet:
 
 
 def _customers_graphs(rental: Rental, request: HttpRequest) -> SafeString:
-    """What flows through each of the customer's relays, and how many devices hold a connection to it."""
+    """The customer's month, what flows through each of their relays, and how many devices hold a connection to it."""
     charts = [
         (
             f"{relay} · {RELAY_GRAPHS[name].title}",
@@ -98,7 +101,8 @@ def _customers_graphs(rental: Rental, request: HttpRequest) -> SafeString:
         for relay in _relays(request).live().filter(rental=rental)
         for name in ("rate", "connections")
     ]
-    return show_charts(request, charts, tab="graphs")
+    month = (TITLE, reverse("admin:containers_rental_graph", args=[rental.pk]))
+    return show_charts(request, [month, *charts], tab="graphs")
 
 
 def _day(day: Day) -> SafeString:

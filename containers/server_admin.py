@@ -1,5 +1,7 @@
 """Servers in the admin, with how many relays stand on each."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
@@ -21,8 +23,10 @@ from containers.models import ServerCheck, TrafficServerMonth
 from containers.server_acts import ALL_SERVER_ACTS
 from containers.server_list import region_totals, servers_as_csv
 from containers.services.usage import FLOW_FIELDS, Flow, flow_of
+from containers.traffic_graphs import TITLE, server_month
 from containers.traffic_parts import show_rate
 from fleet.admin import ServerAdmin as BareServerAdmin
+from fleet.graph_pages import Drawn
 from fleet.models import Server
 from serials.rentals.wording import traffic
 
@@ -66,6 +70,9 @@ class ServerAdmin(BareServerAdmin):
                 **newest,
             )
         )
+
+    def more_graphs(self, row: Any) -> Mapping[str, Drawn]:
+        return {"traffic": (TITLE, partial(server_month, row))}
 
     def _flow(self, server: Any) -> Flow:
         """Its month that runs now; nothing of one that is over."""

@@ -17,7 +17,7 @@ from accounts.acts import Link
 from accounts.models import User
 from accounts.tabs import Said, Tab, link_to, show_facts, show_table
 from containers.models import Relay, TrafficMonth, TrafficServerMonth
-from containers.services.usage import Flow, read_server, read_usage
+from containers.services.usage import Flow, read_relays, read_server, read_usage
 from derpmgmt.lib.spreadsheets import MARK, Echo, harmless
 from fleet.models import Server
 from serials.rentals.admin_parts import rental_of
@@ -90,6 +90,21 @@ def _customers(rental: Rental, request: HttpRequest) -> SafeString:
     rows = _months(request, rental=rental).order_by("-begins_on", "relay")
     return show_facts(_("This month"), facts) + show_table(
         request, _("Relays by month"), rows, headings, cells, links=[_file(user=rental.user_id)]
+    )
+
+
+def show_relay(relay: Relay, request: HttpRequest) -> SafeString:
+    """What flowed through one relay, by month."""
+    flow = read_relays({relay.pk: relay.rental}, timezone.now()).get(relay.pk, Flow())
+
+    def cells(found: list[TrafficMonth]) -> Iterable[Iterable[Any]]:
+        for row in found:
+            yield f"{row.begins_on:%Y-%m-%d}", *_sizes(row)
+
+    rows = _months(request, relay=relay).order_by("-begins_on")
+    headings = [_("month from"), _("up"), _("down"), _("together")]
+    return show_facts(_("This month"), _flow_facts(flow)) + show_table(
+        request, _("Months"), rows, headings, cells
     )
 
 

@@ -194,7 +194,7 @@ class ServerAdmin(GraphsMixin, TabsMixin, StaffAdmin):
 
     def own_tabs(self, row: Server) -> Iterator[Tab]:
         yield self.graphs_tab(row)
-        yield Tab("alerts", _("Alerts"), partial(show_alerts, row.pk))
+        yield Tab("alerts", _("Alerts"), partial(show_alerts, server_pk=row.pk))
         yield Tab("log", _("Activity log"), partial(_show_log, row))
 
     def own_links(self, row: Server) -> Iterator[Link]:

@@ -3,9 +3,12 @@
   "use strict";
 
   const REFRESH_MS = 30000;
-  const LIVE_SECONDS = 86400;
   const COLOURS = ["--panel-blue", "--panel-orange", "--panel-green", "--panel-grey"];
   const locale = document.documentElement.lang || undefined;
+  // Times are those of whoever looks; days of sums are the panel's.
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const DAY = 86400;
+  const zoneOf = (chart) => (chart.x.length > 2 && chart.x[1] - chart.x[0] >= DAY ? chart.zone : zone || chart.zone);
   // What a canvas can paint with, of a colour that the style sheets compute from others.
   const probe = document.createElement("i");
   probe.hidden = true;
@@ -68,17 +71,17 @@
     figure.plot = new window.uPlot({
       width: box.clientWidth,
       height: box.clientHeight,
-      tzDate: (seconds) => window.uPlot.tzDate(new Date(1000 * seconds), chart.zone),
+      tzDate: (seconds) => window.uPlot.tzDate(new Date(1000 * seconds), zoneOf(chart)),
       legend: { show: false },
       cursor: { y: false, points: { size: 6 } },
       // Of one figure alone the axes would be made up.
       scales: { x: { range: () => [from, to] }, y: { range: () => [1.1 * lowest, 1.1 * highest || (lowest ? 0 : 1)] } },
       axes: [
-        { ...axis, space: 60, size: 32, values: (_plot, splits) => splits.map((at) => moment(at, to - from, chart.zone)) },
+        { ...axis, space: 60, size: 32, values: (_plot, splits) => splits.map((at) => moment(at, to - from, zoneOf(chart))) },
         { ...axis, size: 76, values: (_plot, splits) => splits.map(units[chart.unit]) },
       ],
       series: [{}, ...chart.lines.map((line, number) => ({
-        label: line.label, width: 1.5, spanGaps: false, points: { show: false },
+        label: line.label, width: line.isPeak ? 1 : 1.5, alpha: line.isPeak ? 0.6 : 1, spanGaps: false, points: { show: true, size: 4, width: 0, filter: alone, fill: colour(COLOURS[number % COLOURS.length]) },
         stroke: colour(COLOURS[number % COLOURS.length]),
       }))],
       hooks: { setCursor: [(plot) => legend(figure, chart, plot.cursor.idx ?? null)] },
@@ -86,7 +89,11 @@
     legend(figure, chart, null);
   };
 
-  const moment = (at, length, timeZone) => new Intl.DateTimeFormat(locale, length <= 2 * LIVE_SECONDS
+  // What stands between two gaps is no line: those get a point.
+  const alone = (plot, series) => plot.data[series].flatMap((value, at, all) =>
+    (value !== null && (all[at - 1] ?? null) === null && (all[at + 1] ?? null) === null ? [at] : []));
+
+  const moment = (at, length, timeZone) => new Intl.DateTimeFormat(locale, length <= 2 * DAY
     ? { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone }
     : { month: "2-digit", day: "2-digit", timeZone }).format(new Date(1000 * at));
 
@@ -101,7 +108,7 @@
       if (!figure.chart) say(figure, figure.closest(".charts").dataset.failed);
     }
     const x = figure.chart?.x ?? [];
-    if (!x.length || x.at(-1) - x[0] <= LIVE_SECONDS) setTimeout(() => fetchWhenSeen(figure), REFRESH_MS);
+    if (!x.length || x.at(-1) - x[0] <= DAY) setTimeout(() => fetchWhenSeen(figure), REFRESH_MS);
   };
   // Only what is looked at is asked for.
   const watcher = new IntersectionObserver((seen) => seen.forEach((entry) => {

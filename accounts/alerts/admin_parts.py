@@ -14,11 +14,14 @@ from accounts.alerts.models import Alert
 from accounts.tabs import link_to, show_table
 
 
-def show_alerts(server_pk: int, request: HttpRequest) -> SafeString:
-    """The alerts of a server, those that are open first."""
+def show_alerts(
+    request: HttpRequest, *, server_pk: int | None = None, customer_pk: int | None = None, page: str = ""
+) -> SafeString:
+    """The alerts of a server, of a customer, or of what has a page at `page`, those that are open first."""
+    wanted: dict[str, Any] = {"server": server_pk, "customer": customer_pk, "url__startswith": page}
     rows = (
         Alert.objects.visible_to(request.user)
-        .filter(server=server_pk)
+        .filter(**{name: value for name, value in wanted.items() if value})
         .order_by(F("gone_at").desc(nulls_first=True), "-pk")
     )
 
@@ -36,5 +39,6 @@ def show_alerts(server_pk: int, request: HttpRequest) -> SafeString:
             )
 
     headings = [_("since"), _("severity"), _("alert"), _("details"), _("state"), _("well again"), _("note")]
-    rules = Link(_("Rules"), reverse("admin:accounts_alertrule_changelist") + f"?server__exact={server_pk}")
-    return show_table(request, _("Alerts"), rows, headings, cells, links=[rules])
+    list_page = reverse("admin:accounts_alertrule_changelist")
+    rules = [Link(_("Rules"), f"{list_page}?server__exact={server_pk}")] if server_pk else []
+    return show_table(request, _("Alerts"), rows, headings, cells, links=rules)

@@ -4,7 +4,7 @@ Whatever is not known is None, and a gap in the drawing: never 0, and never a li
 """
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -13,7 +13,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.utils.functional import Promise
-from django.utils.http import content_disposition_header
+from django.utils.http import content_disposition_header, urlencode
 from django.utils.translation import gettext_lazy as _
 
 _HOUR, _DAY = 3600, 86400
@@ -73,7 +73,7 @@ def asked_range(request: HttpRequest) -> Range:
 class Line:
     """One line: its name, and a value for each of the chart's moments.
 
-    A peak is the highest of what another line has the mean of.
+    A peak is the highest of what another line has the mean of, or a limit: its own highest value says nothing.
     """
 
     label: str | Promise
@@ -119,6 +119,20 @@ def on_grid(rows: Iterable[Sequence[Any]], moments: range, width: int) -> list[l
             for column, value in zip(columns, values, strict=True):
                 column[place] = None if value is None else float(value)
     return columns
+
+
+def describe_charts(
+    request: HttpRequest, charts: Iterable[tuple[str | Promise, str]], kept: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What `partials/charts.html` shows: charts (titles and the addresses of their data) over the range that the address names, which has
+    also what is `kept` of the query."""
+    chosen = asked_range(request)
+    return {
+        "charts": [(title, f"{url}?{urlencode({'range': chosen.name})}") for title, url in charts],
+        "ranges": RANGES.values(),
+        "chosen": chosen,
+        "here": f"?{urlencode({**(kept or {}), 'range': ''})}",
+    }
 
 
 def answer(request: HttpRequest, name: str, make: Callable[[Range, int], Chart]) -> HttpResponse:

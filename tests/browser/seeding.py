@@ -1,7 +1,7 @@
 """A demo that looks as a panel does after some weeks: run by `manage.py shell` in its folder."""
 
 import random
-from datetime import timedelta
+from datetime import date, datetime, time, timedelta
 
 from django.utils import timezone
 
@@ -37,9 +37,14 @@ def _key(dice: random.Random) -> str:
     return f"{dice.getrandbits(256):064x}"
 
 
+def first_hour(day: date) -> int:
+    """The hour since 1970 in which a day of the panel's begins."""
+    return int(timezone.make_aware(datetime.combine(day, time())).timestamp()) // 3600
+
+
 def seed_traffic(rental: Rental, relays: list[Relay], dice: random.Random) -> None:
     """A year of traffic, more of it on workdays and from month to month; added to what the demo's visits have counted."""
-    today = timezone.localdate()
+    today, now_hour = timezone.localdate(), int(timezone.now().timestamp()) // 3600
     rental.spans.update(quota_bytes=500 * 10**9, at_quota="throttle")
     for relay in relays:
         share = dice.uniform(0.2, 1)
@@ -52,6 +57,8 @@ def seed_traffic(rental: Rental, relays: list[Relay], dice: random.Random) -> No
                 * (0.4 if day.weekday() > 4 else 1)
                 * dice.uniform(0.5, 1.5)
             )
+            if back == 0:
+                gigabytes *= (now_hour - first_hour(day) + 1) / 24
             up = int(gigabytes * dice.uniform(0.25, 0.4) * 10**9)
             days.append(
                 {"relay": relay.pk, "day": day, "up_bytes": up, "down_bytes": int(gigabytes * 10**9) - up}
@@ -59,9 +66,11 @@ def seed_traffic(rental: Rental, relays: list[Relay], dice: random.Random) -> No
         both = ("up_bytes", "down_bytes")
         add_to_sums(TrafficDay, days, key=("relay", "day"), added=both)
         hours = [
-            {"relay": relay.pk, "hour": int(timezone.now().timestamp()) // 3600 - back}
-            | {name: days[back // 24][name] // 24 for name in both}
-            for back in range(24 * 80)
+            {"relay": relay.pk, "hour": hour}
+            | {name: day[name] // min(24, now_hour - first_hour(day["day"]) + 1) for name in both}
+            for day in days[:80]
+            for hour in range(first_hour(day["day"]), first_hour(day["day"]) + 24)
+            if hour <= now_hour
         ]
         add_to_sums(TrafficHour, hours, key=("relay", "hour"), added=both)
         whose = {"relay": relay.pk, "rental": rental.pk, "up_rate": 180_000.0, "down_rate": 2_400_000.0}

@@ -40,6 +40,7 @@ CUSTOMERS = (
     "relays",
     "traffic",
     "graphs",
+    "alerts",
     "devices",
     "maps",
     "history",
