@@ -113,6 +113,12 @@ def _explain_move(relay: Relay) -> Iterator[str]:
     )
 
 
+def _has_limits(relay: Relay) -> bool:
+    """Whether it stands or comes back, as one that is stopped does, and is a customer's."""
+    is_here = relay.status != Relay.Status.RELEASED or relay.return_slot is not None
+    return relay.rental_id is not None and is_here
+
+
 def _set_limits(relay: Relay, doing: Doing) -> str | None:
     caps, note = doing.data["caps"], doing.data["note"]
     if not allowances.set_relay_limits(relay=relay, caps=caps, note=note, by=doing.by):
@@ -167,11 +173,9 @@ RELAY_ACTS = (
     Act(
         verb="limits",
         label=gettext_lazy("Limits"),
-        fits=lambda relay: relay.rental_id is not None and relay.status != Relay.Status.RELEASED,
+        fits=_has_limits,
         otherwise=lambda relay: (
-            _("This relay is removed already.")
-            if relay.status == Relay.Status.RELEASED
-            else _("These limits are so already.")
+            _("These limits are so already.") if _has_limits(relay) else _("This relay is removed already.")
         ),
         explain=lambda relay: [
             _(

@@ -1,11 +1,12 @@
 """What counts as a limit for a customer, or a relay, in words for operators: each with where it comes from."""
 
 from datetime import datetime
+from typing import Any
 
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from containers.allowances import Figure, Source
+from containers.allowances import Allowance, Figure, Source
 from containers.models import Relay
 from containers.services.allowances import allowance_of
 from serials.rentals.limits import AtQuota
@@ -18,6 +19,32 @@ _SOURCES = {
     Source.CUSTOMER: gettext_lazy("said for the customer"),
     Source.SOLD: gettext_lazy("as sold"),
 }
+
+
+# What programs call a limit, and the field of a row in which it is said.
+CAPS = {
+    "quota_bytes": "cap_both_bytes",
+    "upload_quota_bytes": "cap_up_bytes",
+    "download_quota_bytes": "cap_down_bytes",
+    "rate_bytes_per_second": "cap_rate",
+    "device_limit": "cap_devices",
+    "at_quota": "cap_at_quota",
+}
+
+
+def limits_as_values(allowance: Allowance) -> dict[str, dict[str, Any]]:
+    """What counts, for programs: by the names of `CAPS` each `value` (None: no limit) and its `source`."""
+    figures = {
+        "quota_bytes": allowance.both,
+        "upload_quota_bytes": allowance.up,
+        "download_quota_bytes": allowance.down,
+        "rate_bytes_per_second": allowance.rate,
+        "device_limit": allowance.devices,
+    }
+    return {
+        **{name: {"value": figure.value, "source": figure.source} for name, figure in figures.items()},
+        "at_quota": {"value": allowance.at_end, "source": allowance.at_end_source},
+    }
 
 
 def limits_in_words(rental: Rental, now: datetime, relay: Relay | None = None) -> list[tuple[str, str]]:
@@ -37,6 +64,8 @@ def limits_in_words(rental: Rental, now: datetime, relay: Relay | None = None) -
         if figure.value is not None or figure.source is not Source.SOLD or figure is allowance.both:
             value = _("unlimited") if figure.value is None else traffic(figure.value)
             shown.append((name, said(figure, value)))
+    if relay is None and rental.added_bytes:
+        shown.append((_("added this month"), traffic(rental.added_bytes)))
     value = _("none") if allowance.rate.value is None else rate(allowance.rate.value)
     shown.append((_("rate limit"), said(allowance.rate, value)))
     if relay is None:

@@ -1,10 +1,12 @@
 """Servers by the JSON API as far as relays stand on them: lists, states, checks. Adding and removing: `fleet/api.py`."""
 
 import time
+from datetime import date
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 from django.db.models import Q
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from ninja import Query
@@ -18,6 +20,7 @@ from accounts.models import User
 from containers.figures import relays_by_server
 from containers.models import Gate, Relay, ServerCheck
 from containers.services import checks, gates
+from containers.services.usage import read_server
 from derpmgmt.lib.api import Answer, Input, Line, Listed, Moment, Output, PageQuery, Pk, Wait, wait_for
 from derpmgmt.lib.api.paging import begin_of, cut, cut_page
 from derpmgmt.lib.prepared import Prepared
@@ -142,6 +145,19 @@ class ServerShown(ServerRow):
     is_fail_open: bool = Field(description="Whether everybody is let in when nobody can be asked.")
     docker_version: str = Field(examples=["29.1.0"])
     memory_bytes: int | None = Field(description="Of the machine.")
+    customer_limit: int | None = Field(description="Customers that it may hold; null: as it has relays for.")
+    traffic_limit_bytes: int | None = Field(
+        description="Traffic a month, both ways together; null for no limit."
+    )
+    traffic_reset_day: int = Field(description="Day of the month on which its traffic is counted anew.")
+    upload_traffic: int = Field(description="What devices sent to its relays in its month, in bytes.")
+    download_traffic: int = Field(description="What its relays sent to devices in its month, in bytes.")
+    traffic_runs_out_on: date | None = Field(
+        description="The day on which its traffic will be used up, before it is counted anew; null where it lasts."
+    )
+    traffic_over_at: Moment | None = Field(
+        description="Since when it is used up, so that relays had to stop; null while it is not."
+    )
     is_check_due: bool = Field(description="Whether a check is owed and has not begun.")
     gate: GateShown | None = Field(description="Null where there is none yet.")
     check: CheckShown | None = Field(description="The newest check; null where there was none.")
@@ -243,6 +259,7 @@ def server_status(request: ApiRequest, server_id: Pk) -> ServerStatus:
         ServerCheck.objects.visible_to(request.user).filter(server=found).defer("log").order_by("-pk").first()
     )
     relays = Relay.objects.live().filter(server=found).count()
+    flow = read_server(server=found, now=timezone.now())
     row = _describe_row({found.pk: relays}, Server.objects.filter(pk=found.pk).values(*_COLUMNS).get())
     return ServerStatus(
         message=found.reason,
@@ -258,6 +275,13 @@ def server_status(request: ApiRequest, server_id: Pk) -> ServerStatus:
             is_fail_open=found.is_fail_open,
             docker_version=found.docker_version,
             memory_bytes=found.memory_bytes,
+            customer_limit=found.customer_limit,
+            traffic_limit_bytes=found.traffic_limit_bytes,
+            traffic_reset_day=found.traffic_reset_day,
+            upload_traffic=flow.up_bytes,
+            download_traffic=flow.down_bytes,
+            traffic_runs_out_on=found.traffic_runs_out_on,
+            traffic_over_at=found.traffic_over_at,
             is_check_due=found.is_check_due,
             gate=_describe_gate(gate) if gate else None,
             check=_describe_check(check) if check else None,

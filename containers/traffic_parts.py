@@ -1,6 +1,5 @@
 """Traffic on the pages of customers and servers in the admin: a tab, a piece of the head, and the months as a file."""
 
-import csv
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -17,8 +16,8 @@ from accounts.acts import Link
 from accounts.models import User
 from accounts.tabs import Said, Tab, link_to, show_facts, show_table
 from containers.models import Relay, TrafficMonth, TrafficServerMonth
+from containers.services.traffic_files import csv_lines
 from containers.services.usage import Flow, read_relays, read_server, read_usage
-from derpmgmt.lib.spreadsheets import MARK, Echo, harmless
 from fleet.models import Server
 from serials.rentals.admin_parts import rental_of
 from serials.rentals.models import Rental
@@ -145,20 +144,10 @@ def months_as_csv(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
             pk = int(given) if given.isascii() and given.isdecimal() and len(given) < 19 else 0
             wanted[field] = get_object_or_404(model.objects.visible_to(request.user), pk=pk)
     rows = TrafficMonth.objects.visible_to(request.user).filter(**wanted).order_by("begins_on", "relay")
-    lines = rows.values_list(
-        "begins_on", "rental__user__email", "relay_id", "relay__server__name", "up_bytes", "down_bytes"
-    )
-    writer = csv.writer(Echo())
-    headings = ["month_from", "customer", "relay", "server", "up_bytes", "down_bytes"]
-
-    def content() -> Iterator[str]:
-        yield MARK + writer.writerow(headings)
-        for begins_on, email, relay, server, up, down in lines.iterator(chunk_size=2000):
-            yield writer.writerow([begins_on, harmless(email or ""), relay, harmless(server), up, down])
 
     name = f"traffic-{timezone.localdate():%Y%m%d}.csv"
     return StreamingHttpResponse(
-        content(),
+        csv_lines(rows),
         content_type="text/csv; charset=utf-8",
         headers={
             "Content-Disposition": f'attachment; filename="{name}"',

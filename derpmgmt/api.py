@@ -29,7 +29,7 @@ from acl.devices import admission_api as admission
 from acl.devices import api as devices
 from acl.maps import api as maps
 from containers import api as containers
-from containers import leaving_api, server_api, traffic_api
+from containers import leaving_api, limits_api, server_api, traffic_api
 from derpmgmt import rental_api
 from derpmgmt.history import api as history
 from derpmgmt.lib.address import client_ip
@@ -80,10 +80,10 @@ ROOMS: dict[str, list[Room]] = {
     "user": [*accounts.ROOMS["user"], numbers.user, rentals.user, history.user],
     "notifications": accounts.ROOMS["notifications"],
     "logs": accounts.ROOMS["logs"],
-    "rental": [rentals.rental],
+    "rental": [rentals.rental, limits_api.rental],
     "serial": [numbers.serial, rental_api.serial],
     "acl": [maps.acl, admission.acl],
-    "container": [containers.container],
+    "container": [containers.container, limits_api.container],
     "device": [devices.device, admission.device],
     "server": [fleet.server, server_api.server, leaving_api.server],
     "traffic": [traffic_api.traffic],

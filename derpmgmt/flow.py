@@ -76,6 +76,8 @@ CROSSING: dict[str, list[Job]] = {
     "server_silent": [containers.prove_server],
     "server_answers": [containers.prove_server],
     "server_moved": [containers.follow_server],
+    # what may flow on a server in a month is another
+    "server_limits_changed": [containers.judge_server],
 }
 
 JOBS = CROSSING | accounts.RINGS | containers.RINGS | map_jobs.RINGS | device_jobs.RINGS

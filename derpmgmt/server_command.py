@@ -15,10 +15,12 @@ from django.utils.translation import gettext as _
 from containers.models import ServerCheck
 from containers.services import checks
 from containers.steps import name_steps
+from derpmgmt.lib.arguments import MOST_GB, amount, number, or_otherwise
 from derpmgmt.lib.commands import CommandRefused, PanelCommand
 from fleet import adding
 from fleet.models import Region, Server, SshCredential, retired_name
 from fleet.ssh import HostKey, RemoteError
+from serials.rentals.wording import BYTES_PER_GB
 
 # A check that loads the image over a slow line takes its time; the command says so while it waits.
 WAIT_SECONDS = 600
@@ -102,6 +104,15 @@ class ServerCommand(PanelCommand):
             default=default(1),
             help=_("day of the month on which the provider counts its traffic anew (1)"),
         )
+        given: dict[str, Any] = {"nargs": 1}
+        parser.add_argument(
+            "--traffic-limit", metavar="GB", type=or_otherwise(amount(BYTES_PER_GB, MOST_GB, least="0.001")), **given,
+            help=_("traffic a month, both ways together; - = unlimited"),
+        )  # fmt: skip
+        parser.add_argument(
+            "--customers", metavar="N", type=or_otherwise(number(0, 2**31 - 1)), **given,
+            help=_("customers it may hold; - = as many as it has relays for"),
+        )  # fmt: skip
 
     @staticmethod
     def read_fields(options: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +127,9 @@ class ServerCommand(PanelCommand):
         for kind in ("tcp", "udp"):
             if options[f"{kind}_ports"] is not None:
                 fields[f"{kind}_port_first"], fields[f"{kind}_port_last"] = options[f"{kind}_ports"]
+        for option, name in (("traffic_limit", "traffic_limit_bytes"), ("customers", "customer_limit")):
+            if options[option] is not None:
+                (fields[name],) = options[option]
         if options["fail_open"] is not None:
             fields["is_fail_open"] = options["fail_open"]
         return fields

@@ -1,6 +1,6 @@
 """Servers by the JSON API: adding one, maintenance, removing. What stands on them is told by `containers/server_api.py`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
@@ -22,6 +22,8 @@ server = Room("server")
 # A value of `Server.Status`.
 ServerState = Literal["new", "healthy", "unhealthy", "maintenance", "draining", "retired"]
 _Port = Annotated[int, Field(ge=1, le=65535)]
+# As the form takes: a million GB.
+_Traffic = Annotated[int, Field(ge=1, le=10**15)]
 # A secret that goes in and never comes out.
 _Secret = Annotated[SecretStr, Field(max_length=20_000)]
 
@@ -55,7 +57,28 @@ class Adding(Input):
     traffic_reset_day: int = Field(
         1, ge=1, le=31, description="Day of the month on which the provider counts its traffic anew."
     )
+    traffic_limit_bytes: _Traffic | None = Field(
+        None, description="Traffic a month, both ways together; null for no limit."
+    )
+    customer_limit: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="Customers that it may hold; null: as it has relays for."
+    )
     provider_account_id: Pk | None = Field(None, description="The account at the provider.")
+
+
+class ServerCaps(Input):
+    """What a server may bear; what is left out stays."""
+
+    capacity: int = Field(0, ge=0, le=2**31 - 1, description="Relays that it may hold.")
+    customer_limit: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="Customers that it may hold; null: as it has relays for."
+    )
+    traffic_limit_bytes: _Traffic | None = Field(
+        None, description="Traffic a month, both ways together; null for no limit.", examples=[10**12]
+    )
+    traffic_reset_day: int = Field(
+        1, ge=1, le=31, description="Day of the month on which the provider counts its traffic anew."
+    )
 
 
 class HostKeyShown(Answer):
@@ -81,6 +104,15 @@ class ServerAnswer(Answer):
 
     server_id: Pk = Field(examples=[3])
     status: ServerState
+
+
+class ServerCapped(ServerAnswer):
+    """What a server may bear."""
+
+    capacity: int = Field(description="Relays that it may hold.")
+    customer_limit: int | None = Field(description="Customers that it may hold; null: as it has relays for.")
+    traffic_limit_bytes: int | None = Field(description="Traffic a month; null for no limit.")
+    traffic_reset_day: int = Field(description="Day of the month on which its traffic is counted anew.")
 
 
 class Reason(Input):
@@ -148,7 +180,7 @@ def _read_new_key(request: ApiRequest, body: Adding) -> HostKey:
 
 def _fields_of(body: Adding) -> dict[str, Any]:
     names = {"ssh_host", "ssh_port", "docker_socket", "capacity", "tcp_port_first", "tcp_port_last",
-             "udp_port_first", "udp_port_last", "is_fail_open", "traffic_reset_day"}  # fmt: skip
+             "udp_port_first", "udp_port_last", "is_fail_open", "traffic_reset_day", "traffic_limit_bytes", "customer_limit"}  # fmt: skip
     return {
         "address": body.ip.strip(),
         "bind_address": body.bind_address or None,
@@ -247,6 +279,25 @@ def server_host_key(request: ApiRequest, server_id: Pk) -> HostKeyShown:
 def _answer(found: Server, message: str) -> ServerAnswer:
     status: Any = Server.objects.values_list("status", flat=True).get(pk=found.pk)
     return ServerAnswer(message=message, server_id=found.pk, status=status)
+
+
+@server.does("/{int:server_id}", ServerCapped, scope=Scope.OPERATE, method="PATCH")
+def server_change(request: ApiRequest, server_id: Pk, body: ServerCaps) -> ServerCapped:
+    """Say how much a server may bear: relays, customers, traffic a month. For operators; it counts within seconds.
+
+    Where its traffic runs out its heaviest relays stop; they come back with more, or with the next month.
+    """
+    found = find_server(request, server_id)
+    if found.status == Server.Status.RETIRED:
+        raise services.WrongState(_("This server is removed already."))
+    services.update_server(server=found, by=request.user, **body.model_dump(exclude_unset=True))
+    found.refresh_from_db()
+    return ServerCapped(
+        message=_("The limits of %(server)s are changed; they count within seconds.") % {"server": found},
+        server_id=found.pk,
+        status=cast(ServerState, found.status),
+        **{name: getattr(found, name) for name in ServerCaps.model_fields},
+    )
 
 
 @server.does("/{server_id}/maintenance", ServerAnswer, scope=Scope.OPERATE)

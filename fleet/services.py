@@ -134,6 +134,10 @@ def update_server(*, server: Server, by: User | None, **changes: Any) -> None:
         forget_machine(server_pk=server.pk)
     if changed.keys() & {"address", "bind_address"}:
         queue.announce("server_moved", server.pk)
+    if changed.keys() & {"traffic_limit_bytes", "traffic_reset_day"}:
+        queue.announce("server_limits_changed", server.pk)
+    if changed.keys() & {"capacity", "customer_limit"}:
+        queue.announce("server_usable", server.pk)
 
 
 def accept_server(*, server: Server, by: User | None = None) -> bool:

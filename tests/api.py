@@ -43,6 +43,10 @@ class Api:
         """`path` without /api/v1/; the body is sent as JSON."""
         return self._send("post", path, body, headers)
 
+    def patch(self, path: str, body: Any = None, **headers: str) -> Any:
+        """The same with PATCH."""
+        return self._send("patch", path, body, headers)
+
     def delete(self, path: str, body: Any = None, **headers: str) -> Any:
         """The same with DELETE."""
         return self._send("delete", path, body, headers)

@@ -5,7 +5,7 @@ Jobs are found here by name, also those that a queue has kept from before they h
 
 from django.conf import settings
 
-from containers.jobs.allowances import judge_rental, judge_rentals, judge_servers
+from containers.jobs.allowances import judge_rental, judge_rentals, judge_server, judge_servers
 from containers.jobs.claims import server_queue
 from containers.jobs.deployments import apply_queue, apply_relay, probe_relay
 from containers.jobs.gates import apply_gate, gate_queue, push_list

@@ -23,6 +23,11 @@ def judge_rentals() -> None:
         )
 
 
+def judge_server(_server_pk: int) -> None:
+    """What may flow on a server is another; all are judged by the same few queries."""
+    judge_servers()
+
+
 def judge_servers() -> None:
     """See how long servers' traffic of the month lasts, and stop relays where it does not."""
     server_allowances.judge_servers(timezone.now())

@@ -15,6 +15,7 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
 from accounts.services import log_operation, notify
@@ -35,6 +36,7 @@ from containers.models import RATE_RETRY, Relay
 from containers.services.traffic import month_of
 from containers.traffic_models import TrafficMonth
 from derpmgmt.lib import queue
+from derpmgmt.lib.refusals import Refusal
 from serials.rentals.limits import CAP_FIELDS, Limited
 from serials.rentals.models import Rental, RentalSpan, TrafficGrant
 from serials.rentals.services import (
@@ -298,6 +300,13 @@ def _tell(rental: Rental, case: Case, outcome: Outcome, *, relay: Relay | None) 
     notify(user=rental.user, kind=kind, key=key, context=context, fits_until=ends_at)
 
 
+class NoLimits(Refusal):
+    """A relay that neither stands nor comes back, or is nobody's, has no limits."""
+
+    code = "relay_gone"
+    sentence = _("This relay is removed already.")
+
+
 def _place_name(relay: Relay) -> str:
     return f"relay-{relay.pk}" if relay.place is None else f"place-{relay.place}"
 
@@ -306,17 +315,21 @@ def _place_name(relay: Relay) -> str:
 def set_relay_limits(*, relay: Relay, caps: Mapping[str, Any], note: str, by: User | None) -> bool:
     """Say what counts for one relay instead of what counts for its customer; as `serials.rentals.services.set_limits`.
 
-    It counts for those too that stand, or come back, in the same place: a successor on its way, and the one that it replaces.
+    Raises `NoLimits`. It counts for those too that stand, or come back, in the same place: a successor on its way, and the one that it replaces.
     """
     ask_staff(by)
-    rental = lock_rental(relay.rental_id or 0)
+    if relay.rental_id is None:
+        raise NoLimits
+    rental = lock_rental(relay.rental_id)
     same_place = Q(pk=relay.pk)
     if relay.place is not None:
-        same_place |= _STAND_OR_RETURN & Q(rental=rental, place=relay.place)
-    rows = Relay.objects.select_for_update().filter(same_place).only("rental_id", *CAP_FIELDS, "cap_note")
-    changes = {row.pk: write_limits(row, CAP_FIELDS, caps, note) for row in rows}
-    row = next(row for row in rows if row.pk == relay.pk)
-    changed = changes[relay.pk]
+        same_place |= Q(rental=rental, place=relay.place)
+    standing = Relay.objects.select_for_update().filter(_STAND_OR_RETURN, same_place)
+    rows = {row.pk: row for row in standing.only("rental_id", *CAP_FIELDS, "cap_note")}
+    if relay.pk not in rows:
+        raise NoLimits
+    changes = {pk: write_limits(row, CAP_FIELDS, caps, note) for pk, row in rows.items()}
+    row, changed = rows[relay.pk], changes[relay.pk]
     if not any(changes.values()):
         return False
     log_operation(

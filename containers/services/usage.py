@@ -6,11 +6,12 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Sum
 from django.utils import timezone
 
 from containers.allowances import FINE, AtEnd, State, Use, Verdict, judge, widen
 from containers.metering import month_begin, next_month
-from containers.models import TrafficMonth, TrafficServerMonth
+from containers.models import Relay, TrafficMonth, TrafficServerMonth
 from containers.services.allowances import allowance_of, read_cases
 from containers.services.traffic import month_of
 from derpmgmt.lib.prepared import Prepared
@@ -127,6 +128,14 @@ def read_relays(relays: Mapping[int, Rental | None], now: datetime) -> dict[int,
         relay__in=begins, begins_on__gte=timezone.localdate(now) - LONGEST_MONTH
     ).values("relay_id", "begins_on", *FLOW_FIELDS)
     return {row["relay_id"]: flow_of(row, now) for row in rows if begins[row["relay_id"]] == row["begins_on"]}
+
+
+def read_place(relay: Relay, begins_on: date) -> Use:
+    """What counts for a relay's own allowance in its customer's month: also what flowed through those that had its place. One query."""
+    rows = TrafficMonth.objects.filter(rental=relay.rental_id, begins_on=begins_on)
+    rows = rows.filter(relay=relay) if relay.place is None else rows.filter(relay__place=relay.place)
+    found = rows.aggregate(up=Sum("up_bytes", default=0), down=Sum("down_bytes", default=0))
+    return Use(found["up"], found["down"])
 
 
 def read_server(*, server: Server, now: datetime) -> Flow:

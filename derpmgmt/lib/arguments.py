@@ -3,7 +3,9 @@
 import argparse
 import re
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django.conf import settings
@@ -45,6 +47,10 @@ _WORDS = (
     gettext_noop("invalid choice: %(value)r (choose from %(choices)s)"),
 )
 _AGO = re.compile(r"(\d{1,5})(m|h|d)")
+# Traffic is given in GB, a million of them at most, as forms take.
+MOST_GB = 10**6
+# What is typed for “as it is otherwise”.
+OTHERWISE = "-"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 # It has words of its own catalogue, which nobody delivers.
@@ -101,3 +107,26 @@ def number(least: int, most: int) -> Any:
         )
 
     return read
+
+
+def amount(unit: int, most: int, *, least: str = "0") -> Callable[[str], int]:
+    """The type of an argument that is a number of units, with three places at most; gives bytes (a second)."""
+
+    def read(text: str) -> int:
+        try:
+            found = Decimal(text) if len(text) < 20 and text.isascii() else Decimal("nan")
+        except InvalidOperation:
+            found = Decimal("nan")
+        if found.is_finite() and Decimal(least) <= found <= most and found * 1000 % 1 == 0:
+            return int(found * unit)
+        raise ArgumentTypeError(
+            _("a number from %(least)s to %(most)d with three decimal places at most, not “%(text)s”")
+            % {"text": text, "least": least, "most": most}
+        )
+
+    return read
+
+
+def or_otherwise(read: Callable[[str], Any], otherwise: Any = None) -> Callable[[str], Any]:
+    """The same type of an argument, or `-` for what is then `otherwise`."""
+    return lambda text: otherwise if text == OTHERWISE else read(text)

@@ -30,7 +30,7 @@ OWN = {
     "user_me", "user_logout", "user_show", "user_release", "user_tokens", "user_revoke_token",
     "user_history", "alert_list", "user_renew", "user_rental_info", "notifications_list", "logs_system",
     "serial_activate", "serial_activation", "serial_status",
-    "container_list", "container_status", "container_probe", "container_traffic",
+    "container_list", "container_status", "container_probe", "container_traffic", "container_limits", "rental_limits",
     "traffic_realtime", "traffic_stats", "traffic_over_limit",
     "acl_generate", "acl_update", "acl_logs", "acl_download", "acl_download_by_name", "acl_verify",
     "acl_live", "acl_live_make", "acl_live_revoke",
@@ -40,7 +40,8 @@ OWN = {
 # For staff only.
 STAFF = {
     "user_list", "notifications_send", "alert_send", "alert_resolve", "rental_pause", "rental_resume",
-    "serial_generate", "serial_list", "serial_recall", "container_allocate", "container_release",
+    "serial_generate", "serial_list", "serial_recall", "container_allocate", "container_release", "container_change",
+    "rental_set_limits", "rental_add_traffic", "server_change",
     "server_add", "server_check", "server_confirm_host_key", "server_drain", "server_end_draining", "server_health_check", "server_host_key", "server_list",
     "server_maintenance", "server_regions", "server_resume", "server_retire", "server_status",
     "monitoring_health", "monitoring_load_analysis", "monitoring_logs",

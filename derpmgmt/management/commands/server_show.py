@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy
 from containers.console import relay_state
 from containers.models import Gate, Relay, ServerCheck
 from containers.services import gates
+from containers.services.usage import read_server
 from containers.steps import format_seconds, step_name
 from derpmgmt.lib.arguments import number
 from derpmgmt.lib.commands import CONSOLE, MOST_ROWS, ROWS
@@ -65,7 +66,9 @@ class Command(ServerCommand):
              "ports": _("Ports"), "fill": _("Relays"), "docker_version": "Docker", "memory": _("Memory"),
              "disk_free": _("Free disk"), "load": _("Load per core"), "gate_state": _("Gate"),
              "gate_failure": _("The gate failed"), "is_fail_open": _("Lets everybody in when nobody can be asked"),
-             "traffic_reset_day": _("Traffic resets on day"),
+             "traffic_now": _("Traffic this month"), "traffic_limit": _("Traffic a month"),
+             "traffic_reset_day": _("Traffic resets on day"), "traffic_runs_out_on": _("Traffic runs out on"),
+             "traffic_over_at": _("Traffic used up"), "customer_limit": _("Customers at most"),
              "last_contact_at": _("Last contact"), "last_visit_at": _("Last visit"), "created_at": _("Added")},
         )  # fmt: skip
         self.emit_part(
@@ -86,6 +89,7 @@ class Command(ServerCommand):
 
 def _describe(server: Server) -> dict[str, Any]:
     disk, memory, load = server.disk_free_bytes, server.memory_bytes, server.load_ratio
+    flow, limit = read_server(server=server, now=timezone.now()), server.traffic_limit_bytes
     tcp, udp = (
         (server.tcp_port_first, server.tcp_port_last),
         (server.udp_port_first, server.udp_port_last),
@@ -118,7 +122,15 @@ def _describe(server: Server) -> dict[str, Any]:
         "load_per_core": load,
         "load": f"{load:.2f}" if load is not None else None,
         "is_fail_open": server.is_fail_open,
+        "up_bytes": flow.up_bytes,
+        "down_bytes": flow.down_bytes,
+        "traffic_now": traffic(flow.bytes),
+        "traffic_limit_bytes": limit,
+        "traffic_limit": traffic(limit) if limit is not None else None,
         "traffic_reset_day": server.traffic_reset_day,
+        "traffic_runs_out_on": server.traffic_runs_out_on,
+        "traffic_over_at": server.traffic_over_at,
+        "customer_limit": server.customer_limit,
         "is_check_due": server.is_check_due,
         "last_contact_at": server.last_contact_at,
         "last_visit_at": server.last_visit_at,

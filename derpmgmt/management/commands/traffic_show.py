@@ -6,6 +6,7 @@ from django.utils.translation import gettext_lazy, pgettext
 
 from accounts.models import User
 from containers.models import TrafficMonth
+from containers.services.traffic_files import csv_lines
 from derpmgmt.lib.commands import MOST_ROWS
 from derpmgmt.server_command import ServerCommand
 from serials.rentals.wording import traffic
@@ -20,11 +21,16 @@ class Command(ServerCommand):
         parser.add_argument(
             "whose", metavar="EMAIL|SERVER", help=_("a customer's address, or a server's name or address")
         )
+        parser.add_argument("--csv", action="store_true", help=_("all months as a file for spreadsheets"))
 
     def handle(self, *args: Any, **options: Any) -> None:
         rows = TrafficMonth.objects.filter(**self._read_whose(options["whose"])).order_by(
             "-begins_on", "relay"
         )
+        if options["csv"]:
+            for line in csv_lines(rows.order_by("begins_on", "relay")):
+                self.stdout.write(line, ending="")
+            return
         names = (
             "begins_on",
             "relay_id",

@@ -12,6 +12,7 @@ from serials.rentals.services.life import (
 )
 from serials.rentals.services.limits import (
     add_traffic,
+    added_since,
     ask_staff,
     grant_renewals,
     record_use,

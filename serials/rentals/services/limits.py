@@ -1,11 +1,11 @@
 """What operators say about a customer's limits, traffic that is added to a month, and the verdicts of the room that counts."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import date, datetime, time
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -84,6 +84,13 @@ def add_traffic(
     )  # fmt: skip
     queue.announce("limits_changed", rental.pk)
     return grant
+
+
+def added_since(rental: Rental, begins_on: date) -> int:
+    """What was added to the month of a rental that began on that day and runs, in bytes."""
+    begin = timezone.make_aware(datetime.combine(begins_on, time()))
+    size = rental.traffic_grants.filter(at__gte=begin).aggregate(size=Sum("size_bytes", default=0))["size"]
+    return int(size)
 
 
 def renewed_when_over(now: datetime) -> set[int]:
