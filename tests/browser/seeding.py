@@ -2,18 +2,23 @@
 
 import random
 from datetime import date, datetime, time, timedelta
+from typing import Any
 
 from django.utils import timezone
 
+from accounts.alerts.models import Alert, AlertRule
+from accounts.alerts.route_models import AlertDelivery, AlertRoute, AlertTelling
 from accounts.models import User
 from acl.devices.models import Device
 from containers.metering import month_begin
 from containers.models import Relay, RelayHealth, TrafficDay, TrafficHour, TrafficMonth, TrafficServerMonth
 from containers.services.traffic import month_of
 from derpmgmt.lib.sums import add_to_sums
+from fleet.models import Server
 from serials.rentals.models import Rental
 from tests.factories import (
     AdmissionFactory,
+    AlertFactory,
     ChannelFactory,
     DeviceFactory,
     PutOffFactory,
@@ -88,6 +93,52 @@ def seed_traffic(rental: Rental, relays: list[Relay], dice: random.Random) -> No
             add_to_sums(TrafficServerMonth, [own], key=("server", "begins_on"), added=both, replaced=rates)
 
 
+def seed_alerts(customer: User, servers: list[Server], now: datetime) -> None:
+    """Alerts of every state, a rule that was changed, and routes of which one did not deliver; nothing is sent by them."""
+    shop, night = (
+        AlertRoute.objects.create(
+            name=name, by=by, address=address, label=label, severity=severity, kinds=["certificate"]
+        )
+        for name, by, address, label, severity in (
+            ("运维群", AlertRoute.By.PUSH, "wecombot://secret", "wecombot", "warning"),
+            ("值班手机", AlertRoute.By.SMS, "+8613800000000", "+861••••••••00", "critical"),
+        )
+    )
+    AlertRoute.objects.filter(pk=shop.pk).update(quiet_from=time(23), quiet_until=time(7), digest_at=time(9))
+    AlertRule.objects.create(rule="disk", server=servers[0].pk, warning=70, critical=85)
+
+    def alert(server: Server, minutes: int, **more: Any) -> Alert:
+        began = now - timedelta(minutes=minutes)
+        moments = {"since": began, "bad_since": began, "raised_at": began}
+        # Nobody looks whether those are still so.
+        place = {
+            "name": server.name,
+            "server": server.pk,
+            "region": server.region_id,
+            "source": Alert.Source.PERSON,
+        }
+        return AlertFactory(**place, **moments, **more)
+
+    full = alert(servers[0], 34, rule="disk", severity="critical", values={"value": "91 %"})
+    alert(servers[1], 12, rule="speed", kind="speed", values={"value": "940 Mbit/s"}, customer=customer)
+    over = {"gone_at": now - timedelta(hours=3), "thing": "before"}
+    alert(servers[0], 60 * 5, state=Alert.State.CLEARED, **over)
+    alert(
+        servers[2], 60 * 30, thing="dealt with", state=Alert.State.RESOLVED, resolved_at=now - timedelta(hours=20),
+        resolved_by=User.objects.get(email="admin@example.com"), note="已清理旧镜像", gone_at=now - timedelta(hours=19),
+    )  # fmt: skip
+    lost = AlertDelivery.objects.create(
+        route=shop, key="a", what="alerts", state="failed", tries=5, error="HTTP 500"
+    )
+    sent = AlertDelivery.objects.create(
+        route=night, key="b", what="alerts", state="sent", sent_at=now, tries=1, instead_of=lost
+    )
+    for delivery in (lost, sent):
+        AlertTelling.objects.create(
+            alert=full, route=delivery.route, delivery=delivery, what="raised", severity="critical"
+        )
+
+
 def seed() -> None:
     """Devices, knocks, proofs and notices of the demo's customer, and other people and serial numbers around them."""
     dice = random.Random(7)
@@ -126,6 +177,7 @@ def seed() -> None:
         for number in range(1, PROOFS_A_DAY)
     )
     seed_traffic(rental, relays, dice)
+    seed_alerts(customer, [relay.server for relay in relays], now)
     ChannelFactory(user=customer)
     for number in range(40):
         UserFactory(email=f"customer{number}@example.com", username=f"customer{number}")
