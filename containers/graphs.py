@@ -58,7 +58,7 @@ def draw_latency(relay: Relay, chosen: Range, now: int) -> Chart:
         _("handshake"),
         _("forwarding"),
         "STUN",
-        _("from the customer's devices"),
+        _("from devices"),
     )
     lines = [Line(name, values) for name, values in zip(names, [*times, *clients], strict=True)]
     return Chart(moments, lines, Unit.MILLISECONDS)

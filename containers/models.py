@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from containers.spec import INNER_STUN_PORT
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.jobs import JobQuerySet, JobRecord
+from derpmgmt.lib.moments import exact
 from derpmgmt.lib.retries import Retried, Retry
 from fleet.models import Server, StaffOnlyQuerySet
 from serials.rentals.limits import Limited
@@ -235,7 +236,7 @@ class RelayHealth(models.Model):
         indexes = [models.Index(fields=["relay", "at"])]
 
     def __str__(self) -> str:
-        return f"{self.relay_id} {self.at:%Y-%m-%d %H:%M:%S}"
+        return f"{self.relay_id} {exact(self.at)}"
 
 
 class Gate(Retried):

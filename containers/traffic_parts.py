@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from accounts.acts import Link
 from accounts.models import User
 from accounts.tabs import Said, Tab, link_to, show_facts, show_table
+from containers.metering import next_month
 from containers.models import Relay, TrafficMonth, TrafficServerMonth
 from containers.services.traffic_files import csv_lines
 from containers.services.usage import Flow, read_relays, read_server, read_usage
@@ -123,7 +124,13 @@ def _servers(server: Server, request: HttpRequest) -> SafeString:
             )  # fmt: skip
 
     sizes = [_("up"), _("down"), _("together")]
-    facts = [*_flow_facts(flow), (_("traffic resets on day"), server.traffic_reset_day)]
+    facts, limit = _flow_facts(flow), server.traffic_limit_bytes
+    if limit is not None:
+        facts += [(_("allowance"), traffic(limit)), (_("left"), traffic(max(limit - flow.bytes, 0)))]
+        if day := server.traffic_runs_out_on:
+            facts.append((_("traffic runs out on"), f"{day:%Y-%m-%d}"))
+    anew = next_month(server.traffic_reset_day, timezone.localdate())
+    facts.append((_("counted anew on"), f"{anew:%Y-%m-%d}"))
     own = TrafficServerMonth.objects.visible_to(request.user).filter(server=server).order_by("-begins_on")
     rows = _months(request, relay__server=server).order_by("-begins_on", "relay")
     return (

@@ -36,7 +36,7 @@ SERVER_GRAPHS: Mapping[str, Graph] = MappingProxyType(
             (
                 (_("Docker's folder"), "disk_max"),
                 (_("files of Docker's folder"), "inodes_max"),
-                ("/", "root_max"),
+                (_("folder /"), "root_max"),
                 (_("files of /"), "root_inodes_max"),
             ),
         ),

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.lines import LineField
+from derpmgmt.lib.moments import moment
 from derpmgmt.lib.problems import explain, translate
 from derpmgmt.lib.retries import Retry
 from fleet.addresses import check_address, read_host, read_socket_path
@@ -379,7 +380,7 @@ class Blindness(models.Model):
     objects = StaffOnlyQuerySet.as_manager()
 
     def __str__(self) -> str:
-        return f"{self.ended_at:%Y-%m-%d %H:%M}"
+        return f"{moment(self.ended_at)}"
 
 
 # After this many failed contacts in a row a healthy server counts as unhealthy.

@@ -95,7 +95,7 @@
 
   const moment = (at, length, timeZone) => new Intl.DateTimeFormat(locale, length <= 2 * DAY
     ? { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone }
-    : { month: "2-digit", day: "2-digit", timeZone }).format(new Date(1000 * at));
+    : length <= 200 * DAY ? { month: "2-digit", day: "2-digit", timeZone } : { year: "numeric", month: "2-digit", timeZone }).format(new Date(1000 * at));
 
   const fetchOne = async (figure) => {
     try {

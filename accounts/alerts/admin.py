@@ -13,15 +13,14 @@ from django.utils.translation import gettext_lazy
 from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
 from accounts.alerts import routes, services
 from accounts.alerts.admin_acts import ALERT_ACTS, ROUTE_ACTS, RULE_ACTS
-from accounts.alerts.forms import RouteForm, RuleForm, describe, server_choices
+from accounts.alerts.admin_parts import severity_badge, state_badge
+from accounts.alerts.forms import RouteForm, RuleForm, describe, in_unit, server_choices
 from accounts.alerts.models import Alert, AlertRule
 from accounts.alerts.route_models import AlertDelivery, AlertRoute, told_of
 from accounts.alerts.rules import rule_of
 from accounts.alerts.telling import MOST_NAMED
 from accounts.requests import staff_of
 from accounts.tabs import link_to
-
-_COLOURS = {Alert.State.ACTIVE: "red", Alert.State.CLEARED: "green", Alert.State.RESOLVED: "green"}
 
 
 @admin.register(Alert)
@@ -44,8 +43,7 @@ class AlertAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("severity"), ordering="severity")
     def level(self, alert: Alert) -> SafeString:
-        text = '<span class="panel-state is-{}">{}</span>'
-        return format_html(text, alert.severity, alert.get_severity_display())
+        return severity_badge(alert)
 
     @admin.display(description=gettext_lazy("alert"))
     def what(self, alert: Alert) -> str:
@@ -57,9 +55,7 @@ class AlertAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("state"), ordering="state")
     def state_text(self, alert: Alert) -> SafeString:
-        colour = _COLOURS.get(Alert.State(alert.state), "grey")
-        text = '<span class="panel-state is-{}">{}</span>'
-        return format_html(text, colour, alert.get_state_display())
+        return state_badge(alert)
 
     @admin.display(description=gettext_lazy("about"))
     def place(self, alert: Alert) -> Any:
@@ -118,8 +114,8 @@ class AlertRuleAdmin(StaffAdmin):
         "where",
         "is_on",
         "severity",
-        "warning",
-        "critical",
+        "warning_from",
+        "critical_from",
         "raise_seconds",
         "clear_seconds",
         "usual",
@@ -139,7 +135,24 @@ class AlertRuleAdmin(StaffAdmin):
 
     @admin.display(description=gettext_lazy("server"), ordering="server")
     def where(self, row: AlertRule) -> str:
-        return dict(server_choices()).get(row.server, f"#{row.server}")
+        names = getattr(row, "server_names", None) or dict(server_choices())
+        return names.get(row.server, f"#{row.server}")
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """With the servers' names, which are asked for once for all rows."""
+        changelist = super().get_changelist_instance(request)
+        names = dict(server_choices())
+        for row in changelist.result_list:
+            row.server_names = names
+        return changelist
+
+    @admin.display(description=gettext_lazy("warning from"), ordering="warning")
+    def warning_from(self, row: AlertRule) -> str:
+        return in_unit(row.rule, row.warning)
+
+    @admin.display(description=gettext_lazy("critical from"), ordering="critical")
+    def critical_from(self, row: AlertRule) -> str:
+        return in_unit(row.rule, row.critical)
 
     @admin.display(description=gettext_lazy("usually"))
     def usual(self, row: AlertRule) -> str:

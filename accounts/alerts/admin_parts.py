@@ -6,12 +6,27 @@ from typing import Any
 from django.db.models import F
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from accounts.acts import Link
 from accounts.alerts.models import Alert
 from accounts.tabs import link_to, show_table
+
+_COLOURS = {Alert.State.ACTIVE: "red", Alert.State.CLEARED: "green", Alert.State.RESOLVED: "green"}
+_BADGE = '<span class="panel-state is-{}">{}</span>'
+
+
+def severity_badge(alert: Alert) -> SafeString:
+    """How bad an alert is, as a word in its colour."""
+    return format_html(_BADGE, alert.severity, alert.get_severity_display())
+
+
+def state_badge(alert: Alert) -> SafeString:
+    """The state of an alert as a word in its colour."""
+    colour = _COLOURS.get(Alert.State(alert.state), "grey")
+    return format_html(_BADGE, colour, alert.get_state_display())
 
 
 def show_alerts(
@@ -27,13 +42,12 @@ def show_alerts(
 
     def cells(found: list[Alert]) -> Iterable[Iterable[Any]]:
         for alert in found:
-            link, level = link_to(alert, alert.title), alert.get_severity_display()
             yield (
                 alert.since,
-                level,
-                link,
+                severity_badge(alert),
+                link_to(alert, alert.title),
                 alert.text,
-                alert.get_state_display(),
+                state_badge(alert),
                 alert.gone_at,
                 alert.note_text,
             )

@@ -33,7 +33,12 @@ def describe(rule: Rule) -> str:
         "raise": rule.pace.raise_after.total_seconds(),
         "clear": rule.pace.clear_after.total_seconds(),
     }
-    return ", ".join(filter(None, [f"{' / '.join(limits)} {rule.unit}".strip() if limits else "", seconds]))
+    return " · ".join(filter(None, [f"{' / '.join(limits)} {rule.unit}".strip() if limits else "", seconds]))
+
+
+def in_unit(code: str, limit: float | None) -> str:
+    """A limit of a rule with the unit of what that reads; – for none."""
+    return "–" if limit is None else f"{limit:g} {RULES[code].unit if code in RULES else ''}".strip()
 
 
 def server_choices() -> list[tuple[int, str]]:

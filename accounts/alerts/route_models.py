@@ -13,6 +13,7 @@ from accounts.alerts.models import Alert, Severity, StaffOnlyQuerySet
 from accounts.alerts.rules import Kind
 from derpmgmt.lib.crypto import EncryptedTextField
 from derpmgmt.lib.lines import LineField
+from derpmgmt.lib.moments import moment
 
 
 def all_but_tasks() -> list[str]:
@@ -131,7 +132,7 @@ class AlertDelivery(models.Model):
         indexes = [models.Index(fields=["state", "send_after"])]
 
     def __str__(self) -> str:
-        return f"{self.route} · {self.created_at:%Y-%m-%d %H:%M}"
+        return f"{self.route} · {moment(self.created_at)}"
 
 
 class AlertTelling(models.Model):
