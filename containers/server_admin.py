@@ -116,7 +116,7 @@ class ServerAdmin(BareServerAdmin):
             '{} <span class="admin-quiet">{}</span>', shown, _("lasts until %(day)s") % {"day": day}
         )
 
-    @admin.display(description=gettext_lazy("traffic in all"), ordering="total_bytes")
+    @admin.display(description=gettext_lazy("total traffic"), ordering="total_bytes")
     def total(self, server: Any) -> str:
         return traffic(server.total_bytes or 0)
 

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy
 from accounts.admin_base import ReadOnlyAdmin, StaffAdmin
 from accounts.alerts import routes, services
 from accounts.alerts.admin_acts import ALERT_ACTS, ROUTE_ACTS, RULE_ACTS
-from accounts.alerts.admin_parts import severity_badge, state_badge
+from accounts.alerts.admin_parts import delivery_badge, severity_badge, state_badge
 from accounts.alerts.forms import RouteForm, RuleForm, describe, in_unit, server_choices
 from accounts.alerts.models import Alert, AlertRule
 from accounts.alerts.route_models import AlertDelivery, AlertRoute, told_of
@@ -86,12 +86,16 @@ class AlertAdmin(ReadOnlyAdmin):
 class AlertDeliveryAdmin(ReadOnlyAdmin):
     """What was told of alerts by which route, and why not."""
 
-    list_display = ["created_at", "route", "what", "state", "sent_at", "tries", "reason", "instead_of"]
+    list_display = ["created_at", "route", "what", "state_text", "sent_at", "tries", "reason", "instead_of"]
     list_filter = ["state", "route", "what", "created_at"]
     list_select_related = ["route", "instead_of__route"]
     fields = readonly_fields = (
-        "route", "what", "state", "reason", "tries", "created_at", "sent_at", "instead_of", "about"
+        "route", "what", "state_text", "reason", "tries", "created_at", "sent_at", "instead_of", "about"
     )  # fmt: skip
+
+    @admin.display(description=gettext_lazy("state"), ordering="state")
+    def state_text(self, delivery: AlertDelivery) -> SafeString:
+        return delivery_badge(delivery)
 
     @admin.display(description=gettext_lazy("reason"))
     def reason(self, delivery: AlertDelivery) -> str:

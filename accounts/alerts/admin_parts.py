@@ -12,9 +12,15 @@ from django.utils.translation import gettext as _
 
 from accounts.acts import Link
 from accounts.alerts.models import Alert
+from accounts.alerts.route_models import AlertDelivery
 from accounts.tabs import link_to, show_table
 
 _COLOURS = {Alert.State.ACTIVE: "red", Alert.State.CLEARED: "green", Alert.State.RESOLVED: "green"}
+_DELIVERED = {
+    AlertDelivery.State.SENT: "green",
+    AlertDelivery.State.FAILED: "red",
+    AlertDelivery.State.DROPPED: "grey",
+}
 _BADGE = '<span class="panel-state is-{}">{}</span>'
 
 
@@ -27,6 +33,12 @@ def state_badge(alert: Alert) -> SafeString:
     """The state of an alert as a word in its colour."""
     colour = _COLOURS.get(Alert.State(alert.state), "grey")
     return format_html(_BADGE, colour, alert.get_state_display())
+
+
+def delivery_badge(delivery: AlertDelivery) -> SafeString:
+    """What became of a message about alerts, as a word in its colour."""
+    colour = _DELIVERED.get(AlertDelivery.State(delivery.state), "blue")
+    return format_html(_BADGE, colour, delivery.get_state_display())
 
 
 def show_alerts(
