@@ -179,6 +179,11 @@ def _relay_name(relay: Relay) -> str:
     return f"{relay.rental} · {relay.server}"
 
 
+def _own_name(relay: Relay) -> str:
+    """What its customer knows it as: its region and place."""
+    return f"{relay.server.region.name} {relay.slot}"
+
+
 def _relays_failed(count: int) -> str:
     return ngettext("%(count)d relay failed", "%(count)d relays failed", count) % {"count": count}
 
@@ -215,6 +220,7 @@ def _failed_relays() -> Iterator[Matter]:
             rule="relay",
             server=relay.server_id,
             customer=relay.rental.user_id if relay.rental else None,
+            own=_("%(relay)s does not run; it is started again by itself.") % {"relay": _own_name(relay)},
         )
 
 
@@ -249,6 +255,8 @@ def _failed_proofs() -> Iterator[Matter]:
             rule="relay",
             server=relay.server_id,
             customer=relay.rental.user_id if relay.rental else None,
+            own=_("%(relay)s did not pass its tests; it is tested on by itself.")
+            % {"relay": _own_name(relay)},
         )
 
 

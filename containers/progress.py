@@ -11,6 +11,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from accounts.alerts.models import Alert
 from containers.decisions import SLOTS
 from containers.derp.probe import CAUSES
 from containers.models import Deployment, Relay, RelayHealth
@@ -178,6 +179,16 @@ def pause_after(looks: int) -> float:
     return next((seconds for most, seconds in _PAUSES if looks < most), _LAST_PAUSE)
 
 
+# What is wrong for the customer, or was so lately, as their page tells it.
+CONCERNS_FOR = timedelta(days=1)
+MOST_CONCERNS = 5
+_CONCERNS = Prepared(
+    lambda customer, since: Alert.objects.concerning(customer, since).only("values", "since", "gone_at")[
+        :MOST_CONCERNS
+    ]
+)
+
+
 def describe_relays(
     rental: Rental,
     now: datetime,
@@ -204,6 +215,11 @@ def describe_relays(
         "overall": describe_overall(cards, is_unproven=is_unproven),
         "is_live": any(card.is_live for card in cards),
         "is_short": any(card.state == "waiting" for card in cards),
+        "concerns": [
+            alert
+            for alert in _CONCERNS.read(customer=rental.user_id, since=now - CONCERNS_FOR)
+            if alert.own_text
+        ],
     }
 
 

@@ -64,8 +64,6 @@ def matters(now: datetime) -> Iterator[Matter]:
     )
     managed = [server for server in servers if server.status != Server.Status.NEW]
     cut_off = outages.find_cut_off(servers, now)
-    seen_since = outages.sees_again_since()
-    is_blind = cut_off or (seen_since is not None and now - seen_since < outages.GATHER)
     visited_at = max((server.last_visit_at for server in managed if server.last_visit_at), default=None)
     if managed and (visited_at is None or now - visited_at > VISITS_MISSED):
         text = _("Every server is visited four times a minute. Do the panel's workers run?")
@@ -79,7 +77,7 @@ def matters(now: datetime) -> Iterator[Matter]:
         yield _cut_off(cut_off)
     for server in servers:
         if matter := _matter_of(
-            server, is_seen=not is_blind and outages.is_heard_of_others(server, servers, now)
+            server, is_seen=not cut_off and outages.is_heard_of_others(server, servers, now)
         ):
             yield matter
         if matter := _traffic_of(server):
@@ -165,25 +163,17 @@ def _running_out(count: int) -> str:
 
 
 def _traffic_of(server: Server) -> Matter | None:
-    """That a server's traffic of the month is used up, or will be before it is counted anew."""
+    """That a server's traffic of the month is used up, or will be before it is counted anew: one matter, which may become worse."""
     page, region = reverse("admin:fleet_server_change", args=[server.pk]), place_of(server.region)
+    key, rule = f"server_traffic:{server.pk}", "server_traffic"
     if server.traffic_over_at:
         url = server_list(traffic_over_at__isnull=0)
         cause = Cause("server_traffic_over", _used_up, url, "region__id__exact")
         title = _("The traffic of %(server)s is used up") % {"server": server}
         text = _("Its heaviest relays are stopped, and nothing new is placed there until it is counted anew.")
-        key = f"server_traffic_over:{server.pk}"
+        since = server.traffic_over_at
         return Matter(
-            CRITICAL,
-            title,
-            text,
-            page,
-            key,
-            server.traffic_over_at,
-            server.name,
-            cause,
-            region,
-            server=server.pk,
+            CRITICAL, title, text, page, key, since, server.name, cause, region, rule=rule, server=server.pk
         )
     if server.traffic_runs_out_on:
         url = server_list(traffic_runs_out_on__isnull=0)
@@ -191,6 +181,7 @@ def _traffic_of(server: Server) -> Matter | None:
         day = date_format(server.traffic_runs_out_on, "Y-m-d")
         title = _("The traffic of %(server)s runs out on %(day)s") % {"server": server, "day": day}
         text = _("That is before it is counted anew, as it goes: its heaviest relays will stop then.")
-        key = f"server_traffic:{server.pk}"
-        return Matter(WARNING, title, text, page, key, None, server.name, cause, region, server=server.pk)
+        return Matter(
+            WARNING, title, text, page, key, None, server.name, cause, region, rule=rule, server=server.pk
+        )
     return None

@@ -101,8 +101,8 @@ class SshCredential(models.Model):
 
 # Of a server that was visited longer ago nobody knows how it is.
 FRESH = timedelta(minutes=1)
-# When a server that did not answer is asked again.
-CONTACT = Retry(timedelta(seconds=10), timedelta(minutes=5), "contact_failures", "next_contact_at")
+# When a server that did not answer is asked again: the second try, too, fails within the minute after which it is an alert.
+CONTACT = Retry(timedelta(seconds=5), timedelta(minutes=5), "contact_failures", "next_contact_at")
 
 
 class ServerQuerySet(StaffOnlyQuerySet):

@@ -35,6 +35,9 @@ from fleet.ssh import HostKey, RemoteError
 # The lease of a worker that died ends by itself after this time; a living one renews it while it works.
 LEASE = timedelta(seconds=20)
 
+# 20 s.
+MOST_DOUBLINGS_CUT_OFF = 2
+
 NO_REASON: dict[str, Any] = {"status_reason": "", "status_code": "", "status_values": {}}
 
 
@@ -253,12 +256,14 @@ def record_contact(*, server_pk: int) -> None:
 
 
 def record_failed_contact(*, server_pk: int, error: RemoteError) -> None:
-    """The server did not answer: skip it for a while, twice as long each time (10 s to 5 min); unhealthy after two in a row."""
+    """The server did not answer: skip it for a while, twice as long each time (5 s to 5 min; 20 s while none does); unhealthy after two in a row."""
     now = timezone.now()
     server = Server.objects.get(pk=server_pk)
     # One whose machine is another's answers, so that trying costs nobody time.
     failures = 0 if isinstance(error, SameMachine) else server.contact_failures
-    Server.objects.filter(pk=server_pk).update(**CONTACT.failed(failures, now))
+    # While none answers it is the panel that may be cut off, and will want to know soon that it is no longer.
+    patience = min(failures, MOST_DOUBLINGS_CUT_OFF) if outages.cut_off_since() else failures
+    Server.objects.filter(pk=server_pk).update(**CONTACT.failed(patience, now))
     with transaction.atomic():
         if Server.objects.filter(pk=server_pk, silent_since=None).update(silent_since=now):
             queue.announce("server_silent", server_pk)

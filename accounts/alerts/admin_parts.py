@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlencode
 
 from django.db.models import F
 from django.http import HttpRequest
@@ -65,6 +66,13 @@ def show_alerts(
             )
 
     headings = [_("since"), _("severity"), _("alert"), _("details"), _("state"), _("well again"), _("note")]
-    list_page = reverse("admin:accounts_alertrule_changelist")
-    rules = [Link(_("Rules"), f"{list_page}?server__exact={server_pk}")] if server_pk else []
-    return show_table(request, _("Alerts"), rows, headings, cells, links=rules)
+    links = []
+    if customer_pk:
+        query = urlencode({"customer__id__exact": customer_pk, "state__exact": Alert.State.ACTIVE})
+        links.append(
+            Link(_("List of the active ones"), f"{reverse('admin:accounts_alert_changelist')}?{query}")
+        )
+    elif server_pk:
+        url = f"{reverse('admin:accounts_alertrule_changelist')}?server__exact={server_pk}"
+        links.append(Link(_("Rules"), url))
+    return show_table(request, _("Alerts"), rows, headings, cells, links=links)

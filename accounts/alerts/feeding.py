@@ -32,9 +32,9 @@ def feed(now: datetime) -> None:
 
 
 def _feed_matters(now: datetime, mentioned: set[int]) -> None:
-    matters, words = _read(now)
+    matters, words, own = _read(now)
     services.record(
-        [_reading(matter, words) for matter in matters],
+        [_reading(matter, words, own) for matter in matters],
         now=now,
         source=Alert.Source.MATTERS,
         mentioned=mentioned,
@@ -46,23 +46,30 @@ def _feed_readings(read: Callable[[], Iterable[Reading]], now: datetime, mention
     services.record(read(), now=now, mentioned=mentioned)
 
 
-def _read(now: datetime) -> tuple[list[Matter], dict[str, dict[str, tuple[str, str]]]]:
-    """The matters that become alerts, and by their keys title and text of each in every language."""
-    words: dict[str, dict[str, tuple[str, str]]] = {}
+_Words = dict[str, dict[str, tuple[str, str]]]
+_Own = dict[str, dict[str, str]]
+
+
+def _read(now: datetime) -> tuple[list[Matter], _Words, _Own]:
+    """The matters that become alerts, and by their keys in every language title and text of each, and what its customer reads."""
+    words: _Words = {}
+    own: _Own = {}
     matters: list[Matter] = []
     for language, _name in settings.LANGUAGES:
         with translation.override(language):
             matters = [matter for matter in read_matters(now) if matter.rule]
             for matter in matters:
                 words.setdefault(matter.key, {})[language] = matter.title, matter.text
-    return matters, words
+                if matter.own:
+                    own.setdefault(matter.key, {})[language] = matter.own
+    return matters, words, own
 
 
 def _key(matter: Matter) -> tuple[str, str]:
     return str(rule_of(matter.rule).kind), matter.key
 
 
-def _reading(matter: Matter, words: dict[str, dict[str, tuple[str, str]]]) -> Reading:
+def _reading(matter: Matter, words: _Words, own: _Own) -> Reading:
     return Reading(
         rule=matter.rule,
         thing=matter.key,
@@ -74,6 +81,7 @@ def _reading(matter: Matter, words: dict[str, dict[str, tuple[str, str]]]) -> Re
         customer=matter.customer,
         since=matter.since,
         said=words.get(matter.key, {}),
+        own=own.get(matter.key, {}),
     )
 
 

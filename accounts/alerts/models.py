@@ -1,10 +1,11 @@
 """Alerts, what operators changed of their rules, and by which ways they are told."""
 
+from datetime import datetime
 from typing import Any, Self
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Case, Q, Value, When
+from django.db.models import Case, F, Q, Value, When
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import get_language, gettext, gettext_noop, pgettext_lazy
@@ -34,6 +35,12 @@ class AlertQuerySet(models.QuerySet["Alert"]):
             return self.none()
         shown = self.exclude(state=Alert.State.PENDING)
         return shown if user.is_staff else shown.filter(customer=user)
+
+    def concerning(self, customer: int, since: datetime) -> Self:
+        """What is wrong for a customer (primary key), and what was since then: what lasts first, then the newest."""
+        mine = self.filter(customer=customer, raised_at__isnull=False)
+        shown = mine.filter(Q(gone_at=None) | Q(gone_at__gt=since))
+        return shown.order_by(F("gone_at").desc(nulls_first=True), "-pk")
 
     def active(self) -> Self:
         """Raised, not over, and nobody has said that it is dealt with."""
@@ -140,6 +147,12 @@ class Alert(models.Model):
             TypeError,
         ):  # of another version of the panel, whose sentence had other places
             return sentence
+
+    @property
+    def own_text(self) -> str:
+        """What the customer whom it concerns reads of it; "" where that is nothing."""
+        own = self.values.get("own") or {}
+        return str(own.get(get_language() or "") or next(iter(own.values()), ""))
 
     def _said(self) -> tuple[str, str] | None:
         said = self.values.get("said")

@@ -131,6 +131,12 @@ declare(
     Rule(
         code="traffic_error", kind=Kind.TRAFFIC_ERROR, title=_("A counter of traffic cannot be right"), pace=Pace(clear_after=_MINUTE)
     ),
+    Rule(
+        code="server_traffic",
+        kind=Kind.TRAFFIC_ERROR,
+        title=_("A server's traffic of the month does not last"),
+        pace=Pace(raise_after=_MINUTE, clear_after=_MINUTE),
+    ),
     Rule(code="task", kind=Kind.TASK, title=_("Something waits for a person"), pace=Pace(raise_after=_MINUTE)),
     Rule(
         code="panel",
@@ -157,7 +163,10 @@ declare(
         title=_("A line is almost full"),
         sentence=_("The line of %(name)s carries %(value)s."),
         pace=_SLOW,
-        # What a line carries only operators know: they say from when on it is too much.
+        # Of the gigabit that most rented machines have; virtual interfaces do not tell what their line carries. For the others operators
+        # say from when on it is too much.
+        warning=800,
+        critical=950,
         unit="Mbit/s",
     ),
     Rule(

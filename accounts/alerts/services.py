@@ -42,7 +42,7 @@ class Reading:
 
     `thing` (120 characters) is the same as long as it is the same thing; of one rule it is open once. `severity` says how bad it is, ""
     for well and None where nobody could tell; where the rule judges numbers `value` is given instead. `values` are what the rule's
-    sentence needs; `said` is, instead of it, title and text in each language. `server`, `region` and `customer` are primary keys.
+    sentence needs; `said` is, instead of it, title and text in each language, `own` what its customer reads of it. `server`, `region` and `customer` are primary keys.
     """
 
     rule: str
@@ -57,6 +57,7 @@ class Reading:
     since: datetime | None = None
     values: dict[str, Any] = field(default_factory=dict)
     said: dict[str, tuple[str, str]] = field(default_factory=dict)
+    own: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -192,6 +193,8 @@ def _told_fields(reading: Reading, now: datetime) -> dict[str, Any]:
     values = dict(reading.values)
     if reading.said:
         values["said"] = {language: list(words) for language, words in reading.said.items()}
+    if reading.own:
+        values["own"] = reading.own
     if reading.value is not None:
         values["value"] = f"{reading.value:.4g} {rule_of(reading.rule).unit}".strip()
     return {

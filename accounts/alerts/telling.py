@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 FOLD = timedelta(minutes=2)
 # Where one of them is critical.
 FOLD_CRITICAL = timedelta(seconds=30)
-# So long the first of several waits for the others.
+# So long the first of several waits for the others; where one of them is critical half of it, so that it is told by the next sweep.
 GATHER = timedelta(seconds=10)
 # After a refusal that may pass the n-th try comes so long after the one before; then it is failed. Another route has it by then.
 BACKOFF = [timedelta(minutes=minutes) for minutes in (1, 5, 15, 60)]
@@ -71,9 +71,10 @@ def _plan_route(route: AlertRoute, now: datetime) -> None:
     at_once = [alert for alert in untold if route.tells_now(alert.severity, now)]
     over = [] if route.is_quiet(now) else list(_over(route))
     oldest = min((alert.raised_at for alert in at_once if alert.raised_at), default=now)
-    fold = FOLD_CRITICAL if any(alert.severity == CRITICAL for alert in at_once) else FOLD
+    is_critical = any(alert.severity == CRITICAL for alert in at_once)
+    fold, gather = (FOLD_CRITICAL, GATHER / 2) if is_critical else (FOLD, GATHER)
     last = AlertDelivery.objects.filter(route=route, created_at__gt=now - fold, created_at__lte=now)
-    if (over or oldest <= now - GATHER) and not last.exists():
+    if (over or oldest <= now - gather) and not last.exists():
         _make(
             route,
             [(alert, _What.RAISED) for alert in at_once] + [(alert, _What.CLEARED) for alert in over],

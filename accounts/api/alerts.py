@@ -65,7 +65,7 @@ def _fields(row: Alert, reader: User) -> dict[str, Any]:
         "severity": row.severity,
         "state": row.state,
         "title": row.title if is_staff else str(rule_of(row.rule).title),
-        "text": row.text if is_staff else "",
+        "text": row.text if is_staff else row.own_text,
         "name": row.name if is_staff else "",
         "server_id": row.server if is_staff else None,
         "since": row.since,

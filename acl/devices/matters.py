@@ -39,4 +39,7 @@ def matters(now: datetime) -> Iterator[Matter]:
             cause,
             rule="relay",
             customer=policy.rental.user_id,
+            own=_(
+                "A device that has no right any more may still be connected; the panel goes on cutting it off."
+            ),
         )

@@ -68,7 +68,7 @@ class Matter:
     the same `cause` and `region`. `topic` says which room's it is (`about`).
 
     `rule` is that by which it becomes an alert ("" for none: what somebody announced, and alerts themselves), about which `server` and
-    `customer` (primary keys). Before it `is_certain` it is shown and raises none.
+    `customer` (primary keys). Before it `is_certain` it is shown and raises none. `own` is what that customer reads of it on their own page ("" = nothing).
     """
 
     level: str
@@ -84,6 +84,7 @@ class Matter:
     rule: str = "task"
     server: int | None = None
     customer: int | None = None
+    own: str = ""
     is_certain: bool = True
     # The page of its alert, where it has become one.
     alert_url: str = ""

@@ -22,7 +22,7 @@ _paramiko_log = logging.getLogger("paramiko")
 _paramiko_log.addHandler(logging.NullHandler())
 _paramiko_log.propagate = False
 
-SILENCE_MILLISECONDS = 20_000
+SILENCE_MILLISECONDS = 10_000
 """The kernel ends a connection whose sent bytes stay unacknowledged this long (TCP_USER_TIMEOUT)."""
 
 

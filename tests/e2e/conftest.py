@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,10 @@ class SandboxedHost:
         self._stack.enter_context(listener(self.address, port))
 
 
+# Of the packets on a lossy link, each way.
+LOSS = 0.05
+
+
 class LabHost:
     """A host of the lab with what can go wrong on it; `panel_address` is this machine as the host sees it."""
 
@@ -101,6 +106,7 @@ class LabHost:
             "docker_down": (host.stop_docker, host.start_docker),
             "docker_hung": (host.freeze_docker, host.thaw_docker),
             "vanishes": (host.cut_network, host.mend_network),
+            "lossy": (partial(host.lose_packets, LOSS), partial(host.lose_no_packets, LOSS)),
         }
         pairs[kind][0]()
         self._mends.append(pairs[kind][1])

@@ -113,7 +113,7 @@ def test_pauses_double_up_to_five_minutes_and_end_with_the_first_answer(server):
         services.record_failed_contact(server_pk=server.pk, error=TimedOut())
         server.refresh_from_db()
         pauses.append(round((server.next_contact_at - before).total_seconds()))
-    assert pauses[:4] == [10, 20, 40, 80]
+    assert pauses[:4] == [5, 10, 20, 40]
     assert pauses[-1] == CONTACT.longest.total_seconds()
     assert server.status == Server.Status.UNHEALTHY
     assert (server.status_code, server.status_reason) == ("timed_out", "")

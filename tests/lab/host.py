@@ -13,6 +13,11 @@ from tests.lab.kinds import Kind
 from tests.lab.parts import LabError, connects, end, recorded, wait, write_key
 
 
+def _losses(share: float) -> list[list[str]]:
+    by_chance = ["-m", "statistic", "--mode", "random", "--probability", str(share), "-j", "DROP"]
+    return [["PREROUTING", "-i", "eth0", *by_chance], ["POSTROUTING", "-o", "eth0", *by_chance]]
+
+
 @dataclass(frozen=True)
 class Host:
     """One host, and what can be done to it. Paths are absolute; `host_key` is a line `type base64`.
@@ -99,6 +104,16 @@ class Host:
     def mend_network(self) -> None:
         """Packets flow again."""
         network.ip("link", "set", self.wire, "up")
+
+    def lose_packets(self, share: float) -> None:
+        """Of the packets that come, and of those that go, this share vanishes, each by chance. Not every kernel has netem."""
+        for rule in _losses(share):
+            network.run_inside(self.netns, "iptables", "-t", "mangle", "-I", *rule)
+
+    def lose_no_packets(self, share: float) -> None:
+        """Undoes `lose_packets`."""
+        for rule in _losses(share):
+            network.run_inside(self.netns, "iptables", "-t", "mangle", "-D", *rule)
 
     def change_host_key(self) -> str:
         """Gives the host another key, as a reinstallation would, and returns its line; `restore_host_key` undoes it."""

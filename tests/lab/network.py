@@ -15,6 +15,11 @@ def ip(*words: str, namespace: str = "") -> str:
     return subprocess.run(["ip", *where, *words], check=True, capture_output=True, text=True).stdout
 
 
+def run_inside(namespace: str, *command: str) -> None:
+    """Runs a command in the network of a namespace. Raises CalledProcessError."""
+    subprocess.run(["nsenter", f"--net=/run/netns/{namespace}", *command], check=True, capture_output=True)
+
+
 def interface_exists(name: str) -> bool:
     """Whether this machine's own namespace has that interface."""
     return Path("/sys/class/net", name).exists()

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone, translation
 
 from accounts.alerts import jobs
 from accounts.alerts.models import Alert, AlertRule
 from accounts.alerts.route_models import AlertRoute
 from accounts.alerts.services import Reading, change_rule
-from accounts.models import Notice, PutOff
+from accounts.models import Notice, PutOff, User
 from containers.models import Relay, RelayHealth
 from derpmgmt import flow, watch
 from derpmgmt.lib import workers
@@ -177,6 +179,35 @@ def test_a_relay_that_is_repaired_within_a_minute_is_none_and_one_that_is_not_co
     assert not Alert.objects.visible_to(UserFactory())
 
 
+def test_a_customers_page_says_what_concerns_them_and_no_more(clock: time_machine.Traveller) -> None:
+    rental, other = WholeRentalFactory(), WholeRentalFactory()
+    relay = rental.relays.select_related("server__region").get(slot=1)
+
+    def noticed(user: User, language: str = "en") -> str:
+        User.objects.filter(pk=user.pk).update(language=language)
+        client = Client(headers={"accept-language": language})
+        client.force_login(User.objects.get(pk=user.pk))
+        page = client.get(reverse("home-relays")).content.decode()
+        return page.partition('id="relays-concerns"')[2].partition("</ul>")[0]
+
+    sweep(clock, 90)
+    assert noticed(rental.user) == ""
+    row = Relay.objects.filter(pk=relay.pk)
+    row.update(status=Relay.Status.FAILED, failed_at=timezone.now())
+    sweep(clock, 90)
+    text = noticed(rental.user)
+    assert f"{relay.server.region.name_en} 1 does not run; it is started again by itself." in text
+    assert "lasts" in text
+    assert relay.server.name not in text
+    assert f"{relay.server.region.name_zh} 1 未在运行" in noticed(rental.user, "zh-hans")
+    assert noticed(other.user) == ""
+    row.update(status=Relay.Status.RUNNING)
+    sweep(clock, 120)
+    assert "over" in noticed(rental.user)
+    clock.shift(timedelta(days=1, minutes=1))
+    assert noticed(rental.user) == ""
+
+
 def test_each_reads_it_in_their_own_language(clock: time_machine.Traveller) -> None:
     server = fleet(4)[0]
     Server.objects.filter(pk=server.pk).update(status=Server.Status.UNHEALTHY)
@@ -249,7 +280,10 @@ def test_disk_clock_and_line_of_servers_are_judged_as_their_last_visit_found_the
 ) -> None:
     full, wrong, busy, _well = fleet(4)
     monkeypatch.setattr(flow, "READINGS", [flow.read_servers])
-    change_rule(row=AlertRule(rule="speed", server=busy.pk, warning=80), by=UserFactory(role="admin"))
+    # A line of 100 Mbit/s among those of a gigabit.
+    change_rule(
+        row=AlertRule(rule="speed", server=busy.pk, warning=80, critical=95), by=UserFactory(role="admin")
+    )
     Server.objects.filter(pk=full.pk).update(disk_share=0.96)
     Server.objects.filter(pk=wrong.pk).update(clock_offset=-61.0)
     Server.objects.update(send_rate=11_000_000, receive_rate=2_000_000)
@@ -271,6 +305,27 @@ def test_disk_clock_and_line_of_servers_are_judged_as_their_last_visit_found_the
     clock.shift(4000)
     sweep(clock)
     assert Alert.objects.filter(state="active", kind="disk").exists()
+
+
+def test_a_servers_traffic_that_will_not_last_is_one_alert_and_worse_once_it_is_used_up(
+    clock: time_machine.Traveller,
+) -> None:
+    server = fleet(3)[0]
+    row = Server.objects.filter(pk=server.pk)
+    row.update(traffic_runs_out_on="2026-12-24")
+    sweep(clock, 90)
+    (alert,) = Alert.objects.filter(kind="traffic_error")
+    with translation.override("en"):
+        assert alert.title == f"The traffic of {server.name} runs out on 2026-12-24"
+    assert (alert.state, alert.severity, alert.server) == ("active", "warning", server.pk)
+    row.update(traffic_over_at=timezone.now())
+    sweep(clock, 90)
+    (alert,) = Alert.objects.filter(kind="traffic_error")
+    with translation.override("en"):
+        assert (alert.severity, alert.title) == ("critical", f"The traffic of {server.name} is used up")
+    row.update(traffic_over_at=None, traffic_runs_out_on=None)
+    sweep(clock, 90)
+    assert alerts(kind="traffic_error") == [(f"server_traffic:{server.pk}", "cleared")]
 
 
 def test_the_panel_looks_at_itself(clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> None:

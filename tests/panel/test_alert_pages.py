@@ -16,7 +16,7 @@ from accounts.alerts.models import Alert, AlertRule
 from accounts.alerts.route_models import AlertDelivery, AlertRoute, AlertTelling
 from accounts.models import Notice, OperationLog, User
 from tests.api import Api
-from tests.factories import AlertFactory, ServerFactory, UserFactory
+from tests.factories import AlertFactory, RentalFactory, ServerFactory, UserFactory
 from tests.panel import world
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
@@ -160,13 +160,18 @@ def test_programs_list_send_and_resolve() -> None:
         kind="relay",
         customer=customer,
         server=5,
-        values={"said": {"en": ["secret-server failed", "words"]}},
+        values={"said": {"en": ["secret-server failed", "words"]}, "own": {"en": "Tokyo 1 does not run."}},
     )
     AlertFactory()
     operator, own = Api(admin), Api(customer)
     assert len(operator.get("monitoring/alerts").json()["alerts"]) == 2
     (shown,) = own.get("monitoring/alerts").json()["alerts"]
-    assert (shown["kind"], shown["text"], shown["name"], shown["server_id"]) == ("relay", "", "", None)
+    assert (shown["kind"], shown["text"], shown["name"], shown["server_id"]) == (
+        "relay",
+        "Tokyo 1 does not run.",
+        "",
+        None,
+    )
     assert "secret-server" not in json.dumps(shown)
     sent = operator.post(
         "monitoring/alerts/send", {"title": "Backup failed", "severity": "critical", "thing": "backup"}
@@ -192,6 +197,20 @@ def test_what_is_told_to_admins_is_a_notice_of_theirs() -> None:
     AlertFactory(severity="critical", raised_at=long_ago)
     sweep_alerts()
     assert Notice.objects.filter(user=admin, kind="alert").count() == 1
+
+
+def test_a_customers_page_in_the_admin_has_what_concerns_them_and_leads_to_the_list(staff: Client) -> None:
+    customer, other = RentalFactory().user, UserFactory()
+    AlertFactory(customer=customer, values={"value": "91 %"}, state="cleared", gone_at=timezone.now())
+    AlertFactory(customer=customer, values={"value": "92 %"})
+    AlertFactory(customer=other, values={"value": "93 %"})
+    page = staff.get(f"/admin/accounts/user/{customer.pk}/change/?tab=alerts").content.decode()
+    assert page.index("92 %") < page.index("91 %")
+    assert "93 %" not in page
+    link = f"/admin/accounts/alert/?customer__id__exact={customer.pk}&state__exact=active"
+    assert link.replace("&", "&amp;") in page
+    listed = staff.get(link).content.decode()
+    assert listed.count("field-what") == 1
 
 
 def test_a_servers_page_has_its_alerts_and_no_others(staff: Client) -> None:
