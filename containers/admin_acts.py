@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.acts import Act, ActForm, Doing
+from containers.allowance_words import limits_now
 from containers.models import Gate, Relay
 from containers.services import allowances, gates, moving, relay_requests
 from fleet.models import Server
@@ -119,6 +120,14 @@ def _has_limits(relay: Relay) -> bool:
     return relay.rental_id is not None and is_here
 
 
+def _explain_limits(relay: Relay) -> Iterator[str]:
+    assert relay.rental is not None
+    yield _(
+        "What is filled in counts for the relay on %(server)s alone, instead of what counts for %(customer)s."
+    ) % {"server": relay.server, "customer": relay.rental}
+    yield from limits_now(relay.rental, relay)
+
+
 def _set_limits(relay: Relay, doing: Doing) -> str | None:
     caps, note = doing.data["caps"], doing.data["note"]
     if not allowances.set_relay_limits(relay=relay, caps=caps, note=note, by=doing.by):
@@ -177,12 +186,7 @@ RELAY_ACTS = (
         otherwise=lambda relay: (
             _("These limits are so already.") if _has_limits(relay) else _("This relay is removed already.")
         ),
-        explain=lambda relay: [
-            _(
-                "What is filled in counts for the relay on %(server)s alone, instead of what counts for %(customer)s."
-            )
-            % {"server": relay.server, "customer": relay.rental}
-        ],
+        explain=_explain_limits,
         form=LimitsForm,
         run=_set_limits,
     ),

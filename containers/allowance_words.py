@@ -1,8 +1,10 @@
 """What counts as a limit for a customer, or a relay, in words for operators: each with where it comes from."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -45,6 +47,13 @@ def limits_as_values(allowance: Allowance) -> dict[str, dict[str, Any]]:
         **{name: {"value": figure.value, "source": figure.source} for name, figure in figures.items()},
         "at_quota": {"value": allowance.at_end, "source": allowance.at_end_source},
     }
+
+
+def limits_now(rental: Rental, relay: Relay | None = None) -> Iterator[str]:
+    """Answer to "limits_now": what counts for a customer, or for a relay of theirs, as one sentence."""
+    shown = limits_in_words(rental, timezone.now(), relay)
+    limits = _("; ").join(f"{name}: {value}" for name, value in shown)
+    yield _("What counts now: %(limits)s.") % {"limits": limits}
 
 
 def limits_in_words(rental: Rental, now: datetime, relay: Relay | None = None) -> list[tuple[str, str]]:

@@ -31,6 +31,7 @@ from containers import admin_parts as relay_parts
 from containers import figures as relay_figures
 from containers import jobs as containers
 from containers import traffic_parts
+from containers.allowance_words import limits_now
 from containers.matters import matters as relay_matters
 from containers.readings import read_latency
 from containers.services import closing as containers_closing
@@ -144,6 +145,8 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "row_says": [rental_parts.says, relay_parts.says, traffic_parts.says, device_parts.says],
     "row_buttons": [rental_parts.buttons],
     "check_pages": [relay_parts.check_pages],
+    # in a sentence: what limits a customer now, each with where it was said
+    "limits_now": [limits_now],
     # in sentences: what stops when a customer's rights end or rest
     "stops_with": [containers_closing.stops_with],
     # why an account may not be closed; what its owner would lose; what of it is still there

@@ -109,7 +109,8 @@ RENTAL_ACTS = (
         otherwise=lambda rental: "" if rental.closed_at else _("These limits are so already."),
         explain=lambda rental: [
             _("What is filled in counts for %(customer)s instead of what was sold, for all relays together.")
-            % {"customer": rental}
+            % {"customer": rental},
+            *queue.ask("limits_now", rental),
         ],
         form=CustomerLimitsForm,
         run=_set_limits,

@@ -6,7 +6,6 @@ Traffic flows, months begin, relays move, operators say and add something, custo
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -24,29 +23,11 @@ from containers.services.traffic import month_of
 from containers.traffic_models import TrafficMonth
 from serials.rentals import services
 from serials.rentals.models import Rental, TrafficGrant
+from tests.containers.dying import Died, die_at
 from tests.factories import RelayFactory, RentalFactory, ServerFactory
 
 pytestmark = pytest.mark.django_db
 QUOTA, OWN = 1000, 300
-
-
-class Died(BaseException):
-    """As kill -9: what was not committed is not there."""
-
-
-def die_at(write: int) -> Callable[..., Any]:
-    """Has whoever writes end at the nth statement that changes something."""
-    left = write
-
-    def run(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        nonlocal left
-        left -= sql.startswith(("INSERT", "UPDATE", "DELETE"))
-        if left == -1:
-            left = -(10**6)
-            raise Died
-        return execute(sql, params, many, context)
-
-    return run
 
 
 class Play:

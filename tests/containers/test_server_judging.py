@@ -1,8 +1,10 @@
 """Servers whose traffic runs out: who is warned, what stops, where nothing new comes, and when it is back."""
 
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
+from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -15,6 +17,7 @@ from containers.traffic_models import TrafficDay, TrafficServerMonth
 from fleet.forms import ServerForm
 from fleet.matters import matters
 from fleet.models import Server
+from tests.containers.dying import Died, die_at
 from tests.containers.rentals import end, prove, set_end
 from tests.factories import RelayFactory, RentalFactory, ServerFactory
 
@@ -133,6 +136,25 @@ def test_one_that_retires_stops_without_a_word_since_another_has_its_place(serve
     judged(server)
     assert Relay.objects.get(pk=relay.pk).status == Relay.Status.REMOVING
     assert not Notice.objects.filter(kind="server_used_up").exists()
+
+
+def test_it_ends_the_same_wherever_it_dies(server):
+    heavy, light = relay_on(server, 40), relay_on(server, 4)
+    use(server, 955)
+    for write in range(12):
+        with transaction.atomic():
+            with suppress(Died), connection.execute_wrapper(die_at(write)):
+                judge_servers()
+            judged(server)
+            assert going(server) == {light.pk}
+            told = Notice.objects.filter(kind="server_used_up")
+            assert [(notice.user, notice.channel) for notice in told] == [(heavy.rental.user, "email")]
+            actions = OperationLog.objects.filter(action__in=["server.traffic_over", "relay.stopped"])
+            assert sorted(actions.values_list("action", flat=True)) == [
+                "relay.stopped",
+                "server.traffic_over",
+            ]
+            transaction.set_rollback(True)
 
 
 def raise_limit(server: Server) -> None:

@@ -20,7 +20,7 @@ from tests.api import Api
 from tests.containers.rentals import prove
 from tests.factories import UserFactory, WholeRentalFactory
 from tests.panel import world
-from tests.panel.test_traffic_pages import month, server_month
+from tests.panel.test_traffic_pages import month, read, server_month
 
 pytestmark = pytest.mark.django_db
 GB = 10**9
@@ -87,6 +87,20 @@ def test_a_relays_caps_are_said_by_the_api(rental: Rental, staff: Api) -> None:
     own = Api(rental.user).get(f"container/{relay.pk}/limits").json()
     assert (said(own), own["note"]) == (found, None)
     assert Api(rental.user).patch(path, {"quota_bytes": 0}).status_code == 403
+
+
+def test_the_forms_say_what_counts_and_where_that_was_said(rental: Rental, staff: Api) -> None:
+    relay = rental.relays.wanted()[0]
+    staff.patch(f"container/{relay.pk}", {"rate_bytes_per_second": 125_000})
+    staff.patch(f"rental/{rental.pk}/limits", {"quota_bytes": 5 * GB})
+    client = world.enter(User.Role.ADMIN, has_factor=True)
+    page = read(client, reverse("admin:containers_relay_act", args=[relay.pk, "limits"]))
+    assert "traffic a month: 5 GB · said for the customer; rate limit: 1 Mbit/s · said for this relay" in page
+    page = read(client, reverse("admin:serials_rental_act", args=[rental.pk, "limits"]))
+    assert (
+        "traffic a month: 5 GB · said for the customer; rate limit: none · as sold; devices: 20 · as sold"
+        in page
+    )
 
 
 @pytest.mark.parametrize(
