@@ -67,7 +67,7 @@ class Act:
 
     `run` calls the service and returns the sentence that says what happened (or what is to be shown once); None where there was
     nothing left to do. A `Refusal` is shown as it is. `explain` says what will happen to whom, `hindrances` what stands in its way
-    (the button is not there then). `fits` says whether the row's page has the button, and `otherwise` what is the case where it
+    (the button is not there then). `button` is the word on its page's own button, where that is not the `label`. `fits` says whether the row's page has the button, and `otherwise` what is the case where it
     does not fit any more, as after a second click; without a word of it the service is left to say so. `is_at_once` is for what
     does no harm: the row's page asks nothing; `is_danger` for what stops or ends something, or takes it away from somebody: its page
     warns, and its button is red. `after` is where to go then, the row's page if it is not given. With `ticked` it can also be done
@@ -83,6 +83,7 @@ class Act:
     hindrances: Callable[[Any], Iterable[str]] = lambda _row: ()
     may: Callable[[User, Any], bool] = lambda _by, _row: True
     form: Callable[..., ActForm] | None = None
+    button: str | Promise = ""
     is_at_once: bool = False
     is_danger: bool = False
     after: Callable[[Any], str] | None = None
@@ -227,6 +228,7 @@ class ActsMixin(admin.ModelAdmin[Any]):
             "opts": self.opts,
             "row": row,
             "label": label,
+            "button": act.button,
             "is_danger": act.is_danger,
             "explanation": list(act.explain(row)),
             "hindrances": hindrances,

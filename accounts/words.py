@@ -1,8 +1,12 @@
 """What people call what happens to people's accounts."""
 
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from accounts.wordlist import Kind, declare
+
+# Django's own word after the name of a field; Chinese has a colon of its own.
+gettext_noop(":")
 
 declare(
     actions={

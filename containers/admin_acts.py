@@ -182,6 +182,7 @@ RELAY_ACTS = (
     Act(
         verb="limits",
         label=gettext_lazy("Limits"),
+        button=gettext_lazy("Save"),
         fits=_has_limits,
         otherwise=lambda relay: (
             _("These limits are so already.") if _has_limits(relay) else _("This relay is removed already.")

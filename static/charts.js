@@ -45,7 +45,7 @@
       const known = line.y.filter((value) => value !== null);
       const value = at === null ? line.y.findLast((each) => each !== null) : line.y[at];
       const entry = document.createElement("li");
-      entry.className = `chart-${number + 1}`;
+      entry.className = `chart-${(number % COLOURS.length) + 1}`;
       const shown = document.createElement("b");
       shown.textContent = value === null || value === undefined ? "–" : inWords(value);
       entry.append(`${line.label} `, shown);

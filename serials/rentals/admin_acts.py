@@ -105,6 +105,7 @@ RENTAL_ACTS = (
     Act(
         verb="limits",
         label=gettext_lazy("Limits"),
+        button=gettext_lazy("Save"),
         fits=lambda rental: not rental.closed_at,
         otherwise=lambda rental: "" if rental.closed_at else _("These limits are so already."),
         explain=lambda rental: [

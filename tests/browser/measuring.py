@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from django.db.models import Min
+
 from containers.models import Relay
 from containers.sample_models import RELAY_FIGURES, RelaySample, RelaySampleHour
 from fleet.models import Server
@@ -68,8 +70,9 @@ def _hours(
 
 
 def measure() -> None:
-    """Fill the samples of every server and relay."""
-    dice, now = random.Random(11), int(time.time())
+    """Fill the samples of every server and relay, up to the first that was really taken."""
+    dice = random.Random(11)
+    now = LoadSample.objects.aggregate(first=Min("at"))["first"] or int(time.time())
     for server in Server.objects.values_list("pk", flat=True):
         LoadSample.objects.bulk_create(
             _samples(LoadSample, "server_id", server, _of_server, now, dice),

@@ -204,3 +204,12 @@ def test_a_button_needs_the_right_and_the_row(rental: Rental, boss: Client) -> N
     customer = world.sign_in(rental.user)
     assert customer.post(f"/admin/accounts/user/{rental.user_id}/ban/do/").status_code in {302, 403}
     assert not User.objects.filter(banned_at__isnull=False).exists()
+
+
+def test_the_page_of_a_button_names_only_what_one_fills_in(rental: Rental) -> None:
+    client = world.enter(User.Role.ADMIN, has_factor=True)
+    page = client.get(f"/admin/serials/rental/{rental.pk}/traffic/do/").text
+    assert 'name="after"' in page
+    assert "After" not in page
+    assert "备注：</label>" in page
+    assert ">保存</button>" in client.get(f"/admin/serials/rental/{rental.pk}/limits/do/").text
