@@ -24,6 +24,7 @@ from acl.devices import jobs as device_jobs
 from acl.devices import services as devices
 from acl.devices.matters import matters as device_matters
 from acl.devices.search import search as device_search
+from acl.devices.strangers import read_strangers
 from acl.maps import admin_parts as map_parts
 from acl.maps import jobs as map_jobs
 from acl.maps import services as maps
@@ -35,7 +36,7 @@ from containers.allowance_words import limits_now
 from containers.matters import matters as relay_matters
 from containers.readings import read_latency
 from containers.services import closing as containers_closing
-from containers.services import relays
+from containers.services import habits, relays
 from derpmgmt import watch
 from derpmgmt.history import admin_parts as history_parts
 from derpmgmt.lib import queue
@@ -92,6 +93,12 @@ READINGS: list[Callable[[datetime], Iterable[Reading]]] = [
     watch.read_disk,
 ]
 
+HABITS: list[Callable[[datetime], Iterable[Reading]]] = [
+    habits.read_customers,
+    habits.read_servers,
+    read_strangers,
+]
+
 ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "server_relays": [relays.server_relays],
     # whether something of a rental's already works, so that its time is not lost
@@ -115,6 +122,8 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     "alert_servers": [alert_servers],
     # what is read as numbers, for alerts; each room's by itself (`accounts.alerts.feeding`)
     "readings": [lambda now: [partial(read, now) for read in READINGS]],
+    # what is compared with weeks, for alerts; likewise, and less often
+    "habits": [lambda now: [partial(read, now) for read in HABITS]],
     # what one search of the admin finds, kind by kind
     "search": [account_search, server_search, serial_search, device_search],
     # what is counted, on the start page: today's figures in their order there; the fleet by region; how many relays servers hold

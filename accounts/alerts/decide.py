@@ -1,7 +1,7 @@
 """When an alert is raised and when it is cleared, decided on plain data: nothing here knows a database or a clock.
 
 A thing that is bad has to be seen so for `Pace.raise_after` before its alert is raised, and seen well for `Pace.clear_after` before that is
-cleared. Only what was seen counts: where nothing was read for longer than `GAP`, or the clock was set back, the time begins anew.
+cleared. Only what was seen counts: where nothing was read for longer than `Pace.gap`, or the clock was set back, the time begins anew.
 """
 
 from dataclasses import dataclass, replace
@@ -28,10 +28,12 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Pace:
-    """For how long a thing must be bad until it is told, and well until it is taken back."""
+    """For how long a thing must be bad until it is told, and well until it is taken back; readings further apart than `gap` prove nothing
+    of what was between them."""
 
     raise_after: timedelta = timedelta(0)
     clear_after: timedelta = timedelta(0)
+    gap: timedelta = GAP
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def decide(
             return None, Step.NOTHING
         is_raised = not pace.raise_after
         return Standing(is_raised, severity, now, now), Step.RAISE if is_raised else Step.BEGIN
-    is_broken = not timedelta(0) <= now - standing.seen_at <= GAP
+    is_broken = not timedelta(0) <= now - standing.seen_at <= pace.gap
     seen = replace(standing, seen_at=now)
     return _bad(seen, severity, now, pace, is_broken) if severity else _well(seen, now, pace, is_broken)
 

@@ -1,4 +1,4 @@
-"""What the rooms say becomes alerts: their matters, and what they read as numbers (the questions "matters" and "readings").
+"""What the rooms say becomes alerts: their matters, and what they read as numbers (the questions "matters", "readings" and "habits").
 
 A sweep takes all of it in, over and over; what it was told before it was killed, or beside another, it is told again.
 """
@@ -29,6 +29,12 @@ def feed(now: datetime) -> None:
     for read in queue.ask("readings", now):
         attempt("what was read, as alerts", partial(_feed_readings, read, now, mentioned))
     services.end_unread(now, mentioned)
+
+
+def feed_habits(now: datetime) -> None:
+    """The same for what rooms compare with what is usual (the question "habits"): too much to be read every few seconds."""
+    for read in queue.ask("habits", now):
+        attempt("what is unusual, as alerts", partial(_feed_readings, read, now, set()))
 
 
 def _feed_matters(now: datetime, mentioned: set[int]) -> None:

@@ -3,6 +3,7 @@
 from django.utils import timezone
 
 from accounts.alerts import feeding, services, telling
+from accounts.alerts.rules import HABIT_SECONDS
 from derpmgmt.lib import queue
 
 
@@ -15,6 +16,11 @@ def sweep_alerts(_pk: int = 0) -> None:
     telling.recover_lost(now)
     for pk in telling.due(now):
         queue.enqueue(tell_alerts, pk, is_again=True)
+
+
+def sweep_habits(_pk: int = 0) -> None:
+    """Take in what is compared with weeks; on the usual queue, since it may take seconds."""
+    feeding.feed_habits(timezone.now())
 
 
 @queue.on_queue("notices")
@@ -34,4 +40,8 @@ def ring_for_alerts() -> None:
     queue.enqueue(sweep_alerts, 0, is_again=True)
 
 
-TICKS = [queue.every(10, sweep_alerts), queue.every(3600, prune_alerts)]
+TICKS = [
+    queue.every(10, sweep_alerts),
+    queue.every(HABIT_SECONDS, sweep_habits),
+    queue.every(3600, prune_alerts),
+]

@@ -27,6 +27,7 @@ class Kind(TextChoices):
     DISK = "disk", pgettext_lazy("alert", "disk")
     CLOCK = "clock", pgettext_lazy("alert", "clock")
     CERTIFICATE = "certificate", pgettext_lazy("alert", "certificate")
+    ANOMALY = "anomaly", pgettext_lazy("alert", "unusual")
     PANEL = "panel", pgettext_lazy("alert", "the panel itself")
     TASK = "task", pgettext_lazy("alert", "something to do")
     MESSAGE = "message", pgettext_lazy("alert", "told by a program")
@@ -97,6 +98,7 @@ class Changes:
         pace = Pace(
             rule.pace.raise_after if self.raise_seconds is None else timedelta(seconds=self.raise_seconds),
             rule.pace.clear_after if self.clear_seconds is None else timedelta(seconds=self.clear_seconds),
+            rule.pace.gap,
         )
         return replace(
             rule,
@@ -115,6 +117,11 @@ def is_at_least(severity: str, least: str) -> bool:
 _MINUTE = timedelta(minutes=1)
 _HALF = timedelta(seconds=30)
 _SLOW = Pace(raise_after=5 * _MINUTE, clear_after=5 * _MINUTE)
+# What is compared with weeks is looked at every five minutes.
+HABIT_SECONDS = 300
+_HABIT_GAP = timedelta(seconds=3 * HABIT_SECONDS)
+# What is far above the habit of a night need not be above that of the day: only after a whole day it is over.
+_DAY_LONG = Pace(raise_after=10 * _MINUTE, clear_after=timedelta(days=1), gap=_HABIT_GAP)
 
 declare(
     # Said by rooms, who know themselves how bad it is (`derpmgmt.lib.matters`).
@@ -188,6 +195,43 @@ declare(
         warning=5,
         critical=60,
         unit="s",
+    ),
+    # By what is usual (`derpmgmt.lib.habits`).
+    Rule(
+        code="customer_habit",
+        kind=Kind.ANOMALY,
+        title=_("A customer's rate is far above their habit"),
+        sentence=_("%(name)s: %(rate)s in the last hour, %(value)s what is usual for them at this time (%(usual)s)."),
+        pace=_DAY_LONG,
+        warning=5,
+        unit="×",
+    ),
+    Rule(
+        code="customer_jump",
+        kind=Kind.ANOMALY,
+        title=_("A customer's rate jumped"),
+        sentence=_("%(name)s: %(rate)s in the last 15 minutes, %(value)s what they have had at most (%(usual)s)."),
+        pace=replace(_DAY_LONG, raise_after=5 * _MINUTE),
+        # A short burst that comes every day, half before and half after the full hour, is eight times what the hours say.
+        warning=10,
+        unit="×",
+    ),
+    Rule(
+        code="server_jump",
+        kind=Kind.ANOMALY,
+        title=_("A server's rate jumped"),
+        sentence=_("%(name)s: %(rate)s in the last 15 minutes, %(value)s what it has had at most (%(usual)s)."),
+        pace=Pace(raise_after=5 * _MINUTE, clear_after=60 * _MINUTE, gap=_HABIT_GAP),
+        warning=10,
+        unit="×",
+    ),
+    Rule(
+        code="strangers",
+        kind=Kind.ANOMALY,
+        title=_("Many strangers knock at a customer's relays"),
+        sentence=_("%(name)s: %(value)s strange devices were refused within an hour."),
+        pace=Pace(clear_after=60 * _MINUTE, gap=_HABIT_GAP),
+        warning=100,
     ),
     # The panel itself.
     Rule(

@@ -5,7 +5,7 @@ another: what one has done the other leaves.
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -145,6 +145,14 @@ def record(
     _looked(bad, now, seen_at=now)
     _looked(well, now)
     return told
+
+
+def open_of(*rules: str) -> Iterator[Alert]:
+    """Alerts of these rules whose things were not well when they were read last: whoever reads only what is bad has to say of these that
+    they are well again."""
+    kinds = {str(rule_of(code).kind) for code in rules}
+    rows = Alert.objects.filter(open=1, kind__in=kinds, rule__in=rules)
+    return iter(rows.only("thing", "customer", "server", "name", "url"))
 
 
 def _looked(pks: list[int], now: datetime, **fields: Any) -> None:
