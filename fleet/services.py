@@ -15,8 +15,10 @@ from accounts.models import User
 from accounts.services import log_operation
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import one_line
+from derpmgmt.lib.prepared import Prepared
 from derpmgmt.lib.problems import Problem
 from derpmgmt.lib.refusals import Refusal
+from derpmgmt.lib.sums import set_row
 from fleet import outages
 from fleet.facts import HostFacts, used_share
 from fleet.identity import forget_machine
@@ -235,15 +237,22 @@ def retire_server(*, server: Server, by: User | None) -> None:
     log_operation(by=by, action="server.retired", target=name, address=locked.address)
 
 
+_WRONG = Prepared(
+    lambda server: Server.objects.filter(
+        Q(silent_since__isnull=False) | Q(status=Server.Status.UNHEALTHY) | Q(contact_failures__gt=0),
+        pk=server,
+    ).values("pk")
+)
+
+
 def record_contact(*, server_pk: int) -> None:
     """The server answered: it is no longer skipped, and one that was unhealthy for its silence is healthy again.
 
     It costs one write where all was well before, since that happens with each visit.
     """
     now = timezone.now()
-    Server.objects.filter(pk=server_pk).update(last_contact_at=now)
-    was_wrong = Q(silent_since__isnull=False) | Q(status=Server.Status.UNHEALTHY) | Q(contact_failures__gt=0)
-    if not Server.objects.filter(was_wrong, pk=server_pk).exists():
+    set_row(Server, {"id": server_pk}, {"last_contact_at": now})
+    if not _WRONG.read(server=server_pk):
         return
     outages.end_outage(server_pk=server_pk, now=now)
     with transaction.atomic():
@@ -329,20 +338,24 @@ def record_facts(
     """
     is_public_way = reached_at == server.address
     is_private_way = bool(reached_at) and not is_public_way and facts.ssh_client not in ("", facts.ssh_server)
-    Server.objects.filter(pk=server.pk).update(
-        load_ratio=facts.load1 / max(facts.cores, 1),
-        memory_bytes=facts.memory_total_bytes,
-        disk_free_bytes=facts.disk.free_bytes,
-        memory_share=used_share(facts.memory_total_bytes, facts.memory_available_bytes),
-        disk_share=facts.disk.used_share,
-        cpu_share=rates.cpu_share,
-        receive_rate=rates.receive_rate,
-        send_rate=rates.send_rate,
-        answer_ms=None if facts.answer_seconds is None else facts.answer_seconds * 1000,
-        clock_offset=facts.clock_offset,
-        **({"docker_version": docker_version[:40]} if docker_version else {}),
-        panel_seen_as=(facts.ssh_client or None) if is_public_way else None,
-        panel_seen_privately_as=facts.ssh_client if is_private_way else None,
-        private_address=(facts.ssh_server or None) if is_private_way else None,
-        last_visit_at=now,
+    set_row(
+        Server,
+        {"id": server.pk},
+        {
+            "load_ratio": facts.load1 / max(facts.cores, 1),
+            "memory_bytes": facts.memory_total_bytes,
+            "disk_free_bytes": facts.disk.free_bytes,
+            "memory_share": used_share(facts.memory_total_bytes, facts.memory_available_bytes),
+            "disk_share": facts.disk.used_share,
+            "cpu_share": rates.cpu_share,
+            "receive_rate": rates.receive_rate,
+            "send_rate": rates.send_rate,
+            "answer_ms": None if facts.answer_seconds is None else facts.answer_seconds * 1000,
+            "clock_offset": facts.clock_offset,
+            **({"docker_version": docker_version[:40]} if docker_version else {}),
+            "panel_seen_as": (facts.ssh_client or None) if is_public_way else None,
+            "panel_seen_privately_as": facts.ssh_client if is_private_way else None,
+            "private_address": (facts.ssh_server or None) if is_private_way else None,
+            "last_visit_at": now,
+        },
     )

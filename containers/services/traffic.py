@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, OperationalError, transaction
-from django.db.models import Case, F, Q, Sum, Value, When
+from django.db.models import F, Sum
 from django.utils import timezone
 
 from containers.deploy import Found
@@ -27,7 +27,8 @@ from containers.traffic_models import (
     TrafficMonth,
     TrafficServerMonth,
 )
-from derpmgmt.lib.sums import add_to_sums
+from derpmgmt.lib.prepared import Prepared
+from derpmgmt.lib.sums import add_to_sums, move_rows, set_row
 from fleet.facts import ContainerFacts, HostFacts
 from serials.rentals.models import Rental
 
@@ -73,6 +74,29 @@ class _Visit:
     server_pk: int
     at: datetime
     readings: dict[int, list[Reading]] = field(default_factory=lambda: defaultdict(list))
+
+
+def _named(values: Iterable[int | str]) -> dict[str, int | str]:
+    """A list as the values of a prepared query."""
+    return {f"{'pk' if isinstance(value, int) else 'epoch'}_{at}": value for at, value in enumerate(values)}
+
+
+def _pks(values: Mapping[str, Any]) -> list[Any]:
+    return [value for name, value in values.items() if name.startswith("pk_")]
+
+
+# By how many of them there are.
+_RELAYS = Prepared(
+    lambda _relays, server, **values: Relay.objects.filter(
+        server=server, pk__in=_pks(values), rental__isnull=False
+    ).values("id", "rental_id", "rental__created_at", "metered_since", "server__traffic_reset_day")
+)
+_COUNTERS = Prepared(
+    lambda _relays, _epochs, **values: TrafficCounter.objects.filter(
+        relay__in=_pks(values),
+        epoch__in=[value for name, value in values.items() if name.startswith("epoch_")],
+    ).order_by("pk")
+)
 
 
 def month_of(rental: Rental, on: date | datetime) -> date:
@@ -137,12 +161,9 @@ def record_visit(*, server_pk: int, read: HostFacts, found: Iterable[Found]) -> 
 
 
 def _record(visit: _Visit) -> None:
-    relays = {
-        relay["pk"]: relay
-        for relay in Relay.objects.filter(
-            server=visit.server_pk, pk__in=list(visit.readings), rental__isnull=False
-        ).values("pk", "rental_id", "rental__created_at", "metered_since", "server__traffic_reset_day")
-    }
+    pks = _named(sorted(visit.readings))
+    found = _RELAYS.read(len(pks), server=visit.server_pk, **pks)
+    relays = {relay["id"]: relay for relay in found}
     deltas = _measure({pk: visit.readings[pk] for pk in relays})
     _move_counters(deltas, visit.at)
     flows: dict[int, _Flow] = defaultdict(_Flow)
@@ -160,11 +181,11 @@ def _record(visit: _Visit) -> None:
 
 def _measure(readings: Mapping[int, list[Reading]]) -> list[tuple[int, Delta, TrafficCounter | None]]:
     """What each reading adds, with its relay and the counter's row."""
-    epochs = {reading.epoch for of_one in readings.values() for reading in of_one}
-    rows = TrafficCounter.objects.filter(relay__in=readings, epoch__in=epochs).order_by("pk")
+    epochs = sorted({reading.epoch for of_one in readings.values() for reading in of_one})
     known: dict[int, dict[str, TrafficCounter]] = defaultdict(dict)
-    for row in rows:
-        known[row.relay_id][row.epoch] = row
+    if epochs:
+        for row in _COUNTERS.read(len(readings), len(epochs), **_named(sorted(readings)), **_named(epochs)):
+            known[row.relay_id][row.epoch] = row
     return [
         (pk, delta, known[pk].get(delta.reading.epoch))
         for pk, of_one in readings.items()
@@ -194,15 +215,18 @@ def _move_counters(deltas: Iterable[tuple[int, Delta, TrafficCounter | None]], a
                 uptime=after.uptime, read_at=at,
             )  # fmt: skip
     if old:
-        as_read = Q()
-        for row, _after in old.values():
-            as_read |= Q(pk=row.pk, received_bytes=row.received_bytes, sent_bytes=row.sent_bytes)
-
-        def each(name: str) -> Case:
-            return Case(*(When(pk=pk, then=Value(getattr(after, name))) for pk, (_row, after) in old.items()))
-
-        moved = TrafficCounter.objects.filter(as_read).update(
-            received_bytes=each("received"), sent_bytes=each("sent"), uptime=each("uptime"), read_at=at
+        moved = move_rows(
+            TrafficCounter,
+            [
+                (
+                    pk,
+                    (row.received_bytes, row.sent_bytes),
+                    (after.received, after.sent, after.uptime, at),
+                )
+                for pk, (row, after) in old.items()
+            ],
+            expected=("received_bytes", "sent_bytes"),
+            moved=("received_bytes", "sent_bytes", "uptime", "read_at"),
         )
         if moved != len(old):
             raise _Moved
@@ -240,8 +264,11 @@ def _add_to_server(visit: _Visit, sums: Iterable[Mapping[str, Any]], reset_day: 
         name: sum(row[name] for row in sums) for name in ("up_bytes", "down_bytes", "up_rate", "down_rate")
     }
     rates = {"up_rate": total["up_rate"], "down_rate": total["down_rate"], "read_at": visit.at}
-    moved = TrafficServerMonth.objects.filter(server=visit.server_pk, begins_on=begins_on).update(
-        up_bytes=F("up_bytes") + total["up_bytes"], down_bytes=F("down_bytes") + total["down_bytes"], **rates
+    moved = set_row(
+        TrafficServerMonth,
+        {"server": visit.server_pk, "begins_on": begins_on},
+        rates,
+        added={"up_bytes": total["up_bytes"], "down_bytes": total["down_bytes"]},
     )
     if moved:
         return

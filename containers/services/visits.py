@@ -39,6 +39,15 @@ _ROWS = Prepared(
     )
 )
 
+# By how many of them there are.
+_RUNNING = Prepared(
+    lambda _number, **pks: (
+        Relay.objects.filter(pk__in=pks.values(), status=Relay.Status.RUNNING)
+        .order_by()
+        .select_related("server__gate")
+    )
+)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -91,7 +100,9 @@ def record_containers(
 
 def owned(standing: Collection[int]) -> set[int]:
     """Which of these relays are somebody's: they have a live row, on whatever server. What is owned is never an orphan."""
-    return set(Relay.objects.live().filter(pk__in=standing).values_list("pk", flat=True))
+    return (
+        set(Relay.objects.live().filter(pk__in=standing).values_list("pk", flat=True)) if standing else set()
+    )
 
 
 def strangers(server_pk: int, standing: Collection[int]) -> list[Relay]:
@@ -106,7 +117,7 @@ def check_owner(server_pk: int, standing: Collection[int]) -> bool:
     Raises `SameMachine` when it holds relays of one whose machine nobody has read: it may be just this machine. Where the
     machines are known to be two, one is a copy of the other, and what came along with it is left alone.
     """
-    foreign = strangers(server_pk, standing)
+    foreign = strangers(server_pk, standing) if standing else []
     for relay in foreign:
         if relay.server.boot_id is None:
             raise SameMachine(server=relay.server.name)
@@ -117,5 +128,5 @@ def specs_of(relay_pks: Collection[int]) -> list[tuple[Relay, RelaySpec]]:
     """These relays, as far as they are said to run, with the containers that they should be; one query at most."""
     if not relay_pks:
         return []
-    found = Relay.objects.filter(pk__in=relay_pks, status=Relay.Status.RUNNING).select_related("server__gate")
-    return [(relay, spec_of(relay, relay.image)) for relay in found]
+    pks = {f"pk_{at}": pk for at, pk in enumerate(relay_pks)}
+    return [(relay, spec_of(relay, relay.image)) for relay in _RUNNING.read(len(pks), **pks)]

@@ -52,7 +52,7 @@ class _Made:
     def __init__(self, rows: QuerySet[Any, Any], stand_ins: dict[str, Value]) -> None:
         compiler = rows.query.get_compiler(connection=connection)
         self._sql, given = compiler.as_sql()
-        names = {_adapt(value): name for name, value in stand_ins.items()}
+        names = {adapt(value): name for name, value in stand_ins.items()}
         # A value's name, or "" and what stands there always.
         self._given = [(names.get(value, ""), value) for value in given]
         missing = set(stand_ins) - {name for name, _value in self._given}
@@ -79,9 +79,7 @@ class _Made:
 
     def read(self, values: dict[str, Value]) -> list[Any]:
         with connection.cursor() as cursor:
-            cursor.execute(
-                self._sql, [_adapt(values[name]) if name else value for name, value in self._given]
-            )
+            cursor.execute(self._sql, [adapt(values[name]) if name else value for name, value in self._given])
             found = cursor.fetchall()
         rows = [self._convert(list(row)) for row in found]
         if self._is_values:
@@ -121,8 +119,8 @@ def _stand_in(value: Value, number: int) -> Value:
     return f"{_TEXT} {number}" if isinstance(value, str) else _FIRST_NUMBER + number
 
 
-def _adapt(value: Value) -> Any:
-    """The value as the backend sends it."""
+def adapt(value: Any) -> Any:
+    """A number, moment, day or text as the backend sends it."""
     if isinstance(value, datetime):
         return connection.ops.adapt_datetimefield_value(value)
     return connection.ops.adapt_datefield_value(value) if isinstance(value, date) else value

@@ -98,7 +98,7 @@ class Connection:
                 transport.close()
                 raise
             if is_signed_in:
-                transport.set_keepalive(KEEPALIVE_SECONDS)
+                transport.be_quiet(KEEPALIVE_SECONDS)
                 opened = cls(endpoint, transport)
                 opened.opening_seconds = opened.opened_at - begun
                 return opened

@@ -8,8 +8,8 @@ what the login shell's own files print before and after it. It reads nothing: it
 
 import re
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from fleet.ssh.errors import CommandFailed
 
@@ -26,6 +26,7 @@ _SCRIPT = (
     "printf derpmgmt:%s:{mark}:%s: end $s; printf derpmgmt:%s:{mark}:%s: error-end $s >&2; exit $s"
 )
 _STREAM = _BEGIN + 'eval "$(printf %b "$@")"'
+_STATUS = re.compile(rb"(\d{1,3}):")
 # The lines with which hosts say that they sign nobody in or run nothing, in lower case.
 _LINES = (
     # sshd (session.c, do_pwchange) and pam_unix
@@ -74,8 +75,7 @@ class Marked:
     TAIL = 4096
 
     def __init__(self, begin: bytes, end: bytes, limit: int) -> None:
-        self._begin, self._limit = begin, limit
-        self._ended = re.compile(re.escape(end) + rb"(\d{1,3}):")
+        self._begin, self._end, self._limit = begin, end, limit
         self._longest_end = len(end) + 4
         self.before = b""
         self.has_begun = False
@@ -96,10 +96,11 @@ class Marked:
             self.before = said[-self.TAIL :]
             self.has_begun = bool(mark)
             self.text += after
-        ended = self._ended.search(self.text, looked)
+        at = self.text.find(self._end, looked)
+        ended = _STATUS.match(self.text, at + len(self._end)) if at >= 0 else None
         if ended:
             self.status = int(ended[1])
-            del self.text[ended.start() :]
+            del self.text[at:]
         if len(self.text) > self._limit + (0 if ended else self._longest_end):
             raise CommandFailed(code="output_too_long")
 
@@ -116,14 +117,16 @@ class Tail(Marked):
         self.before = (self.before + data)[-self.TAIL :]
 
 
-def _words(script: str) -> Iterator[str]:
-    word = ""
+@lru_cache(maxsize=32)
+def _words(script: str) -> tuple[str, ...]:
+    """A script's words; those of the few that are sent all day are made once."""
+    words, word = [], ""
     for byte in script.encode():
         word += chr(byte) if byte in _PLAIN else "\\n" if byte == 0x0A else f"\\0{byte:03o}"
         if len(word) >= _WORD_BYTES:
-            yield word
+            words.append(word)
             word = ""
-    yield word
+    return (*words, word)
 
 
 def what_expired(words: str) -> str:

@@ -25,6 +25,9 @@ _paramiko_log.propagate = False
 SILENCE_MILLISECONDS = 10_000
 """The kernel ends a connection whose sent bytes stay unacknowledged this long (TCP_USER_TIMEOUT)."""
 
+QUIET_SECONDS = 5.0
+"""A signed-in transport that hears nothing looks so often whether it is to say a sign of life. paramiko's own tenth of a second is, with
+hundreds of connections, most of what a panel does while nothing happens."""
 
 # Seconds to wait before a server that turns connections away for the moment is tried again; each is varied by a third, so
 # that several processes of a panel do not meet again.
@@ -180,6 +183,17 @@ class Transport(paramiko.Transport):
         message.add_boolean(True)
         message.add_string(command)
         self._send_user_message(message)  # type: ignore[attr-defined]
+
+    def be_quiet(self, keepalive: int) -> None:
+        """From now on wait without looking up all the time, and give a sign of life every `keepalive` seconds."""
+        self.set_keepalive(keepalive)
+        self.sock.settimeout(QUIET_SECONDS)
+
+    def close(self) -> None:
+        """End the connection at once, whatever its threads wait for."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        super().close()
 
     def ping(self, timeout: float) -> bool:
         """Whether the host answers within `timeout` seconds (a refusal is an answer; RFC 4254 section 4)."""

@@ -77,6 +77,7 @@ class Relay:
     mesh_key: str
     stop: Callable[[], None]
     sandbox: SandboxRelay | None = None
+    pid: int | None = None
 
     def connect(self, **changes: Any) -> DerpClient:
         known: dict[str, Any] = {
@@ -219,6 +220,7 @@ def start_derper(binary: str, folder: Path, *, verify_url: str = "", fail_open: 
         public_key=keys.public_key_of(private_key),
         mesh_key=mesh_key,
         stop=stop,
+        pid=process.pid,
     )
 
 

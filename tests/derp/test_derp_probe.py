@@ -1,4 +1,6 @@
+import os
 import secrets
+import signal
 import socket
 from collections.abc import Callable
 from datetime import timedelta
@@ -58,6 +60,19 @@ def test_probe_says_mapped_when_the_relay_sees_another_address(
     assert failure(result) == (False, "mapped", "mapped_differs")
     assert result.mapped_address == "192.0.2.8"
     assert "192.0.2.9" in result.detail
+
+
+def test_probe_says_handshake_when_the_process_is_paused_and_its_kernel_answers_alone(relay: Relay) -> None:
+    if relay.pid is None:
+        pytest.skip("the sandbox's relays have no processes of their own")
+    assert probe_relay(relay.target(), timeout=PATIENCE).ok
+    os.kill(relay.pid, signal.SIGSTOP)
+    result = probe_relay(relay.target(), timeout=1.0)
+    assert failure(result) == (False, "handshake", "handshake_timed_out")
+    assert result.tcp_ms is not None
+    assert (result.handshake_ms, result.packet_ms, result.stun_ms) == (None, None, None)
+    os.kill(relay.pid, signal.SIGCONT)
+    assert probe_relay(relay.target(), timeout=PATIENCE).ok
 
 
 def test_probe_says_pin_when_the_certificate_is_another(relay: Relay) -> None:
