@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import django_rq
 from django.conf import settings
@@ -20,7 +21,7 @@ BEAT = timedelta(seconds=100)
 
 
 def read_queues(now: datetime) -> Iterator[Reading]:
-    """For each queue: whether somebody serves it, and how long its first job waits. Unknown while Redis is away."""
+    """For each queue: whether somebody serves it, how long its first job waits, and how many failed. Unknown while Redis is away."""
     try:
         with django_rq.get_connection("default") as client:
             served = {
@@ -29,13 +30,16 @@ def read_queues(now: datetime) -> Iterator[Reading]:
                 if worker.last_heartbeat and datetime.now(UTC) - worker.last_heartbeat < BEAT
                 for name in worker.queue_names()
             }
-            waits = {name: _waited(Queue(name, connection=client)) for name in settings.QUEUES}
+            queues = [Queue(name, connection=client) for name in settings.QUEUES]
+            waits = {queue.name: _waited(queue) for queue in queues}
+            failed = {queue.name: _failed(queue) for queue in queues}
     except RedisError:
         return
     for name in settings.QUEUES:
         severity = "" if name in served else CRITICAL
         yield Reading(rule="panel_workers", thing=f"queue:{name}", name=name, severity=severity)
         yield Reading(rule="panel_queue", thing=f"waits:{name}", name=name, value=waits[name])
+        yield Reading(rule="panel_jobs", thing=f"jobs:{name}", name=name, value=failed[name])
 
 
 def _waited(waiting: Queue) -> float:
@@ -44,6 +48,13 @@ def _waited(waiting: Queue) -> float:
         if job.enqueued_at:
             return max(0.0, (datetime.now(UTC) - job.enqueued_at).total_seconds())
     return 0.0
+
+
+def _failed(queue: Queue) -> int:
+    """How many of its jobs raised an error within the last minute: so long they are kept (`derpmgmt.lib.bells`)."""
+    registry = queue.failed_job_registry
+    found: Any = registry.connection.zcount(registry.key, datetime.now(UTC).timestamp(), "+inf")
+    return int(found)
 
 
 def read_sweeps(now: datetime) -> Iterator[Reading]:

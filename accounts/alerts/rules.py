@@ -255,6 +255,16 @@ declare(
         unit="s",
     ),
     Rule(
+        code="panel_jobs",
+        kind=Kind.PANEL,
+        title=_("Jobs of the panel fail again and again"),
+        sentence=_("Jobs of the queue %(name)s that ended with an internal error within a minute: %(value)s. The panel's log says more."),
+        # One that failed is made again by its sweep; it is counted for a minute, so these are more than that one.
+        pace=Pace(raise_after=2 * _MINUTE, clear_after=5 * _MINUTE),
+        warning=1,
+        critical=20,
+    ),
+    Rule(
         code="panel_workers",
         kind=Kind.PANEL,
         title=_("A queue of the panel has no worker"),

@@ -50,8 +50,10 @@ def main() -> None:
             panel.wait(timeout=60)
 
 
-def _wait_for(record: Path, panel: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
+def _wait_for(
+    record: Path, panel: "subprocess.Popen[bytes]", log: Path, seconds: float = WAIT_SECONDS
+) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and panel.poll() is None:
         if record.exists():
             return

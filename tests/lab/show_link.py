@@ -53,7 +53,7 @@ def main() -> None:
         with Path(folder, "panel.log").open("w") as log:
             panel = subprocess.Popen([sys.executable, "manage.py", "up"], stdout=log, stderr=log)
         try:
-            _wait_for(Path(folder, "var", "running.json"), panel, Path(log.name))
+            _wait_for(Path(folder, "var", "running.json"), panel, Path(log.name), PATIENCE_SECONDS)
             missed = show(hosts.hosts, derper, minutes)
         finally:
             panel.terminate()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.conf import settings
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone, translation
@@ -328,24 +329,72 @@ def test_a_servers_traffic_that_will_not_last_is_one_alert_and_worse_once_it_is_
     assert alerts(kind="traffic_error") == [(f"server_traffic:{server.pk}", "cleared")]
 
 
-def test_the_panel_looks_at_itself(clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody serves queues here; a sweep was done long ago, and mail does not leave."""
+def fail_for_good() -> None:
+    raise RuntimeError
+
+
+def test_the_panel_looks_at_itself_and_at_how_it_is_well_again(
+    clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody serves queues, a job waits and others fail, a sweep was done long ago, mail does not leave, the disk is full."""
+    import django_rq
+    from rq.registry import FailedJobRegistry
+
     notice = Notice.objects.create(user=UserFactory(), kind="message", key="x", language="en", tries=3)
     Notice.objects.filter(pk=notice.pk).update(created_at=timezone.now() - timedelta(minutes=20))
     tick: Tick = flow.CRON[0]
-    monkeypatch.setattr(watch, "ticks_done", lambda: {workers.tick_name(tick): clock_now() - 1000})
-    monkeypatch.setattr(watch.shutil, "disk_usage", lambda _path: watch.shutil._ntuple_diskusage(100, 96, 4))
+    late, used = 1000, 96
+    monkeypatch.setattr(watch, "ticks_done", lambda: {workers.tick_name(tick): clock_now() - late})
+    monkeypatch.setattr(
+        watch.shutil, "disk_usage", lambda _path: watch.shutil._ntuple_diskusage(100, used, 100 - used)
+    )
     monkeypatch.setattr(
         flow, "READINGS", [flow.read_notices, watch.read_queues, watch.read_sweeps, watch.read_disk]
     )
-    sweep(clock, 70)
-    found = {(alert.rule, alert.severity) for alert in Alert.objects.filter(source="reading", state="active")}
-    assert found == {
-        ("panel_workers", "critical"),
-        ("panel_sweeps", "critical"),
-        ("panel_mail", "warning"),
-        ("panel_disk", "critical"),
-    }
+
+    def found(state: str) -> set[tuple[str, str]]:
+        rows = Alert.objects.filter(source="reading", state=state)
+        return {(alert.rule, alert.severity) for alert in rows}
+
+    with django_rq.get_connection("default") as client:
+        queue = django_rq.get_queue("default", connection=client)
+        waiting = queue.enqueue(fail_for_good)
+        failing = queue.enqueue(fail_for_good)
+        registry = FailedJobRegistry(queue=queue)
+        for _number in range(6):
+            registry.add(failing, ttl=60)
+            sweep(clock, 30)
+        assert found("active") == {
+            ("panel_workers", "critical"),
+            ("panel_queue", "warning"),
+            ("panel_jobs", "warning"),
+            ("panel_sweeps", "critical"),
+            ("panel_mail", "warning"),
+            ("panel_disk", "critical"),
+        }
+        with translation.override("en"):
+            text = Alert.objects.get(rule="panel_jobs").text
+        assert text.startswith(
+            "Jobs of the queue default that ended with an internal error within a minute: 1."
+        )
+        late, used = 0, 50
+        Notice.objects.update(state=Notice.State.SENT)
+        queue.remove(waiting)
+        queue.remove(failing)
+        registry.remove(failing)
+        lanes = [workers._Lane(name, [], client) for name in settings.QUEUES]
+        for lane in lanes:
+            lane._keep_worker()
+        try:
+            for _number in range(13):
+                sweep(clock, 30)
+                for lane in lanes:
+                    lane._keep_worker()
+        finally:
+            for lane in lanes:
+                lane.leave()
+        assert found("active") == set()
+        assert len(found("cleared")) == 6
 
 
 def clock_now() -> float:
