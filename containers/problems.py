@@ -7,6 +7,15 @@ from derpmgmt.lib.problems import declare
 from fleet.ssh import RemoteError
 
 declare(CAUSES)
+declare(
+    {
+        "stun_stays_stale": _(
+            "Made anew, the relay still gives no STUN answer to devices that used it before and go on sending from the same port; they are "
+            "answered again once they pause for half a minute. All other devices are answered. Install the program conntrack on the server, "
+            "where the panel signs in as root, or a newer Docker Engine: then these are led right too."
+        )
+    }
+)
 # Not a problem, but a line of the log that is stored in the same form.
 declare({"proven": _("Handshake %(handshake)s ms, packet %(packet)s ms")})
 

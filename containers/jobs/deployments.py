@@ -30,7 +30,7 @@ from fleet.ssh import RemoteError
 
 log = logging.getLogger(__name__)
 
-# The cause of a test that finds out that customers' devices are led nowhere.
+# The cause of a test that finds out that customers' devices are led nowhere. What does so is made anew once.
 STALE = "stun_stale"
 # A relay gets this many tries to carry its packet.
 _PROBE_TRIES = 3
@@ -108,7 +108,8 @@ def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None)
         archive = images.find_image(relay.image, reached.engine.architecture)
         gates.ensure_gate(reached.engine, relay, partial(take_step, deployment, "gate"))
         spec = relays.spec_of(relay, archive.tag)
-        if relay.failure_code == STALE:
+        is_made_anew = relay.failure_code == STALE
+        if is_made_anew:
             # Only a new publishing of its port makes the Engine look through the connection tracking again.
             deploy.remove_relay(reached.engine, settings.PANEL_ID, relay.pk, last_look)
         if relays.needs_form_of_today(relay) or (
@@ -134,7 +135,13 @@ def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None)
                 last_look=last_look,
             )
             take_step(deployment, "probe", f"{relay.server.address}:{relay.derp_port}")
+            if is_new and kept is not None:
+                deploy.forget_flows(reached.engine, relay.stun_port)
             result = prove(relay, kept, has_just_started=is_new)
+            if is_made_anew and result.cause == STALE:
+                # Neither the Engine nor the host forgets, and each try would take the relay away from all others once more.
+                deployment.write(problem=Problem("stun_stays_stale"), mark="!")
+                result = prove(relay)
             if is_new:
                 # Proven or not: one that crashed says why, and one that had to be started twice is none that works.
                 take_step(deployment, "check")
@@ -171,7 +178,7 @@ def prove(relay: Relay, kept: KeptPort | None = None, *, has_just_started: bool 
             time.sleep(_LISTENS_PAUSE)
             continue
         tries += 1
-        if tries == _PROBE_TRIES:
+        if tries == _PROBE_TRIES or result.cause == STALE:  # that took its time
             return result
         time.sleep(0.3 * tries)
 

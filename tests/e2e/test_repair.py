@@ -1,5 +1,9 @@
 """What somebody changed by hand on a host is put right by the next visit."""
 
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
 import pytest
 from django.conf import settings
 
@@ -11,7 +15,7 @@ from containers.services import images
 from containers.services.relays import spec_of
 from serials.rentals.models import Rental
 
-from .conftest import Fleet, assert_in_order, rest_no_more
+from .conftest import IS_LAB, Fleet, assert_in_order, rest_no_more
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -127,15 +131,24 @@ def test_stun_has_the_hosts_number_inside_from_the_first_remaking_on(fleet, work
     assert stun_ports(fleet, relay) == {f"{port}/udp": str(port)}
 
 
-def test_a_client_that_keeps_its_port_is_answered_after_a_repair(fleet, work, rental, relays):
-    relay = relays[0]
-    with KeptPort(relay.server.address, relay.stun_port) as client:
-        with fleet.reach(relay.server) as reached:
-            reached.engine.remove_container(name_of(relay), force=True)
+def test_clients_that_keep_their_port_are_led_right_after_a_repair(fleet, work, rental, relays):
+    if IS_LAB and not (shutil.which("conntrack") or Path("/usr/sbin/conntrack").exists()):
+        pytest.skip("the hosts have no conntrack, and Docker before 23 leads clients nowhere")
+    # The lab's first host has a proxy, which tells such clients its own address; the second has none, so that nobody would answer.
+    mine = [relay for relay in relays if relay.server in fleet.servers[:2]]
+    assert len(mine) == 2
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(KeptPort(relay.server.address, relay.stun_port)) for relay in mine
+        ]
+        for relay in mine:
+            with fleet.reach(relay.server) as reached:
+                reached.engine.remove_container(name_of(relay), force=True)
         visit_all()
         work()
         assert_in_order(fleet, rental)
-        assert client.query(timeout=5).port
+        answers = [client.query(timeout=5) for client in clients]
+    assert [answer.address for answer in answers] == [answer.asked_from for answer in answers]
 
 
 def test_a_relay_whose_users_are_led_nowhere_is_not_proven_but_made_anew(
@@ -153,10 +166,13 @@ def test_a_relay_whose_users_are_led_nowhere_is_not_proven_but_made_anew(
         patch.setattr(KeptPort, "query", query)
         Relay.objects.filter(pk=relay.pk).update(status="planned")
         work(sweep=True)
-    failed = Relay.objects.get(pk=relay.pk)
-    assert (failed.status, failed.failure_code) == ("failed", "stun_stale")
-    rest_no_more()
-    work(sweep=True)
+        failed = Relay.objects.get(pk=relay.pk)
+        assert (failed.status, failed.failure_code) == ("failed", "stun_stale")
+        # Made anew once. Where that does not help, the relay is there for all others, and is not taken away from them again and again.
+        rest_no_more()
+        work(sweep=True)
     assert_in_order(fleet, rental)
     with fleet.reach(relay.server) as reached:
         assert reached.engine.inspect_container(name_of(relay))["Id"] != before["id"]
+    last = relay.deployments.order_by("pk").last()
+    assert "conntrack is installed" in "".join(text for _at, _step, text in last.log_lines())
