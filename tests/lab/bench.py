@@ -38,6 +38,7 @@ def main() -> None:
         os.environ.update(
             DERPMGMT_VAR_DIR=f"{folder}/var",
             DERPMGMT_PORT=str(port),
+            DERPMGMT_FULL_LOAD="1000",  # what else this machine does must not keep relays away from its hosts
             DJANGO_SETTINGS_MODULE="derpmgmt.settings",
         )
         with Path(folder, "panel.log").open("w") as log:
@@ -146,15 +147,23 @@ def _trace(user: Any, began: datetime, whole: float) -> dict[str, float]:
 
 
 def _redeem(user: Any, code: str) -> None:
+    from django.db import connection
+
     from containers.models import Relay
     from serials.numbers.services import redeem_serial
 
     rental = redeem_serial(code=code, user=user, by=user).rental
+    running = Relay.objects.filter(rental=rental, status=Relay.Status.RUNNING).values("pk").query
+    sql, values = running.sql_with_params()  # made once: who looks on must take nothing from those who work
     deadline = time.monotonic() + WAIT_SECONDS
-    while Relay.objects.filter(rental=rental, status=Relay.Status.RUNNING).count() < 3:
-        if time.monotonic() > deadline:
-            raise SystemExit("three relays did not come up in a minute")
-        time.sleep(0.01)
+    with connection.cursor() as cursor:
+        while True:
+            cursor.execute(sql, values)
+            if len(cursor.fetchall()) == 3:
+                return
+            if time.monotonic() > deadline:
+                raise SystemExit("three relays did not come up in a minute")
+            time.sleep(0.01)
 
 
 # What the panel's relays do less their certificates: derper in its development mode, which needs no files.
