@@ -68,6 +68,8 @@ def _read(now: datetime) -> tuple[list[Matter], _Words, _Own]:
                 words.setdefault(matter.key, {})[language] = matter.title, matter.text
                 if matter.own:
                     own.setdefault(matter.key, {})[language] = matter.own
+        if not matters:
+            break  # nothing to say is the same in every language
     return matters, words, own
 
 
