@@ -21,7 +21,7 @@ from containers.services.traffic_files import csv_lines
 from containers.services.usage import Flow, read_relays, read_server, read_usage
 from fleet.models import Server
 from serials.rentals.admin_parts import rental_of
-from serials.rentals.models import Rental
+from serials.rentals.models import Rental, TrafficGrant
 from serials.rentals.services import current_span
 from serials.rentals.wording import rate, traffic
 
@@ -86,11 +86,26 @@ def _customers(rental: Rental, request: HttpRequest) -> SafeString:
                 link_to(relay.server, relay.server.name), *_sizes(row),
             )  # fmt: skip
 
+    def grants(found: list[TrafficGrant]) -> Iterable[Iterable[Any]]:
+        for row in found:
+            by = link_to(row.by, tab="log") if row.by else ""
+            yield row.at, traffic(row.size_bytes), by, row.note or row.redemption or ""
+
     headings = [_("month from"), _("relay"), _("server"), _("up"), _("down"), _("together")]
     rows = _months(request, rental=rental).order_by("-begins_on", "relay")
-    return show_facts(_("This month"), facts) + show_table(
-        request, _("Relays by month"), rows, headings, cells, links=[_file(user=rental.user_id)]
+    added = (
+        TrafficGrant.objects.visible_to(request.user).filter(rental=rental).select_related("by", "redemption")
     )
+    return (
+        show_facts(_("This month"), facts)
+        + show_table(
+            request, _("Relays by month"), rows, headings, cells, links=[_file(user=rental.user_id)]
+        )
+        + show_table(
+            request, _("Added traffic"), added.order_by("-pk"), [_("time"), _("traffic"), _("by"), _("note")], grants,
+            page="added",
+        )
+    )  # fmt: skip
 
 
 def show_relay(relay: Relay, request: HttpRequest) -> SafeString:

@@ -9,7 +9,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import Notice, OperationLog
-from containers.jobs.allowances import judge_servers
+from containers.jobs.allowances import judge_server, judge_servers
 from containers.metering import month_begin
 from containers.models import Relay
 from containers.services.planning import plan_relays
@@ -17,6 +17,7 @@ from containers.traffic_models import TrafficDay, TrafficServerMonth
 from fleet.forms import ServerForm
 from fleet.matters import matters
 from fleet.models import Server
+from fleet.services import update_server
 from tests.containers.dying import Died, die_at
 from tests.containers.rentals import end, prove, set_end
 from tests.factories import RelayFactory, RentalFactory, ServerFactory
@@ -136,6 +137,19 @@ def test_one_that_retires_stops_without_a_word_since_another_has_its_place(serve
     judged(server)
     assert Relay.objects.get(pk=relay.pk).status == Relay.Status.REMOVING
     assert not Notice.objects.filter(kind="server_used_up").exists()
+
+
+def test_another_limit_is_felt_without_waiting_for_the_clock(server, announced):
+    update_server(server=server, by=None, traffic_limit_bytes=2000 * GB)
+    assert announced == [("server_limits_changed", server.pk)]
+    announced.clear()
+    update_server(server=server, by=None, customer_limit=5)
+    assert announced == [("server_usable", server.pk)]
+    relay = relay_on(server, 40)
+    use(server, 2000)
+    judge_server(server.pk)
+    assert going(server) == set()
+    assert relay.rental.user.notices.filter(kind="server_used_up").exists()
 
 
 def test_it_ends_the_same_wherever_it_dies(server):

@@ -122,6 +122,20 @@ def test_a_customers_page_shows_relays_by_month(rental: Rental, staff: Client) -
     assert "282.4 GB 282.4 GB 564.9 GB" in page  # of a relay that is gone, a month ago
 
 
+def test_a_customers_page_shows_what_was_added_and_why(rental: Rental, staff: Client) -> None:
+    by = User.objects.get(role=User.Role.ADMIN)
+    add_traffic(rental=rental, size_bytes=7 * 10**9, by=by, note="as agreed by phone")
+    rental.traffic_grants.create(size_bytes=3 * 10**9, redemption=rental.redemptions.get())
+    url = reverse("admin:accounts_user_change", args=[rental.user_id]) + "?tab=traffic"
+    page = read(staff, url)
+    assert f"7 GB {by} as agreed by phone" in page
+    assert "3 GB – serial number redeemed" in page
+    cost = count(staff, url)
+    for size in range(1, 9):
+        add_traffic(rental=rental, size_bytes=size, by=by)
+    assert count(staff, url) == cost
+
+
 def test_a_servers_page_shows_its_months_and_relays(rental: Rental, staff: Client) -> None:
     relay = rental.relays.wanted()[0]
     server_month(relay.server, 7 * 10**9, 8 * 10**9)
