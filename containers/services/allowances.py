@@ -40,6 +40,7 @@ from derpmgmt.lib.refusals import Refusal
 from serials.rentals.limits import CAP_FIELDS, Limited
 from serials.rentals.models import Rental, RentalSpan, TrafficGrant
 from serials.rentals.services import (
+    RentalClosed,
     ask_staff,
     grant_renewals,
     lock_rental,
@@ -315,12 +316,14 @@ def _place_name(relay: Relay) -> str:
 def set_relay_limits(*, relay: Relay, caps: Mapping[str, Any], note: str, by: User | None) -> bool:
     """Say what counts for one relay instead of what counts for its customer; as `serials.rentals.services.set_limits`.
 
-    Raises `NoLimits`. It counts for those too that stand, or come back, in the same place: a successor on its way, and the one that it replaces.
+    Raises `NoLimits`, `RentalClosed`. It counts for those too that stand, or come back, in the same place: a successor on its way, and the one that it replaces.
     """
     ask_staff(by)
     if relay.rental_id is None:
         raise NoLimits
     rental = lock_rental(relay.rental_id)
+    if rental.closed_at is not None:
+        raise RentalClosed
     same_place = Q(pk=relay.pk)
     if relay.place is not None:
         same_place |= Q(rental=rental, place=relay.place)

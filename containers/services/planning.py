@@ -43,6 +43,9 @@ def write_planned(work: Callable[[], _Made]) -> _Made:
 
 def _plan(rental_pk: int, now: datetime) -> None:
     rental = Rental.objects.select_for_update().get(pk=rental_pk)
+    if rental.closed_at is not None:
+        # A note may name the person.
+        rental.relays.exclude(cap_note="").update(cap_note="")
     state, ground = read_state(rental, now)
     plan = decide(state)
     is_settled = _write(rental, plan, ground, now)

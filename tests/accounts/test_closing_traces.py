@@ -18,6 +18,7 @@ from accounts import services
 from accounts.models import Notice, OperationLog, User
 from acl.maps.models import AclConfig, AclEvent, LiveUrl
 from containers.models import Relay
+from containers.services.allowances import set_relay_limits
 from serials.rentals import services as serials
 from serials.rentals.models import Redemption, Rental
 from tests.accounts.closing import do_jobs, everything
@@ -54,6 +55,10 @@ def live_a_little(rental: Rental) -> str:
     )
     until = timezone.now() + timedelta(days=90)
     serials.renew_rental(rental=rental, until=until, by=admin, note=f"paid by {email}")
+    serials.set_limits(rental=rental, caps={"cap_rate": 9}, note=f"for {email}", by=admin)
+    serials.add_traffic(rental=rental, size_bytes=1, note=f"for {email}", by=admin)
+    for relay in rental.relays.all():
+        set_relay_limits(relay=relay, caps={"cap_rate": 8}, note=f"for {email}", by=admin)
     EmailAddress.objects.create(user=user, email=f"next-{email}", verified=False)
     services.enrol_second_factor(user=user, secret="JBSWY3DPEHPK3PXP")
     ChannelFactory(user=user, address=f"bark://{email}")
