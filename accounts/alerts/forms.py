@@ -73,6 +73,10 @@ class RuleForm(forms.ModelForm[AlertRule]):
         if rule and server:
             rule.choices = [(code, f"{each.title} ({describe(each)})") for code, each in RULES.items()]
             server.choices = server_choices()
+        if self.instance.rule in RULES:
+            fields: Any = self.fields
+            for name in ("warning", "critical"):
+                fields[name].help_text = RULES[self.instance.rule].unit
 
 
 class RouteForm(forms.ModelForm[AlertRoute]):

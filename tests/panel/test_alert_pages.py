@@ -222,3 +222,13 @@ def test_a_servers_page_has_its_alerts_and_no_others(staff: Client) -> None:
     assert page.index("91 %") < page.index("92 %")
     assert "93 %" not in page
     assert staff.get(f"/admin/accounts/alertrule/?server__exact={server.pk}").status_code == 200
+
+
+def test_limits_of_a_rule_are_said_with_their_unit() -> None:
+    rule = AlertRule.objects.create(rule="disk", warning=70, critical=85.5)
+    client = world.enter(User.Role.SUPERADMIN, has_factor=True)
+    page = client.get("/admin/accounts/alertrule/").text
+    assert "70 %" in page
+    assert "85.5 %" in page
+    page = client.get(f"/admin/accounts/alertrule/{rule.pk}/change/").text
+    assert page.count("<div>%</div>") == 2
