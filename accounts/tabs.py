@@ -16,6 +16,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -24,7 +25,7 @@ from django.utils.safestring import SafeString
 from accounts.acts import ActsMixin, Button, Link
 from accounts.requests import staff_of
 from derpmgmt.lib import queue
-from derpmgmt.lib.charts import describe_charts
+from derpmgmt.lib.charts import describe_around, describe_charts
 from derpmgmt.lib.moments import exact, moment
 from derpmgmt.lib.paging import page_number
 
@@ -130,6 +131,12 @@ def show_charts(request: HttpRequest, charts: Iterable[tuple[str | Promise, str]
     """Charts of a tab, over the range that the address names: titles and the addresses of their data (`derpmgmt.lib.charts.answer`)."""
     kept = {_FILTERS: request.GET[_FILTERS]} if _FILTERS in request.GET else {}
     return render_to_string("partials/charts.html", describe_charts(request, charts, {"tab": tab, **kept}))
+
+
+def show_around(charts: Iterable[tuple[str | Promise, str]], at: datetime) -> SafeString:
+    """Charts of what was around a moment: titles and the addresses of their data."""
+    now = int(timezone.now().timestamp())
+    return render_to_string("partials/charts.html", describe_around(charts, int(at.timestamp()), now))
 
 
 class TabsMixin(ActsMixin):

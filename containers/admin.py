@@ -24,6 +24,7 @@ from containers.admin_acts import GATE_ACTS, RELAY_ACTS
 from containers.allowance_words import limits_in_words
 from containers.derp.probe import REMEDIES
 from containers.graphs import LATENCY, RELAY_GRAPHS, draw_latency
+from containers.habit_parts import customer_rate
 from containers.job_admin import DeploymentAdmin as DeploymentAdmin
 from containers.job_admin import ServerCheckAdmin as ServerCheckAdmin
 from containers.models import Gate, Relay
@@ -171,6 +172,7 @@ class RelayAdmin(GraphsMixin, TabsMixin, ReadOnlyAdmin):
         return [
             path("traffic.csv", staff(months_as_csv), name="containers_relay_traffic"),
             path("rental/<int:pk>/graph/", staff(self.rental_graph), name="containers_rental_graph"),
+            path("customers/<int:pk>/rate/", staff(customer_rate), name="containers_customer_rate"),
             *super().get_urls(),
         ]
 

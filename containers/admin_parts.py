@@ -20,6 +20,7 @@ from accounts.models import User
 from accounts.tabs import Said, Tab, link_to, show_charts, show_facts, show_table
 from containers.allowance_words import limits_in_words
 from containers.graphs import RELAY_GRAPHS
+from containers.habit_parts import RATE
 from containers.models import Deployment, Gate, Relay, RelayQuerySet, ServerCheck
 from containers.services import gates
 from containers.services.leaving import Leaving, foresee_leaving, outcome_sentences
@@ -102,7 +103,8 @@ def _customers_graphs(rental: Rental, request: HttpRequest) -> SafeString:
         for name in ("rate", "connections")
     ]
     month = (TITLE, reverse("admin:containers_rental_graph", args=[rental.pk]))
-    return show_charts(request, [month, *charts], tab="graphs")
+    rate = (RATE, reverse("admin:containers_customer_rate", args=[rental.user_id]))
+    return show_charts(request, [month, rate, *charts], tab="graphs")
 
 
 def _day(day: Day) -> SafeString:

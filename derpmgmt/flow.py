@@ -30,8 +30,8 @@ from acl.maps import jobs as map_jobs
 from acl.maps import services as maps
 from containers import admin_parts as relay_parts
 from containers import figures as relay_figures
+from containers import habit_parts, traffic_parts
 from containers import jobs as containers
-from containers import traffic_parts
 from containers.allowance_words import limits_now
 from containers.matters import matters as relay_matters
 from containers.readings import read_latency
@@ -141,7 +141,7 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
     ],
     # what the rooms above have about a row, on its page in the admin: ways to it, and parts of that page
     "row_links": [relay_parts.links],
-    "row_parts": [device_parts.parts],
+    "row_parts": [habit_parts.parts, device_parts.parts],
     # a customer's, or a server's, page in the admin: its tabs in their order, what its head says, and acts of the rooms above
     "row_tabs": [
         number_parts.tabs,

@@ -100,18 +100,21 @@ class Series:
         A figure's name is the mean of the time until the next moment; with `_min` or `_max` it is the smallest or greatest value in it. Steps
         of an hour or more are made of hours, shorter ones of samples.
         """
+        return [row[1:] for row in self.rows_of([pk], moments, columns)]
+
+    def rows_of(self, pks: Collection[int], moments: range, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The same of several things: before its time the primary key of each."""
         is_hourly = moments.step % HOUR == 0
         unit, name = (HOUR, "hour") if is_hourly else (1, "at")
         begin, end, step = moments.start // unit, moments.stop // unit, moments.step // unit
         source = self._hours if is_hourly else self._samples
-        within = source.filter(**{self.key: pk, f"{name}__gte": begin, f"{name}__lte": end})
+        within = source.filter(**{f"{self.key}__in": pks, f"{name}__gte": begin, f"{name}__lte": end})
         values = {f"value{place}": _aggregate(column, is_hourly) for place, column in enumerate(columns)}
         # Moments are multiples of the step from the first one on.
-        grouped = (
-            within.annotate(moment=F(name) - (F(name) - begin) % step).values("moment").annotate(**values)
-        )
-        found = grouped.order_by("moment").values_list("moment", *values)
-        return [(row[0] * unit, *row[1:]) for row in found]
+        within = within.annotate(moment=F(name) - (F(name) - begin) % step)
+        grouped = within.values(self.key, "moment").annotate(**values).order_by("moment")
+        found = grouped.values_list(self.key, "moment", *values)
+        return [(pk, moment * unit, *figures) for pk, moment, *figures in found]
 
 
 def _aggregate(column: str, is_hourly: bool) -> models.Aggregate:

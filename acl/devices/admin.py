@@ -2,15 +2,16 @@
 
 import ipaddress
 import re
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
-from django.urls import reverse
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -20,7 +21,9 @@ from acl.devices.admin_acts import DEVICE_ACTS
 from acl.devices.admin_parts import state_badge
 from acl.devices.models import Admission, Device, DevicePolicy
 from acl.devices.search import key_start
+from acl.devices.strangers import draw_strangers
 from acl.maps.admin import RentalRowAdmin
+from derpmgmt.lib.charts import answer
 from derpmgmt.lib.finding import begins_with
 from serials.rentals.models import Rental
 
@@ -203,3 +206,12 @@ class AdmissionAdmin(KeyRowAdmin):
         "count",
     )
     readonly_fields = fields
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(self.strangers)
+        return [path("strangers/<int:pk>/", view, name="acl_admission_strangers"), *super().get_urls()]
+
+    def strangers(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """When strangers were refused at a customer's relays (`pk` of the account), as a chart's figures."""
+        rental = get_object_or_404(Rental.objects.visible_to(request.user), user=pk)
+        return answer(request, f"{rental}-strangers", partial(draw_strangers, rental.pk))

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from django.db.models import Case, Count, Q, When
 from django.http import HttpRequest
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -15,11 +16,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
 from accounts.acts import buttons_of
+from accounts.alerts.models import Alert
 from accounts.requests import staff_of
-from accounts.tabs import Said, Tab, link_to, show_table
+from accounts.tabs import Said, Tab, link_to, show_around, show_table
 from acl.devices import services
 from acl.devices.admin_acts import DEVICE_ACTS
 from acl.devices.models import Device, DevicePolicy
+from acl.devices.strangers import STRANGERS
 from containers.models import Relay
 from serials.rentals.admin_parts import rental_of
 from serials.rentals.models import Rental
@@ -92,9 +95,13 @@ def _ways(device: Device, request: HttpRequest) -> SafeString:
 
 
 def parts(row: Any) -> Iterator[SafeString]:
-    """Answer to "row_parts": how many devices a rental has and may have, and what its customer decided about who comes in."""
+    """Answer to "row_parts": how many devices a rental has and may have, and what its customer decided about who comes in; of an alert of
+    strangers when they knocked."""
     if isinstance(row, Rental):
         yield render_to_string("admin/acl/_device_rules.html", _rules(row))
+    elif isinstance(row, Alert) and row.rule == STRANGERS and row.customer_id:
+        url = reverse("admin:acl_admission_strangers", args=[row.customer_id])
+        yield show_around([(_("Strangers at the relays"), url)], row.since)
 
 
 def _rules(rental: Rental) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def read_customers(now: datetime) -> Iterator[Reading]:
     hours = {pk: (since_turn.get(pk, 0) + before.get(pk, 0) * (1 - over / HOUR)) / HOUR for pk in both}
     minutes = _minutes({pk for pk, sent in both.items() if sent / MINUTES >= least_jump * CUSTOMER_FLOOR}, at)
     bounds = {pk: max(hours[pk] / least_habit, minutes.get(pk, 0) / least_jump) for pk in both}
-    suspects = read_suspects(bounds, _past_of_customers, hour, floor=CUSTOMER_FLOOR)
+    suspects = read_suspects(bounds, past_of_customers, hour, floor=CUSTOMER_FLOOR)
     unusual: dict[int, tuple[str, Unusual]] = {}
     for pk, past in suspects.items():
         jump = above_last_day(minutes.get(pk, 0), past, hour, CUSTOMER_FLOOR)
@@ -105,7 +105,7 @@ def _minutes(rentals: Collection[int], at: int) -> dict[int, float]:
     return {rental: ((up or 0) + (down or 0)) * 60 / MINUTES for rental, up, down in rows}
 
 
-def _past_of_customers(rentals: Collection[int], hours: Iterable[int]) -> Mapping[int, Past]:
+def past_of_customers(rentals: Collection[int], hours: Iterable[int]) -> Mapping[int, Past]:
     """Rates by hour. Without a sum nothing flowed in an hour, as long as the customer's relays were counted at all."""
     wanted = list(hours)
     begun = (

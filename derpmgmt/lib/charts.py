@@ -69,6 +69,21 @@ def asked_range(request: HttpRequest) -> Range:
     return RANGES.get(request.GET.get("range", ""), USUAL)
 
 
+def asked_end(request: HttpRequest, now: int) -> int:
+    """When the range ends: at the moment `until` that the address names, where that is over, else now."""
+    given = request.GET.get("until", "")
+    return min(int(given), now) if given.isascii() and given.isdecimal() and len(given) < 12 else now
+
+
+def range_around(at: int, now: int) -> tuple[Range, int]:
+    """The range that shows a moment best, and when it ends: the moment in its middle where that is long ago enough.
+
+    Shorter ranges are made of samples, which are kept for 48 hours; what began earlier is drawn by hours.
+    """
+    chosen = RANGES["24h"] if now - at < _DAY else RANGES["7d"]
+    return chosen, min(now, at + chosen.seconds // 2)
+
+
 @dataclass(frozen=True)
 class Line:
     """One line: its name, and a value for each of the chart's moments.
@@ -135,10 +150,17 @@ def describe_charts(
     }
 
 
+def describe_around(charts: Iterable[tuple[str | Promise, str]], at: int, now: int) -> dict[str, Any]:
+    """The same for charts that show what was around a moment, and nothing else."""
+    chosen, until = range_around(at, now)
+    query = urlencode({"range": chosen.name, "until": str(until)})
+    return {"charts": [(title, f"{url}?{query}") for title, url in charts], "ranges": ()}
+
+
 def answer(request: HttpRequest, name: str, make: Callable[[Range, int], Chart]) -> HttpResponse:
     """The chart for the range that the address names: JSON for the page's script, a CSV file with `format=csv`."""
     chosen = asked_range(request)
-    chart = make(chosen, int(timezone.now().timestamp()))
+    chart = make(chosen, asked_end(request, int(timezone.now().timestamp())))
     if request.GET.get("format") != "csv":
         return JsonResponse(chart.to_json())
     response = HttpResponse(content_type="text/csv; charset=utf-8")

@@ -54,6 +54,12 @@ def _median_at(past: Past, hour: int) -> float:
     return max(middle(DAY), middle(WEEK))
 
 
+def usual_by(past: Past, hours: Iterable[int]) -> dict[int, float]:
+    """What is usual at each of several hours, for a chart; those before which too little is known are left out."""
+    first = min(past, default=0)
+    return {hour: usual_at(past, hour) for hour in hours if past and hour - first >= ENOUGH}
+
+
 def reached_often(past: Past, hour: int) -> float:
     """The rate that is reached in one of a hundred hours before the last day."""
     known = sorted((rate for at, rate in past.items() if at < hour - DAY), reverse=True)

@@ -128,6 +128,8 @@ def arguments(rental: Rental) -> dict[str, dict[str, Any]]:
         "admin:fleet_server_graph": {"pk": server.pk, "name": "cpu"},
         "admin:containers_relay_graph": {"pk": relay.pk, "name": "rate"},
         "admin:containers_rental_graph": {"pk": rental.pk},
+        "admin:containers_customer_rate": {"pk": rental.user_id},
+        "admin:acl_admission_strangers": {"pk": rental.user_id},
         "admin:accounts_notice_list_act": {"verb": "mail-test"},
         "admin:accounts_brandsettings_preview": {"page": "front"},
         "admin:accounts_user_act": {"pk": rental.user_id, "verb": "ban"},

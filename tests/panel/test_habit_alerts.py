@@ -20,6 +20,7 @@ from derpmgmt import flow
 from fleet.models import Server
 from fleet.sample_models import LoadHour, LoadSample
 from tests.factories import AdmissionFactory, RelayFactory, ServerFactory
+from tests.panel import world
 
 pytestmark = pytest.mark.django_db
 
@@ -194,3 +195,40 @@ def test_hours_and_samples_are_found_by_their_indexes(clock: time_machine.Travel
             if any(f"_{name}" in line for name in big):
                 assert "SCAN" not in line, (sql, plan)
                 assert "'ALL'" not in line, (sql, plan)
+
+
+def test_an_alert_shows_the_graph_that_shows_it(clock: time_machine.Traveller) -> None:
+    AlertRule.objects.create(rule="strangers", warning=3)
+    one = relay()
+    server = server_at(300 * MBIT)
+    flow_now(one, 40 * MBIT)
+    AdmissionFactory.create_batch(3, relay=one, count=2, at=NOW + timedelta(minutes=2))
+    look(clock, 2)
+    by = {alert.rule: alert for alert in Alert.objects.all()}
+    customer = one.rental.user_id
+    staff = world.enter("admin", has_factor=True)
+    until = int(timezone.now().timestamp())
+
+    def drawn(rule: str, url: str) -> list[list[float]]:
+        page = staff.get(f"/admin/accounts/alert/{by[rule].pk}/change/").text
+        wanted = f"{url}?range=24h&amp;until={until}"
+        assert f'data-chart="{wanted}"' in page
+        lines = staff.get(wanted.replace("&amp;", "&")).json()["lines"]
+        return [[value for value in line["y"] if value is not None] for line in lines]
+
+    rate, usual = drawn("customer_jump", f"/admin/containers/relay/customers/{customer}/rate/")
+    assert set(rate) == {40 * MBIT}
+    assert set(usual) == {MBIT}
+    received, *_others = drawn("server_jump", f"/admin/fleet/server/{server.pk}/graph/network/")
+    assert max(received) == 150 * MBIT
+    (refused,) = drawn("strangers", f"/admin/acl/admission/strangers/{customer}/")
+    assert sum(refused) == 6
+    tab = staff.get(f"/admin/accounts/user/{customer}/change/?tab=graphs").text
+    assert f'data-chart="/admin/containers/relay/customers/{customer}/rate/' in tab
+    # Long after it the same is found around its moment.
+    clock.shift(10 * 86400)
+    ended = int(by["customer_jump"].since.timestamp()) + 7 * 43200
+    page = staff.get(f"/admin/accounts/alert/{by['customer_jump'].pk}/change/").text
+    assert f"range=7d&amp;until={ended}" in page
+    own = world.sign_in(one.rental.user)
+    assert own.get(f"/admin/containers/relay/customers/{customer}/rate/").status_code in {302, 403}
