@@ -58,9 +58,9 @@ def test_checks_and_visits_read_the_disk_that_holds_the_engines_folder(
     asked: list[str] = []
     read = facts.read_facts
 
-    def note(connection: Any, docker_socket: str, docker_root: str = "", **more: Any) -> Any:
+    def note(connection: Any, docker_socket: str, docker_root: str = "", *more: Any) -> Any:
         asked.append(docker_root)
-        return read(connection, docker_socket, docker_root, **more)
+        return read(connection, docker_socket, docker_root, *more)
 
     monkeypatch.setattr(facts, "read_facts", note)
     server = fleet.servers[0]

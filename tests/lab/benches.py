@@ -3,7 +3,16 @@
 import subprocess
 import sys
 
-PARTS = ("bench_sweep", "bench_visits", "bench_admission", "bench_api", "bench_home", "bench_weight", "bench")
+PARTS = (
+    "bench_sweep",
+    "bench_visits",
+    "bench_graphs",
+    "bench_admission",
+    "bench_api",
+    "bench_home",
+    "bench_weight",
+    "bench",
+)
 
 
 def main() -> None:
