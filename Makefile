@@ -14,10 +14,11 @@ BROWSER_RUNS := $(filter-out $(BROWSER_BESIDE),$(wildcard tests/browser/test_*.p
 # What takes four servers runs in the sandbox only. `differs`: what uses neither database nor Redis, nor a program or host of the
 # lab's, ran in `make test` as it would here.
 E2E := $(filter-out tests/e2e/test_bound_servers.py tests/e2e/test_allocating.py,$(wildcard tests/e2e/test_*.py))
-E2E_BESIDE := $(addprefix tests/e2e/test_,checks.py engine_kinds.py faults.py life.py machines.py outage.py whole_life.py)
-LAB_RUNS := $(filter-out $(E2E_BESIDE) tests/e2e/test_kill.py,$(E2E)) \
+E2E_BESIDE := $(addprefix tests/e2e/test_,checks.py engine_kinds.py faults.py life.py machines.py outage.py repair.py whole_life.py)
+E2E_BESIDE_LAB := $(addprefix tests/e2e/test_,admission_away.py kill.py)
+LAB_RUNS := $(filter-out $(E2E_BESIDE) $(E2E_BESIDE_LAB),$(E2E)) \
 	--beside $(E2E_BESIDE) \
-	--beside tests/lab tests/e2e/test_kill.py \
+	--beside tests/lab $(E2E_BESIDE_LAB) \
 	--beside -m differs tests/containers/test_traffic.py tests/containers/test_traffic_play.py tests/derp tests/serials tests/acl tests/accounts tests/sandbox/test_gate_answers.py
 
 # More than there are processors: many tests wait for somebody's patience to end.
