@@ -1,8 +1,8 @@
 """`make bench`: how long a customer waits for three proven relays, in the lab, against plain `docker run` in the same run.
 
 Prints the medians of several rounds and two ratios: the panel's time (redeem → three relays that have carried a packet) over
-that of three local `docker run -d` of the same image one after another, and over that of the same three started through
-`ssh host docker run -d`. Speed is judged as ratios of one run only, since machines differ. A trace says where the panel's time
+that of three local `docker run -d` of the same image one after another, with the ports, limits and volume that the panel's have, and
+over that of the same three started through `ssh host docker run -d`. What each takes without these is printed too. Speed is judged as ratios of one run only, since machines differ. A trace says where the panel's time
 went: what passes before the slowest of the three is begun, its steps, and what passes after its end.
 """
 
@@ -93,7 +93,8 @@ def measure(hosts: list[Any], derper: str) -> None:
     batch = create_batch(name="bench", days=30, count=ROUNDS + 1, by=None, is_paid=True)
     codes = [serial.code for serial in SerialNumber.objects.filter(batch=batch)]
     image = current_image().tag
-    panel, local, ssh = [], [], []
+    everything: list[list[float]] = [[] for _ in range(5)]
+    panel, local, ssh, bare_local, bare_ssh = everything
     traces: list[dict[str, float]] = []
     for number, code in enumerate(codes):
         user = create_user(email=f"c{number}@example.com", username=f"c{number}")
@@ -101,17 +102,25 @@ def measure(hosts: list[Any], derper: str) -> None:
         ours = _time(partial(_redeem, user, code))
         times = (
             ours,
-            _run_all(hosts, _local, image),
-            _run_all(hosts, _ssh, image),
+            _run_all(hosts, partial(_local, OPTIONS), image),
+            _run_all(hosts, partial(_ssh, OPTIONS), image),
+            _run_all(hosts, partial(_local, BARE), image),
+            _run_all(hosts, partial(_ssh, BARE), image),
         )
         if number:  # the first round warms everybody up
-            for series, value in zip((panel, local, ssh), times, strict=True):
+            for series, value in zip(everything, times, strict=True):
                 series.append(value)
             traces.append(_trace(user, began, ours))
     ours, plain, remote = (statistics.median(series) for series in (panel, local, ssh))
     print(f"redeem → three proven relays:              {ours:6.2f} s   {_spread(panel)}")
     print(f"three local docker run -d, one by one:     {plain:6.2f} s   {_spread(local)}")
     print(f"three ssh host docker run -d, one by one:  {remote:6.2f} s   {_spread(ssh)}")
+    print(
+        f"local, without ports and limits:           {statistics.median(bare_local):6.2f} s   {_spread(bare_local)}"
+    )
+    print(
+        f"ssh, without ports and limits:             {statistics.median(bare_ssh):6.2f} s   {_spread(bare_ssh)}"
+    )
     print("where the time goes, by the slowest of the three relays; medians in milliseconds")
     for step in dict.fromkeys(step for trace in traces for step in trace):
         series = [trace.get(step, 0.0) * 1e3 for trace in traces]
@@ -167,17 +176,44 @@ def _redeem(user: Any, code: str) -> None:
 
 
 # What the panel's relays do less their certificates: derper in its development mode, which needs no files.
-DERPER = ["-dev", "-a=:3340", "-c=/derper.json"]
+DERPER = ["-dev", "-a=:8443", "-c=/relay/derper.json"]
+# What makes a relay of the panel's (`containers.spec`), in the words of `docker run`; Docker chooses the ports.
+OPTIONS = [
+    *(
+        "--network",
+        "derpmgmt",
+        "-p",
+        "8443",
+        "-p",
+        "3478/udp",
+        "-v",
+        "/relay",
+        "--restart",
+        "always",
+    ),
+    *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    *("--memory", "128m", "--memory-swap", "128m", "--pids-limit", "256"),
+    *("--log-opt", "max-size=1m", "--log-opt", "max-file=2"),
+]
+BARE = ["-v", "/relay"]
 
 
-def _local(host: Any, image: str) -> list[str]:
-    return ["docker", "-H", f"unix://{host.docker_socket}", "run", "-d", "--user", "0", image, *DERPER]
+def _local(options: list[str], host: Any, image: str) -> list[str]:
+    run = ["docker", "-H", f"unix://{host.docker_socket}", "run", "-d", "--user", "0"]
+    return [*run, *options, image, *DERPER]
 
 
-def _ssh(host: Any, image: str) -> list[str]:
-    options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
+def _ssh(options: list[str], host: Any, image: str) -> list[str]:
+    settings = [
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        "LogLevel=ERROR",
+    ]
     target = ["-i", host.private_key_path, "-p", str(host.ssh_port), f"{host.user}@{host.address}"]
-    return ["ssh", *options, *target, " ".join(_local(host, image))]
+    return ["ssh", *settings, *target, " ".join(_local(options, host, image))]
 
 
 def _run_all(hosts: list[Any], command: Callable[[Any, str], list[str]], image: str) -> float:
@@ -185,13 +221,15 @@ def _run_all(hosts: list[Any], command: Callable[[Any, str], list[str]], image: 
 
     def run() -> None:
         for host in hosts:
-            answer = subprocess.run(command(host, image), check=True, capture_output=True, text=True)
+            answer = subprocess.run(command(host, image), check=False, capture_output=True, text=True)
+            if answer.returncode:
+                raise SystemExit(f"{host.name}: {answer.stderr}")
             started.append((host, answer.stdout.strip()))
 
     taken = _time(run)
     for host, container in started:
         subprocess.run(
-            ["docker", "-H", f"unix://{host.docker_socket}", "rm", "-f", container],
+            ["docker", "-H", f"unix://{host.docker_socket}", "rm", "-f", "-v", container],
             check=True,
             capture_output=True,
         )
