@@ -23,7 +23,7 @@ from accounts.tabs import Said, Tab, TabsMixin, link_to, show_table
 from containers.admin_acts import GATE_ACTS, RELAY_ACTS
 from containers.allowance_words import limits_in_words
 from containers.derp.probe import REMEDIES
-from containers.graphs import LATENCY, RELAY_GRAPHS, draw_latency
+from containers.graphs import RELAY_GRAPHS, TEST_GRAPHS, draw_tests
 from containers.habit_parts import customer_rate
 from containers.job_admin import DeploymentAdmin as DeploymentAdmin
 from containers.job_admin import ServerCheckAdmin as ServerCheckAdmin
@@ -162,7 +162,7 @@ class RelayAdmin(GraphsMixin, TabsMixin, ReadOnlyAdmin):
     def more_graphs(self, row: Relay) -> Mapping[str, Drawn]:
         return {
             "traffic": (TITLE, partial(relay_month, row)),
-            "latency": (LATENCY, partial(draw_latency, row)),
+            **{name: (graph.title, partial(draw_tests, row, name)) for name, graph in TEST_GRAPHS.items()},
         }
 
     def get_urls(self) -> list[Any]:

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from django.conf import settings
-from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from containers.models import Relay, RelayHealth
@@ -37,31 +36,42 @@ RELAY_GRAPHS: Mapping[str, Graph] = MappingProxyType(
     }
 )
 
-LATENCY = _("Latency")
-_TIMES = ("handshake_ms", "packet_ms", "stun_ms")
+# Of a relay's tests; beside them stand the times from customers' own devices (`_FROM_DEVICES`).
+TEST_GRAPHS: Mapping[str, Graph] = MappingProxyType(
+    {
+        "latency": Graph(
+            _("Latency"),
+            Unit.MILLISECONDS,
+            ((_("handshake"), "handshake_ms"), (_("forwarding"), "packet_ms"), ("STUN", "stun_ms")),
+        ),
+        "jitter": Graph(
+            _("Jitter"), Unit.MILLISECONDS, (("TCP", "tcp_jitter_ms"), ("STUN", "stun_jitter_ms"))
+        ),
+        "loss": Graph(_("Packets lost"), Unit.SHARE, (("STUN", "stun_loss"),)),
+    }
+)
+_FROM_DEVICES = _("from devices")
 
 
-def draw_latency(relay: Relay, chosen: Range, now: int) -> Chart:
-    """What the panel's tests of a relay took, and how long their customer's own devices take to it, as they say. Two queries.
+def draw_tests(relay: Relay, name: str, chosen: Range, now: int) -> Chart:
+    """One of `TEST_GRAPHS`: what the panel's tests of a relay measured, and with the latency how long their customer's own devices take to
+    it, as they say. Two queries at most.
 
     Tests are further apart than the moments of short ranges, and are kept for two days.
     """
+    graph = TEST_GRAPHS[name]
     moments = replace(chosen, step=max(chosen.step, 60 * settings.PROOF_MINUTES)).moments(now)
     begin = datetime.fromtimestamp(moments.start, UTC)
-    tests = RelayHealth.objects.filter(relay=relay, at__gte=begin).order_by("at").values_list("at", *_TIMES)
-    said = ClientLatency.objects.filter(relay=relay, at__gte=moments.start).order_by("at")
-    times = on_grid(
-        _means(((int(at.timestamp()), *row) for at, *row in tests), moments), moments, len(_TIMES)
-    )
-    clients = on_grid(_means(said.values_list("at", "ms"), moments), moments, 1)
-    names: tuple[str | Promise, ...] = (
-        _("handshake"),
-        _("forwarding"),
-        "STUN",
-        _("from devices"),
-    )
-    lines = [Line(name, values) for name, values in zip(names, [*times, *clients], strict=True)]
-    return Chart(moments, lines, Unit.MILLISECONDS)
+    fields = [figure for _name, figure in graph.lines]
+    tests = RelayHealth.objects.filter(relay=relay, at__gte=begin).order_by("at").values_list("at", *fields)
+    rows = ((int(at.timestamp()), *values) for at, *values in tests)
+    columns = on_grid(_means(rows, moments), moments, len(fields))
+    lines = [Line(label, values) for (label, _figure), values in zip(graph.lines, columns, strict=True)]
+    if name == "latency":
+        said = ClientLatency.objects.filter(relay=relay, at__gte=moments.start).order_by("at")
+        (times,) = on_grid(_means(said.values_list("at", "ms"), moments), moments, 1)
+        lines.append(Line(_FROM_DEVICES, times))
+    return Chart(moments, lines, graph.unit)
 
 
 def _means(rows: Iterable[tuple[Any, ...]], moments: range) -> Iterator[tuple[Any, ...]]:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from accounts.requests import SignedInRequest
-from containers.graphs import LATENCY, RELAY_GRAPHS, draw_latency
+from containers.graphs import RELAY_GRAPHS, TEST_GRAPHS, draw_tests
 from containers.models import Relay, TrafficMonth
 from containers.progress import describe_relays, relay_cards
 from containers.services.relay_requests import PROBE_RATE, ask_probe
@@ -65,9 +65,9 @@ def traffic_show(request: SignedInRequest) -> HttpResponse:
         else []
     )
     charts: list[Any] = [(TITLE, reverse("containers:traffic-graph"))]
-    for name, title in (("rate", RELAY_GRAPHS["rate"].title), ("latency", LATENCY)):
+    for name, graph in {"rate": RELAY_GRAPHS["rate"], **TEST_GRAPHS}.items():
         charts += [
-            (f"{card.name} · {title}", reverse("containers:relay-graph", args=[card.relay.pk, name]))
+            (f"{card.name} · {graph.title}", reverse("containers:relay-graph", args=[card.relay.pk, name]))
             for card in cards
             if card.relay
         ]
@@ -103,8 +103,8 @@ def traffic_graph(request: SignedInRequest) -> HttpResponse:
 def relay_graph(request: SignedInRequest, pk: int, name: str) -> HttpResponse:
     """The figures of a chart of a relay of one's own, as JSON or CSV."""
     relay = get_object_or_404(Relay.objects.filter(rental=_own(request)), pk=pk)
-    if name == "latency":
-        return answer(request, f"relay-{pk}-latency", partial(draw_latency, relay))
+    if name in TEST_GRAPHS:
+        return answer(request, f"relay-{pk}-{name}", partial(draw_tests, relay, name))
     if name != "rate":
         raise Http404
     return answer(request, f"relay-{pk}-{name}", partial(draw, RELAYS, pk, RELAY_GRAPHS[name]))

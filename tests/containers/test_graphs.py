@@ -3,10 +3,14 @@
 import time
 
 import pytest
+from django.urls import reverse
+from django.utils import timezone
 
 from containers.graphs import RELAY_GRAPHS
+from containers.models import RelayHealth
 from containers.sample_models import RELAY_FIGURES, RelaySample
-from tests.factories import WholeRentalFactory
+from containers.services.client_latency import record_client_latency
+from tests.factories import RelayHealthFactory, WholeRentalFactory
 from tests.panel import world
 
 pytestmark = pytest.mark.django_db
@@ -29,6 +33,33 @@ def test_operators_see_what_flows_through_a_relay() -> None:
     assert client.get(f"{base}/graph/nothing/").status_code == 404
     page = client.get(f"{base}/change/?tab=graphs").text
     assert all(f'data-chart="{base}/graph/{name}/?range=24h"' in page for name in RELAY_GRAPHS)
+
+
+def test_jitter_and_loss_stand_beside_the_round_trips_for_operators_and_the_customer() -> None:
+    rental = WholeRentalFactory()
+    relay = rental.relays.first()
+    RelayHealth.objects.all().delete()
+    RelayHealthFactory(relay=relay, tcp_jitter_ms=0.5, stun_jitter_ms=None, stun_loss=0.25)
+    record_client_latency(times={relay.pk: 31.5}, now=timezone.now())
+    admin, own = world.enter("admin", has_factor=True), world.sign_in(rental.user)
+    measured = {
+        "latency": ("ms", [[3.1], [1.2], [0.8], [31.5]]),
+        "jitter": ("ms", [[0.5], []]),
+        "loss": ("share", [[0.25]]),
+    }
+    tab, page = (
+        admin.get(f"/admin/containers/relay/{relay.pk}/change/?tab=graphs").text,
+        own.get("/traffic/").text,
+    )
+    for name, (unit, values) in measured.items():
+        for browser, shown, url in (
+            (admin, tab, f"/admin/containers/relay/{relay.pk}/graph/{name}/"),
+            (own, page, reverse("containers:relay-graph", args=[relay.pk, name])),
+        ):
+            assert url in shown
+            said = browser.get(url).json()
+            assert said["unit"] == unit
+            assert [[value for value in line["y"] if value is not None] for line in said["lines"]] == values
 
 
 def test_a_customers_page_has_the_charts_of_their_relays_and_of_nobody_elses() -> None:

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone, translation
 
 from accounts.models import User
-from containers.graphs import draw_latency
+from containers.graphs import draw_tests
 from containers.models import Relay, TrafficDay, TrafficHour
 from containers.sample_models import ClientLatency, RelaySample
 from containers.traffic_graphs import relay_month, rental_month, server_month
@@ -124,7 +124,7 @@ def test_latency_is_the_mean_of_tests_with_gaps_and_what_devices_say_beside_it(r
         at_time = datetime.fromtimestamp(begin + at, UTC)
         RelayHealthFactory(relay=relay, at=at_time, packet_ms=packet, is_ok=packet is not None)
     ClientLatency.objects.create(relay=relay, at=begin + 900, ms=40)
-    chart = draw_latency(relay, chosen, int(now.timestamp()))
+    chart = draw_tests(relay, "latency", chosen, int(now.timestamp()))
     at = list(chart.moments).index(begin)
     assert list(chart.lines[1].values)[at : at + 4] == [5, None, None, 8]
     assert list(chart.lines[3].values)[at : at + 4] == [None, 40, None, None]
@@ -139,7 +139,7 @@ def test_charts_cost_the_same_for_more_relays_and_more_history(rental: Rental, c
     with CaptureQueriesContext(connection) as queries:
         rental_month(rental, RANGES[chosen], NOW)
         server_month(server, RANGES[chosen], NOW)
-        draw_latency(rental.relays.wanted()[0], RANGES[chosen], NOW)
+        draw_tests(rental.relays.wanted()[0], "latency", RANGES[chosen], NOW)
     assert len(queries) == 2 + 1 + 1 + 2
 
 
