@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Demo, Window
+from tests.browser.conftest import PATIENCE_MS, Demo, Window
 
 pytestmark = pytest.mark.lab
 Open = Callable[..., Window]
@@ -37,7 +37,7 @@ def check_live_list(page: Page) -> None:
     page.locator("#searchbar").fill("half a wo")
     page.evaluate("for (const cell of document.querySelectorAll('td.field-fill')) cell.textContent = 'old'")
     page.evaluate("document.querySelector('.server-totals td').textContent = 'old'")
-    expect(page.get_by_text("old", exact=True)).to_have_count(0)
+    expect(page.get_by_text("old", exact=True)).to_have_count(0, timeout=PATIENCE_MS)
     expect(box).to_be_checked()
     expect(page.locator("#changelist-filter details").first).to_have_attribute("open", "")
     expect(page.locator("#searchbar")).to_be_focused()
