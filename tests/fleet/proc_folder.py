@@ -34,7 +34,11 @@ class Proc:
         folder.mkdir(parents=True)
         before_start = f"S {parent} {pid} {pid} 0 -1 0 0 0 0 0 {ticks[0]} 0 {ticks[1]} 0 20 0 1 0"
         (folder / "stat").write_text(f"{pid} ({name}) {before_start} {start} 99999 {pages} 184467 1 1\n")
-        (folder / "cgroup").write_text(f"1:cpu:{cgroup}\n" if cgroup else "")
+        # As control groups v2 say it, and v1 with more than one hierarchy (cgroups(7)).
+        hierarchies = (
+            ("0::",) if cgroup.endswith(".scope") else ("12:rdma:/\n3:cpu,cpuacct:", "1:name=systemd:")
+        )
+        (folder / "cgroup").write_text("".join(f"{each}{cgroup}\n" for each in hierarchies) if cgroup else "")
         (folder / "mountinfo").write_text(mounts)
         return folder
 
