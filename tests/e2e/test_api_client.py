@@ -39,7 +39,7 @@ def test_the_client_writes_the_map_of_three_proven_relays(
     try:
         client.stdin.write(f"{PASSWORD}\n")
         client.stdin.flush()
-        wait_for(lambda: mail.outbox, 20)
+        wait_for(lambda: mail.outbox, 60)
         code = re.search(r"\b\d{6}\b", str(mail.outbox[0].body))
         assert code
         client.stdin.write(f"{code[0]}\n")

@@ -33,6 +33,9 @@ from .conftest import IS_LAB, Fleet, assert_in_order, end_now, rest_no_more
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+# Seconds in which nginx reads a list that came; it takes a moment, and more where the machine is under load.
+READS_WITHIN = 30
+
 STEPS = ["network", "image", "clean", "volume", "create", "files", "start", "check"]
 NAME = gate_name(settings.PANEL_ID)
 
@@ -153,13 +156,13 @@ def test_known_device_gets_in_by_the_list_when_the_panel_is_away(
     change_list(known, rental, [(relay.pk, keys.public_key_of(device)) for relay in made])
     work()
     assert_gates_in_order(fleet)
-    deadline = time.monotonic() + 5  # nginx takes a moment to read it
+    deadline = time.monotonic() + READS_WITHIN
     while not all(knock(relay, device) for relay in made):
         assert time.monotonic() < deadline
     assert not any(knock(relay, stranger) for relay in made)
     change_list(known, rental, [])
     work()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + READS_WITHIN
     while any(knock(relay, device) for relay in made):
         assert time.monotonic() < deadline
 
@@ -272,7 +275,7 @@ def test_list_reaches_nginx_when_the_push_was_killed_before_the_signal(
     visit_all()
     work()
     assert_gates_in_order(fleet)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + READS_WITHIN
     while not knock(made[0], device):
         assert time.monotonic() < deadline
 

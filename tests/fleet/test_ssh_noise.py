@@ -55,7 +55,7 @@ def test_result_is_the_scripts_own_when_the_login_shell_has_no_error_output(
 
 
 def test_result_is_there_when_a_command_leaves_programs_behind(connection: Connection) -> None:
-    with within(5):
+    with within(15):
         result = connection.run("sleep 60 & echo there; sleep 60 >&2 & exit 3", timeout=20)
     assert (result.status, result.stdout) == (3, b"there\n")
 
@@ -64,7 +64,7 @@ def test_result_is_there_when_the_login_shell_left_a_program_that_prints_for_eve
     host: SshHost, connection: Connection
 ) -> None:
     host.before = FOREVER
-    with within(10):
+    with within(15):
         result = connection.run(SCRIPT, timeout=20)
     assert (result.status, result.stdout.replace(b"noise\n", b"")) == (7, b"there\n")
     assert result.stderr.replace(b"noise\n", b"") == b"wrong\n"
@@ -74,7 +74,7 @@ def test_host_is_not_waited_for_for_ever_when_its_login_shell_prints_for_ever(
     host: SshHost, connection: Connection
 ) -> None:
     host.before = "yes"
-    with within(5), pytest.raises(ssh.TimedOut):
+    with within(15), pytest.raises(ssh.TimedOut):
         connection.run("true", timeout=1)
 
 

@@ -196,5 +196,5 @@ class Running:
         family = self.family()
         self.process.send_signal(number)
         code = self.process.wait(timeout=START_SECONDS)
-        wait_for(lambda: not family & processes().keys(), f"processes {family & processes().keys()} end", 20)
+        wait_for(lambda: not family & processes().keys(), f"processes {family & processes().keys()} end", 60)
         return code
