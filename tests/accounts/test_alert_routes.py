@@ -18,7 +18,6 @@ from accounts.alerts.models import Alert
 from accounts.alerts.route_models import AlertDelivery, AlertRoute, AlertTelling
 from accounts.alerts.routes import RouteRefused
 from accounts.jobs import send_notice, sweep_notices
-from accounts.matters import matters
 from accounts.models import Notice, OperationLog, User
 from accounts.services import notices
 from tests.factories import AlertFactory, UserFactory
@@ -385,9 +384,6 @@ def test_text_messages_that_are_no_longer_configured_fail_in_words(
     sweep(clock, 30, times=4)
     assert AlertDelivery.objects.get(route__by="sms").error == sms.NOT_CONFIGURED
     assert len(mail.outbox) == 1
-    # It is among what needs a person, who reads why in the list to which that leads.
-    (matter,) = (matter for matter in matters(timezone.now()) if matter.key == "alerts_untold")
-    assert matter.url == "/admin/accounts/alertdelivery/?state__exact=failed"
 
 
 def test_a_route_that_is_off_tells_nothing(
