@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
-from django.db.models import Count, Min
+from django.db.models import Count, Min, Q
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -45,9 +45,11 @@ def matters(now: datetime) -> Iterator[Matter]:
 
 
 def _untold(now: datetime) -> Iterator[Matter]:
-    failed = AlertDelivery.objects.filter(
-        state=AlertDelivery.State.FAILED, created_at__gt=now - NOTICES_SHOWN_FOR
-    ).aggregate(count=Count("pk"), first=Min("created_at"))
+    state = AlertDelivery.State
+    # What did not leave at the first try is tried on, but another route had to tell it instead.
+    undelivered = Q(state=state.FAILED) | Q(state=state.WAITING, replaced_at__isnull=False)
+    rows = AlertDelivery.objects.filter(undelivered, created_at__gt=now - NOTICES_SHOWN_FOR)
+    failed = rows.aggregate(count=Count("pk"), first=Min("created_at"))
     if not failed["count"]:
         return
     title = ngettext(
@@ -56,7 +58,7 @@ def _untold(now: datetime) -> Iterator[Matter]:
         failed["count"],
     ) % {"count": failed["count"]}
     text = _("Look at the reasons, and try the route with its button.")
-    url = reverse("admin:accounts_alertdelivery_changelist") + "?state__exact=failed"
+    url = reverse("admin:accounts_alertdelivery_changelist") + "?state__in=failed,waiting"
     yield Matter(WARNING, title, text, url, "alerts_untold", failed["first"], rule="panel")
 
 

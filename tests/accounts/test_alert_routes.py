@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import time, timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import responses
 import time_machine
 from django.core import mail
+from django.test import Client
 from django.utils import timezone
 
 from accounts import push, services, sms
@@ -18,6 +19,7 @@ from accounts.alerts.models import Alert
 from accounts.alerts.route_models import AlertDelivery, AlertRoute, AlertTelling
 from accounts.alerts.routes import RouteRefused
 from accounts.jobs import send_notice, sweep_notices
+from accounts.matters import matters
 from accounts.models import Notice, OperationLog, User
 from accounts.services import notices
 from tests.factories import AlertFactory, UserFactory
@@ -374,7 +376,10 @@ def test_a_route_is_tried(admin: User, world: responses.RequestsMock, clock: tim
 
 
 def test_text_messages_that_are_no_longer_configured_fail_in_words(
-    clock: time_machine.Traveller, settings: Any
+    clock: time_machine.Traveller,
+    settings: Any,
+    admin: User,
+    sign_in_with_factor: Callable[[User], Client],
 ) -> None:
     settings.SMS_ACCESS_KEY_ID = "LTAI"
     route("sms", "13800000000", position=1)
@@ -382,8 +387,13 @@ def test_text_messages_that_are_no_longer_configured_fail_in_words(
     route("email", "noc@example.com", position=2, kinds=["panel"])
     raised()
     sweep(clock, 30, times=4)
-    assert AlertDelivery.objects.get(route__by="sms").error == sms.NOT_CONFIGURED
-    assert len(mail.outbox) == 1
+    tried = AlertDelivery.objects.get(route__by="sms")
+    assert (tried.error, len(mail.outbox)) == (sms.NOT_CONFIGURED, 1)
+    # Long before it is given up it is among what needs a person, who reads why in the list to which that leads.
+    assert tried.state == AlertDelivery.State.WAITING
+    (matter,) = (matter for matter in matters(timezone.now()) if matter.key == "alerts_untold")
+    page = sign_in_with_factor(admin).get(matter.url)
+    assert sms.NOT_CONFIGURED in page.content.decode()
 
 
 def test_a_route_that_is_off_tells_nothing(
