@@ -4,6 +4,7 @@ import random
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.utils import timezone
 
 from accounts.alerts.models import Alert, AlertRule
@@ -35,7 +36,6 @@ NAMES = (
     "树莓派",
     "客厅 Apple TV",
 )
-PROOFS_A_DAY = 96
 
 
 def _key(dice: random.Random) -> str:
@@ -167,14 +167,14 @@ def seed() -> None:
     RelayHealth.objects.bulk_create(
         RelayHealth(
             relay=relay,
-            at=now - timedelta(minutes=15 * number),
+            at=now - timedelta(minutes=settings.PROOF_MINUTES * number),
             is_ok=(is_ok := dice.random() > 0.02),
             handshake_ms=dice.uniform(18, 34) if is_ok else None,
             packet_ms=dice.uniform(8, 15) if is_ok else None,
             stun_ms=dice.uniform(7, 14) if is_ok else None,
         )
         for relay in relays
-        for number in range(1, PROOFS_A_DAY)
+        for number in range(1, 24 * 60 // settings.PROOF_MINUTES)
     )
     seed_traffic(rental, relays, dice)
     seed_alerts(customer, [relay.server for relay in relays], now)
