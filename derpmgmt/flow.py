@@ -116,7 +116,7 @@ ANSWERS: dict[str, list[Callable[..., Iterable[Any]]]] = {
         about("devices", pgettext_lazy("device", "devices"), device_matters),
         about("accounts", _("accounts and notices"), account_matters),
         about("serials", _("serial numbers"), serial_matters),
-        about("alerts", _("what was read"), alert_matters),
+        about("alerts", _("measurements"), alert_matters),
     ],
     # for which servers rules of alerts can be changed
     "alert_servers": [alert_servers],
