@@ -206,18 +206,22 @@ def test_lists_tell_ages_and_pages_one_style_of_dates(staff: Client) -> None:
 def test_a_row_is_a_card_whose_fields_say_what_they_are(staff: Client) -> None:
     ServerFactory(healthy=True)
     text = read(staff, "/admin/fleet/server/")
-    row = part(text, "<tbody>", "</tbody>")
+    row = part(part(text, 'id="result_list"', "</table>"), "<tbody>", "</tbody>")
     headings = [unescape(heading) for heading in re.findall(r'data-label="([^"]+)"', row)]
     assert headings == [
         "Name",
         "State",
         "Region",
+        "Provider account",
+        "Public address",
         "Relays / capacity",
-        "Load per core",
         "Up now",
         "Down now",
         "Traffic this month",
-        "Public address",
+        "Left this month",
+        "Traffic in all",
+        "Load per core",
+        "Latency",
         "Last visit",
     ]
 
