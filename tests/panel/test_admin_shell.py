@@ -219,7 +219,7 @@ def test_a_row_is_a_card_whose_fields_say_what_they_are(staff: Client) -> None:
         "Down now",
         "Traffic this month",
         "Left this month",
-        "Traffic in all",
+        "Total traffic",
         "Load per core",
         "Latency",
         "Last visit",
