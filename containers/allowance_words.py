@@ -69,7 +69,7 @@ def limits_in_words(rental: Rental, now: datetime, relay: Relay | None = None) -
         (_("of it up"), allowance.up),
         (_("of it down"), allowance.down),
     ):
-        # Up and down have a limit of their own only where somebody said so.
+        # Up and down have a limit of their own only where one was sold or said.
         if figure.value is not None or figure.source is not Source.SOLD or figure is allowance.both:
             value = _("unlimited") if figure.value is None else traffic(figure.value)
             shown.append((name, said(figure, value)))

@@ -12,15 +12,13 @@ from containers.allowances import Use
 from containers.models import Relay
 from containers.services.allowances import allowance_of
 from containers.services.traffic import month_of
-from derpmgmt.lib.arguments import MOST_GB, amount, number, or_otherwise
+from derpmgmt.lib.arguments import MOST_GB, MOST_MBIT, amount, number, or_otherwise
 from derpmgmt.lib.commands import PanelCommand
 from serials.rentals.limits import AtQuota
 from serials.rentals.models import Rental
 from serials.rentals.services import current_span
 from serials.rentals.wording import BYTES_PER_GB, BYTES_PER_MBIT, traffic
 
-# As the form takes: 100 Gbit/s.
-_MOST_MBIT = 10**5
 _OPTIONS = {
     "traffic": "cap_both_bytes",
     "up": "cap_up_bytes",
@@ -50,7 +48,7 @@ class LimitsCommand(PanelCommand):
         )  # fmt: skip
         parser.add_argument("--up", metavar="GB", type=size, **given, help=_("of it from devices"))
         parser.add_argument("--down", metavar="GB", type=size, **given, help=_("of it to devices"))
-        rate = or_otherwise(amount(BYTES_PER_MBIT, _MOST_MBIT))
+        rate = or_otherwise(amount(BYTES_PER_MBIT, MOST_MBIT))
         parser.add_argument("--rate", metavar="MBIT", type=rate, **given, help=_("Mbit/s for each device"))
         if with_devices:
             devices = or_otherwise(number(1, 1000))

@@ -53,7 +53,14 @@ from serials.rentals.services import (
 )
 
 _LONGEST_MONTH = timedelta(days=31)
-_SOLD = ("quota_bytes", "rate_bytes_per_second", "device_limit", "at_quota")
+_SOLD = (
+    "quota_bytes",
+    "upload_quota_bytes",
+    "download_quota_bytes",
+    "rate_bytes_per_second",
+    "device_limit",
+    "at_quota",
+)
 # Something was said, or came of it.
 _LIMITED = (
     Q(cap_up_bytes__isnull=False)
@@ -84,6 +91,8 @@ def sold_caps(span: RentalSpan | None) -> Caps:
     if span is None:
         return Caps()
     return Caps(
+        up=span.upload_quota_bytes,
+        down=span.download_quota_bytes,
         both=span.quota_bytes,
         rate=span.rate_bytes_per_second,
         devices=span.device_limit,
@@ -161,6 +170,8 @@ def read_cases(rentals: QuerySet[Rental], now: datetime) -> list[Case]:
     own = Relay.objects.filter(_LIMITED | Q(rate__isnull=False), _STAND_OR_RETURN)
     spans = open_spans(RentalSpan.objects.filter(rental__in=rentals), now).filter(
         Q(quota_bytes__isnull=False)
+        | Q(upload_quota_bytes__isnull=False)
+        | Q(download_quota_bytes__isnull=False)
         | Q(rate_bytes_per_second__isnull=False)
         | Q(rental__in=rentals.filter(_LIMITED | _WIDENED).values("pk"))
         | Q(rental__in=own.values("rental"))

@@ -47,8 +47,8 @@ _WORDS = (
     gettext_noop("invalid choice: %(value)r (choose from %(choices)s)"),
 )
 _AGO = re.compile(r"(\d{1,5})(m|h|d)")
-# Traffic is given in GB, a million of them at most, as forms take.
-MOST_GB = 10**6
+# Traffic is given in GB, a million of them at most, and rates in Mbit/s, 100,000 at most, as forms take.
+MOST_GB, MOST_MBIT = 10**6, 10**5
 # What is typed for “as it is otherwise”.
 OTHERWISE = "-"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}

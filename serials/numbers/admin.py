@@ -112,6 +112,8 @@ class SerialBatchAdmin(BatchCodesMixin, rentals.EntitlementColumns, ReadOnlyAdmi
             *paid,
             "device_limit",
             "quota_gb",
+            "upload_quota_gb",
+            "download_quota_gb",
             "rate_mbit",
             "at_quota",
             "grace_days",

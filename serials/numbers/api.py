@@ -51,6 +51,8 @@ Code = Annotated[
     ),
 ]
 
+_Quota = Annotated[int, Field(ge=BYTES_PER_GB, le=10**6 * BYTES_PER_GB)] | None
+
 
 def _read_end(text: str) -> str:
     read_end(text)
@@ -84,8 +86,10 @@ class Generating(Input):
         description="For super admins. Unpaid ones cannot be redeemed until a super admin says that they are paid for.",
     )
     device_limit: int = Field(20, ge=1, le=1000, description="Devices that may be approved.")
-    quota_bytes: int | None = Field(
-        None, ge=BYTES_PER_GB, le=10**6 * BYTES_PER_GB, description="Traffic a month; null for no limit."
+    quota_bytes: _Quota = Field(None, description="Traffic a month, both ways together; null for no limit.")
+    upload_quota_bytes: _Quota = Field(None, description="What devices send a month; null for no limit.")
+    download_quota_bytes: _Quota = Field(
+        None, description="What is sent to devices a month; null for no limit."
     )
     rate_bytes_per_second: int | None = Field(
         None, ge=BYTES_PER_MBIT, le=10**5 * BYTES_PER_MBIT, description="For each device; null for no limit."

@@ -32,16 +32,18 @@ class ConfirmForm(CodeForm):
     start = forms.ChoiceField(choices=[("afterwards", ""), ("now", "")], required=False)
 
 
+def _traffic_field(label: Any) -> forms.IntegerField:
+    return forms.IntegerField(
+        label=label, required=False, min_value=1, max_value=10**6, help_text=_("Empty = unlimited.")
+    )
+
+
 class BatchForm(forms.ModelForm[SerialBatch]):
     """A new batch, with traffic and rate in the units that people use; `is_paid` is only offered to super admins."""
 
-    quota_gb = forms.IntegerField(
-        label=_("traffic a month in GB"),
-        required=False,
-        min_value=1,
-        max_value=10**6,
-        help_text=_("Empty = unlimited."),
-    )
+    quota_gb = _traffic_field(_("traffic a month in GB"))
+    upload_quota_gb = _traffic_field(_("of it up, from devices, in GB"))
+    download_quota_gb = _traffic_field(_("of it down, to devices, in GB"))
     rate_mbit = forms.IntegerField(
         label=_("rate limit in Mbit/s"),
         required=False,
@@ -79,7 +81,9 @@ class BatchForm(forms.ModelForm[SerialBatch]):
     def values(self) -> dict[str, Any]:
         """The cleaned values as `services.create_batch` takes them."""
         values = dict(self.cleaned_data)
-        quota, rate = values.pop("quota_gb"), values.pop("rate_mbit")
-        values["quota_bytes"] = quota and quota * BYTES_PER_GB
+        for name in ("quota", "upload_quota", "download_quota"):
+            quota = values.pop(f"{name}_gb")
+            values[f"{name}_bytes"] = quota and quota * BYTES_PER_GB
+        rate = values.pop("rate_mbit")
         values["rate_bytes_per_second"] = rate and rate * BYTES_PER_MBIT
         return values

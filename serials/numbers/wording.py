@@ -5,7 +5,7 @@ from django.utils.translation import ngettext
 
 from serials.numbers.models import SerialBatch
 from serials.rentals.models import Redemption
-from serials.rentals.wording import moment, rate, traffic
+from serials.rentals.wording import moment, rate, traffic_given
 
 
 def redeemed(redemption: Redemption) -> str:
@@ -26,10 +26,7 @@ def gives(batch: SerialBatch) -> list[str]:
         ngettext("%(count)d day", "%(count)d days", days) % {"count": days},
         ngettext("%(count)d device", "%(count)d devices", devices) % {"count": devices},
     ]
-    if batch.quota_bytes is None:
-        sold.append(_("unlimited traffic"))
-    else:
-        sold.append(_("%(size)s of traffic a month") % {"size": traffic(batch.quota_bytes)})
+    sold += traffic_given(batch) or [_("unlimited traffic")]
     if batch.rate_bytes_per_second is not None:
         sold.append(_("up to %(size)s for each device") % {"size": rate(batch.rate_bytes_per_second)})
     return sold

@@ -16,7 +16,7 @@ from derpmgmt.lib.paging import MOST_ROWS
 from serials.rentals import services
 from serials.rentals.admin_acts import RENTAL_ACTS
 from serials.rentals.models import Entitlement, Redemption, Rental, RentalSpan
-from serials.rentals.wording import duration, moment, rate, time_left, traffic
+from serials.rentals.wording import duration, moment, rate, sold_traffic, time_left
 
 
 class EntitlementColumns:
@@ -24,7 +24,7 @@ class EntitlementColumns:
 
     @admin.display(description=gettext_lazy("traffic a month"))
     def quota(self, sold: Entitlement) -> str:
-        return _("unlimited") if sold.quota_bytes is None else traffic(sold.quota_bytes)
+        return sold_traffic(sold)
 
     @admin.display(description=gettext_lazy("rate limit"))
     def rate(self, sold: Entitlement) -> str:

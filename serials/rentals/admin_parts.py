@@ -15,7 +15,7 @@ from accounts.tabs import Said, show_facts, show_table
 from serials.rentals import services
 from serials.rentals.admin_acts import RENTAL_ACTS
 from serials.rentals.models import Rental, RentalSpan
-from serials.rentals.wording import moment, moves_on, rate, time_left, traffic
+from serials.rentals.wording import moment, moves_on, rate, sold_traffic, time_left
 
 _COLOURS = {
     Rental.Status.ACTIVE: "green",
@@ -88,7 +88,7 @@ def spans(request: HttpRequest, rental: Rental) -> SafeString:
                 span.ends_at,
                 _("runs now") if is_now else _("over") if is_over else _("to come"),
                 span.device_limit,
-                _("unlimited") if span.quota_bytes is None else traffic(span.quota_bytes),
+                sold_traffic(span),
                 _("none") if span.rate_bytes_per_second is None else rate(span.rate_bytes_per_second),
                 span.get_at_quota_display(),
             )

@@ -36,7 +36,11 @@ class SpanShown(Output):
         description="Whether this one rules now; in a pause, where the time stands still."
     )
     device_limit: int = Field(description="Devices that may be approved.", examples=[20])
-    quota_bytes: int | None = Field(description="Traffic a month; null for no limit.")
+    quota_bytes: int | None = Field(description="Traffic a month, both ways together; null for no limit.")
+    upload_quota_bytes: int | None = Field(description="What devices send a month; null for no limit.")
+    download_quota_bytes: int | None = Field(
+        description="What is sent to devices a month; null for no limit."
+    )
     rate_bytes_per_second: int | None = Field(description="For each device; null for no limit.")
     at_quota: AtQuota = Field(description="What happens at the allowance.")
     grace_days: int | None = Field(

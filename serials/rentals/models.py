@@ -27,6 +27,13 @@ class Entitlement(models.Model):
     quota_bytes = models.BigIntegerField(
         _("traffic a month in bytes"), null=True, blank=True, help_text=_("Empty = unlimited.")
     )
+    # What devices send, and what is sent to them; beside, or instead of, both together.
+    upload_quota_bytes = models.BigIntegerField(
+        _("traffic up a month in bytes"), null=True, blank=True, help_text=_("Empty = unlimited.")
+    )
+    download_quota_bytes = models.BigIntegerField(
+        _("traffic down a month in bytes"), null=True, blank=True, help_text=_("Empty = unlimited.")
+    )
     rate_bytes_per_second = models.BigIntegerField(
         _("rate limit in bytes a second"),
         null=True,
@@ -58,6 +65,8 @@ class Entitlement(models.Model):
     ENTITLEMENT_FIELDS = (
         "device_limit",
         "quota_bytes",
+        "upload_quota_bytes",
+        "download_quota_bytes",
         "rate_bytes_per_second",
         "at_quota",
         "grace_days",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -67,6 +68,26 @@ def moves_on() -> str:
 def traffic(size_bytes: int) -> str:
     """Bytes with the unit that fits: `500 GB`, `1.5 TB`, `81.25 MB`, `0 B`."""
     return _scaled(size_bytes, ("B", "kB", "MB", "GB", "TB", "PB", "EB"))
+
+
+def sold_traffic(sold: Any) -> str:
+    """The traffic a month that was sold (an `Entitlement`), for operators: `500 GB`, `500 GB · up 100 GB`, `unlimited`."""
+    parts = [] if sold.quota_bytes is None else [traffic(sold.quota_bytes)]
+    if sold.upload_quota_bytes is not None:
+        parts.append(_("up %(size)s") % {"size": traffic(sold.upload_quota_bytes)})
+    if sold.download_quota_bytes is not None:
+        parts.append(_("down %(size)s") % {"size": traffic(sold.download_quota_bytes)})
+    return " · ".join(parts) or _("unlimited")
+
+
+def traffic_given(sold: Any) -> list[str]:
+    """The traffic a month that an `Entitlement` gives, in the words of who redeems it: a phrase for each limit; none where it is unlimited."""
+    given = (
+        (sold.quota_bytes, _("%(size)s of traffic a month")),
+        (sold.upload_quota_bytes, _("devices may send %(size)s a month")),
+        (sold.download_quota_bytes, _("devices may receive %(size)s a month")),
+    )
+    return [words % {"size": traffic(size)} for size, words in given if size is not None]
 
 
 def rate(bytes_per_second: float) -> str:

@@ -6,6 +6,13 @@ from serials.rentals import wording
 
 register = template.Library()
 
-for words in (wording.time_left, wording.duration, wording.moment, wording.traffic, wording.rate):
+for words in (
+    wording.time_left,
+    wording.duration,
+    wording.moment,
+    wording.traffic,
+    wording.traffic_given,
+    wording.rate,
+):
     register.filter(words)
 register.simple_tag(wording.moves_on)

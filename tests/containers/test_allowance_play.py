@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accounts.models import Notice
+from containers.allowance_words import CAPS
 from containers.models import Relay
 from containers.services.allowances import judge_rental, set_relay_limits, unrecorded
 from containers.services.relays import create_relay, record_running
@@ -33,10 +34,10 @@ QUOTA, OWN = 1000, 300
 class Play:
     """A customer, and beside the rows what should stand in them."""
 
-    def __init__(self, at_quota: str) -> None:
-        self.at_quota, self.now = at_quota, timezone.now()
+    def __init__(self, at_quota: str, sold: str) -> None:
+        self.sold, self.at_quota, self.now = sold, at_quota, timezone.now()
         self.rental = RentalFactory(days=2000)
-        self.rental.spans.update(quota_bytes=QUOTA, at_quota=at_quota)
+        self.rental.spans.update(at_quota=at_quota, **{sold: QUOTA})
         for slot in (1, 2):
             RelayFactory(rental=self.rental, slot=slot)
         own = {"cap_both_bytes": OWN, "cap_at_quota": "stop"}
@@ -52,6 +53,11 @@ class Play:
         return self.rental.relays.get(slot=slot)
 
     @property
+    def way(self) -> str:
+        """In which direction all flows: the one that was sold, if only one was."""
+        return "down_bytes" if self.sold == "download_quota_bytes" else "up_bytes"
+
+    @property
     def month(self) -> str:
         return str(month_of(self.rental, self.now))
 
@@ -62,7 +68,7 @@ class Play:
         row, _new = TrafficMonth.objects.get_or_create(
             relay=self.relay(slot), begins_on=month, defaults=values
         )
-        TrafficMonth.objects.filter(pk=row.pk).update(up_bytes=row.up_bytes + size)
+        TrafficMonth.objects.filter(pk=row.pk).update(**{self.way: getattr(row, self.way) + size})
         self.flowed[slot] += size
 
     def add(self, number: int) -> None:
@@ -79,7 +85,7 @@ class Play:
 
     def say(self, number: int) -> None:
         self.said = [None, 0, 400, 2000][number % 4]
-        services.set_limits(rental=self.rental, caps={"cap_both_bytes": self.said}, note="", by=None)
+        services.set_limits(rental=self.rental, caps={CAPS[self.sold]: self.said}, note="", by=None)
 
     def move(self, _number: int) -> None:
         old, server = self.relay(2), ServerFactory()
@@ -155,11 +161,14 @@ ACTS: dict[str, Callable[[Play, int], None]] = {
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     at_quota=st.sampled_from(["stop", "throttle", "nothing"]),
+    sold=st.sampled_from(["quota_bytes", "upload_quota_bytes", "download_quota_bytes"]),
     acts=st.lists(st.tuples(st.sampled_from([*ACTS, "flow", "flow"]), st.integers(0, 900)), max_size=14),
 )
-def test_what_stands_in_the_rows_is_what_follows(at_quota: str, acts: list[tuple[str, int]]) -> None:
+def test_what_stands_in_the_rows_is_what_follows(
+    at_quota: str, sold: str, acts: list[tuple[str, int]]
+) -> None:
     with transaction.atomic(), patch("derpmgmt.lib.queue.announce"):
-        play = Play(at_quota)
+        play = Play(at_quota, sold)
         for name, number in acts:
             ACTS[name](play, number)
         play.judge()

@@ -157,6 +157,18 @@ def test_what_is_said_for_the_customer_goes_before_what_was_sold():
     assert OperationLog.objects.filter(action="rental.limits_changed", actor=by).count() == 3
 
 
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_what_was_sold_for_one_direction_ends_by_it_alone(way: str):
+    rental = rental_of("stop", None)
+    rental.spans.update(**{"upload_quota_bytes" if way == "up" else "download_quota_bytes": 5 * GB})
+    use(rental, **{"up": 900 * GB, "down": 900 * GB} | {way: 4 * GB})
+    assert judged(rental).traffic_state == "near"
+    use(rental, **{"up": 0, "down": 0} | {way: 5 * GB})
+    assert judged(rental).stopped_at is not None
+    assert told(rental) == ["traffic_near", "traffic_over"]
+    assert Notice.objects.latest("pk").context["way"] == way
+
+
 def test_a_relays_own_end_stops_it_alone_and_keeps_its_place():
     ServerFactory.create_batch(3, healthy=True)
     rental = rental_of("nothing", None)

@@ -5,10 +5,12 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from derpmgmt.lib.arguments import parse_day
+from derpmgmt.lib.arguments import MOST_GB, MOST_MBIT, amount, number, parse_day
 from derpmgmt.lib.commands import PanelCommand
 from fleet.models import Server
 from serials.numbers import codes, services
+from serials.rentals.limits import AtQuota
+from serials.rentals.wording import BYTES_PER_GB, BYTES_PER_MBIT
 
 
 class Command(PanelCommand):
@@ -22,6 +24,27 @@ class Command(PanelCommand):
         parser.add_argument("--name", help=_("name of the batch"))
         parser.add_argument(
             "--redeem-by", metavar="DAY", help=_("last day for redeeming, for example 2026-12-31")
+        )
+        size = amount(BYTES_PER_GB, MOST_GB, least="1")
+        parser.add_argument(
+            "--traffic", metavar="GB", type=size, help=_("traffic a month, both ways together")
+        )
+        parser.add_argument("--up", metavar="GB", type=size, help=_("of it from devices"))
+        parser.add_argument("--down", metavar="GB", type=size, help=_("of it to devices"))
+        parser.add_argument(
+            "--rate",
+            metavar="MBIT",
+            type=amount(BYTES_PER_MBIT, MOST_MBIT, least="1"),
+            help=_("Mbit/s for each device"),
+        )
+        parser.add_argument(
+            "--devices", metavar="N", type=number(1, 1000), default=20, help=_("devices that may be approved")
+        )
+        parser.add_argument(
+            "--at-quota",
+            choices=AtQuota.values,
+            default=AtQuota.NOTHING.value,
+            help=_("what happens at the allowance"),
         )
         parser.add_argument(
             "--grace-days", type=int, help=_("days for which everything runs on after the end")
@@ -54,6 +77,12 @@ class Command(PanelCommand):
                 redeem_by=redeem_by,
                 servers=servers,
                 grace_days=options["grace_days"],
+                quota_bytes=options["traffic"],
+                upload_quota_bytes=options["up"],
+                download_quota_bytes=options["down"],
+                rate_bytes_per_second=options["rate"],
+                device_limit=options["devices"],
+                at_quota=options["at_quota"],
             )
         except ValidationError as error:
             raise CommandError(

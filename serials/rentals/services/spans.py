@@ -31,6 +31,8 @@ class Terms:
     rate_bytes_per_second: int | None
     at_quota: str
     servers: frozenset[int]
+    upload_quota_bytes: int | None = None
+    download_quota_bytes: int | None = None
     # No part of what a person compares: two serial numbers that differ only here give the same while they run.
     grace_days: int | None = field(default=None, compare=False)
     may_open: bool = field(default=True, compare=False)

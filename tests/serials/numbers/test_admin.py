@@ -26,6 +26,7 @@ from tests.factories import SerialBatchFactory, SerialNumberFactory, UserFactory
 pytestmark = pytest.mark.django_db
 BATCHES, NUMBERS = "/admin/serials/serialbatch/", "/admin/serials/serialnumber/"
 NEW = {"name": "spring", "days": "30", "count": "5", "redeem_by": "", "device_limit": "20", "quota_gb": "500",
+       "upload_quota_gb": "100", "download_quota_gb": "400",
        "rate_mbit": "20", "at_quota": "throttle"}  # fmt: skip
 
 
@@ -66,6 +67,9 @@ def test_batch_is_unpaid_when_a_normal_admin_makes_it(admin: Client, servers: li
     batch = SerialBatch.objects.get()
     assert (batch.days, batch.serials.count(), batch.is_paid, batch.servers.count()) == (30, 5, False, 3)
     assert (batch.quota_bytes, batch.rate_bytes_per_second) == (500 * 10**9, 2_500_000)
+    assert (batch.upload_quota_bytes, batch.download_quota_bytes) == (100 * 10**9, 400 * 10**9)
+    shown = admin.get(f"{BATCHES}{batch.pk}/change/").content.decode()
+    assert "500 GB · up 100 GB · down 400 GB" in shown
     assert batch.created_by is not None
     assert OperationLog.objects.get(action="batch.created").actor == batch.created_by
     assert admin.post(f"{BATCHES}add/", NEW | {"is_paid": "on"}).status_code == 403
@@ -83,7 +87,14 @@ def test_batch_is_paid_when_a_super_admin_says_so(chief: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"days": "0"}, {"count": "10001"}, {"redeem_by": "2020-01-01"}, {"quota_gb": "-1"}]
+    "wrong",
+    [
+        {"days": "0"},
+        {"count": "10001"},
+        {"redeem_by": "2020-01-01"},
+        {"quota_gb": "-1"},
+        {"upload_quota_gb": "0"},
+    ],
 )
 def test_form_comes_back_when_a_value_is_wrong(chief: Client, wrong: dict[str, str]) -> None:
     response = chief.post(f"{BATCHES}add/", NEW | wrong)
@@ -277,14 +288,14 @@ def test_cards_say_whose_they_are_what_they_give_and_how_to_redeem(admin: Client
         count=3,
         days=90,
         device_limit=5,
-        quota_bytes=500 * 10**9,
+        download_quota_bytes=500 * 10**9,
         redeem_by=date(2099, 12, 31),
         name="<b>x</b>",
     )
     answer = admin.post(f"{BATCHES}{batch.pk}/codes/", {"what": "cards"})
     text = answer.content.decode()
     assert text.count("<article>") == 3
-    for words in ("derpmgmt", "90 days · 5 devices · 500 GB of traffic a month", f"{settings.PUBLIC_URL}/redeem/",
+    for words in ("derpmgmt", "90 days · 5 devices · devices may receive 500 GB a month", f"{settings.PUBLIC_URL}/redeem/",
                   "To be redeemed by 2099-12-31.", "&lt;b&gt;x"):  # fmt: skip
         assert words in text, words
     assert "<b>x" not in text

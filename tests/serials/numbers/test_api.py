@@ -76,7 +76,7 @@ def test_a_batch_has_what_was_asked_for(superadmin: User) -> None:
     servers = ServerFactory.create_batch(3)
     asked = {
         "count": 1, "duration_days": 7, "name": "spring", "redeem_by": "2030-01-31", "is_paid": True, "device_limit": 5,
-        "quota_bytes": 10**12, "rate_bytes_per_second": 2_500_000, "at_quota": "stop", "grace_days": 3, "may_open": False,
+        "quota_bytes": 10**12, "upload_quota_bytes": 10**11, "download_quota_bytes": 9 * 10**11, "rate_bytes_per_second": 2_500_000, "at_quota": "stop", "grace_days": 3, "may_open": False,
         "server_ids": [server.pk for server in servers],
     }  # fmt: skip
     answer = Api(superadmin).post("serial/generate", asked)
@@ -87,6 +87,7 @@ def test_a_batch_has_what_was_asked_for(superadmin: User) -> None:
     assert batch.name == "spring"
     assert (batch.device_limit, batch.at_quota, batch.grace_days, batch.may_open) == (5, "stop", 3, False)
     assert (batch.quota_bytes, batch.rate_bytes_per_second) == (10**12, 2_500_000)
+    assert (batch.upload_quota_bytes, batch.download_quota_bytes) == (10**11, 9 * 10**11)
     assert batch.redeem_by is not None
     assert batch.redeem_by.isoformat() == "2030-01-31"
     assert set(batch.servers.all()) == set(servers)
@@ -107,6 +108,8 @@ def test_the_same_request_with_a_key_makes_one_batch(admin: User) -> None:
         ({"duration_days": 3661}, "duration_days"),
         ({"device_limit": 1001}, "device_limit"),
         ({"quota_bytes": 1}, "quota_bytes"),
+        ({"upload_quota_bytes": 1}, "upload_quota_bytes"),
+        ({"download_quota_bytes": 10**18}, "download_quota_bytes"),
         ({"redeem_by": "2020-01-01"}, "redeem_by"),
         ({"at_quota": "explode"}, "at_quota"),
         ({"server_ids": [10**9]}, "server_ids"),

@@ -45,6 +45,22 @@ def test_serials_can_be_redeemed_when_the_command_printed_them(db: None) -> None
     assert services.find_serial(table[1].split()[0]).batch.days == 7
 
 
+def test_the_command_sells_what_its_options_say(db: None) -> None:
+    options = "--traffic 500 --up 100.5 --down 400 --rate 20 --devices 5 --at-quota stop"
+    run("serials_create", "--days", "30", *options.split())
+    batch = SerialBatch.objects.get()
+    assert (batch.quota_bytes, batch.upload_quota_bytes, batch.download_quota_bytes) == (
+        500 * 10**9,
+        100_500 * 10**6,
+        400 * 10**9,
+    )
+    assert (batch.rate_bytes_per_second, batch.device_limit, batch.at_quota) == (2_500_000, 5, "stop")
+    for wrong in ("--up 0.9", "--down -1", "--at-quota explode"):
+        with pytest.raises(CommandError):
+            run("serials_create", "--days", "30", *wrong.split())
+    assert SerialBatch.objects.count() == 1
+
+
 def test_a_batch_without_a_name_is_called_by_what_it_gives(db: None) -> None:
     for days, name in (("1", "2 × 1 day"), ("30", "2 × 30 days")):
         run("serials_create", "--days", days, "--count", "2")

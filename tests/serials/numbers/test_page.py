@@ -11,6 +11,7 @@ from django.contrib.messages import get_messages
 from django.core import mail
 from django.test import Client
 from django.utils import timezone, translation
+from django.utils.html import strip_tags
 
 from accounts.models import OperationLog, User
 from serials.numbers import codes, services
@@ -283,6 +284,17 @@ def test_own_confirmation_is_not_counted_again(signed_in: Client, settings: Any)
 
 def test_page_is_not_stored_by_caches(signed_in: Client) -> None:
     assert "no-store" in signed_in.get(URL)["Cache-Control"]
+
+
+def test_the_page_says_what_was_sold_for_each_direction(signed_in: Client, customer: User) -> None:
+    sold = {"upload_quota_bytes": 5 * 10**9, "download_quota_bytes": 7 * 10**9, "at_quota": "stop"}
+    signed_in.post(URL, {"code": SerialNumberFactory(**sold).code})
+    speak(signed_in, customer, "en")
+    page = " ".join(strip_tags(words(signed_in.get(URL))).split())
+    assert (
+        "devices may send 5 GB a month, stopped afterwards devices may receive 7 GB a month, stopped" in page
+    )
+    assert "unlimited" not in page
 
 
 def test_the_page_says_when_device_checking_cannot_be_switched_off(signed_in: Client) -> None:

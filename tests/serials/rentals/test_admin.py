@@ -302,9 +302,9 @@ def test_home_says_so_when_only_the_grace_is_left(customer: User) -> None:
 
 
 def test_what_was_sold_is_read_as_it_was_sold(customer: User, admin: Client) -> None:
-    serial = SerialNumberFactory(days=30, quota_bytes=500 * 10**9, rate_bytes_per_second=2_500_000)
+    serial = SerialNumberFactory(days=30, upload_quota_bytes=500 * 10**9, rate_bytes_per_second=2_500_000)
     rental = serials.redeem_serial(code=serial.code, user=customer, by=customer).rental
     page = admin.get(f"/admin/serials/rental/{rental.pk}/change/").content.decode()
-    for words in ("500 GB", "20 Mbit/s", "30 days"):
+    for words in ("up 500 GB", "20 Mbit/s", "30 days"):
         assert words in page
     assert "2592000" not in page

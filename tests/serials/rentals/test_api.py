@@ -37,6 +37,7 @@ def info(user: User, **query: Any) -> dict[str, Any]:
 
 
 def test_a_rental_is_shown_with_what_was_sold(rental: Rental) -> None:
+    rental.spans.update(download_quota_bytes=7)
     said = info(rental.user)
     shown = said["rental"]
     assert (said["user_id"], shown["rental_id"], shown["user_id"]) == (
@@ -51,6 +52,7 @@ def test_a_rental_is_shown_with_what_was_sold(rental: Rental) -> None:
     assert said["message"] == "30 days left"
     (span,) = shown["spans"]
     assert (span["device_limit"], span["is_current"], span["quota_bytes"]) == (4, True, None)
+    assert (span["upload_quota_bytes"], span["download_quota_bytes"]) == (None, 7)
 
 
 def test_what_follows_is_shown_after_what_rules(rental: Rental) -> None:

@@ -113,7 +113,7 @@ def test_time_starts_now_and_the_wait_is_counted_when_an_ended_rental_is_renewed
 
 
 def test_a_paid_order_gives_its_own_terms_and_is_a_redemption(rental: Rental) -> None:
-    terms = rentals.Terms(5, 10**9, None, "stop", frozenset())
+    terms = rentals.Terms(5, 10**9, None, "stop", frozenset(), upload_quota_bytes=7)
     redemption = life.grant_days(
         user=rental.user, days=90, terms=terms, kind=Redemption.Kind.ORDER, by=rental.user, note="order 7"
     )
