@@ -1,6 +1,7 @@
 """Traffic by the JSON API: bytes are whole numbers; *upload* is what devices sent to a relay, *download* what it sent to them."""
 
 from datetime import date, timedelta
+from enum import StrEnum
 from typing import Any
 
 from django.db.models import Sum
@@ -88,19 +89,31 @@ class TrafficStats(Answer, Carried):
     days: list[CarriedOnDay] = Field(description="The days on which something flowed, the oldest first.")
 
 
+class Way(StrEnum):
+    """What an allowance counts: what devices send, what is sent to them, or both together."""
+
+    UP = "up"
+    DOWN = "down"
+    BOTH = "both"
+
+
 class OverLimit(Carried):
-    """A customer who used their month's allowance up."""
+    """An allowance of this month that is used up: a customer's, or one relay's own."""
 
     user_id: Pk = Field(description="The customer.", examples=[7])
-    limit_bytes: int = Field(
-        description="The month's allowance, both ways together.", examples=[100000000000]
+    container_id: Pk | None = Field(
+        description="The relay whose own allowance it is; null where it is the customer's, for all relays together."
     )
+    limit_bytes: int = Field(description="The month's allowance.", examples=[100000000000])
+    way: Way = Field(description="What it counts.")
 
 
 class TrafficOverLimit(Listed):
-    """Customers whose month's allowance is used up, those who came last first."""
+    """What is used up, by customers, those who came last first; each one's own allowance stands before those of relays."""
 
-    over_limit: list[OverLimit] = Field(description="The page's customers.")
+    over_limit: list[OverLimit] = Field(
+        description="The page's allowances; `page_size` counts customers, of whom each may have several."
+    )
 
 
 def _carried(flow: Flow) -> dict[str, Any]:
@@ -177,20 +190,23 @@ def traffic_stats(request: ApiRequest, query: Query[StatsQuery]) -> TrafficStats
 
 @traffic.reads("/over_limit", TrafficOverLimit)
 def traffic_over_limit(request: ApiRequest, query: Query[PageQuery]) -> TrafficOverLimit:
-    """Who used this month's allowance up: operators see all customers, others themselves."""
-    rows = over_quota(timezone.now(), user_pk=None if request.user.is_staff else request.user.pk)
+    """Whose allowance of this month is used up, customers' and relays' own: operators see all, others theirs."""
+    customers = over_quota(timezone.now(), user_pk=None if request.user.is_staff else request.user.pk)
     begin = begin_of(query)
-    page = [{"id": row["rental"], **row} for row in rows if row["rental"] < begin][: query.page_size + 1]
-    found, cursor = cut(page, query)
+    page = [{"id": rows[0].rental_pk, "rows": rows} for rows in customers if rows[0].rental_pk < begin]
+    found, cursor = cut(page[: query.page_size + 1], query)
     return TrafficOverLimit(
         over_limit=[
             OverLimit(
-                user_id=row["user"],
-                limit_bytes=row["quota_bytes"],
-                upload_traffic=row["up_bytes"],
-                download_traffic=row["down_bytes"],
+                user_id=row.user_pk,
+                container_id=row.relay_pk,
+                limit_bytes=row.verdict.allowed or 0,
+                way=Way(row.verdict.name),
+                upload_traffic=row.used.up,
+                download_traffic=row.used.down,
             )
-            for row in found
+            for customer in found
+            for row in customer["rows"]
         ],
         next_cursor=cursor,
     )

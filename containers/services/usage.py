@@ -9,10 +9,10 @@ from django.conf import settings
 from django.db.models import Sum
 from django.utils import timezone
 
-from containers.allowances import FINE, AtEnd, State, Use, Verdict, judge, widen
+from containers.allowances import FINE, NOTHING_SAID, AtEnd, State, Use, Verdict, inherit, judge, widen
 from containers.metering import month_begin, next_month
 from containers.models import Relay, TrafficMonth, TrafficServerMonth
-from containers.services.allowances import allowance_of, read_cases
+from containers.services.allowances import allowance_of, caps_of, read_cases
 from containers.services.traffic import month_of
 from derpmgmt.lib.prepared import Prepared
 from fleet.models import Server
@@ -145,25 +145,39 @@ def read_server(*, server: Server, now: datetime) -> Flow:
     return flow_of(row, now) if row else Flow()
 
 
-def over_quota(now: datetime, *, user_pk: int | None = None) -> list[dict[str, Any]]:
-    """Customers who used their month's allowance up, by falling rental: `rental`, `user`, `up_bytes`, `down_bytes`, `quota_bytes`.
+@dataclass(frozen=True)
+class Over:
+    """Whose allowance of this month is used up: a customer's, all relays together, or one relay's own; what flowed there, and the verdict."""
 
-    Of one customer only with `user_pk`. A fixed number of queries.
+    rental_pk: int
+    user_pk: int
+    relay_pk: int | None
+    used: Use
+    verdict: Verdict
+
+
+def over_quota(now: datetime, *, user_pk: int | None = None) -> list[list[Over]]:
+    """What is used up, customer by customer, by falling rental: first the customer's own allowance, then those of relays.
+
+    A relay's own allowance is what was said for it; what flowed through those that had its place counts. Of one customer only with
+    `user_pk`. A fixed number of queries.
     """
     rentals = Rental.objects.entitled(now)
     if user_pk is not None:
         rentals = rentals.filter(user=user_pk)
     found = []
     for case in sorted(read_cases(rentals, now), key=lambda case: -case.rental.pk):
-        verdict, used = case.decide().customer.verdict, sum(case.used.values(), Use())
-        if verdict.state is State.OVER:
-            found.append(
-                {
-                    "rental": case.rental.pk,
-                    "user": case.rental.user_id,
-                    "up_bytes": used.up,
-                    "down_bytes": used.down,
-                    "quota_bytes": verdict.allowed,
-                }
-            )
+        verdict = case.decide().customer.verdict
+        verdicts: list[tuple[int | None, Use, Verdict]] = [(None, sum(case.used.values(), Use()), verdict)]
+        for relay in sorted(case.relays, key=lambda relay: relay.pk):
+            own = inherit(NOTHING_SAID, NOTHING_SAID, caps_of(relay))
+            used = case.used_by(relay)
+            verdicts.append((relay.pk, used, judge(own, Use(), used)))
+        rows = [
+            Over(case.rental.pk, case.rental.user_id, relay_pk, used, verdict)
+            for relay_pk, used, verdict in verdicts
+            if verdict.state is State.OVER
+        ]
+        if rows:
+            found.append(rows)
     return found

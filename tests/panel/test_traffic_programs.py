@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from containers.models import Relay, TrafficDay
+from containers.services.allowances import set_relay_limits
 from containers.services.traffic import month_of
 from serials.rentals.models import Rental
 from tests.api import Api
@@ -122,7 +123,9 @@ def test_who_used_the_allowance_up_is_listed(rental: Rental) -> None:
     assert one == [
         {
             "user_id": neighbour.user_id,
+            "container_id": None,
             "limit_bytes": 2 * 10**6,
+            "way": "both",
             "upload_traffic": 10**6,
             "download_traffic": 10**6,
         }
@@ -130,3 +133,35 @@ def test_who_used_the_allowance_up_is_listed(rental: Rental) -> None:
     assert Api(rental.user).get("traffic/over_limit").json()["over_limit"] == []
     rental.spans.update(quota_bytes=303)
     assert Api(rental.user).get("traffic/over_limit").json()["over_limit"][0]["user_id"] == rental.user_id
+
+
+def test_relays_that_are_over_their_own_allowance_are_listed_too(rental: Rental) -> None:
+    relay, other, _third = rental.relays.wanted().order_by("pk")
+    for caps in ({"cap_down_bytes": 201}, {"cap_down_bytes": 200}):
+        assert Api(rental.user).get("traffic/over_limit").json()["over_limit"] == []
+        set_relay_limits(relay=relay, caps=caps, note="", by=None)
+    set_relay_limits(
+        relay=other, caps={"cap_rate": 125_000}, note="", by=None
+    )  # what it uses is the customer's
+    own = {
+        "user_id": rental.user_id,
+        "container_id": relay.pk,
+        "limit_bytes": 200,
+        "way": "down",
+        "upload_traffic": 100,
+        "download_traffic": 200,
+    }
+    assert Api(rental.user).get("traffic/over_limit").json()["over_limit"] == [own]
+    rental.spans.update(upload_quota_bytes=101)
+    shown = Api(UserFactory(role=User.Role.ADMIN)).get("traffic/over_limit?page_size=1").json()
+    whole = {
+        "container_id": None,
+        "limit_bytes": 101,
+        "way": "up",
+        "upload_traffic": 101,
+        "download_traffic": 202,
+    }
+    assert shown["over_limit"] == [{**own, **whole}, own]
+    assert shown["next_cursor"] is None
+    neighbour = Rental.objects.exclude(pk=rental.pk).get()
+    assert Api(neighbour.user).get("traffic/over_limit").json()["over_limit"] == []
