@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
-from django.db.models import Count, Min, Q
+from django.db.models import Count, Min, Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -15,17 +15,34 @@ from accounts.models import Notice, PutOff
 from accounts.sweeps import name_rows
 from derpmgmt.lib.address import is_proxy_noted
 from derpmgmt.lib.matters import WARNING, Cause, Matter
+from derpmgmt.lib.prepared import Prepared, in_all
 from derpmgmt.lib.problems import explain
 
 NOTICES_SHOWN_FOR = timedelta(days=7)
 
 
+def _undelivered(since: datetime) -> QuerySet[AlertDelivery]:
+    state = AlertDelivery.State
+    # What did not leave at the first try is tried on, but another route had to tell it instead.
+    undelivered = Q(state=state.FAILED) | Q(state=state.WAITING, replaced_at__isnull=False)
+    return AlertDelivery.objects.filter(undelivered, created_at__gt=since)
+
+
+_PUT_OFF = Prepared(lambda: PutOff.objects.order_by("since", "pk"))
+_FAILED = Prepared(
+    lambda since: in_all(
+        Notice.objects.filter(state=Notice.State.FAILED, created_at__gt=since),
+        count=Count("pk"),
+        first=Min("created_at"),
+    )
+)
+_UNTOLD = Prepared(lambda since: in_all(_undelivered(since), count=Count("pk"), first=Min("created_at")))
+
+
 def matters(now: datetime) -> Iterator[Matter]:
     """Answer to "matters": what sweeps put off, notices of the last days that were not sent, a proxy that nobody counted."""
     yield from _put_off()
-    failed = Notice.objects.filter(
-        state=Notice.State.FAILED, created_at__gt=now - NOTICES_SHOWN_FOR
-    ).aggregate(count=Count("pk"), first=Min("created_at"))
+    (failed,) = _FAILED.read(since=now - NOTICES_SHOWN_FOR)
     if failed["count"]:
         title = ngettext("%(count)d notice was not sent", "%(count)d notices were not sent", failed["count"])
         text = _("Look at the reasons, then send them again.")
@@ -45,11 +62,7 @@ def matters(now: datetime) -> Iterator[Matter]:
 
 
 def _untold(now: datetime) -> Iterator[Matter]:
-    state = AlertDelivery.State
-    # What did not leave at the first try is tried on, but another route had to tell it instead.
-    undelivered = Q(state=state.FAILED) | Q(state=state.WAITING, replaced_at__isnull=False)
-    rows = AlertDelivery.objects.filter(undelivered, created_at__gt=now - NOTICES_SHOWN_FOR)
-    failed = rows.aggregate(count=Count("pk"), first=Min("created_at"))
+    (failed,) = _UNTOLD.read(since=now - NOTICES_SHOWN_FOR)
     if not failed["count"]:
         return
     title = ngettext(
@@ -72,7 +85,7 @@ def _heading(title: str) -> Callable[[int], str]:
 
 def _put_off() -> Iterator[Matter]:
     """One query, and one for each work of which something is put off."""
-    rows = list(PutOff.objects.order_by("since", "pk"))
+    rows = _PUT_OFF.read()
     name_rows(rows)
     page = reverse("admin:accounts_putoff_changelist")
     for row in rows:

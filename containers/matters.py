@@ -20,6 +20,7 @@ from containers.services.images import GATE_LINK, RELAY_LINK
 from containers.traffic_models import TrafficError
 from derpmgmt.lib.address import is_loopback
 from derpmgmt.lib.matters import CRITICAL, WARNING, Cause, Matter
+from derpmgmt.lib.prepared import Prepared, in_all
 from derpmgmt.lib.problems import explain
 from fleet.matters import place_of, server_list
 from fleet.models import Server
@@ -31,6 +32,83 @@ CERTIFICATE_CRITICAL = timedelta(days=14)
 LIST_LATE = timedelta(minutes=1)
 ERRORS_SHOWN_FOR = timedelta(days=1)
 _OF_REGION = "server__region__id__exact"
+
+
+def _answering() -> QuerySet[Relay]:
+    """Wanted relays of servers that answer: those of others stand behind that server's own matter."""
+    return (
+        Relay.objects.wanted()
+        .filter(server__silent_since=None)
+        .select_related("server__region", "rental__user")
+        .defer(*Relay.SECRETS)
+    )
+
+
+def _late_gates(before: datetime) -> QuerySet[Gate]:
+    rows = gates.late_gates().filter(list_changed_at__lt=before, running_since__isnull=False)
+    return rows.select_related("server__region").defer("secret").order_by("list_changed_at")
+
+
+def _traffic_errors(since: datetime) -> QuerySet[TrafficError]:
+    rows = TrafficError.objects.filter(last_at__gt=since)
+    rows = rows.select_related("relay__server__region", "relay__rental__user")
+    return rows.defer(*(f"relay__{name}" for name in Relay.SECRETS)).order_by("since")
+
+
+def _short(now: datetime) -> QuerySet[Any, Any]:
+    # Those whose own traffic is used up are not missing.
+    held = Q(relays__return_slot__isnull=False, relays__stopped_at__isnull=False)
+    standing = Count("relays", filter=Q(relays__slot__isnull=False) | held)
+    rows = Rental.objects.with_rights(now).annotate(standing=standing)
+    return rows.filter(standing__lt=len(SLOTS)).values("pk")
+
+
+# Alerts read all of it six times a minute.
+_ADDRESSES = Prepared(lambda: Server.objects.exclude(status=Server.Status.RETIRED).values("address"))
+_FAILED_GATES = Prepared(
+    lambda: (
+        Gate.objects.filter(status=Gate.Status.FAILED)
+        .select_related("server__region")
+        .defer("secret")
+        .order_by("failed_at")
+    )
+)
+_LATE_GATES = Prepared(_late_gates)
+_TO_CHECK = Prepared(
+    lambda: (
+        Server.objects.filter(status=Server.Status.NEW)
+        .exclude(host_key="")
+        .select_related("region")
+        .order_by("region__code", "name")
+    )
+)
+_FAILED = Prepared(lambda: _answering().filter(status=Relay.Status.FAILED).order_by("failed_at"))
+_FAILED_PROOFS = Prepared(
+    lambda: (
+        _answering()
+        .filter(status=Relay.Status.RUNNING, last_health__is_ok=False)
+        .select_related("server__region", "rental__user", "last_health")
+        .order_by("last_health__at")
+    )
+)
+_ERRORS = Prepared(
+    lambda since: in_all(
+        Deployment.objects.filter(status=Deployment.Status.ERRORED, finished_at__gt=since),
+        count=Count("pk"),
+        first=Min("finished_at"),
+    )
+)
+_CERTIFICATES = Prepared(
+    lambda until: in_all(
+        rotation.waiting_rotations(until),
+        count=Count("pk"),
+        first=Min("certificate_ends_at"),
+        last=Max("certificate_ends_at"),
+    )
+)
+_TRAFFIC_ERRORS = Prepared(_traffic_errors)
+_USABLE = Prepared(lambda: in_all(Server.objects.filter(status=Server.Status.HEALTHY), count=Count("pk")))
+_SHORT = Prepared(_short)
 
 
 def _relay_list(**wanted: Any) -> str:
@@ -65,8 +143,7 @@ def _images() -> Iterator[Matter]:
         )
     if not is_loopback(urlsplit(settings.RELAY_URL).hostname or ""):
         return
-    addresses = Server.objects.exclude(status=Server.Status.RETIRED).values_list("address", flat=True)
-    if any(not is_loopback(address) for address in addresses):
+    if any(not is_loopback(row["address"]) for row in _ADDRESSES.read()):
         text = _("Set DERPMGMT_RELAY_URL (docs/running.md); until then only devices that are known get in.")
         title = _("Servers cannot reach the panel at %(url)s") % {"url": settings.RELAY_URL}
         yield Matter(CRITICAL, title, text, gate_list, "panel_out_of_reach", rule="panel")
@@ -85,9 +162,8 @@ def _lists_late(count: int) -> str:
 
 
 def _gates(now: datetime) -> Iterator[Matter]:
-    rows = Gate.objects.select_related("server__region").defer("secret")
     page = reverse("admin:containers_gate_changelist")
-    for gate in rows.filter(status=Gate.Status.FAILED).order_by("failed_at"):
+    for gate in _FAILED_GATES.read():
         code = gate.failure_code
         wanted = {"status__exact": gate.status, "failure_code__exact": code}
         cause = Cause(f"gate_failed.{code}", _gates_failed, f"{page}?{urlencode(wanted)}", _OF_REGION)
@@ -105,8 +181,7 @@ def _gates(now: datetime) -> Iterator[Matter]:
             server=gate.server_id,
         )
     cause = Cause("gate_list_late", _lists_late, f"{page}?list=late", _OF_REGION)
-    late = gates.late_gates().filter(list_changed_at__lt=now - LIST_LATE, running_since__isnull=False)
-    for gate in late.select_related("server__region").defer("secret").order_by("list_changed_at"):
+    for gate in _LATE_GATES.read(before=now - LIST_LATE):
         yield Matter(
             CRITICAL,
             _("The gate of %(server)s does not have the newest list of devices") % {"server": gate.server},
@@ -131,7 +206,9 @@ def _to_check(count: int) -> str:
 
 
 def _checks() -> Iterator[Matter]:
-    servers = Server.objects.filter(status=Server.Status.NEW).exclude(host_key="")
+    servers = _TO_CHECK.read()
+    if not servers:
+        return
     latest = {
         check.server_id: check
         for check in ServerCheck.objects.filter(
@@ -147,7 +224,7 @@ def _checks() -> Iterator[Matter]:
         server_list(status__exact=Server.Status.NEW, host_key__gt=""),
         "region__id__exact",
     )
-    for server in servers.select_related("region").order_by("region__code", "name"):
+    for server in servers:
         check = latest.get(server.pk)
         if check and check.is_open:
             continue
@@ -165,16 +242,6 @@ def _checks() -> Iterator[Matter]:
         )
 
 
-def _answering() -> QuerySet[Relay]:
-    """Wanted relays of servers that answer: those of others stand behind that server's own matter."""
-    return (
-        Relay.objects.wanted()
-        .filter(server__silent_since=None)
-        .select_related("server__region", "rental__user")
-        .defer(*Relay.SECRETS)
-    )
-
-
 def _relay_name(relay: Relay) -> str:
     return f"{relay.rental} · {relay.server}"
 
@@ -189,7 +256,9 @@ def _relays_failed(count: int) -> str:
 
 
 def _failed_relays() -> Iterator[Matter]:
-    failed = Relay.objects.wanted().filter(status=Relay.Status.FAILED, server__silent_since=None)
+    failed = _FAILED.read()
+    if not failed:
+        return
     tries = Deployment.objects.filter(
         relay__in=failed, status__in=[Deployment.Status.FAILED, Deployment.Status.ERRORED]
     )
@@ -198,7 +267,7 @@ def _failed_relays() -> Iterator[Matter]:
         deployment.relay_id: deployment
         for deployment in Deployment.objects.filter(pk__in=newest).defer("log", "detail")
     }
-    for relay in _answering().filter(status=Relay.Status.FAILED).order_by("failed_at"):
+    for relay in failed:
         code, deployment = relay.failure_code, last.get(relay.pk)
         page = "admin:containers_deployment_change" if deployment else "admin:containers_relay_change"
         wanted = {
@@ -231,8 +300,7 @@ def _proofs_failed(count: int) -> str:
 
 
 def _failed_proofs() -> Iterator[Matter]:
-    rows = _answering().filter(status=Relay.Status.RUNNING, last_health__is_ok=False)
-    for relay in rows.select_related("last_health").order_by("last_health__at"):
+    for relay in _FAILED_PROOFS.read():
         health = relay.last_health
         assert health
         wanted = {
@@ -261,9 +329,7 @@ def _failed_proofs() -> Iterator[Matter]:
 
 
 def _internal_errors(now: datetime) -> Iterator[Matter]:
-    errors = Deployment.objects.filter(
-        status=Deployment.Status.ERRORED, finished_at__gt=now - ERRORS_SHOWN_FOR
-    ).aggregate(count=Count("pk"), first=Min("finished_at"))
+    (errors,) = _ERRORS.read(since=now - ERRORS_SHOWN_FOR)
     if not errors["count"]:
         return
     title = ngettext("%(count)d internal error", "%(count)d internal errors", errors["count"])
@@ -279,10 +345,7 @@ def _internal_errors(now: datetime) -> Iterator[Matter]:
 
 
 def _certificates(now: datetime) -> Iterator[Matter]:
-    waiting = rotation.waiting_rotations(now)
-    found = waiting.aggregate(
-        count=Count("pk"), first=Min("certificate_ends_at"), last=Max("certificate_ends_at")
-    )
+    (found,) = _CERTIFICATES.read(until=now + rotation.CERTIFICATE_RESERVE)
     if not found["count"]:
         return
     title = ngettext(
@@ -312,9 +375,7 @@ def _miscounted(count: int) -> str:
 
 
 def _traffic(now: datetime) -> Iterator[Matter]:
-    errors = TrafficError.objects.filter(last_at__gt=now - traffic.ERROR_ENDS_AFTER)
-    rows = errors.select_related("relay__server__region", "relay__rental__user")
-    for error in rows.defer(*(f"relay__{name}" for name in Relay.SECRETS)).order_by("since"):
+    for error in _TRAFFIC_ERRORS.read(since=now - traffic.ERROR_ENDS_AFTER):
         relay = error.relay
         yield Matter(
             WARNING,
@@ -337,17 +398,12 @@ def _traffic(now: datetime) -> Iterator[Matter]:
 
 
 def _places(now: datetime) -> Iterator[Matter]:
-    usable = Server.objects.filter(status=Server.Status.HEALTHY).count()
+    usable = _USABLE.read()[0]["count"]
     if usable < len(SLOTS):
         title = ngettext("%(count)d usable server", "%(count)d usable servers", usable) % {"count": usable}
         text = _("A customer's three relays stand on three servers: add one.")
         yield Matter(CRITICAL, title, text, reverse("admin:fleet_server_add"), "too_few_servers")
-    # Those whose own traffic is used up are not missing.
-    held = Q(relays__return_slot__isnull=False, relays__stopped_at__isnull=False)
-    standing = Count("relays", filter=Q(relays__slot__isnull=False) | held)
-    short = (
-        Rental.objects.with_rights(now).annotate(standing=standing).filter(standing__lt=len(SLOTS)).count()
-    )
+    short = len(_SHORT.read(now=now))
     if short:
         title = ngettext(
             "%(count)d customer has fewer than three relays",

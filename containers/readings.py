@@ -8,18 +8,22 @@ from django.urls import reverse
 
 from accounts.alerts.services import Reading
 from containers.models import Relay
+from derpmgmt.lib.prepared import Prepared
 
-
-def read_latency(now: datetime) -> Iterator[Reading]:
-    """How long each server takes to answer the panel: the quickest of its relays by their last tests; one query."""
-    rows = (
+_LATENCIES = Prepared(
+    lambda: (
         Relay.objects.to_prove()
         .filter(server__silent_since=None, last_health__is_ok=True)
         .values("server", "server__name", "server__region")
         .annotate(tcp_ms=Min("last_health__tcp_ms"))
         .order_by()
     )
-    for row in rows:
+)
+
+
+def read_latency(now: datetime) -> Iterator[Reading]:
+    """How long each server takes to answer the panel: the quickest of its relays by their last tests; one query."""
+    for row in _LATENCIES.read():
         yield Reading(
             rule="latency",
             thing=f"server:{row['server']}",

@@ -4,16 +4,16 @@ import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-import django_rq
 from django.conf import settings
 from redis.exceptions import RedisError
 from rq.queue import Queue
+from rq.utils import utcparse
 from rq.worker import BaseWorker
 
 from accounts.alerts.decide import CRITICAL
 from accounts.alerts.services import Reading
+from derpmgmt.lib import bells
 from derpmgmt.lib.workers import tick_name, ticks_done
 
 # A worker's record is fresh for so long (`derpmgmt.lib.workers` renews it twice a minute).
@@ -22,17 +22,30 @@ BEAT = timedelta(seconds=100)
 
 def read_queues(now: datetime) -> Iterator[Reading]:
     """For each queue: whether somebody serves it, how long its first job waits, and how many failed. Unknown while Redis is away."""
+    client = bells.client()
+    queues = [Queue(name, connection=client) for name in settings.QUEUES]
     try:
-        with django_rq.get_connection("default") as client:
-            served = {
-                name
-                for worker in BaseWorker.all(connection=client)
-                if worker.last_heartbeat and datetime.now(UTC) - worker.last_heartbeat < BEAT
-                for name in worker.queue_names()
-            }
-            queues = [Queue(name, connection=client) for name in settings.QUEUES]
-            waits = {queue.name: _waited(queue) for queue in queues}
-            failed = {queue.name: _failed(queue) for queue in queues}
+        keys = BaseWorker.all_keys(connection=client)
+        pipe = client.pipeline(transaction=False)
+        for key in keys:
+            pipe.hmget(key, "last_heartbeat", "queues")
+        for queue in queues:
+            # Of its jobs those of the last minute: so long failed ones are kept (`derpmgmt.lib.bells`).
+            pipe.llen(queue.key)
+            pipe.zcount(queue.failed_job_registry.key, datetime.now(UTC).timestamp(), "+inf")
+        found = pipe.execute()
+        served = {
+            name
+            for heartbeat, names in found[: len(keys)]
+            if heartbeat and names and datetime.now(UTC) - utcparse(heartbeat.decode()) < BEAT
+            for name in names.decode().split(",")
+        }
+        counts = found[len(keys) :]
+        waits = {
+            queue.name: _waited(queue) if waiting else 0.0
+            for queue, waiting in zip(queues, counts[::2], strict=True)
+        }
+        failed = dict(zip(settings.QUEUES, counts[1::2], strict=True))
     except RedisError:
         return
     for name in settings.QUEUES:
@@ -48,13 +61,6 @@ def _waited(waiting: Queue) -> float:
         if job.enqueued_at:
             return max(0.0, (datetime.now(UTC) - job.enqueued_at).total_seconds())
     return 0.0
-
-
-def _failed(queue: Queue) -> int:
-    """How many of its jobs raised an error within the last minute: so long they are kept (`derpmgmt.lib.bells`)."""
-    registry = queue.failed_job_registry
-    found: Any = registry.connection.zcount(registry.key, datetime.now(UTC).timestamp(), "+inf")
-    return int(found)
 
 
 def read_sweeps(now: datetime) -> Iterator[Reading]:

@@ -164,7 +164,8 @@ def preload() -> None:
     To be called before anything is forked: of what a process changes after a fork the other has a copy of its own.
     """
     from django.conf import settings
-    from django.urls import get_resolver
+    from django.urls import get_resolver, reverse
+    from django.utils import translation
     from django.utils.module_loading import import_string
 
     from derpmgmt.lib import problems
@@ -175,6 +176,9 @@ def preload() -> None:
         import_module(name)
     problems.declare_all()
     get_resolver().url_patterns  # noqa: B018 — loads every view
+    for language, _name in settings.LANGUAGES:
+        with translation.override(language):
+            reverse("home")  # which makes what all addresses are found by, once for each language
 
 
 class Web:

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from derpmgmt.lib.matters import CRITICAL, INFORMATION, WARNING, Cause, Matter, Place
+from derpmgmt.lib.prepared import Prepared
 from fleet import outages
 from fleet.engine_errors import SENTENCES as ENGINE_SENTENCES
 from fleet.models import UNHEALTHY_AFTER, Region, Server
@@ -55,13 +56,18 @@ def _without_key(count: int) -> str:
     return text % {"count": count}
 
 
-def matters(now: datetime) -> Iterator[Matter]:
-    """Answer to "matters": servers that do not answer or do not work, wait for a person, or are visited by nobody."""
-    servers = list(
+_SERVERS = Prepared(
+    lambda: (
         Server.objects.exclude(status=Server.Status.RETIRED)
         .select_related("region")
         .order_by("region__code", "name")
     )
+)
+
+
+def matters(now: datetime) -> Iterator[Matter]:
+    """Answer to "matters": servers that do not answer or do not work, wait for a person, or are visited by nobody."""
+    servers = _SERVERS.read()
     managed = [server for server in servers if server.status != Server.Status.NEW]
     cut_off = outages.find_cut_off(servers, now)
     visited_at = max((server.last_visit_at for server in managed if server.last_visit_at), default=None)

@@ -6,6 +6,7 @@ from datetime import datetime
 from django.urls import reverse
 
 from accounts.alerts.services import Reading
+from derpmgmt.lib.prepared import Prepared
 from fleet.models import FRESH, Server
 
 _FIELDS = (
@@ -20,9 +21,12 @@ _FIELDS = (
 )
 
 
+_ROWS = Prepared(lambda: Server.objects.managed().order_by().values(*_FIELDS))
+
+
 def read_servers(now: datetime) -> Iterator[Reading]:
     """How full each server's disk is (%), by how much its clock is off (s), and what its line carries (Mbit/s); one query."""
-    for row in Server.objects.managed().order_by().values(*_FIELDS):
+    for row in _ROWS.read():
         is_fresh = row["last_visit_at"] is not None and now - row["last_visit_at"] <= FRESH
         rates = [rate for rate in (row["receive_rate"], row["send_rate"]) if rate is not None]
         found = {

@@ -22,6 +22,7 @@ from accounts.models import User
 from accounts.services.activity import log_operation
 from accounts.services.people import NotAllowed
 from derpmgmt.lib.lines import one_line
+from derpmgmt.lib.prepared import Prepared
 from derpmgmt.lib.refusals import Refusal
 
 KEEP = timedelta(days=400)
@@ -65,12 +66,23 @@ class Reading:
         return str(rule_of(self.rule).kind), self.thing
 
 
+_CHANGED = Prepared(lambda: AlertRule.objects.all())
+_OPEN = Prepared(lambda: Alert.objects.filter(open=1))
+
+
+class Open:
+    """The open alerts, as they were when a sweep began: whatever it writes asks for what they were. One query."""
+
+    def __init__(self) -> None:
+        self.rows: list[Alert] = _OPEN.read()
+
+
 class Rules:
     """The rules as they count now: the code's, changed by operators for all servers, then for one. One query."""
 
     def __init__(self) -> None:
         self._changes: dict[tuple[str, int], Changes] = {
-            (row.rule, row.server): row.changes for row in AlertRule.objects.all()
+            (row.rule, row.server): row.changes for row in _CHANGED.read()
         }
 
     def find(self, code: str, server: int | None) -> Rule:
@@ -101,29 +113,27 @@ def record(
     now: datetime | None = None,
     source: Alert.Source = Alert.Source.READING,
     rules: Rules | None = None,
+    standing: Open | None = None,
     mentioned: set[int] | None = None,
 ) -> list[int]:
     """Take readings in: alerts begin, are raised, worsen and are cleared as `decide` says. Returns those raised or worsened (pks).
 
     Alerts of which nobody could tell how they are now are added to `mentioned` (pks).
 
-    Of things that are well and have no alert nothing is written, so a fleet that is well costs two queries.
+    Of things that are well and have no alert nothing is written, so a fleet that is well costs two queries, and none where `rules` and
+    `standing` are given.
     """
-    now, rules = now or timezone.now(), rules or Rules()
+    now = now or timezone.now()
     by_key = {reading.key: reading for reading in readings}
     if not by_key:
         return []
-    kinds = {kind for kind, _thing in by_key}
-    standing = {
-        (alert.kind, alert.thing): alert
-        for alert in Alert.objects.filter(open=1, kind__in=kinds)
-        if (alert.kind, alert.thing) in by_key
-    }
+    rules, standing = rules or Rules(), standing or Open()
+    alerts = {(alert.kind, alert.thing): alert for alert in standing.rows}
     told: list[int] = []
     bad: list[int] = []
     well: list[int] = []
     for key, reading in by_key.items():
-        alert, severity = standing.get(key), rules.severity(reading)
+        alert, severity = alerts.get(key), rules.severity(reading)
         if severity is None:
             if alert is not None and mentioned is not None:
                 mentioned.add(alert.pk)
@@ -161,16 +171,24 @@ def _looked(pks: list[int], now: datetime, **fields: Any) -> None:
 
 
 def end_absent(
-    *, source: Alert.Source, present: Iterable[tuple[str, str]], now: datetime, unsure: Iterable[str] = ()
+    *,
+    source: Alert.Source,
+    present: Iterable[tuple[str, str]],
+    now: datetime,
+    unsure: Iterable[str] = (),
+    standing: Open | None = None,
+    rules: Rules | None = None,
 ) -> None:
     """What its source no longer mentions is well: a step towards being cleared. `unsure` are things that nobody could look at."""
     keys, left = set(present), set(unsure)
     rows = [
         alert
-        for alert in Alert.objects.filter(open=1, source=source)
-        if (alert.kind, alert.thing) not in keys and alert.thing not in left
+        for alert in (standing or Open()).rows
+        if alert.source == source and (alert.kind, alert.thing) not in keys and alert.thing not in left
     ]
-    rules = Rules()
+    if not rows:
+        return
+    rules = rules or Rules()
     still = []
     for alert in rows:
         pace = rules.find(alert.rule, alert.server).pace
@@ -180,8 +198,10 @@ def end_absent(
     _looked(still, now)
 
 
-def end_unread(now: datetime, mentioned: Iterable[int] = ()) -> None:
+def end_unread(now: datetime, mentioned: Iterable[int] = (), standing: Open | None = None) -> None:
     """What nobody has read for long is no more: its server is gone, or its room reads it no longer. `mentioned` are still asked about."""
+    if not any(alert.looked_at < now - UNREAD for alert in (standing or Open()).rows):
+        return
     rows = Alert.objects.filter(open=1, looked_at__lt=now - UNREAD).exclude(source=Alert.Source.PERSON)
     rows = rows.exclude(pk__in=list(mentioned))
     rows.filter(state=Alert.State.PENDING).delete()

@@ -32,6 +32,7 @@ from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import LOST_AFTER, Heartbeat, worker_name
 from derpmgmt.lib.mail import MailFailed, MailLimited, deliver
 from derpmgmt.lib.moments import moment
+from derpmgmt.lib.prepared import Prepared
 from derpmgmt.lib.sweeps import attempt
 
 log = logging.getLogger(__name__)
@@ -54,22 +55,49 @@ NOT_YET = gettext_noop("Nothing has left yet.")
 _State, _What = AlertDelivery.State, AlertTelling.What
 
 
+# What every sweep looks up.
+_ROUTES = Prepared(lambda: AlertRoute.objects.filter(is_on=True))
+_UNDELIVERED = Prepared(
+    lambda: (
+        AlertDelivery.objects.filter(replaced_at=None)
+        .exclude(state__in=(_State.SENT, _State.DROPPED))
+        .exclude(error="")
+        .select_related("route")[:AT_ONCE]
+    )
+)
+_OF_STAFF = Prepared(
+    lambda: AlertDelivery.objects.filter(state=_State.WAITING, route__by=AlertRoute.By.STAFF).order_by("pk")[
+        :AT_ONCE
+    ]
+)
+_LOST = Prepared(
+    lambda before: AlertDelivery.objects.filter(state=_State.SENDING, heartbeat_at__lt=before).values("pk")[
+        :1
+    ]
+)
+_DUE = Prepared(
+    lambda now: (
+        AlertDelivery.objects.filter(state=_State.WAITING, send_after__lte=now)
+        .exclude(route__by=AlertRoute.By.STAFF)
+        .order_by("send_after", "pk")
+        .values("pk")[:AT_ONCE]
+    )
+)
+
+
 def plan(now: datetime) -> None:
     """Make what each route is to tell now into deliveries, and what a route could not deliver one of another route."""
-    for route in AlertRoute.objects.filter(is_on=True):
+    for route in _ROUTES.read():
         attempt(f"alert route {route.pk}", partial(_plan_route, route, now))
     _settle_staff(now)
-    undelivered = AlertDelivery.objects.filter(replaced_at=None).exclude(
-        state__in=(_State.SENT, _State.DROPPED)
-    )
-    for delivery in undelivered.exclude(error="").select_related("route")[:AT_ONCE]:
+    for delivery in _UNDELIVERED.read():
         attempt(f"what alert delivery {delivery.pk} could not tell", partial(_replace, delivery, now))
 
 
 def _plan_route(route: AlertRoute, now: datetime) -> None:
     untold = _untold(route)
     at_once = [alert for alert in untold if route.tells_now(alert.severity, now)]
-    over = [] if route.is_quiet(now) else list(_over(route))
+    over = [] if route.is_quiet(now) else _OVER.read(route=route.pk)
     oldest = min((alert.raised_at for alert in at_once if alert.raised_at), default=now)
     is_critical = any(alert.severity == CRITICAL for alert in at_once)
     fold, gather = (FOLD_CRITICAL, GATHER / 2) if is_critical else (FOLD, GATHER)
@@ -84,29 +112,27 @@ def _plan_route(route: AlertRoute, now: datetime) -> None:
         _plan_digest(route, [alert for alert in untold if alert.severity != CRITICAL], now)
 
 
-def _of_route(route: AlertRoute) -> QuerySet[Alert]:
-    severities = [severity for severity in SEVERITIES if is_at_least(severity, route.severity)]
-    return Alert.objects.filter(
-        severity__in=severities, kind__in=route.kinds, raised_at__gte=route.created_at
-    )
-
-
 def _untold(route: AlertRoute) -> list[Alert]:
+    severities = tuple(severity for severity in SEVERITIES if is_at_least(severity, route.severity))
+    return _UNTOLD.read(severities, tuple(route.kinds), route=route.pk, since=route.created_at)
+
+
+def _untold_of(
+    severities: Sequence[str], kinds: Sequence[str], *, route: int, since: datetime
+) -> QuerySet[Alert]:
     told = AlertTelling.objects.filter(
         alert=OuterRef("pk"),
         route=route,
         severity=OuterRef("severity"),
         what__in=(_What.RAISED, _What.DIGEST),
     )
-    return list(
-        _of_route(route)
-        .filter(state=Alert.State.ACTIVE)
-        .exclude(Exists(told))
-        .order_by("raised_at", "pk")[:AT_ONCE]
+    rows = Alert.objects.filter(
+        severity__in=severities, kind__in=kinds, raised_at__gte=since, state=Alert.State.ACTIVE
     )
+    return rows.exclude(Exists(told)).order_by("raised_at", "pk")[:AT_ONCE]
 
 
-def _over(route: AlertRoute) -> QuerySet[Alert]:
+def _over_of(route: int) -> QuerySet[Alert]:
     """Those that are well again, of whose beginning this route has told."""
     told = AlertTelling.objects.filter(alert=OuterRef("pk"), route=route)
     return Alert.objects.filter(
@@ -114,6 +140,10 @@ def _over(route: AlertRoute) -> QuerySet[Alert]:
         ~Exists(told.filter(what=_What.CLEARED)),
         gone_at__isnull=False,
     ).order_by("gone_at", "pk")[:AT_ONCE]
+
+
+_UNTOLD = Prepared(_untold_of)
+_OVER = Prepared(_over_of)
 
 
 def _plan_digest(route: AlertRoute, untold: Sequence[Alert], now: datetime) -> None:
@@ -303,6 +333,8 @@ def _record_failure(
 
 def recover_lost(now: datetime) -> None:
     """Give back what a worker died with before it was handed over, and end what it may have sent."""
+    if not _LOST.read(before=now - LOST_AFTER):
+        return
     lost = AlertDelivery.objects.filter(state=_State.SENDING, heartbeat_at__lt=now - LOST_AFTER)
     lost.filter(handed_at=None).update(state=_State.WAITING, send_after=now)
     lost.filter(handed_at__isnull=False).update(state=_State.FAILED, error=IN_DOUBT)
@@ -310,9 +342,7 @@ def recover_lost(now: datetime) -> None:
 
 def due(now: datetime) -> list[int]:
     """What may be sent now, the longest waiting first."""
-    rows = AlertDelivery.objects.filter(state=_State.WAITING, send_after__lte=now)
-    rows = rows.exclude(route__by=AlertRoute.By.STAFF).order_by("send_after", "pk")
-    return list(rows.values_list("pk", flat=True)[:AT_ONCE])
+    return [row["pk"] for row in _DUE.read(now=now)]
 
 
 # By another route
@@ -320,8 +350,7 @@ def due(now: datetime) -> list[int]:
 
 def _settle_staff(now: datetime) -> None:
     """Deliveries to every admin are what became of their notices."""
-    waiting = AlertDelivery.objects.filter(state=_State.WAITING, route__by=AlertRoute.By.STAFF)
-    for delivery in waiting.order_by("pk")[:AT_ONCE]:
+    for delivery in _OF_STAFF.read():
         notices = list(
             Notice.objects.filter(key=notice_key(delivery)).values_list("state", "error", "sent_at")
         )

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 from django.utils import timezone
@@ -23,6 +23,7 @@ from containers.derp.presence import close_peers
 from containers.derp.probe import ProbeTarget
 from containers.models import Relay
 from containers.services import gates
+from derpmgmt.lib.prepared import Prepared
 from serials.rentals.models import Rental
 from serials.rentals.services import lock_rental
 
@@ -72,15 +73,31 @@ def _lost_at(rental: Rental, now: datetime) -> datetime | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
+_WITHOUT_RIGHTS: dict[str, dict[str, Any]] = {
+    "shut": {"user__is_active": False, "user__banned_at__isnull": False},
+    "ended": {"relays__status": Relay.Status.REMOVING},
+    "stopped": {"stopped_at__isnull": False},
+}
+# Those of one of these kinds whose relays still stand.
+_STANDING = Prepared(
+    lambda why: (
+        Rental.objects.filter(**_WITHOUT_RIGHTS[why])
+        .filter(relays__live=1)
+        .select_related("user", "device_policy")
+    )
+)
+_DUE = Prepared(
+    lambda now: (
+        DevicePolicy.objects.filter(cut_after__lte=now, cut_owed_at__isnull=False)
+        .order_by("cut_after")
+        .values("rental_id")[:_MOST_DUE]
+    )
+)
+
+
 def losses(now: datetime) -> list[int]:
     """Rentals whose relays still stand though they have no rights, and for which no cut was recorded."""
-    shut = Rental.objects.filter(user__is_active=False, user__banned_at__isnull=False)
-    ended = Rental.objects.filter(relays__status=Relay.Status.REMOVING)
-    found = {}
-    stopped = Rental.objects.filter(stopped_at__isnull=False)
-    for rentals in (shut, ended, stopped):
-        standing = rentals.filter(relays__live=1).select_related("user", "device_policy")
-        found.update({rental.pk: rental for rental in standing})
+    found = {rental.pk: rental for why in _WITHOUT_RIGHTS for rental in _STANDING.read(why)}
     return [pk for pk, rental in found.items() if _is_unrecorded(rental, now)]
 
 
@@ -91,8 +108,7 @@ def _is_unrecorded(rental: Rental, now: datetime) -> bool:
 
 def due_cuts(now: datetime) -> list[int]:
     """Rentals for which a cut is owed that did not succeed, or whose bell was lost; the longest waiting first."""
-    due = DevicePolicy.objects.filter(cut_after__lte=now, cut_owed_at__isnull=False)
-    return list(due.order_by("cut_after").values_list("rental_id", flat=True)[:_MOST_DUE])
+    return [row["rental_id"] for row in _DUE.read(now=now)]
 
 
 # Cutting

@@ -9,6 +9,7 @@ from django.utils.translation import ngettext
 
 from acl.devices.models import DevicePolicy
 from derpmgmt.lib.matters import WARNING, Cause, Matter
+from derpmgmt.lib.prepared import Prepared
 
 # Who lost a right is cut within seconds; owed for so long, something keeps it from being done.
 CUT_LATE = timedelta(minutes=5)
@@ -22,12 +23,21 @@ def _cuts_late(count: int) -> str:
     ) % {"count": count}
 
 
+_LATE = Prepared(
+    lambda before: (
+        DevicePolicy.objects.filter(cut_owed_at__lt=before)
+        .defer("verify_url")
+        .select_related("rental__user")
+        .order_by("cut_owed_at")
+    )
+)
+
+
 def matters(now: datetime) -> Iterator[Matter]:
     """Answer to "matters": customers whose devices lost their right and could not be cut off."""
     url = reverse("admin:acl_devicepolicy_changelist") + "?cut_owed_at__isnull=0"
     cause = Cause("cut_late", _cuts_late, url)
-    late = DevicePolicy.objects.filter(cut_owed_at__lt=now - CUT_LATE).defer("verify_url")
-    for policy in late.select_related("rental__user").order_by("cut_owed_at"):
+    for policy in _LATE.read(before=now - CUT_LATE):
         yield Matter(
             WARNING,
             _("Devices of %(customer)s could not be cut off") % {"customer": policy.rental},

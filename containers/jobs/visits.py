@@ -23,6 +23,7 @@ from containers.services import samples, traffic, visits
 from containers.spec import KIND_RELAY
 from derpmgmt.lib import queue
 from derpmgmt.lib.jobs import worker_name
+from derpmgmt.lib.prepared import Prepared
 from fleet import facts
 from fleet import services as fleet_services
 from fleet.contact import contact
@@ -45,14 +46,13 @@ def visit_queue(shard: int) -> str:
     return f"visit-{shard}"
 
 
+_DUE = Prepared(lambda now: Server.objects.managed().due_for_contact(now).select_related("credential"))
+
+
 @queue.on_queue(visit_queue)
 def visit_servers(shard: int) -> None:
     """One round over the servers of a shard: what stands there is read, compared, and repairs are rung for."""
-    due = [
-        server
-        for server in Server.objects.managed().due_for_contact(timezone.now()).select_related("credential")
-        if server.pk % settings.SHARDS == shard
-    ]
+    due = [server for server in _DUE.read(now=timezone.now()) if server.pk % settings.SHARDS == shard]
     if not due:
         return
 

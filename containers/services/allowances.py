@@ -5,7 +5,7 @@ locked, read again, and written. So neither a visit nor a bell has to tell, and 
 the month, is felt within seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -36,6 +36,7 @@ from containers.models import RATE_RETRY, Relay
 from containers.services.traffic import month_of
 from containers.traffic_models import TrafficMonth
 from derpmgmt.lib import queue
+from derpmgmt.lib.prepared import Prepared
 from derpmgmt.lib.refusals import Refusal
 from serials.rentals.limits import CAP_FIELDS, Limited
 from serials.rentals.models import Rental, RentalSpan, TrafficGrant
@@ -165,8 +166,8 @@ def _is_held(relay: Relay, outcome: Outcome, is_rental_stopped: bool) -> bool:
     return relay.stopped_at is not None if is_rental_stopped else outcome.happens is AtEnd.STOP
 
 
-def read_cases(rentals: QuerySet[Rental], now: datetime) -> list[Case]:
-    """The rentals among those whose time runs that have, or had, limits; four queries."""
+def _spans_of(rentals: QuerySet[Rental], now: datetime) -> QuerySet[RentalSpan]:
+    """The spans that run of those that have, or had, limits."""
     own = Relay.objects.filter(_LIMITED | Q(rate__isnull=False), _STAND_OR_RETURN)
     spans = open_spans(RentalSpan.objects.filter(rental__in=rentals), now).filter(
         Q(quota_bytes__isnull=False)
@@ -177,8 +178,20 @@ def read_cases(rentals: QuerySet[Rental], now: datetime) -> list[Case]:
         | Q(rental__in=own.values("rental"))
     )
     rental_fields = [f"rental__{name}" for name in (*CAP_FIELDS, *_STATE)]
+    return spans.select_related("rental").only("starts_at", "ends_at", *_SOLD, *rental_fields)
+
+
+_SPANS = Prepared(lambda now: _spans_of(Rental.objects.entitled(now), now))
+
+
+def read_cases(rentals: QuerySet[Rental], now: datetime) -> list[Case]:
+    """The rentals among those whose time runs that have, or had, limits; four queries."""
+    return _cases_of(_spans_of(rentals, now), now)
+
+
+def _cases_of(spans: Iterable[RentalSpan], now: datetime) -> list[Case]:
     cases: dict[int, Case] = {}
-    for span in spans.select_related("rental").only("starts_at", "ends_at", *_SOLD, *rental_fields):
+    for span in spans:
         if rules(span, span.rental, now):
             cases[span.rental_id] = Case(span.rental, span, month_of(span.rental, now))
     if not cases:
@@ -219,8 +232,8 @@ _STATE = (
 def unrecorded(now: datetime) -> list[int]:
     """The rentals whose rows do not say what follows from what they used, or that were renewed since it was used up; a fixed number of
     queries."""
-    entitled = Rental.objects.entitled(now)
-    found = {case.rental.pk for case in read_cases(entitled, now) if not case.is_recorded()}
+    cases = _cases_of(_SPANS.read(now=now), now)
+    found = {case.rental.pk for case in cases if not case.is_recorded()}
     return sorted(found.union(renewed_when_over(now)))
 
 

@@ -11,6 +11,7 @@ from containers.decisions import BringBack, Create, GiveUp, Plan, decide
 from containers.models import Relay
 from containers.services.ground import Ground, read_state
 from containers.services.relays import bring_back, create_relay, give_up
+from derpmgmt.lib.prepared import Prepared
 from serials.rentals.models import Rental
 from serials.rentals.services import record_plan
 
@@ -82,13 +83,23 @@ def create_planned(rental: Rental, action: Create, ground: Ground, now: datetime
     return create_relay(rental, server, (derp_port, stun_port), now, slot=action.slot, replaces=replaces)
 
 
+_DUE = Prepared(lambda limit, now: Rental.objects.plan_due(now).values("pk")[:limit])
+_BARRED = Prepared(
+    lambda limit: (
+        Relay.objects.wanted()
+        .filter(rental__user__banned_at__isnull=False)
+        .order_by()
+        .values("rental_id")
+        .distinct()[:limit]
+    )
+)
+
+
 def due_rentals(now: datetime, limit: int = 500) -> list[int]:
     """Rentals whose relays have to be looked at: their rights changed, or a plan could not give them all."""
-    barred = (
-        Relay.objects.wanted().filter(rental__user__banned_at__isnull=False).values_list("rental", flat=True)
-    )
-    due = list(Rental.objects.plan_due(now).values_list("pk", flat=True)[:limit])
-    return [*due, *set(barred.distinct()[:limit]).difference(due)]
+    due = [row["pk"] for row in _DUE.read(limit, now=now)]
+    barred = {row["rental_id"] for row in _BARRED.read(limit)}
+    return [*due, *barred.difference(due)]
 
 
 def put_off(*, rental_pk: int, now: datetime, until: datetime) -> None:

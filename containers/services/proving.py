@@ -19,6 +19,7 @@ from containers.derp.probe import ProbeTarget
 from containers.models import Relay, RelayHealth
 from containers.proof_times import failing_key
 from containers.services.relays import target_of
+from derpmgmt.lib.prepared import Prepared
 from fleet import outages
 from fleet.models import Server
 
@@ -95,11 +96,21 @@ def proof_target(relay: Relay, now: datetime) -> ProbeTarget:
     return proof_targets([relay], now)[0]
 
 
+_DUE = Prepared(
+    lambda limit, now: (
+        Relay.objects.to_prove()
+        .filter(prove_after__lte=now)
+        .order_by("prove_after", "pk")
+        .select_related("server")
+        .defer(*_NOT_TOLD)[:limit]
+    )
+)
+
+
 def claim_due(now: datetime, limit: int) -> list[Relay]:
     """Take up to `limit` relays whose scheduled test is due, the longest waiting first; nobody else gets them for a minute."""
-    due = Relay.objects.to_prove().filter(prove_after__lte=now).order_by("prove_after", "pk")
     claimed = []
-    for relay in due.select_related("server").defer(*_NOT_TOLD)[:limit]:
+    for relay in _DUE.read(limit, now=now):
         taken = Relay.objects.filter(pk=relay.pk, prove_after=relay.prove_after)
         if taken.update(prove_after=now + CLAIM, changed_at=F("changed_at")):
             claimed.append(relay)

@@ -48,21 +48,21 @@ def due_rotations(now: datetime, limit: int = 50) -> list[Relay]:
 
     Those for which none could be made come again after `ROTATE_AGAIN`, and after all that were not tried yet.
     """
-    due = _without_successor(now).filter(RETRY.due(now))
+    due = _without_successor(now + CERTIFICATE_RESERVE).filter(RETRY.due(now))
     return list(due.order_by(F("try_after").asc(nulls_first=True), "certificate_ends_at")[:limit])
 
 
-def waiting_rotations(now: datetime) -> QuerySet[Relay]:
-    """Running relays whose certificate is near its end and for which no successor could be made so far."""
-    return _without_successor(now).filter(try_after__isnull=False)
+def waiting_rotations(until: datetime) -> QuerySet[Relay]:
+    """Running relays whose certificate ends by then and for which no successor could be made so far."""
+    return _without_successor(until).filter(try_after__isnull=False)
 
 
-def _without_successor(now: datetime) -> QuerySet[Relay]:
+def _without_successor(until: datetime) -> QuerySet[Relay]:
     successors = Relay.objects.live().filter(replaces=OuterRef("pk"))
     return Relay.objects.filter(
         ~Exists(successors),
         status=Relay.Status.RUNNING,
-        certificate_ends_at__lte=now + CERTIFICATE_RESERVE,
+        certificate_ends_at__lte=until,
         slot__isnull=False,
         rental__isnull=False,
     )

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from django.db import connection
-from django.db.models import QuerySet
+from django.db import connection, models
+from django.db.models import Aggregate, QuerySet
 from django.db.models.query import get_related_populators
 
 # What stands in the place of a value while the SQL is made, and is nobody's value.
@@ -46,6 +46,11 @@ class Prepared:
         return _Made(self._build(*shape, **stand_ins), stand_ins)
 
 
+def in_all(rows: QuerySet[Any, Any], **sums: Aggregate) -> QuerySet[Any, Any]:
+    """What `rows.aggregate(**sums)` gives, as a query of one row."""
+    return rows.order_by().values(in_all=models.Value(1)).annotate(**sums)
+
+
 class _Made:
     """The SQL of one shape, and how its rows are read."""
 
@@ -57,6 +62,7 @@ class _Made:
         self._given = [(names.get(value, ""), value) for value in given]
         missing = set(stand_ins) - {name for name, _value in self._given}
         assert not missing, f"not in the query: {missing}"
+        assert not compiler.has_extra_select, "distinct rows are ordered by what is not among their columns"
         found = compiler.get_converters([column for column, *_rest in compiler.select])
         self._converters = [
             (at, _quicker(convert), expression)

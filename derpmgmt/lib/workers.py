@@ -262,6 +262,8 @@ def run_workers(queues: Sequence[str], ticks: Iterable[Tick] = ()) -> None:
     """
     ticks = list(ticks)
     client = django_rq.get_connection("default")
+    # Each connection that waits for a job, whatever it was made for, waits longer than the client gives any answer by itself.
+    client.connection_pool.connection_kwargs["socket_timeout"] = _WAIT_SECONDS + 10
     lanes = [_Lane(queue, [tick for tick in ticks if tick.queue == queue], client) for queue in queues]
 
     def end(number: int, frame: object) -> None:

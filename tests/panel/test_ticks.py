@@ -1,11 +1,15 @@
 """The clock: what each queue does by itself and when, and that doing it once too often does no harm."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from django.conf import settings
-from django.utils import timezone
+from django.db.models.sql.compiler import SQLCompiler
+from django.utils import timezone, translation
 
+from accounts.alerts import feeding
+from accounts.alerts.models import Alert
 from accounts.models import OperationLog
 from derpmgmt import flow
 from derpmgmt.lib.queue import Tick
@@ -13,7 +17,7 @@ from derpmgmt.lib.workers import Clock
 from derpmgmt.panel import worker_processes
 from serials.rentals.jobs import sweep_rentals
 from serials.rentals.models import Rental
-from tests.factories import RentalFactory
+from tests.factories import RentalFactory, ServerFactory
 
 
 def ticks_of(queue: str) -> list[Tick]:
@@ -72,3 +76,42 @@ def test_an_end_is_recorded_once_when_two_look_for_it() -> None:
     rental.refresh_from_db()
     assert rental.status == Rental.Status.EXPIRED
     assert OperationLog.objects.filter(action="rental.expired").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_the_clock_does_again_and_again_costs_little_where_nothing_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Making the SQL of a query costs most of what such a beat costs, and what needs a person is read in one language of all."""
+    often = [tick for tick in flow.CRON if tick.seconds <= 15]
+
+    def follow() -> None:
+        for tick in often:
+            tick.job(*tick.args)
+
+    follow()
+    follow()
+    made: list[str] = []
+    read: list[str] = []
+    make_sql, read_matters = SQLCompiler.pre_sql_setup, feeding.read_matters
+
+    def count(compiler: SQLCompiler, *args: Any, **options: Any) -> Any:
+        made.append(str(compiler.query.model.__name__ if compiler.query.model else ""))
+        return make_sql(compiler, *args, **options)
+
+    def listen(now: datetime) -> Any:
+        read.append(translation.get_language())
+        return read_matters(now)
+
+    monkeypatch.setattr(SQLCompiler, "pre_sql_setup", count)
+    monkeypatch.setattr(feeding, "read_matters", listen)
+    follow()
+    assert len(read) == 1
+    assert len(made) <= 12, made
+    # What says something new is asked for in all languages.
+    ServerFactory()
+    follow()
+    assert len(read) == 1 + len(settings.LANGUAGES)
+    assert set(Alert.objects.get(thing="too_few_servers").values["said"]) == {
+        language for language, _name in settings.LANGUAGES
+    }

@@ -100,6 +100,19 @@ def test_jobs_come_between_ticks_that_are_always_late() -> None:
         wait_for(lambda: told("told") == ["1"], "the job had its turn", PATIENCE)
 
 
+def test_a_queue_on_which_nothing_comes_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the client, which the clock uses first, waits for answers less long than the queue for a job."""
+    queues = {name: each | {"URL": _waiting(each["URL"], 0.3)} for name, each in settings.RQ_QUEUES.items()}
+    monkeypatch.setattr(settings, "RQ_QUEUES", queues)
+    with apart(lambda: run_workers(["default"], [Tick(tell, "default", 1, (7,))])):
+        wait_for(lambda: told("told").count("7") >= 3, "the queue was waited for twice", PATIENCE)
+        assert client().scard("rq:workers") == 1
+
+
+def _waiting(url: str, seconds: float) -> str:
+    return f"{url}{'&' if '?' in url else '?'}socket_timeout={seconds}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["job", "tick"])
 def test_what_is_over_its_time_ends_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

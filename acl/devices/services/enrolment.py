@@ -16,13 +16,14 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from acl.devices.models import Admission, Device
 from acl.devices.networks import site_of
 from acl.devices.services.devices import enforce, enrol_device
 from acl.devices.services.places import device_limit, placed, window_until
+from derpmgmt.lib.prepared import Prepared
 from derpmgmt.lib.sweeps import attempt
 from serials.rentals.models import Rental
 from serials.rentals.services import lock_rental
@@ -157,14 +158,19 @@ def proven_at(device: Device) -> datetime:
 # What becomes of those on trial
 
 
+def _due(until: datetime, longest: datetime) -> QuerySet[Device]:
+    due = Device.objects.filter(status=Device.Status.PENDING, trial_until__isnull=False)
+    # The clock was set back where it is longer than a trial.
+    due = due.filter(trial_until__lte=until) | due.filter(trial_until__gt=longest)
+    return due.order_by("trial_until")[:_SETTLED_AT_ONCE]
+
+
+_DUE = Prepared(_due)
+
+
 def due_trials(now: datetime) -> list[Device]:
     """The devices on trial that had time to connect, those whose time is over first."""
-    due = Device.objects.filter(status=Device.Status.PENDING, trial_until__isnull=False)
-    due = due.filter(trial_until__lte=now + TRIAL_FOR - _CONNECTS_WITHIN) | due.filter(
-        # The clock was set back.
-        trial_until__gt=now + TRIAL_FOR
-    )
-    return list(due.order_by("trial_until")[:_SETTLED_AT_ONCE])
+    return _DUE.read(until=now + TRIAL_FOR - _CONNECTS_WITHIN, longest=now + TRIAL_FOR)
 
 
 def settle_trials(*, devices: Collection[Device], is_present: Callable[[Device], bool | None]) -> None:

@@ -1,9 +1,11 @@
 """Checking devices again where the customer switched it off and the time that runs now does not allow that."""
 
 from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone
 
@@ -11,15 +13,23 @@ from accounts.services import log_operation, notify
 from acl.devices.models import DevicePolicy
 from acl.devices.services.devices import enforce, note_changed
 from acl.devices.services.places import may_open, span_may_open
+from derpmgmt.lib.prepared import Prepared
 from serials.rentals.models import Rental
 from serials.rentals.services import lock_rental
 
 
-def due_checks(now: datetime) -> list[int]:
-    """Rentals with rights whose switch says that devices are not checked, though what was sold forbids it now."""
+def _forbidden(now: datetime) -> QuerySet[Any, Any]:
     policies = DevicePolicy.objects.filter(is_open=True, rental__in=Rental.objects.with_rights(now))
     forbidden = policies.annotate(may_open=span_may_open(now, "rental_id")).filter(may_open=False)
-    return list(forbidden.values_list("rental_id", flat=True))
+    return forbidden.values("rental_id")
+
+
+_FORBIDDEN = Prepared(_forbidden)
+
+
+def due_checks(now: datetime) -> list[int]:
+    """Rentals with rights whose switch says that devices are not checked, though what was sold forbids it now."""
+    return [row["rental_id"] for row in _FORBIDDEN.read(now=now)]
 
 
 @transaction.atomic

@@ -22,6 +22,7 @@ from containers.services.rotation import rotate_relay
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import one_line
 from derpmgmt.lib.places import place_of
+from derpmgmt.lib.prepared import Prepared
 from derpmgmt.lib.refusals import Refusal
 from serials.rentals.models import Rental
 
@@ -174,6 +175,14 @@ def mapped_relays(rental_pk: int) -> Iterator[int]:
     yield from places.values_list("relay_id", flat=True)
 
 
+_CHANGED = Prepared(
+    lambda since: Relay.objects.filter(rental__isnull=False, changed_at__gte=since).values("rental_id")
+)
+_LAPSING = Prepared(
+    lambda until: AclConfig.objects.filter(is_active=True, ends_at__lte=until).values("rental_id")
+)
+
+
 def due_rentals(now: datetime, *, changed_since: datetime | None) -> list[Rental]:
     """Rentals whose active version lapses within `RENEW_BEFORE`, is missing, or is not what their relays call for.
 
@@ -184,8 +193,8 @@ def due_rentals(now: datetime, *, changed_since: datetime | None) -> list[Rental
     configs = AclConfig.objects.filter(is_active=True)
     regions = MapRegion.objects.all()
     if changed_since is not None:
-        looked_at = set(relays.filter(changed_at__gte=changed_since).values_list("rental_id", flat=True))
-        looked_at |= set(configs.filter(ends_at__lte=now + RENEW_BEFORE).values_list("rental_id", flat=True))
+        looked_at = {row["rental_id"] for row in _CHANGED.read(since=changed_since)}
+        looked_at |= {row["rental_id"] for row in _LAPSING.read(until=now + RENEW_BEFORE)}
         if not looked_at:
             return []
         relays, configs = relays.filter(rental__in=looked_at), configs.filter(rental__in=looked_at)

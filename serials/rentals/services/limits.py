@@ -13,6 +13,7 @@ from accounts.models import User
 from accounts.services import NotAllowed, log_operation
 from derpmgmt.lib import queue
 from derpmgmt.lib.lines import one_line
+from derpmgmt.lib.prepared import Prepared
 from serials.rentals.limits import CAP_FIELDS, Limited
 from serials.rentals.models import Redemption, Rental, TrafficGrant
 from serials.rentals.services.refusals import RentalClosed
@@ -93,12 +94,16 @@ def added_since(rental: Rental, begins_on: date) -> int:
     return int(size)
 
 
+_RENEWED = Prepared(
+    lambda now: Redemption.objects.filter(
+        kind__in=_RENEWALS, pk__gt=F("rental__over_after"), traffic_grant=None, rental__entitled_until__gt=now
+    ).values("rental_id")
+)
+
+
 def renewed_when_over(now: datetime) -> set[int]:
     """The rentals whose time runs that were renewed since their traffic was used up, without having got more for that."""
-    waiting = Redemption.objects.filter(
-        kind__in=_RENEWALS, pk__gt=F("rental__over_after"), traffic_grant=None, rental__entitled_until__gt=now
-    )
-    return set(waiting.values_list("rental_id", flat=True))
+    return {row["rental_id"] for row in _RENEWED.read(now=now)}
 
 
 def grant_renewals(*, rental: Rental, size_bytes: int, now: datetime) -> bool:
