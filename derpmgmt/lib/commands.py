@@ -168,7 +168,8 @@ def _cell(value: Any) -> str:
         return _("yes") if value else _("no")
     if isinstance(value, datetime):
         return f"{timezone.localtime(value):%Y-%m-%d %H:%M}"
-    return str(value)
+    # People search what a terminal shows with an ordinary space.
+    return str(value).replace("\u00a0", " ")
 
 
 def _width(text: str) -> int:

@@ -100,5 +100,5 @@ def _scaled(number: float, units: Sequence[str]) -> str:
     power = 0
     while power < len(units) - 1 and float(f"{number / 1000**power:.4g}") >= 1000:
         power += 1
-    # Half of a byte is nothing.
-    return f"{round(number) if power == 0 else number / 1000**power:.4g} {units[power]}"
+    # Half of a byte is nothing. The space is one at which no line breaks.
+    return f"{round(number) if power == 0 else number / 1000**power:.4g}\u00a0{units[power]}"

@@ -77,7 +77,7 @@ def test_a_customer_far_above_their_habit_is_one_alert_that_clears(clock: time_m
     )  # fmt: skip
     with translation.override("en"):
         assert "Mbit/s in the last 15 minutes" in alert.text
-        assert "× what they have had at most (1 Mbit/s)" in alert.text
+        assert "× what they have had at most (1\u00a0Mbit/s)" in alert.text
     # An hour that is over belongs to the last day: no jump any more, but far above the habit, and the same alert.
     clock.shift(3600)
     TrafficHour.objects.update_or_create(relay=one, hour=HOUR, defaults={"up_bytes": 40 * MBIT * 3600})

@@ -149,7 +149,7 @@ def test_a_customers_limits_and_more_traffic_by_the_api(rental: Rental, staff: A
     body = {"size_bytes": 10 * GB, "note": "as agreed"}
     more = [staff.post(f"rental/{rental.pk}/traffic", body, Idempotency_Key="one") for _time in range(2)]
     assert [answer.status_code for answer in more] == [200, 200]
-    assert more[0].json()["message"].endswith("has 10 GB more traffic this month.")
+    assert more[0].json()["message"].endswith("has 10\u00a0GB more traffic this month.")
     judge_rentals()
     again = staff.get(path).json()
     assert (again["stopped_at"], again["added_bytes"], again["traffic_state"]) == (None, 10 * GB, "fine")

@@ -69,7 +69,7 @@ def test_batch_is_unpaid_when_a_normal_admin_makes_it(admin: Client, servers: li
     assert (batch.quota_bytes, batch.rate_bytes_per_second) == (500 * 10**9, 2_500_000)
     assert (batch.upload_quota_bytes, batch.download_quota_bytes) == (100 * 10**9, 400 * 10**9)
     shown = admin.get(f"{BATCHES}{batch.pk}/change/").content.decode()
-    assert "500 GB · up 100 GB · down 400 GB" in shown
+    assert "500\u00a0GB · up 100\u00a0GB · down 400\u00a0GB" in shown
     assert batch.created_by is not None
     assert OperationLog.objects.get(action="batch.created").actor == batch.created_by
     assert admin.post(f"{BATCHES}add/", NEW | {"is_paid": "on"}).status_code == 403
@@ -295,7 +295,7 @@ def test_cards_say_whose_they_are_what_they_give_and_how_to_redeem(admin: Client
     answer = admin.post(f"{BATCHES}{batch.pk}/codes/", {"what": "cards"})
     text = answer.content.decode()
     assert text.count("<article>") == 3
-    for words in ("derpmgmt", "90 days · 5 devices · devices may receive 500 GB a month", f"{settings.PUBLIC_URL}/redeem/",
+    for words in ("derpmgmt", "90 days · 5 devices · devices may receive 500\u00a0GB a month", f"{settings.PUBLIC_URL}/redeem/",
                   "To be redeemed by 2099-12-31.", "&lt;b&gt;x"):  # fmt: skip
         assert words in text, words
     assert "<b>x" not in text

@@ -305,6 +305,6 @@ def test_what_was_sold_is_read_as_it_was_sold(customer: User, admin: Client) -> 
     serial = SerialNumberFactory(days=30, upload_quota_bytes=500 * 10**9, rate_bytes_per_second=2_500_000)
     rental = serials.redeem_serial(code=serial.code, user=customer, by=customer).rental
     page = admin.get(f"/admin/serials/rental/{rental.pk}/change/").content.decode()
-    for words in ("up 500 GB", "20 Mbit/s", "30 days"):
+    for words in ("up 500\u00a0GB", "20\u00a0Mbit/s", "30 days"):
         assert words in page
     assert "2592000" not in page
