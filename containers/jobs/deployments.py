@@ -8,7 +8,7 @@ from functools import partial
 from django.conf import settings
 from django.utils import timezone
 
-from containers import deploy
+from containers import connection_tracking, deploy
 from containers.derp.probe import ProbeResult
 from containers.derp.probe import probe_relay as run_probe
 from containers.derp.stun import KeptPort
@@ -136,7 +136,7 @@ def _make_and_prove(relay: Relay, deployment: Deployment, kept: KeptPort | None)
             )
             take_step(deployment, "probe", f"{relay.server.address}:{relay.derp_port}")
             if is_new and kept is not None:
-                deploy.forget_flows(reached.engine, relay.stun_port)
+                connection_tracking.forget_flows(reached.engine, relay.stun_port)
             result = prove(relay, kept, has_just_started=is_new)
             if is_made_anew and result.cause == STALE:
                 # Neither the Engine nor the host forgets, and each try would take the relay away from all others once more.
